@@ -1,0 +1,60 @@
+# The verbs, in the order in which one needs them. Every one sets up what it lacks.
+.PHONY: setup demo build serve test check bench clean
+
+PYTHON ?= python3
+VENV := .venv
+BIN := $(VENV)/bin
+STAMP := $(VENV)/.set-up
+
+MODELS ?= $(patsubst models/%.toml,%,$(wildcard models/*.toml))
+ENGINES ?=
+MODEL_REPOSITORY ?= model_repository
+HTTP_PORT ?= 8000
+GRPC_PORT ?= 8001
+METRICS_PORT ?= 8002
+OUT ?= out
+
+setup: $(STAMP)
+
+$(STAMP): client/pyproject.toml build/pyproject.toml requirements-dev.txt requirements-nnunet.txt server/requirements.txt
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet --editable build --editable client --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nnunet.txt
+	$(BIN)/python -m server.fetching
+	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet tensorrt; fi
+	@touch $@
+
+demo: setup
+	@mkdir -p $(OUT)
+	$(BIN)/python models/training/mni152.py $(OUT)
+	$(BIN)/voxtile-build spec models/brain-swinunetr.toml --repository $(OUT)/model_repository
+	$(BIN)/python -m server.while_serving --repository $(OUT)/model_repository --log-file $(OUT)/server.log -- \
+		$(BIN)/voxtile segment $(OUT)/mni152_t1.nii.gz --model brain-swinunetr \
+		--output $(OUT)/mask.nii.gz --json $(OUT)/report.json --preview $(OUT)/preview.png
+	@echo "mask: $(OUT)/mask.nii.gz   report: $(OUT)/report.json   picture: $(OUT)/preview.png"
+
+build: setup
+	@for model in $(MODELS); do \
+		$(BIN)/voxtile-build spec models/$$model.toml --repository $(MODEL_REPOSITORY) \
+			$(foreach engine,$(ENGINES),--engines $(engine)) || exit $$?; \
+	done
+
+serve: setup
+	@exec $(BIN)/python -m server.embedded --repository $(MODEL_REPOSITORY) \
+		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy client/voxtile build/voxtile_build server
+
+bench: setup
+	$(BIN)/python -m bench --out $(OUT)/bench
+
+clean:
+	rm -rf $(OUT) $(VENV) .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	find model_repository -mindepth 1 -maxdepth 1 ! -name README.md -exec rm -rf {} +
