@@ -1,0 +1,73 @@
+"""Voxtile's client: a 3D scan in, a segmentation on the scan's own grid out, by a model on a Triton server.
+
+    import voxtile
+
+    mask = voxtile.Segmenter("localhost:8001", "brain-swinunetr")("head.nii.gz")
+
+Names are loaded when they are first used, so that `import voxtile` costs nothing.
+"""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from .card import Card as Card
+    from .endpoint import Connection as Connection
+    from .errors import (
+        InputError as InputError,
+    )
+    from .errors import (
+        MemoryLimitError as MemoryLimitError,
+    )
+    from .errors import (
+        ModelError as ModelError,
+    )
+    from .errors import (
+        OutputError as OutputError,
+    )
+    from .errors import (
+        ServerUnavailable as ServerUnavailable,
+    )
+    from .errors import (
+        TileError as TileError,
+    )
+    from .errors import (
+        VoxtileError as VoxtileError,
+    )
+    from .remote import RemoteNetwork as RemoteNetwork
+    from .segment import Options as Options
+    from .segment import Segmentation as Segmentation
+    from .segment import Segmenter as Segmenter
+    from .transport import Faults as Faults
+
+__version__ = "0.1.0"
+
+_HOMES = {
+    "Card": "card",
+    "Connection": "endpoint",
+    "Faults": "transport",
+    "InputError": "errors",
+    "MemoryLimitError": "errors",
+    "ModelError": "errors",
+    "Options": "segment",
+    "OutputError": "errors",
+    "RemoteNetwork": "remote",
+    "Segmentation": "segment",
+    "Segmenter": "segment",
+    "ServerUnavailable": "errors",
+    "TileError": "errors",
+    "VoxtileError": "errors",
+}
+__all__ = sorted(_HOMES)
+
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'voxtile' has no attribute {name!r}")
+    return getattr(import_module(f".{_HOMES[name]}", __name__), name)
+
+
+def __dir__() -> list[str]:
+    return [*_HOMES, "__version__"]
