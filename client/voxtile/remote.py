@@ -1,0 +1,107 @@
+"""A served network as a callable that drops into MONAI's `sliding_window_inference` as its predictor."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .endpoint import DTYPES, Connection, Request
+from .errors import InputError
+from .transport import Faults, Transport
+
+
+class RemoteNetwork:
+    """`network(x)` runs x [batch, channel, *roi] on the server and returns scores [batch, score, *roi].
+
+    x is a NumPy array or a torch tensor, and the scores are what x was (float32; on x's device). It holds what the
+    model's `roi` takes. A model whose rule needs figures of the whole scan (z-score, percentile) takes x as already
+    normalised, which is what MONAI's transforms give, unless `figures` [channel, 2] (subtract, divide) are given.
+    Any batch goes: it is cut into requests that the server takes.
+
+    Raises ServerUnavailable, ModelError, InputError for x of another shape, TileError.
+    """
+
+    def __init__(
+        self,
+        url: str | Sequence[str],
+        model: str,
+        *,
+        figures: NDArray[np.floating] | None = None,
+        connection: Connection = Connection(),  # noqa: B008 - frozen
+        faults: Faults = Faults(),  # noqa: B008 - frozen
+        in_flight: int = 8,
+    ) -> None:
+        urls = [url] if isinstance(url, str) else list(url)
+        self.transport = Transport(urls, model, connection, faults, in_flight)
+        self.card = self.transport.model.card
+        self._figures = self._checked_figures(figures)
+
+    def __call__(self, x: Any) -> Any:
+        values = _to_numpy(x)
+        expected = (len(self.card.channels), *self.card.roi)
+        if values.shape[1:] != expected:
+            raise InputError(
+                f"model {self.card.name!r} takes [batch, {', '.join(map(str, expected))}], found {list(values.shape)}; "
+                "call it with the model's ROI and channels"
+            )
+        scores = list(self.transport.infer(self._requests(values)))
+        joined = np.concatenate(scores) if scores else np.empty((0, self.card.output.scores, *self.card.roi))
+        return _like(x, joined.astype(np.float32) / np.float32(self.card.output.scale))
+
+    def _requests(self, values: NDArray[Any]) -> Iterator[Request]:
+        size = self.transport.model.max_batch
+        for index, first in enumerate(range(0, len(values), size)):
+            yield Request(index, self._as_input(values[first : first + size]), self._figures)
+
+    def _as_input(self, values: NDArray[Any]) -> NDArray[Any]:
+        dtype = np.dtype(DTYPES[self.card.input.dtype][1])
+        if dtype.kind != "i" or values.dtype == dtype:
+            return np.ascontiguousarray(values, dtype)
+        whole = np.rint(values)
+        if np.abs(whole).max(initial=0) > np.iinfo(dtype).max or not np.array_equal(whole, values):
+            raise InputError(
+                f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in its "
+                'range; give the scan\'s own values together with `figures`, or build the model with dtype = "fp32"'
+            )
+        return np.ascontiguousarray(whole, dtype)
+
+    def _checked_figures(self, figures: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
+        channels = len(self.card.channels)
+        if not self.card.whole_scan_intensity:
+            if figures is not None:
+                raise InputError(f"model {self.card.name!r} normalises by itself and takes no figures of the scan")
+            return None
+        if figures is None:
+            return np.tile(np.array([0, 1], np.float32), (channels, 1))
+        checked = np.asarray(figures, np.float32)
+        if checked.shape != (channels, 2):
+            raise InputError(f"figures should be [{channels}, 2] (subtract, divide), found {list(checked.shape)}")
+        return checked
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def __enter__(self) -> RemoteNetwork:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def _to_numpy(x: Any) -> NDArray[Any]:
+    """The values of x, without importing torch: a tensor can only come from a process that has."""
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return np.asarray(x.detach().cpu().numpy())
+    return np.asarray(x)
+
+
+def _like(x: Any, values: NDArray[np.float32]) -> Any:
+    torch = sys.modules.get("torch")
+    if torch is not None and isinstance(x, torch.Tensor):
+        return torch.from_numpy(values).to(x.device)
+    return values

@@ -1,0 +1,80 @@
+"""Memory shared with a server on this machine, so that tiles and scores do not pass through gRPC.
+
+A region lives under /dev/shm only until the server has mapped it: its name is removed right after that, so a
+client that is killed leaves nothing behind. Knows nothing of tiles or models: bytes in, bytes out.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import mmap
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SHM = Path("/dev/shm")
+PREFIX = "voxtile"
+_numbers = itertools.count()
+
+
+class Region:
+    """One region of `size` bytes that this process and the server behind `client` both see.
+
+    Raises OSError where this machine has no shared memory, and tritonclient's InferenceServerException where the
+    server cannot map it (another machine, another container, shared memory switched off).
+    """
+
+    def __init__(self, client: Any, size: int) -> None:
+        self.size = size
+        self.name = f"{PREFIX}-{os.getpid()}-{_process_start(os.getpid())}-{next(_numbers)}"
+        self._client = client
+        path = SHM / self.name
+        with _exclusive_file(path, size) as descriptor:
+            self._memory = mmap.mmap(descriptor, size)
+            client.register_system_shared_memory(self.name, f"/{self.name}", size)
+
+    def array(self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
+        """A view of the region's bytes."""
+        return np.ndarray(shape, dtype, self._memory, offset)
+
+    def close(self) -> None:
+        """Lets the server and this process forget the region; a server that is gone has forgotten it already."""
+        from tritonclient.utils import InferenceServerException
+
+        with contextlib.suppress(InferenceServerException):
+            self._client.unregister_system_shared_memory(self.name, client_timeout=2.0)
+        with contextlib.suppress(BufferError):  # a view is still held; the memory goes with the last one
+            self._memory.close()
+
+
+@contextlib.contextmanager
+def _exclusive_file(path: Path, size: int) -> Iterator[int]:
+    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    try:
+        os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
+        yield descriptor
+    finally:
+        path.unlink(missing_ok=True)
+        os.close(descriptor)
+
+
+def forget_dead_clients(client: Any) -> None:
+    """Unregisters regions that clients on this machine registered and did not live to unregister."""
+    for region in client.get_system_shared_memory_status(client_timeout=5.0).regions:
+        prefix, pid, start, *_ = [*region.split("-"), "", "", ""]
+        if prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start:
+            client.unregister_system_shared_memory(region, client_timeout=5.0)
+
+
+def _process_start(pid: int) -> str:
+    """When the process started, in clock ticks since boot; empty if there is no such process."""
+    try:
+        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
+    except OSError:
+        return ""
+    return fields[19]
