@@ -1,0 +1,5 @@
+"""The one error that the embedded server raises."""
+
+
+class ServerError(Exception):
+    """The server cannot start or has ended; the text says what was found and what to do."""
