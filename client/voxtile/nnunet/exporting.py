@@ -1,0 +1,230 @@
+"""nnU-Net v2's export: logits back to the scan's grid, then labels; slab by slab and block by block.
+
+Follows ``convert_predicted_logits_to_segmentation_with_correct_shape`` of nnunetv2 2.8.1. nnU-Net resamples all
+classes to the full grid before it takes the argmax; here the output grid is finished in small blocks, so all classes
+never exist on it at once.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.errors import ModelError
+from voxtile.nnunet.parallel import usable_cores
+from voxtile.nnunet.preprocessing import GridProperties, NnunetPlan, box_slices
+from voxtile.nnunet.resampling import AxisZoom, axis_zoom
+from voxtile.nnunet.winning import REGION_LOGIT, BlockLabels, Heads
+
+SLAB_ROWS = 32
+"""Output planes that are finished together."""
+BUFFER_BYTES = 256 * 2**20
+"""Logits that may wait, between two calls of feed, for a slab to be complete."""
+UINT8_FOREGROUND = 255
+"""nnU-Net writes uint16 from this many foreground labels on."""
+
+
+def label_dtype(n_labels: int) -> type[np.uint8] | type[np.uint16]:
+    """The label map's type for ``n_labels`` labels, background included."""
+    return np.uint8 if n_labels - 1 < UINT8_FOREGROUND else np.uint16
+
+
+def _heads(regions_class_order: Sequence[int] | None, n_labels: int) -> Heads:
+    if regions_class_order is None:
+        return Heads(n_labels)
+    order = tuple(int(label) for label in regions_class_order)
+    return Heads(len(order), order)
+
+
+def _zooms(properties: GridProperties, plan: NnunetPlan) -> tuple[AxisZoom | None, ...]:
+    rule = plan.probabilities_resampling
+    separate = rule.separate_axis(properties.target_spacing, properties.spacing)
+    sizes = zip(properties.shape_after_resampling, properties.shape_after_cropping, strict=True)
+    orders = rule.axis_orders(separate)
+    if rule.family == "none" and properties.shape_after_resampling != properties.shape_after_cropping:
+        raise ModelError(
+            f"the plan resamples scans but not probabilities: {properties.shape_after_resampling} voxels cannot "
+            f"become {properties.shape_after_cropping}; nnU-Net cannot export such a model either"
+        )
+    return tuple(axis_zoom(old, new, order, rule.rule, False) for (old, new), order in zip(sizes, orders, strict=True))
+
+
+class _Waiting:
+    """Planes of logits [class, n, y, x] that were fed and not yet used, as one run along axis 1."""
+
+    def __init__(self) -> None:
+        self.start = 0
+        self._pieces: list[NDArray[Any]] = []
+
+    @property
+    def stop(self) -> int:
+        return self.start + sum(int(piece.shape[1]) for piece in self._pieces)
+
+    def add(self, planes: NDArray[Any]) -> None:
+        self._pieces.append(planes)
+
+    def rows(self, wanted: slice) -> NDArray[Any]:
+        found, first = [], self.start
+        for piece in self._pieces:
+            part = piece[:, max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
+            found += [part] if part.shape[1] else []
+            first += piece.shape[1]
+        return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
+
+    def keep_from(self, row: int) -> None:
+        """Forget what lies before ``row`` and copy the rest, so that the feeder may use its memory again."""
+        rest = self.rows(slice(row, self.stop)).copy() if row < self.stop else None
+        self.start = min(row, self.stop)
+        self._pieces = [] if rest is None else [rest]
+
+
+class LabelExporter:
+    """Takes logits plane by plane along axis 0 of the network's grid and gives the label map on the scan's own grid.
+
+    ``regions_class_order`` is the dataset's for models trained on regions, else None; ``n_labels`` counts the labels
+    with background. Memory stays near the label map, the planes that the next slab needs and a few blocks a
+    thread. A plan that resamples probabilities by order 3 is the exception: nnU-Net clips to each class's range over
+    the whole grid, so all planes are kept until ``finish``. Raises ModelError for a plan that nnU-Net could not export.
+    """
+
+    def __init__(
+        self,
+        properties: GridProperties,
+        plan: NnunetPlan,
+        *,
+        n_labels: int,
+        regions_class_order: Sequence[int] | None = None,
+        threads: int | None = None,
+    ) -> None:
+        self._properties, self._plan = properties, plan
+        self._heads = _heads(regions_class_order, n_labels)
+        self._threads = threads or usable_cores()
+        zooms = _zooms(properties, plan)
+        self._blocks = BlockLabels(zooms, properties.shape_after_cropping, self._heads)
+        self._streams = all(zoom is None or zoom.order <= 1 for zoom in zooms)
+        self._labels = np.zeros(properties.shape_before_cropping, label_dtype(n_labels))
+        self._target = self._labels[box_slices(properties.bbox)]
+        self._waiting, self._done = _Waiting(), 0
+        self._step = self._slab_rows()
+
+    def _slab_rows(self) -> int:
+        depth, height, width = self._properties.shape_after_resampling
+        planes = BUFFER_BYTES // (self._heads.count * height * width * 4)
+        return int(np.clip(planes * self._target.shape[0] // depth, 1, SLAB_ROWS))
+
+    def feed(self, planes: NDArray[Any]) -> None:
+        """The next ``planes`` [class, n, y, x] of logits; the array may be used again afterwards.
+
+        Raises ModelError where classes or plane do not fit, or where more planes come than the grid has.
+        """
+        depth, height, width = self._properties.shape_after_resampling
+        expected = (self._heads.count, height, width)
+        if planes.ndim != 4 or (planes.shape[0], *planes.shape[2:]) != expected:
+            raise ModelError(
+                f"expected scores of shape [{expected[0]}, planes, {height}, {width}], got {planes.shape}; the model "
+                "on the server and its card do not belong together"
+            )
+        self._waiting.add(planes)
+        if self._waiting.stop > depth:
+            raise ModelError(f"expected {depth} planes of scores, got {self._waiting.stop}")
+        if self._streams:
+            self._advance()
+        else:
+            self._waiting.keep_from(0)
+
+    def _advance(self) -> None:
+        total = self._target.shape[0]
+        while self._done < total:
+            stop = min(self._done + self._step, total)
+            reads = self._blocks.reads(0, self._done, stop)
+            if reads.stop > self._waiting.stop:
+                break
+            logits = self._waiting.rows(reads)
+            self._blocks.fill((self._done, stop), logits, self._target[self._done : stop], self._threads)
+            self._done = stop
+        needed = self._blocks.reads(0, self._done, self._done + 1).start if self._done < total else self._waiting.stop
+        self._waiting.keep_from(needed)
+
+    def finish(self) -> NDArray[Any]:
+        """The label map [z, y, x] on the scan's grid, uint8 or uint16. Raises ModelError if planes are missing."""
+        depth = self._properties.shape_after_resampling[0]
+        if self._waiting.stop != depth:
+            raise ModelError(f"expected {depth} planes of scores, got {self._waiting.stop}")
+        if not self._streams:
+            _label_whole(self._waiting.rows(slice(0, depth)), self._properties, self._plan, self._heads, self._target)
+        return np.ascontiguousarray(self._labels.transpose(self._plan.transpose_backward))
+
+
+def _restored(scores: NDArray[Any], properties: GridProperties, plan: NnunetPlan) -> NDArray[np.float32]:
+    resampled = plan.probabilities_resampling.apply(
+        scores, properties.shape_after_cropping, properties.target_spacing, properties.spacing
+    )
+    return resampled.astype(np.float32, copy=False)
+
+
+def _label_whole(
+    logits: NDArray[Any], properties: GridProperties, plan: NnunetPlan, heads: Heads, out: NDArray[Any]
+) -> None:
+    """Labels ``out`` class by class over the whole grid: two volumes of scores at a time."""
+    best = None
+    for index in range(heads.count):
+        score = _restored(logits[index : index + 1].astype(np.float32, copy=False), properties, plan)[0]
+        if heads.regions_class_order is not None:
+            out[score > REGION_LOGIT] = heads.regions_class_order[index]
+        elif best is None:
+            best = score.copy()
+        else:
+            np.copyto(out, out.dtype.type(index), where=score > best)
+            np.maximum(best, score, out=best)
+
+
+def export_labels(
+    logits: NDArray[Any],
+    properties: GridProperties,
+    plan: NnunetPlan,
+    *,
+    n_labels: int,
+    regions_class_order: Sequence[int] | None = None,
+    threads: int | None = None,
+) -> NDArray[Any]:
+    """The label map [z, y, x] on the scan's grid from ``logits`` [class, z, y, x] on the network's grid.
+
+    uint8, or uint16 from 255 foreground labels on. For what it takes and raises see ``LabelExporter``.
+    """
+    exporter = LabelExporter(
+        properties, plan, n_labels=n_labels, regions_class_order=regions_class_order, threads=threads
+    )
+    exporter.feed(logits)
+    return exporter.finish()
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    result: NDArray[np.float32] = np.exp(logits - logits.max(0))
+    result /= result.sum(0)
+    return result
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    # Of the two equal forms each is used where its exponential cannot overflow.
+    decay = np.exp(-np.abs(logits))
+    return np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
+
+
+def export_probabilities(
+    logits: NDArray[Any], properties: GridProperties, plan: NnunetPlan, *, regions: bool = False
+) -> NDArray[np.float32]:
+    """The probabilities float32 [class, z, y, x] on the scan's grid, as nnU-Net writes them into its .npz.
+
+    Softmax over ``logits`` [class, z, y, x], or with ``regions`` a sigmoid each. Outside the crop the probability
+    is 1 for background and 0 otherwise. All classes exist on the full grid: that is what was asked for.
+    """
+    restored = _restored(logits, properties, plan)
+    inside = _sigmoid(restored) if regions else _softmax(restored)
+    full = np.zeros((len(inside), *properties.shape_before_cropping), np.float32)
+    if not regions:
+        full[0] = 1
+    full[(slice(None), *box_slices(properties.bbox))] = inside
+    return np.ascontiguousarray(full.transpose(0, *(axis + 1 for axis in plan.transpose_backward)))

@@ -1,0 +1,92 @@
+"""nnU-Net's intensity normalisation schemes, one channel at a time.
+
+Statistics are taken in float32 with numpy's own summation on an array of nnU-Net's memory layout (a cropped,
+transposed view of the channel as read), so that they come out bit for bit the same.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.errors import InputError, ModelError
+
+SMALLEST_SPREAD = 1e-8
+"""nnU-Net's floor under a standard deviation or range."""
+CT_PROPERTIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
+Image = NDArray[np.float32]
+
+
+def _ct(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+    mean, spread, lowest, highest = (float(properties[key]) for key in CT_PROPERTIES)
+    np.clip(image, lowest, highest, out=out)
+    out -= mean
+    out /= max(spread, SMALLEST_SPREAD)
+
+
+def _zscore(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+    if mask is None:
+        mean, spread = image.mean(), image.std()
+        np.subtract(image, mean, out=out)
+        out /= max(spread, SMALLEST_SPREAD)
+        return
+    inside = image[mask]
+    out[...] = image
+    out[mask] = (inside - inside.mean()) / max(inside.std(), SMALLEST_SPREAD)
+
+
+def _none(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+    out[...] = image
+
+
+def _rescale(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+    np.subtract(image, image.min(), out=out)
+    out /= np.clip(out.max(), SMALLEST_SPREAD, None)
+
+
+def _rgb(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+    lowest, highest = float(image.min()), float(image.max())
+    if lowest < 0 or highest > 255:
+        raise InputError(
+            f"expected intensities of 0 … 255, as the model takes RGB images, found {lowest:g} … {highest:g}; "
+            "check that this is the scan that the model was trained for"
+        )
+    np.divide(image, 255.0, out=out)
+
+
+SCHEMES = {
+    "CTNormalization": _ct,
+    "ZScoreNormalization": _zscore,
+    "NoNormalization": _none,
+    "RescaleTo01Normalization": _rescale,
+    "RGBTo01Normalization": _rgb,
+}
+
+
+def check_scheme(scheme: str, properties: Mapping[str, Any], channel: int) -> None:
+    """Raises ModelError for a scheme that is unknown, or for CT figures that are missing."""
+    if scheme not in SCHEMES:
+        raise ModelError(
+            f"normalization_schemes of channel {channel}: expected one of {', '.join(SCHEMES)}, found {scheme!r}, "
+            "which is unknown here"
+        )
+    missing = [key for key in CT_PROPERTIES if key not in properties] if scheme == "CTNormalization" else []
+    if missing:
+        raise ModelError(
+            f"foreground_intensity_properties_per_channel of channel {channel}: CTNormalization needs "
+            f"{', '.join(CT_PROPERTIES)}; missing: {', '.join(missing)}"
+        )
+
+
+def normalise(
+    image: Image, out: Image, scheme: str, properties: Mapping[str, float], mask: NDArray[np.bool_] | None
+) -> None:
+    """Write the normalised ``image`` [z, y, x] (float32) into ``out``.
+
+    ``mask`` limits a ZScoreNormalization to the scan's non-zero region; None uses the whole image. Raises
+    InputError where RGBTo01Normalization finds intensities outside 0 … 255.
+    """
+    SCHEMES[scheme](image, out, properties, mask)

@@ -1,0 +1,76 @@
+"""Work on several cores whose matrix products stay on the core that asked for them.
+
+BLAS splits even small products over all cores and waits for the slowest; on a machine that is also doing something
+else this was measured to be ten times slower than one product a core. So BLAS is held to one thread while a pool of
+Python threads (numpy releases the interpreter lock) shares out the slabs.
+"""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+def usable_cores() -> int:
+    """The cores that this process may use."""
+    if hasattr(os, "sched_getaffinity"):
+        return len(os.sched_getaffinity(0))
+    return os.cpu_count() or 1
+
+
+class _Hold:
+    """The limit on BLAS is the process's: whoever comes first sets it, whoever leaves last lifts it.
+
+    threadpoolctl lets only the thread that set a limit lift it, so one thread does both for everybody.
+    """
+
+    def __init__(self) -> None:
+        self._lock = threading.Lock()
+        self._holders = 0
+        self._limit: Any = None
+        self._setter: ThreadPoolExecutor | None = None
+
+    def take(self) -> None:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        with self._lock:
+            if self._setter is None:
+                self._setter = ThreadPoolExecutor(1, thread_name_prefix="voxtile-blas")
+            if self._holders == 0:
+                self._limit = self._setter.submit(threadpool_limits, limits=1, user_api="blas").result()
+            self._holders += 1
+
+    def release(self) -> None:
+        with self._lock:
+            self._holders -= 1
+            if self._holders == 0 and self._setter is not None:
+                self._setter.submit(self._limit.restore_original_limits).result()
+
+
+_hold = _Hold()
+
+
+@contextmanager
+def single_threaded_blas() -> Iterator[None]:
+    """Within this block numpy's matrix products run on the calling thread only; blocks may nest and overlap."""
+    _hold.take()
+    try:
+        yield
+    finally:
+        _hold.release()
+
+
+def run_all(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
+    """``[work(item) for item in items]`` on ``threads`` threads; the first exception is raised."""
+    with single_threaded_blas():
+        if threads <= 1:
+            return [work(item) for item in items]
+        with ThreadPoolExecutor(threads) as pool:
+            return list(pool.map(work, items))
