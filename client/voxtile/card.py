@@ -230,7 +230,8 @@ def parse_card(text: str, model: str) -> Card:
     version = fields.get("schema_version")
     if isinstance(version, int) and version > SCHEMA_VERSION:
         raise ModelError(
-            f"model {model!r}: its card has schema version {version}, this client reads up to {SCHEMA_VERSION}; update voxtile"
+            f"model {model!r}: its card has schema version {version}, this client reads up to "
+            f"{SCHEMA_VERSION}; update voxtile"
         )
     try:
         return Card.model_validate(fields)

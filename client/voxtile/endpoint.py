@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
@@ -34,6 +35,9 @@ CHANNEL = (
 )
 CONTROL_TIMEOUT_S = 10.0
 """For calls that carry no tiles: readiness, configuration, registration of memory."""
+
+LETTING_GO_S = 2.0
+"""How long closing waits for work that was cancelled; what the server still holds then, a later client clears up."""
 
 DTYPES: Mapping[str, tuple[str, type[np.generic]]] = {
     "fp32": ("FP32", np.float32),
@@ -105,6 +109,7 @@ class Endpoint:
         self.url = url
         self.connection = connection
         self._slots: list[Region] = []
+        self._distrusted: list[Region] = []
         self._shared: bool | None = connection.shared_memory
         self._client = _client(url, connection)
 
@@ -203,24 +208,41 @@ class Endpoint:
         if trusted:
             self._slots.append(call.slot)
         else:
-            call.slot.close()
+            self._distrusted.append(call.slot)
+            self._close_distrusted()
         call.slot = None
 
     def forget_slots(self, *, shared: bool | None = None) -> None:
         """Drops all idle memory, as after a server's restart; `shared=False` goes over to plain gRPC."""
-        while self._slots:
-            self._slots.pop().close()
+        self._distrusted += self._slots
+        self._slots.clear()
+        self._close_distrusted()
         if shared is not None:
             self._shared = shared
+
+    def can_share_memory(self) -> bool:
+        """Whether a region can really be shared: tries with a small one."""
+        region = self._new_slot(4096) if _is_local(self.url) and self._try_sharing() else None
+        if region is not None:
+            self._distrusted.append(region)
+        return region is not None
 
     @property
     def shares_memory(self) -> bool:
         return bool(self._shared)
 
     def close(self) -> None:
+        """Gives back all memory and ends the connection; waits a little for the server to let go of cancelled work."""
         self.forget_slots()
+        deadline = time.monotonic() + LETTING_GO_S
+        while self._distrusted and time.monotonic() < deadline:
+            time.sleep(0.02)
+            self._close_distrusted()
         with contextlib.suppress(Exception):  # closing twice, or a channel that has failed, harms nobody
             self._client.close()
+
+    def _close_distrusted(self) -> None:
+        self._distrusted = [region for region in self._distrusted if not region.close()]
 
     def _take_slot(self, model: ServedModel, request: Request) -> Region | None:
         if self._shared is None:
@@ -232,7 +254,7 @@ class Endpoint:
             slot = self._slots.pop()
             if slot.size >= needed:
                 return slot
-            slot.close()
+            self._distrusted.append(slot)
         return self._new_slot(needed)
 
     def _new_slot(self, needed: int) -> Region | None:

@@ -64,8 +64,8 @@ class RemoteNetwork:
         whole = np.rint(values)
         if np.abs(whole).max(initial=0) > np.iinfo(dtype).max or not np.array_equal(whole, values):
             raise InputError(
-                f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in its "
-                'range; give the scan\'s own values together with `figures`, or build the model with dtype = "fp32"'
+                f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in "
+                'its range; give the scan\'s own values together with `figures`, or build the model with dtype = "fp32"'
             )
         return np.ascontiguousarray(whole, dtype)
 

@@ -42,14 +42,21 @@ class Region:
         """A view of the region's bytes."""
         return np.ndarray(shape, dtype, self._memory, offset)
 
-    def close(self) -> None:
-        """Lets the server and this process forget the region; a server that is gone has forgotten it already."""
+    def close(self) -> bool:
+        """Lets the server and this process forget the region; False where the server still uses it, to be tried again.
+
+        A server that is gone has forgotten it already.
+        """
         from tritonclient.utils import InferenceServerException
 
-        with contextlib.suppress(InferenceServerException):
+        try:
             self._client.unregister_system_shared_memory(self.name, client_timeout=2.0)
+        except InferenceServerException as error:
+            if "in use" in (error.message() or ""):
+                return False
         with contextlib.suppress(BufferError):  # a view is still held; the memory goes with the last one
             self._memory.close()
+        return True
 
 
 @contextlib.contextmanager
@@ -66,7 +73,7 @@ def _exclusive_file(path: Path, size: int) -> Iterator[int]:
 def forget_dead_clients(client: Any) -> None:
     """Unregisters regions that clients on this machine registered and did not live to unregister."""
     for region in client.get_system_shared_memory_status(client_timeout=5.0).regions:
-        prefix, pid, start, *_ = [*region.split("-"), "", "", ""]
+        prefix, pid, start = (str(region).split("-") + [""] * 3)[:3]
         if prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start:
             client.unregister_system_shared_memory(region, client_timeout=5.0)
 

@@ -33,7 +33,7 @@ def empty_tiles(data: NDArray[Any], plan: TilePlan, at_most: float | Sequence[fl
 
 def _occupied(data: NDArray[Any], at_most: float | Sequence[float]) -> NDArray[np.bool_]:
     limits = np.broadcast_to(np.asarray(at_most, np.float64), len(data))
-    occupied = data[0] > limits[0]
+    occupied: NDArray[np.bool_] = data[0] > limits[0]
     for channel, limit in zip(data[1:], limits[1:], strict=True):
         occupied |= channel > limit
     return occupied

@@ -119,12 +119,13 @@ def nnunet_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
 
 def monai_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
     """MONAI's importance map [*roi]: exp(-x²/2σ²) per axis, σ = sigma·n, clamped from below (float32 throughout)."""
-    weights = np.ones((), np.float32)
+    weights: NDArray[np.float32] = np.ones((), np.float32)
     for size in roi:
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         axis = np.exp(x * x / np.float32(-2 * (size * sigma) ** 2))
         weights = weights[..., None] * axis
-    return np.maximum(weights, np.float32(max(float(weights.min()), MONAI_WEIGHT_FLOOR)))
+    floor = max(float(weights.min()), MONAI_WEIGHT_FLOOR)
+    return np.maximum(weights, np.float32(floor), dtype=np.float32)
 
 
 def nnunet_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:

@@ -30,7 +30,7 @@ log = logging.getLogger(__name__)
 READY_AHEAD = 4
 """Finished answers that may wait for the caller; more would only hold memory."""
 
-BACKOFF_S = (0.1, 3.0)
+BACKOFF_S = (0.1, 1.0)
 """First and longest pause before a failed server is asked again; doubled each time, with jitter."""
 
 

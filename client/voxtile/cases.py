@@ -1,0 +1,91 @@
+"""A scan made ready for one model, and the way back: one seam for all kinds of pre- and post-processing."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .card import Card
+from .encoding import choose_encoding
+from .preparing import prepare
+from .restoring import Restorer, restore_bytes
+from .volume import Volume
+
+
+class PlaneSink(Protocol):
+    """Takes finished scores along axis 0 of the prepared grid and makes labels of them."""
+
+    def feed(self, planes: NDArray[np.float32]) -> None: ...
+
+    def finish(self) -> NDArray[Any]: ...
+
+    @property
+    def scores(self) -> NDArray[np.float32]: ...
+
+
+class Case(Protocol):
+    """data: [channel, *grid], what tiles are cut from. figures: [channel, 2] to subtract and divide by, or None."""
+
+    @property
+    def data(self) -> NDArray[Any]: ...
+
+    @property
+    def figures(self) -> NDArray[np.float32] | None: ...
+
+    @property
+    def input_rounding(self) -> float: ...
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]: ...
+
+    def empty_at_most(self, threshold: float) -> list[float]: ...
+
+    def restorer(self, keep_scores: bool) -> PlaneSink: ...
+
+    def restore_bytes(self, planes: int) -> int: ...
+
+    def holds_label(self, scores: NDArray[np.float32]) -> bool: ...
+
+
+def open_case(volume: Volume, card: Card) -> Case:
+    """Prepares `volume` as the card says."""
+    return OrientedCase(volume, card)
+
+
+class OrientedCase:
+    """MONAI's chain: orientation, spacing, intensity; scores are resampled back and then decided."""
+
+    def __init__(self, volume: Volume, card: Card) -> None:
+        prepared = prepare(volume, card)
+        self._card = card
+        self._grid = prepared.grid
+        self._encoding = choose_encoding(prepared, card)
+        self.data = prepared.data
+        self.figures = self._encoding.figures
+        self.input_rounding = self._encoding.max_rounding
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        return self._encoding.encode(values)
+
+    def empty_at_most(self, threshold: float) -> list[float]:
+        return [threshold] * len(self.data)
+
+    def restorer(self, keep_scores: bool) -> PlaneSink:
+        return Restorer(self._grid, self._card, keep_scores=keep_scores)
+
+    def restore_bytes(self, planes: int) -> int:
+        return restore_bytes(self._grid, self._card, planes)
+
+    def holds_label(self, scores: NDArray[np.float32]) -> bool:
+        return holds_label(scores, self._card)
+
+
+def holds_label(scores: NDArray[np.float32], card: Card) -> bool:
+    """Whether any voxel of `scores` [score, *spatial] would get a label other than background."""
+    if card.output.kind == "labels":
+        return bool(scores.any())
+    if card.output.kind == "foreground" or card.regions:
+        threshold = 0.0 if card.output.kind == "logits" else 0.5 * card.output.scale
+        return bool((scores > threshold).any())
+    return bool((scores[1:] > scores[0]).any())

@@ -1,0 +1,160 @@
+"""Linear resampling along the axes of a grid, as a two-tap operator per axis.
+
+A change of spacing keeps the directions of the axes, so that trilinear interpolation falls apart into three linear
+ones, each a pair of gathers and a blend: 2 ns a value where a general sampler takes 30. Knows nothing of scans.
+
+    out[i] = in[low] + weight · (in[high] - in[low]),   coordinate = scale · i + offset, clamped to the grid
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+SAME_PLACE = 1e-4
+"""Voxels by which coordinates may differ from whole numbers and still count as whole: rounding of float32 affines."""
+
+WHOLE = 1e-6
+"""Voxels by which one coordinate may miss a whole number through float64 arithmetic on affines."""
+
+SLAB_BYTES = 1 << 22
+"""Resampled values worked on at a time: what stays in a core's cache while three axes pass over it."""
+
+MOST_THREADS = 4
+"""Beyond this many threads, memory is the limit and not arithmetic."""
+
+
+@dataclass(frozen=True)
+class AxisMap:
+    """Where `target` voxels of an axis lie on `source` voxels of another: coordinate = scale · index + offset."""
+
+    source: int
+    target: int
+    scale: float
+    offset: float
+
+    @cached_property
+    def identity(self) -> bool:
+        """Whether every voxel lies on its own namesake, so that nothing is to be done."""
+        ends = (self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1))
+        return self.source == self.target and max(map(abs, ends)) <= SAME_PLACE
+
+    @property
+    def inverse(self) -> AxisMap:
+        """The map back onto the source's voxels."""
+        return AxisMap(self.target, self.source, 1 / self.scale, -self.offset / self.scale)
+
+    @property
+    def mirrored(self) -> AxisMap:
+        """The same map where both axes run the other way."""
+        return replace(self, offset=self.source - 1 - self.scale * (self.target - 1) - self.offset)
+
+    @cached_property
+    def coordinates(self) -> NDArray[np.float64]:
+        """[target] source coordinates, clamped to the outermost voxels (padding by the border).
+
+        What is whole but for rounding is made whole: a neighbour's share of 1e-12 would turn background into signal.
+        """
+        places = self.scale * np.arange(self.target) + self.offset
+        whole = np.rint(places)
+        return np.clip(np.where(np.abs(places - whole) < WHOLE, whole, places), 0, self.source - 1)
+
+    @cached_property
+    def taps(self) -> Taps:
+        low = np.floor(self.coordinates).astype(np.intp)
+        weight = (self.coordinates - low).astype(np.float32)
+        return Taps(low, np.minimum(low + 1, self.source - 1), weight)
+
+    @cached_property
+    def nearest(self) -> NDArray[np.intp]:
+        """[target] the source voxel nearest to each coordinate, half to even as `torch.nn.functional.grid_sample`."""
+        return np.rint(self.coordinates).astype(np.intp)
+
+
+@dataclass(frozen=True, eq=False)
+class Taps:
+    """The two source voxels of each target voxel of an axis, and the share of the higher one: [target] each."""
+
+    low: NDArray[np.intp]
+    high: NDArray[np.intp]
+    weight: NDArray[np.float32]
+
+    def part(self, first: int, last: int) -> Taps:
+        """The taps of the targets [first, last), counted from the lowest voxel that they touch."""
+        base = self.low[first]
+        return Taps(self.low[first:last] - base, self.high[first:last] - base, self.weight[first:last])
+
+    def span(self, first: int, last: int) -> slice:
+        """The source voxels that the targets [first, last) touch."""
+        return slice(int(self.low[first]), int(self.high[last - 1]) + 1)
+
+
+def blend(values: NDArray[Any], axis: int, taps: Taps) -> NDArray[np.float32]:
+    """`values` resampled along one axis: float32, in C order."""
+    low = values.take(taps.low, axis=axis, mode="clip").astype(np.float32, copy=False)
+    high = values.take(taps.high, axis=axis, mode="clip").astype(np.float32, copy=False)
+    weight = taps.weight.reshape([-1 if a == axis % values.ndim else 1 for a in range(values.ndim)])
+    high -= low
+    high *= weight
+    high += low
+    return high
+
+
+def blend_axes(values: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any]:
+    """`values` resampled along its last `len(taps)` axes, the most shrinking one first; None leaves an axis alone."""
+    if any(tap is not None for tap in taps):
+        values = np.ascontiguousarray(values)  # else `take` would copy it, and twice
+    first = values.ndim - len(taps)
+    todo = [(first + axis, tap) for axis, tap in enumerate(taps) if tap is not None]
+    for axis, tap in sorted(todo, key=lambda item: len(item[1].low) / values.shape[item[0]]):
+        values = blend(values, axis, tap)
+    return values
+
+
+def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None = None) -> NDArray[np.float32]:
+    """`source` [channel, x, y, z] (any real type, any strides) on the maps' target grid: [channel, X, Y, Z] float32.
+
+    Works in slabs along the axis that is slowest in memory, and lays the result out in the source's order: apart from
+    the result, a few slabs are all that is held.
+    """
+    flips = (slice(None), *(slice(None, None, -1 if stride < 0 else 1) for stride in source.strides[1:]))
+    order = tuple(sorted(range(3), key=lambda axis: -abs(source.strides[axis + 1])))
+    ordered = source[flips].transpose(0, *(axis + 1 for axis in order))
+    axes = [maps[axis].mirrored if source.strides[axis + 1] < 0 else maps[axis] for axis in order]
+    result = np.empty((source.shape[0], *(axis.target for axis in axes)), np.float32)
+    taps = [None if axis.identity else axis.taps for axis in axes]
+    step = _planes_a_slab(axes)
+    jobs = [(c, first) for c in range(source.shape[0]) for first in range(0, axes[0].target, step)]
+
+    def work(job: tuple[int, int]) -> None:
+        channel, first = job
+        last = min(first + step, axes[0].target)
+        if taps[0] is None:
+            part, depth = slice(first, last), None
+        else:
+            part, depth = taps[0].span(first, last), taps[0].part(first, last)
+        result[channel, first:last] = blend_axes(ordered[channel, part], (depth, taps[1], taps[2]))
+
+    with ThreadPoolExecutor(threads or usable_threads()) as pool:
+        list(pool.map(work, jobs))
+    return result.transpose(0, *(order.index(axis) + 1 for axis in range(3)))[flips]
+
+
+def usable_threads() -> int:
+    """Cores that this process may use, at most MOST_THREADS."""
+    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+    return max(1, min(MOST_THREADS, allowed))
+
+
+def _planes_a_slab(axes: Sequence[AxisMap]) -> int:
+    """So many target planes that neither they nor the source planes under them exceed SLAB_BYTES."""
+    plane = 4 * max(math.prod(axis.target for axis in axes[1:]), math.prod(axis.source for axis in axes[1:]))
+    return max(int(SLAB_BYTES / (plane * max(axes[0].scale, 1))), 1)

@@ -1,0 +1,301 @@
+"""A scan in, its mask out: read, prepare, cut, infer, stitch, restore."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from .card import Card, Tiling
+from .cases import Case, open_case
+from .endpoint import DTYPES, Connection
+from .errors import InputError, ModelError
+from .io import mask_image, read_scan, volume_from_image
+from .memory import check_limit, predicted_bytes, stitching_bytes
+from .report import LabelVolume, Report, Stopwatch, certificate_summary, peak_rss_bytes
+from .skipping import empty_tiles
+from .stitching import Stitcher
+from .tiles import Cutter, mirrorings, requests, tile_scores
+from .tiling import Tile, plan_tiles, tile_shape
+from .transport import READY_AHEAD, Faults, Transport
+from .volume import Volume
+
+log = logging.getLogger(__name__)
+
+Progress = Callable[[int, int], None]
+"""Called with tiles done and tiles in all."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment; the defaults are the model's own semantics, exactly.
+
+    overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request (the server's
+    most by default). in_flight: requests on their way to one server at most. skip_empty: leave out tiles outside
+    the body by the card's rule; audit: how many of those to send all the same. max_ram: bytes. keep_scores: also
+    give the scores on the scan's own grid (as large as they are).
+    """
+
+    overlap: float | None = None
+    blend: str | None = None
+    mirror: bool = True
+    batch: int | None = None
+    in_flight: int = 8
+    skip_empty: bool = False
+    audit: int = 0
+    max_ram: int | None = None
+    keep_scores: bool = False
+    connection: Connection = field(default_factory=Connection)
+    faults: Faults = field(default_factory=Faults)
+
+
+@dataclass(frozen=True)
+class Segmentation:
+    """mask: nibabel image on the scan's own grid; labels: its values [i, j, k]; report: what was done.
+
+    scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept.
+    """
+
+    mask: Any
+    labels: NDArray[Any]
+    report: Report
+    scores: NDArray[np.float32] | None = None
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """A scan that has been read and prepared."""
+
+    volume: Volume
+    case: Case
+    watch: Stopwatch
+
+
+class Segmenter:
+    """Segments scans with `model` on the Triton server (or servers) at `url`, given as host:port of its gRPC service.
+
+    Raises ServerUnavailable and ModelError at once where the model cannot be had. Usable as a context manager;
+    one Segmenter serves any number of scans, one after the other.
+    """
+
+    def __init__(self, url: str | Sequence[str], model: str, options: Options | None = None, **changes: Any) -> None:
+        urls = [url] if isinstance(url, str) else list(url)
+        self.options = replace(options or Options(), **changes)
+        self.transport = Transport(urls, model, self.options.connection, self.options.faults, self.options.in_flight)
+        self.card = self.transport.model.card
+        try:
+            self.tiling, self.changes = chosen_tiling(self.card, self.options)
+        except InputError:
+            self.close()
+            raise
+
+    def __call__(self, image: Any, progress: Progress | None = None) -> Any:
+        """The mask (nibabel image) of `image`: a nibabel image, a path, or one of either for each channel."""
+        return self.segment(image, progress).mask
+
+    def segment(self, image: Any, progress: Progress | None = None) -> Segmentation:
+        """The mask and the report. Raises InputError for a scan that cannot be used, TileError when servers fail."""
+        return self.run(self.load(image), progress)
+
+    def load(self, image: Any) -> Loaded:
+        """Reads and prepares a scan; may run on another thread while `run` works on the one before."""
+        watch = Stopwatch()
+        with watch.step("read"):
+            volume = open_volume(image, self.card)
+        with watch.step("prepare"):
+            case = open_case(volume, self.card)
+        return Loaded(volume, case, watch)
+
+    def run(self, loaded: Loaded, progress: Progress | None = None) -> Segmentation:
+        """Segments a scan that has been loaded."""
+        job = _Job(self, loaded.case, loaded.volume)
+        check_limit(job.memory_terms(), self.options.max_ram)
+        loaded.watch.resume()
+        labels = job.run(loaded.watch, progress)
+        report = job.report(labels, loaded.watch)
+        return Segmentation(mask_image(labels, loaded.volume), labels, report, job.scores)
+
+    def close(self) -> None:
+        self.transport.close()
+
+    def __enter__(self) -> Segmenter:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+def open_volume(image: Any, card: Card) -> Volume:
+    """The scan behind `image`: a path, a nibabel image, or a sequence of either with one for each channel."""
+    items = list(image) if isinstance(image, (list, tuple)) else [image]
+    if all(isinstance(item, (str, Path)) for item in items):
+        return read_scan(items, card.channels)
+    return volume_from_image(items, card.channels)
+
+
+class _Job:
+    """One scan on its way through one model."""
+
+    def __init__(self, segmenter: Segmenter, case: Case, volume: Volume) -> None:
+        self.transport = segmenter.transport
+        self.options = segmenter.options
+        self.card = segmenter.card
+        self.case = case
+        self.volume = volume
+        self.tiling, self.changes = segmenter.tiling, segmenter.changes
+        self.flips = mirrorings(self.card.mirror_axes if self.options.mirror else ())
+        self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card), self.tiling)
+        self.batch = min(self.options.batch or self.transport.model.max_batch, self.transport.model.max_batch)
+        self.skipped = self._skippable()
+        self.audited = self.audit_changed = 0
+        self.scores: NDArray[np.float32] | None = None
+        self.before = replace(self.transport.traffic)
+
+    @property
+    def cutter(self) -> Cutter:
+        return Cutter(self.case.data, self.plan, self.case.encode, self.card.input.padding, self.card.slice_axis)
+
+    def run(self, watch: Stopwatch, progress: Progress | None) -> NDArray[Any]:
+        """The labels on the scan's own grid."""
+        restorer = self.case.restorer(self.options.keep_scores)
+        stitcher = Stitcher(self.plan, self.card.output.scores, self._background() if self.skipped else None)
+        tiles = [tile for tile in self.plan if tile.index not in self.skipped]
+        scores = self._scores(tiles)
+        try:
+            for tile in self.plan:
+                with watch.step("infer"):
+                    answer = None if tile.index in self.skipped else next(scores)
+                with watch.step("stitch"):
+                    finished = stitcher.skip(tile) if answer is None else stitcher.add(tile, answer)
+                    for planes in finished:
+                        _feed(restorer, planes, watch)
+                if progress:
+                    progress(tile.index + 1, len(self.plan))
+            with watch.step("stitch"):
+                for planes in stitcher.finish():
+                    _feed(restorer, planes, watch)
+        finally:
+            scores.close()
+        del stitcher
+        with watch.step("restore"):
+            labels = restorer.finish()
+        if self.options.keep_scores:
+            self.scores = restorer.scores
+        self._audit()
+        return labels
+
+    def _scores(self, tiles: Sequence[Tile]) -> Any:
+        made = requests(iter(tiles), self.cutter, self.flips, self.batch, self.case.figures)
+        return tile_scores(self.transport.infer(made), self.flips, self.card)
+
+    def memory_terms(self) -> dict[str, int]:
+        """Bytes of every large buffer, by name."""
+        card, roi = self.card, math.prod(self.card.roi)
+        tile_in = len(self.case.data) * roi * np.dtype(DTYPES[card.input.dtype][1]).itemsize
+        tile_out = card.output.scores * roi * np.dtype(DTYPES[card.output.dtype][1]).itemsize
+        in_flight = self.options.in_flight * len(self.transport.endpoints)
+        return {
+            "the scan": self.volume.data.nbytes,
+            "the prepared scan": 0 if np.shares_memory(self.case.data, self.volume.data) else self.case.data.nbytes,
+            "stitching": stitching_bytes(self.plan.padded, self.plan.roi, card.output.scores),
+            "tiles on their way": 2 * self.batch * (in_flight + READY_AHEAD) * (tile_in + tile_out),
+            "restoring": self.case.restore_bytes(self.plan.roi[0]),
+        }
+
+    def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:
+        traffic, before = self.transport.traffic, self.before
+        shape = self.volume.data.shape[1:]
+        return Report(
+            model=self.card.name,
+            version=self.transport.model.version,
+            shape=(shape[0], shape[1], shape[2]),
+            tiles=len(self.plan) - len(self.skipped),
+            seconds=watch.stop(),
+            bytes_sent=traffic.bytes_sent - before.bytes_sent,
+            bytes_received=traffic.bytes_received - before.bytes_received,
+            peak_rss_bytes=peak_rss_bytes(),
+            retries=traffic.retries - before.retries,
+            labels=label_volumes(labels, self.volume.voxel_ml, self.card),
+            certificate=certificate_summary(self.card),
+            engine=self.card.engine,
+            servers=[endpoint.url for endpoint in self.transport.endpoints],
+            grid=tuple(self.case.data.shape[1:]),
+            tiling=self.tiling.model_dump(),
+            changes=self.changes,
+            input_rounding=self.case.input_rounding,
+            skipped_tiles=len(self.skipped),
+            audited_tiles=self.audited,
+            audit_changed_tiles=self.audit_changed,
+            predicted_peak_bytes=predicted_bytes(self.memory_terms()),
+            shared_memory=any(endpoint.shares_memory for endpoint in self.transport.endpoints),
+        )
+
+    # Leaving out what is empty -------------------------------------------------------------------------------
+
+    def _skippable(self) -> frozenset[int]:
+        if not self.options.skip_empty:
+            return frozenset()
+        if self.card.empty is None:
+            raise ModelError(
+                f"model {self.card.name!r} has no rule for what is empty (`[input] empty` in its spec), "
+                "so --skip-empty cannot be used with it"
+            )
+        return empty_tiles(self.case.data, self.plan, self.case.empty_at_most(self.card.empty.at_most))
+
+    def _background(self) -> NDArray[np.float32]:
+        """What scores as background: the first score wins, or nothing is over its threshold."""
+        background = np.zeros(self.card.output.scores, np.float32)
+        if self.card.regions or self.card.output.kind == "foreground":
+            background[:] = -1.0
+        elif self.card.output.kind != "labels":
+            background[0] = 1.0
+        return background
+
+    def _audit(self) -> None:
+        """Sends some of the skipped tiles all the same and counts those that hold a label."""
+        chosen = sorted(self.skipped)[:: max(len(self.skipped) // max(self.options.audit, 1), 1)][: self.options.audit]
+        tiles = [tile for tile in self.plan if tile.index in set(chosen)]
+        if not tiles:
+            return
+        for scores in self._scores(tiles):
+            self.audited += 1
+            self.audit_changed += bool(self.case.holds_label(np.asarray(scores, np.float32)))
+
+
+def _feed(restorer: Any, planes: NDArray[np.float32], watch: Stopwatch) -> None:
+    with watch.step("restore"):
+        restorer.feed(planes)
+
+
+def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
+    """The card's tiling with what the options change, and those changes in words. Raises InputError."""
+    wanted: Mapping[str, Any] = {
+        key: value
+        for key, value in (("overlap", options.overlap), ("blend", options.blend))
+        if value is not None and value != getattr(card.tiling, key)
+    }
+    try:
+        tiling = Tiling.model_validate({**card.tiling.model_dump(), **wanted})
+    except ValueError as error:
+        raise InputError(f"overlap lies in [0, 1) and blend is constant or gaussian; found {dict(wanted)}") from error
+    changes = [f"{key} {getattr(card.tiling, key)} -> {value}" for key, value in wanted.items()]
+    if card.mirror_axes and not options.mirror:
+        changes.append("mirroring off")
+    if options.skip_empty:
+        changes.append("empty tiles skipped")
+    return tiling, changes
+
+
+def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str, LabelVolume]:
+    """Voxels and millilitres of every label of the card."""
+    counts = np.bincount(labels.ravel(order="K"), minlength=1 + max(label.value for label in card.labels))
+    return {
+        label.name: LabelVolume(voxels=int(counts[label.value]), ml=round(int(counts[label.value]) * voxel_ml, 4))
+        for label in card.labels
+    }
