@@ -10,8 +10,8 @@ import pytest
 import torch
 from monai.networks.nets import UNet
 from safetensors.torch import save_file
-from server.embedded import EmbeddedServer
 
+from server.embedded import EmbeddedServer
 from voxtile_build.builder import build
 from voxtile_build.spec import load_spec
 

@@ -15,9 +15,9 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from server.embedded import EmbeddedServer
 from test_segment import head, image
 
+from server.embedded import EmbeddedServer
 from voxtile import InputError, OutputError, Segmenter
 from voxtile.batch import find_cases, segment_folder
 

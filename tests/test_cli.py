@@ -14,10 +14,10 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from server.embedded import EmbeddedServer
 from test_segment import AFFINE, head, image
 from typer.testing import CliRunner, Result
 
+from server.embedded import EmbeddedServer
 from voxtile.cli import app
 
 REPORT_KEYS = {

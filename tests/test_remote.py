@@ -7,8 +7,8 @@ import pytest
 import torch
 from conftest import ROI, small_unet
 from monai.inferers import sliding_window_inference
-from server.embedded import EmbeddedServer
 
+from server.embedded import EmbeddedServer
 from voxtile import InputError, ModelError, RemoteNetwork
 
 LOGIT_ERROR = 1e-3

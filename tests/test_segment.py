@@ -13,8 +13,8 @@ from conftest import ROI, small_unet
 from monai.inferers import sliding_window_inference
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
-from server.embedded import EmbeddedServer
 
+from server.embedded import EmbeddedServer
 from voxtile import Connection, InputError, MemoryLimitError, Options, Segmenter
 
 PROBABILITY_ERROR = 1e-3

@@ -12,7 +12,12 @@ from voxtile.card import Tiling
 from voxtile.stitching import Stitcher
 from voxtile.tiling import TilePlan, plan_tiles
 
-SHAPES = [((33, 20, 27), (16, 16, 16)), ((10, 40, 7), (16, 8, 12)), ((5, 5, 5), (8, 8, 8)), ((70, 31, 16), (16, 16, 16))]
+SHAPES = [
+    ((33, 20, 27), (16, 16, 16)),
+    ((10, 40, 7), (16, 8, 12)),
+    ((5, 5, 5), (8, 8, 8)),
+    ((70, 31, 16), (16, 16, 16)),
+]
 RELATIVE = 1e-5
 """float32 sums of up to 64 products in another order of the weights' sum."""
 

@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from server.embedded import EmbeddedServer
 
+from server.embedded import EmbeddedServer
 from voxtile import Connection, Faults, ModelError, Segmenter, ServerUnavailable, TileError
 from voxtile.endpoint import Endpoint, Request
 from voxtile.transport import Transport
