@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,7 +16,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from numpy.typing import NDArray
 
 from server.embedded import EmbeddedServer
-from voxtile import Connection, InputError, MemoryLimitError, Options, Segmenter
+from voxtile import Connection, InputError, MemoryLimitError, Options, Segmentation, Segmenter
 
 PROBABILITY_ERROR = 1e-3
 """Convolutions in another order of sums: what fp32 engines may differ by, on the scale of probabilities."""
@@ -208,6 +209,37 @@ def test_too_little_memory_is_refused_before_any_tile(server: EmbeddedServer) ->
         pytest.raises(MemoryLimitError, match="--max-ram allows 1 MiB"),
     ):
         one(image(head((70, 53, 61))))
+
+
+def test_less_memory_means_fewer_tiles_at_once_and_the_same_mask(server: EmbeddedServer) -> None:
+    scan = image(head((70, 53, 61)))
+    with Segmenter(server.grpc_url, "small-unet") as free:
+        whole = free.segment(scan)
+    limit = whole.report.predicted_peak_bytes - 27 * 1024**2
+    with Segmenter(server.grpc_url, "small-unet", max_ram=limit) as tight:
+        result = tight.segment(scan)
+        assert tight.transport.traffic.peak_in_flight == 1
+    assert result.report.predicted_peak_bytes <= limit
+    np.testing.assert_array_equal(result.labels, whole.labels)
+
+
+def test_an_event_loop_goes_on_meanwhile(segmenter: Segmenter) -> None:
+    ticks: list[int] = []
+
+    async def tick() -> None:
+        while True:
+            ticks.append(1)
+            await asyncio.sleep(0.005)
+
+    async def both() -> Segmentation:
+        ticking = asyncio.create_task(tick())
+        try:
+            return await segmenter.asegment(image(head((70, 53, 61))))
+        finally:
+            ticking.cancel()
+
+    assert asyncio.run(both()).report.tiles == 36
+    assert len(ticks) > 5
 
 
 def test_an_overlap_of_one_is_refused(server: EmbeddedServer) -> None:

@@ -30,11 +30,11 @@ def check_limit(terms: Mapping[str, int], max_ram: int | None) -> None:
     shares = ", ".join(f"{name} {size / MIB:.0f} MiB" for name, size in largest)
     raise MemoryLimitError(
         f"this scan needs about {needed / MIB:.0f} MiB ({shares}), and --max-ram allows {max_ram / MIB:.0f} MiB; "
-        "allow more, or lower --in-flight or --batch"
+        "with one tile at a time; allow more"
     )
 
 
 def stitching_bytes(padded: tuple[int, ...], roi: tuple[int, ...], scores: int) -> int:
-    """Sums [score, depth, *plane], weights [depth, *plane] and one tile of scratch, float32."""
+    """Sums [score, depth, *plane], weights [depth, *plane] twice and one tile of scratch, float32."""
     slab = roi[0] * math.prod(padded[1:])
-    return 4 * ((scores + 1) * slab + scores * math.prod(roi))
+    return 4 * ((scores + 2) * slab + scores * math.prod(roi))

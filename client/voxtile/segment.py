@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import math
 from collections.abc import Callable, Mapping, Sequence
@@ -15,7 +16,7 @@ from numpy.typing import NDArray
 from .card import Card, Tiling
 from .cases import Case, open_case
 from .endpoint import DTYPES, Connection
-from .errors import InputError, ModelError
+from .errors import InputError, ModelError, VoxtileError
 from .io import mask_image, read_scan, volume_from_image
 from .memory import check_limit, predicted_bytes, stitching_bytes
 from .report import LabelVolume, Report, Stopwatch, certificate_summary, peak_rss_bytes
@@ -39,7 +40,8 @@ class Options:
     overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request (the server's
     most by default). in_flight: requests on their way to one server at most. skip_empty: leave out tiles outside
     the body by the card's rule; audit: how many of those to send all the same. max_ram: bytes. keep_scores: also
-    give the scores on the scan's own grid (as large as they are).
+    give the scores on the scan's own grid (as large as they are). learned_steps: whether to do what an nnU-Net model
+    learned to do with finished labels.
     """
 
     overlap: float | None = None
@@ -51,6 +53,7 @@ class Options:
     audit: int = 0
     max_ram: int | None = None
     keep_scores: bool = False
+    learned_steps: bool = True
     connection: Connection = field(default_factory=Connection)
     faults: Faults = field(default_factory=Faults)
 
@@ -59,7 +62,8 @@ class Options:
 class Segmentation:
     """mask: nibabel image on the scan's own grid; labels: its values [i, j, k]; report: what was done.
 
-    scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept.
+    scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept; of an nnU-Net model they are
+    probabilities, as nnU-Net exports them.
     """
 
     mask: Any
@@ -89,9 +93,13 @@ class Segmenter:
         self.options = replace(options or Options(), **changes)
         self.transport = Transport(urls, model, self.options.connection, self.options.faults, self.options.in_flight)
         self.card = self.transport.model.card
+        self.previous: Segmenter | None = None
         try:
             self.tiling, self.changes = chosen_tiling(self.card, self.options)
-        except InputError:
+            if self.card.previous_stage:
+                first = replace(self.options, keep_scores=False, learned_steps=False)
+                self.previous = Segmenter(urls, self.card.previous_stage, first)
+        except VoxtileError:
             self.close()
             raise
 
@@ -103,19 +111,32 @@ class Segmenter:
         """The mask and the report. Raises InputError for a scan that cannot be used, TileError when servers fail."""
         return self.run(self.load(image), progress)
 
+    async def asegment(self, image: Any, progress: Progress | None = None) -> Segmentation:
+        """`segment` for an event loop, which goes on meanwhile; one scan at a time for each Segmenter."""
+        return await asyncio.to_thread(self.segment, image, progress)
+
     def load(self, image: Any) -> Loaded:
         """Reads and prepares a scan; may run on another thread while `run` works on the one before."""
         watch = Stopwatch()
         with watch.step("read"):
             volume = open_volume(image, self.card)
+        labels = self._first_stage(volume, watch)
         with watch.step("prepare"):
-            case = open_case(volume, self.card)
+            case = open_case(volume, self.card, labels, self.options.learned_steps)
         return Loaded(volume, case, watch)
+
+    def _first_stage(self, volume: Volume, watch: Stopwatch) -> NDArray[Any] | None:
+        """The labels [i, j, k] of a cascade's first stage; None where the model is not the second."""
+        if self.previous is None:
+            return None
+        with watch.step("infer"):
+            case = open_case(volume, self.previous.card, learned_steps=False)
+            return self.previous.run(Loaded(volume, case, Stopwatch())).labels
 
     def run(self, loaded: Loaded, progress: Progress | None = None) -> Segmentation:
         """Segments a scan that has been loaded."""
         job = _Job(self, loaded.case, loaded.volume)
-        check_limit(job.memory_terms(), self.options.max_ram)
+        job.fit_into_memory()
         loaded.watch.resume()
         labels = job.run(loaded.watch, progress)
         report = job.report(labels, loaded.watch)
@@ -123,6 +144,8 @@ class Segmenter:
 
     def close(self) -> None:
         self.transport.close()
+        if self.previous:
+            self.previous.close()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -135,8 +158,8 @@ def open_volume(image: Any, card: Card) -> Volume:
     """The scan behind `image`: a path, a nibabel image, or a sequence of either with one for each channel."""
     items = list(image) if isinstance(image, (list, tuple)) else [image]
     if all(isinstance(item, (str, Path)) for item in items):
-        return read_scan(items, card.channels)
-    return volume_from_image(items, card.channels)
+        return read_scan(items, card.images)
+    return volume_from_image(items, card.images)
 
 
 class _Job:
@@ -152,6 +175,7 @@ class _Job:
         self.flips = mirrorings(self.card.mirror_axes if self.options.mirror else ())
         self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card), self.tiling)
         self.batch = min(self.options.batch or self.transport.model.max_batch, self.transport.model.max_batch)
+        self.in_flight = self.options.in_flight
         self.skipped = self._skippable()
         self.audited = self.audit_changed = 0
         self.scores: NDArray[np.float32] | None = None
@@ -192,14 +216,24 @@ class _Job:
 
     def _scores(self, tiles: Sequence[Tile]) -> Any:
         made = requests(iter(tiles), self.cutter, self.flips, self.batch, self.case.figures)
-        return tile_scores(self.transport.infer(made), self.flips, self.card)
+        return tile_scores(self.transport.infer(made, self.in_flight), self.flips, self.card)
+
+    def fit_into_memory(self) -> None:
+        """Sends fewer tiles at once where the memory allowed asks for it; MemoryLimitError where that is not enough."""
+        limit = self.options.max_ram
+        while limit is not None and predicted_bytes(self.memory_terms()) > limit and self.in_flight * self.batch > 1:
+            if self.in_flight > 1:
+                self.in_flight //= 2
+            else:
+                self.batch //= 2
+        check_limit(self.memory_terms(), limit)
 
     def memory_terms(self) -> dict[str, int]:
         """Bytes of every large buffer, by name."""
         card, roi = self.card, math.prod(self.card.roi)
         tile_in = len(self.case.data) * roi * np.dtype(DTYPES[card.input.dtype][1]).itemsize
         tile_out = card.output.scores * roi * np.dtype(DTYPES[card.output.dtype][1]).itemsize
-        in_flight = self.options.in_flight * len(self.transport.endpoints)
+        in_flight = self.in_flight * len(self.transport.endpoints)
         return {
             "the scan": self.volume.data.nbytes,
             "the prepared scan": 0 if np.shares_memory(self.case.data, self.volume.data) else self.case.data.nbytes,
@@ -289,6 +323,8 @@ def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
         changes.append("mirroring off")
     if options.skip_empty:
         changes.append("empty tiles skipped")
+    if card.nnunet and card.nnunet.get("postprocessing") and not options.learned_steps:
+        changes.append("learned post-processing off")
     return tiling, changes
 
 

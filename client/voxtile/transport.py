@@ -97,12 +97,14 @@ class Transport:
             )
         return min(offers, key=lambda offer: offer.max_batch)
 
-    def infer(self, requests: Iterator[Request]) -> Iterator[NDArray[Any]]:
+    def infer(self, requests: Iterator[Request], in_flight: int | None = None) -> Iterator[NDArray[Any]]:
         """The scores of `requests`, in their order. Closing the iterator cancels what is on its way.
+
+        in_flight: requests on their way to one server at most, where fewer than `max_in_flight`.
 
         Raises TileError when a request cannot be answered.
         """
-        pump = _Pump(self, requests)
+        pump = _Pump(self, requests, in_flight or self.max_in_flight)
         pump.start()
         try:
             while (item := pump.take()) is not None:
@@ -149,14 +151,14 @@ class _Lane:
 class _Pump(threading.Thread):
     """Sends requests and sorts answers; see the module's text."""
 
-    def __init__(self, transport: Transport, requests: Iterator[Request]) -> None:
+    def __init__(self, transport: Transport, requests: Iterator[Request], in_flight: int) -> None:
         super().__init__(name="voxtile-pump", daemon=True)
         self._transport = transport
         self._model = transport.model
         self._traffic = transport.traffic
         self._faults = transport.faults
         self._requests = requests
-        self._lanes = [_Lane(endpoint, transport.max_in_flight) for endpoint in transport.endpoints]
+        self._lanes = [_Lane(endpoint, in_flight) for endpoint in transport.endpoints]
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[NDArray[Any] | BaseException | None] = queue.SimpleQueue()
         self._again: list[tuple[float, int, Request]] = []
