@@ -16,7 +16,15 @@ from tests.phantoms import affine_of, in_file_order, phantom_volume, sampled, sa
 from voxtile import io
 from voxtile.atomic import atomic_file
 from voxtile.errors import InputError, OutputError
-from voxtile.io import check_writable, mask_image, read_scan, volume_from_array, volume_from_image, write_image
+from voxtile.io import (
+    check_mask_name,
+    check_writable,
+    mask_image,
+    read_scan,
+    volume_from_array,
+    volume_from_image,
+    write_image,
+)
 
 SHAPE = (7, 5, 6)
 AFFINE = affine_of(SHAPE, (1.0, 1.5, 2.0))
@@ -425,7 +433,9 @@ def test_a_failure_leaves_the_old_file_and_nothing_else(tmp_path: Path) -> None:
 
 def test_outputs_that_cannot_be_written_are_refused_before_any_work(tmp_path: Path) -> None:
     (tmp_path / "folder.nii").mkdir()
-    for name, match in (("mask.png", "ends in"), ("none/mask.nii", "folder"), ("folder.nii", "found a folder")):
+    with pytest.raises(OutputError, match="ends in"):
+        check_mask_name(tmp_path / "mask.png")
+    for name, match in (("none/mask.nii", "folder"), ("folder.nii", "found a folder")):
         with pytest.raises(OutputError, match=match):
             check_writable(tmp_path / name)
     with pytest.raises(OutputError, match="ends in"):

@@ -15,7 +15,7 @@ import sys
 import warnings
 from collections import Counter
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import nibabel as nib
 import numpy as np
@@ -37,7 +37,8 @@ EXTREMES = (0, -1, 1, 2, 7, 32767, -32768, 65536, 1e-30, 1e30, float("nan"), flo
 
 def plain_file(rng: random.Random) -> bytes:
     """A sound NIfTI-1 or NIfTI-2 file, or pair in one piece, of any type, byte order, number of axes and scaling."""
-    version, order = rng.choice((1, 2)), rng.choice("<>")
+    version = rng.choice((1, 2))
+    order: Literal["<", ">"] = rng.choice(("<", ">"))
     shape = tuple(rng.randint(1, 9) for _ in range(rng.choice((2, *(3,) * 16, 4))))
     dtype = np.dtype(rng.choice(DTYPES)).newbyteorder(order)
     header = (nib.Nifti1Header if version == 1 else nib.Nifti2Header)(endianness=order)

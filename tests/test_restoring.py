@@ -208,7 +208,7 @@ def test_labels_have_the_cards_values() -> None:
 def test_later_regions_lie_over_earlier_ones(kind: str, scale: float, threshold: float) -> None:
     labels = [{"name": "whole", "value": 2}, {"name": "core", "value": 1}, {"name": "active", "value": 3}]
     card = card_of(output={"kind": kind, "scores": 3, "scale": scale}, labels=labels, regions=True)
-    below, above = np.nextafter(np.float32(threshold), np.float32([-1e9, 1e9]))
+    below, above = np.nextafter(np.float32(threshold), np.array([-1e9, 1e9], np.float32))
     on = np.array(list(np.ndindex(2, 2, 2)), bool).T
     scores = np.where(on, above, below).astype(np.float32)[..., None, None]
     expected = [3 if active else 1 if core else 2 if whole else 0 for whole, core, active in on.T]
@@ -220,7 +220,7 @@ def test_later_regions_lie_over_earlier_ones(kind: str, scale: float, threshold:
 def test_foreground_is_more_than_one_half(scale: float) -> None:
     output = {"kind": "foreground", "scores": 1, "scale": scale}
     two = [{"name": "background", "value": 4}, {"name": "lesion", "value": 9}]
-    scores = (np.float32([0.0, 0.25, 0.5, 0.502, 1.0]) * np.float32(scale)).reshape(1, 5, 1, 1)
+    scores = (np.array([0.0, 0.25, 0.5, 0.502, 1.0], np.float32) * np.float32(scale)).reshape(1, 5, 1, 1)
     np.testing.assert_array_equal(decider(card_of(output=output, labels=two))(scores).ravel(), [4, 4, 4, 9, 9])
     np.testing.assert_array_equal(decider(card_of(output=output, labels=two[1:]))(scores).ravel(), [0, 0, 0, 9, 9])
 

@@ -39,15 +39,15 @@ def test_the_phantom_shows_every_flip_and_exchange() -> None:
 def test_chunks_walk_through_every_value_once(order: str, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxtile.voxels.CHUNK", 7)
     values = np.array(np.arange(4 * 5 * 6).reshape(4, 5, 6), order=order)  # type: ignore[call-overload]
-    seen = {
+    views = {
         "plain": values,
         "flipped": values[::-1, :, ::-1],
         "turned": values.transpose(1, 2, 0),
         "cropped": values[:, 1:4],
         "thinned": values[::2, ::-2, 1::2],
     }
-    parts = list(chunks(seen[view]))
-    assert sorted(np.concatenate(parts).tolist()) == sorted(seen[view].ravel().tolist())
+    parts = list(chunks(views[view]))
+    assert sorted(np.concatenate(parts).tolist()) == sorted(views[view].ravel().tolist())
     assert max(map(len, parts)) <= 7
     assert len(parts) <= views[view].size / 2, "pieces of one value each take forever"
 

@@ -9,6 +9,7 @@ Names are loaded when they are first used, so that `import voxtile` costs nothin
 
 from __future__ import annotations
 
+import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -43,6 +44,8 @@ if TYPE_CHECKING:
     from .transport import Faults as Faults
 
 __version__ = "0.1.0"
+
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever embeds the client decides what is shown
 
 _HOMES = {
     "Card": "card",

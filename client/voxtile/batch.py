@@ -112,7 +112,7 @@ def segment_folder(
     ahead: scans read and prepared while one is being segmented. told: called with each outcome, its number and the
     number of cases. Raises InputError and OutputError before any work where the folders cannot be used.
     """
-    cases = find_cases(inputs, outputs, len(segmenter.card.channels))
+    cases = find_cases(inputs, outputs, len(segmenter.card.images))
     _claim(outputs, segmenter)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:

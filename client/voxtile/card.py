@@ -202,6 +202,17 @@ class Card(_Part):
         """Whether the model takes the tensor `intensity` [batch, channel, 2]: what to subtract, what to divide by."""
         return self.intensity.rule in ("zscore", "percentile")
 
+    @property
+    def images(self) -> tuple[str, ...]:
+        """The channels that a scan brings; a cascade's second stage gets others from the labels of its first."""
+        made = len(self.nnunet.get("label_channels", ())) if self.nnunet else 0
+        return self.channels[: len(self.channels) - made]
+
+    @property
+    def previous_stage(self) -> str | None:
+        """The public name of a cascade's first stage, whose labels this model takes as channels."""
+        return self.nnunet.get("previous_stage") if self.nnunet else None
+
     @model_validator(mode="after")
     def _consistent(self) -> Card:
         if (len(self.roi) == 2) != (self.slice_axis is not None):

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from .atomic import atomic_file
-from .atomic import check_writable as check_file_writable
+from .atomic import check_writable as check_writable
 from .errors import InputError, OutputError
 from .nifti import HEADER_ERRORS, Stored, check_real, read_nifti
 from .volume import Volume, spacing_of
@@ -97,7 +97,7 @@ def mask_image(labels: NDArray[Any], volume: Volume) -> Any:
     """A nibabel image of `labels` [i, j, k] (integers, or float32 scores) with the geometry of `volume`.
 
     Affine, qform, sform, their codes, units and the version of NIfTI are the scan's; nothing else of its header is
-    repeated (descriptions may name a patient). Integers and truth values become uint8, or uint16 where a label exceeds 255.
+    repeated (descriptions may name a patient). Integers and truth values become uint8, or uint16 beyond 255.
     """
     from nibabel.nifti1 import Nifti1Image
     from nibabel.nifti2 import Nifti2Header, Nifti2Image
@@ -112,12 +112,18 @@ def mask_image(labels: NDArray[Any], volume: Volume) -> Any:
     return klass(labels, header.get_best_affine(), header)
 
 
+def check_mask_name(path: str | Path) -> None:
+    """Raises OutputError for a name that does not end in .nii or .nii.gz."""
+    if not str(path).endswith(SUFFIXES):
+        raise OutputError(f"{path}: expected a name that ends in .nii or .nii.gz")
+
+
 def write_image(image: Any, path: str | Path) -> None:
     """Writes a nibabel NIfTI image to `path` (`.nii` or `.nii.gz`), atomically; the same image gives the same bytes.
 
     Voxels are stored as they are (slope 1, intercept 0); header extensions are left out. Raises OutputError.
     """
-    _check_suffix(path)
+    check_mask_name(path)
     header = image.header.as_byteswapped("<" if sys.byteorder == "little" else ">")
     data = np.asanyarray(image.dataobj)
     header.set_data_dtype(data.dtype)
@@ -129,12 +135,6 @@ def write_image(image: Any, path: str | Path) -> None:
         if str(path).endswith(".gz"):
             pieces = _deflated(pieces, masks=data.dtype.kind in "iu")
         _write_all(file, pieces)
-
-
-def check_writable(path: str | Path) -> None:
-    """Raises OutputError, before any work, where a mask of this name could not be written."""
-    _check_suffix(path)
-    check_file_writable(path)
 
 
 def _assemble(sources: Iterator[tuple[str, Stored]] | list[tuple[str, Stored]], channels: Sequence[str]) -> Volume:
@@ -300,11 +300,6 @@ def _mask_header(klass: Any, data: NDArray[Any], volume: Volume) -> Any:
     header["pixdim"][:4] = scan["pixdim"][:4]
     header["scl_slope"], header["scl_inter"] = 1.0, 0.0
     return header
-
-
-def _check_suffix(path: str | Path) -> None:
-    if not str(path).endswith(SUFFIXES):
-        raise OutputError(f"{path}: expected a name that ends in .nii or .nii.gz")
 
 
 def _pieces(header: bytes, data: NDArray[Any]) -> Iterator[bytes | memoryview]:

@@ -46,20 +46,24 @@ def flat(values: NDArray[Any]) -> NDArray[Any]:
 def chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
     """[≤ CHUNK] pieces of `values`, whatever its strides, each value once and in a fixed order.
 
-    Axes are walked as they lie in memory, so that a view with flipped or permuted axes is never copied whole.
+    Axes are walked as they lie in memory, so that a view with flipped or permuted axes is read where it is; of other
+    views, a chunk at a time is copied.
     """
-    if values.flags.c_contiguous or values.flags.f_contiguous:
-        line = flat(values)
-        for first in range(0, line.size, CHUNK):
-            yield line[first : first + CHUNK]
-        return
     forward = values[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in values.strides)]
     ordered = forward.transpose(memory_order(forward))
     if ordered.flags.c_contiguous:
-        yield from chunks(ordered)
-    else:
+        line = ordered.reshape(-1)
+        for first in range(0, line.size, CHUNK):
+            yield line[first : first + CHUNK]
+        return
+    plane = ordered[0].size
+    if plane > CHUNK:
         for part in ordered:
             yield from chunks(part)
+        return
+    step = CHUNK // plane
+    for first in range(0, len(ordered), step):
+        yield ordered[first : first + step].reshape(-1)
 
 
 def memory_order(values: NDArray[Any]) -> tuple[int, ...]:
