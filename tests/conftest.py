@@ -35,7 +35,7 @@ max_batch = 4
 """
 
 UNET = """
-name = "small-unet"
+name = "{name}"
 title = "three labels of nothing in particular"
 [network]
 name = "UNet"
@@ -45,6 +45,7 @@ file = "small-unet.safetensors"
 sha256 = "{sha256}"
 [input]
 channels = ["T1"]
+dtype = "{dtype}"
 orientation = "RAS"
 intensity = {{ rule = "zscore", mask = "nonzero" }}
 [output]
@@ -69,16 +70,18 @@ def small_unet() -> UNet:
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A model repository with the models identity, identity-int16 and small-unet."""
+    """A model repository with the models identity and small-unet, each also with int16 in."""
     folder = tmp_path_factory.mktemp("models")
     target = folder / "model_repository"
     target.mkdir()
     weights = folder / "small-unet.safetensors"
     save_file(small_unet().state_dict(), weights)
+    digest = hashlib.sha256(weights.read_bytes()).hexdigest()
     texts = {
         "identity": IDENTITY.format(name="identity", dtype="fp32"),
         "identity-int16": IDENTITY.format(name="identity-int16", dtype="int16"),
-        "small-unet": UNET.format(sha256=hashlib.sha256(weights.read_bytes()).hexdigest()),
+        "small-unet": UNET.format(name="small-unet", dtype="fp32", sha256=digest),
+        "small-unet-int16": UNET.format(name="small-unet-int16", dtype="int16", sha256=digest),
     }
     for name, text in texts.items():
         spec = folder / f"{name}.toml"

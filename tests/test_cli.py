@@ -73,7 +73,7 @@ def test_report_on_standard_output(server: EmbeddedServer, scan: Path) -> None:
 
 def test_models_lists_public_names_only(server: EmbeddedServer) -> None:
     listed = json.loads(run("models", "--url", server.grpc_url, "--json").stdout)
-    assert [entry["name"] for entry in listed] == ["identity", "identity-int16", "small-unet"]
+    assert [entry["name"] for entry in listed] == ["identity", "identity-int16", "small-unet", "small-unet-int16"]
     assert all(entry["usable"] for entry in listed)
     assert listed[2]["card"]["roi"] == [32, 32, 32]
     assert "small-unet" in run("models", "--url", server.grpc_url).stdout

@@ -29,6 +29,16 @@ def test_drops_into_monai(server: EmbeddedServer, shape: tuple[int, ...], overla
     assert (found.argmax(1) != expected.argmax(1)).float().mean() <= 1e-5
 
 
+def test_normalised_values_are_spread_over_a_narrow_type(server: EmbeddedServer) -> None:
+    x = np.random.default_rng(8).normal(size=(3, 1, *ROI)).astype(np.float32)
+    x[0, 0, :4] = -32768  # outside the scan
+    with RemoteNetwork(server.grpc_url, "small-unet-int16") as narrow:
+        found = narrow(x)
+    x[0, 0, :4] = 0
+    with RemoteNetwork(server.grpc_url, "small-unet") as wide:
+        np.testing.assert_allclose(found, wide(x), atol=20 * LOGIT_ERROR)
+
+
 def test_takes_any_batch_and_keeps_its_order(server: EmbeddedServer) -> None:
     x = np.random.default_rng(5).integers(-9, 9, (11, 1, 16, 24, 8)).astype(np.float32)
     with RemoteNetwork(server.grpc_url, "identity") as network:

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from .encoding import SCALED_TO
 from .endpoint import DTYPES, Connection, Request
 from .errors import InputError
 from .transport import Faults, Transport
@@ -55,19 +56,34 @@ class RemoteNetwork:
     def _requests(self, values: NDArray[Any]) -> Iterator[Request]:
         size = self.transport.model.max_batch
         for index, first in enumerate(range(0, len(values), size)):
-            yield Request(index, self._as_input(values[first : first + size]), self._figures)
+            yield Request(index, *self._as_input(values[first : first + size]))
 
-    def _as_input(self, values: NDArray[Any]) -> NDArray[Any]:
+    def _as_input(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
+        """`values` in the model's input type, and the figures that go with them."""
         dtype = np.dtype(DTYPES[self.card.input.dtype][1])
         if dtype.kind != "i" or values.dtype == dtype:
-            return np.ascontiguousarray(values, dtype)
-        whole = np.rint(values)
-        if np.abs(whole).max(initial=0) > np.iinfo(dtype).max or not np.array_equal(whole, values):
+            return np.ascontiguousarray(values, dtype), self._figures
+        range_, whole = np.iinfo(dtype), np.rint(values)
+        if np.array_equal(whole, values) and whole.min() >= range_.min and whole.max() <= range_.max:
+            return np.ascontiguousarray(whole, dtype), self._figures
+        if self._figures is None:
             raise InputError(
                 f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in "
-                'its range; give the scan\'s own values together with `figures`, or build the model with dtype = "fp32"'
+                'its range; give the scan\'s own values, or build the model with dtype = "fp32"'
             )
-        return np.ascontiguousarray(whole, dtype)
+        return self._scaled(values, dtype)
+
+    def _scaled(self, values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Values spread over the type's range, with figures that undo it: `(x·s - a·s) / (b·s)` is `(x - a) / b`.
+
+        Each value is off by at most 1/64,000 of the largest one.
+        """
+        assert self._figures is not None
+        outside = values == self.card.input.padding
+        largest = float(np.abs(values, where=~outside, out=np.zeros_like(values)).max())
+        scale = SCALED_TO[self.card.input.dtype] / largest
+        scaled = np.where(outside, self.card.input.padding, np.rint(values * scale))
+        return np.ascontiguousarray(scaled, dtype), (self._figures * scale).astype(np.float32)
 
     def _checked_figures(self, figures: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
         channels = len(self.card.channels)
