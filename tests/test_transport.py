@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -26,8 +27,8 @@ def requests(count: int, batch: int = 2) -> Iterator[Request]:
         yield Request(index, np.full((batch, 1, *ROI), index, np.float32), None)
 
 
-def regions() -> set[str]:
-    return {path.name for path in Path("/dev/shm").glob("voxtile-*")}
+def regions(process: int | None = None) -> set[str]:
+    return {path.name for path in Path("/dev/shm").glob(f"voxtile-{process or os.getpid()}-*")}
 
 
 def server_regions(server: EmbeddedServer) -> list[str]:
@@ -206,14 +207,70 @@ def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: s
     assert client.stdout.readline() == "going\n"
     client.send_signal(how)
     client.communicate(timeout=30)
-    assert not regions()
     with Transport([server.grpc_url], "identity", Connection(shared_memory=None)) as transport:
         list(transport.infer(requests(2)))
         assert transport.endpoints[0].shares_memory
-    assert not server_regions(server)
+    assert not regions(client.pid)
+    assert not [name for name in server_regions(server) if f"-{client.pid}-" in name]
+
+
+def test_a_name_left_by_a_process_that_is_gone_is_removed(server: EmbeddedServer) -> None:
+    left, ours = Path("/dev/shm/voxtile-999999999-1-0"), Path(f"/dev/shm/{other_voxtile_file()}")
+    for path in (left, ours):
+        path.touch()
+    try:
+        with Transport([server.grpc_url], "identity") as transport:
+            list(transport.infer(requests(1)))
+        assert not left.exists()
+        assert ours.exists()
+    finally:
+        ours.unlink()
+
+
+def other_voxtile_file() -> str:
+    """A name like those of the server's own files, which are none of the client's business."""
+    return f"voxtile_{os.getpid()}_test"
 
 
 def test_an_endpoint_lists_what_is_offered(server: EmbeddedServer) -> None:
     endpoint = Endpoint(server.grpc_url, Connection())
     assert ("identity", "READY") in endpoint.models()
     endpoint.close()
+
+
+@pytest.fixture
+def logarithm(repository: Path, tmp_path: Path) -> Path:
+    """The repository with another engine behind the name identity: log(x), so that negative values give NaN."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    target = tmp_path / "model_repository"
+    for entry in ("identity", "identity_onnxruntime"):
+        shutil.copytree(repository / entry, target / entry)
+    file = target / "identity_onnxruntime/1/model.onnx"
+    shape = ["batch", 1, *ROI]
+    graph = helper.make_graph(
+        [helper.make_node("Log", ["roi"], ["scores"])],
+        "log",
+        [helper.make_tensor_value_info("roi", TensorProto.FLOAT, shape)],
+        [helper.make_tensor_value_info("scores", TensorProto.FLOAT, shape)],
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10), file)
+    return target
+
+
+@pytest.mark.parametrize("shared_memory", [True, False])
+@pytest.mark.filterwarnings("ignore:invalid value")
+def test_an_answer_that_is_not_finite_is_asked_for_again_and_then_named(logarithm: Path, shared_memory: bool) -> None:
+    values = [np.full((2, 1, *ROI), value, np.float32) for value in (1.0, 2.0, -1.0, 3.0)]
+    with (
+        EmbeddedServer(logarithm) as server,
+        Transport([server.grpc_url], "identity", Connection(shared_memory=shared_memory)) as transport,
+    ):
+        answers = transport.infer(Request(index, roi, None) for index, roi in enumerate(values))
+        assert next(answers).mean() == pytest.approx(0.0)
+        assert next(answers).mean() == pytest.approx(np.log(2.0))
+        with pytest.raises(TileError, match=r"'identity': request 2 \(2 tiles\) failed 4 times.*NaN or infinite"):
+            next(answers)
+    assert transport.traffic.retries == 3
+    assert not regions()

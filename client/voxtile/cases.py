@@ -48,9 +48,17 @@ class Case(Protocol):
     def holds_label(self, scores: NDArray[np.float32]) -> bool: ...
 
 
-def open_case(volume: Volume, card: Card) -> Case:
-    """Prepares `volume` as the card says."""
-    return OrientedCase(volume, card)
+def open_case(volume: Volume, card: Card, previous: NDArray[Any] | None = None, learned_steps: bool = True) -> Case:
+    """Prepares `volume` as the card says.
+
+    previous: [i, j, k], the labels of a cascade's first stage. learned_steps: whether what nnU-Net learned to do with
+    finished labels is done.
+    """
+    if card.nnunet is None:
+        return OrientedCase(volume, card)
+    from .nnunet.case import NnunetCase
+
+    return NnunetCase(volume, card, previous, learned_steps)
 
 
 class OrientedCase:

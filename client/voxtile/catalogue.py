@@ -39,7 +39,7 @@ class Offer:
         return (
             self.name,
             card.title,
-            ", ".join(card.channels),
+            ", ".join(card.images),
             "×".join(map(str, card.roi)),
             "×".join(f"{size:g}" for size in card.spacing) if card.spacing else "as stored",
             ", ".join(label.name for label in card.labels),

@@ -36,6 +36,9 @@ Json = Annotated[
     str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.")
 ]
 Preview = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the mask over three slices.")]
+Probabilities = Annotated[
+    Path | None, typer.Option(metavar="FILE.npz", help="Of an nnU-Net model: also write what nnU-Net would.")
+]
 Audit = Annotated[int, typer.Option(min=0, help="Send this many of the left out tiles all the same.")]
 
 
@@ -47,6 +50,7 @@ def segment(
     url: options.Urls = DEFAULT_URL,
     json_file: Json = None,
     preview: Preview = None,
+    probabilities: Probabilities = None,
     overlap: options.Overlap = None,
     blend: options.Blend = None,
     mirror: options.Mirror = True,
@@ -79,6 +83,7 @@ def segment(
         skip_empty=skip_empty,
         audit=audit,
         max_ram=_bytes(max_ram),
+        keep_scores=probabilities is not None,
         connection=connection_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
         faults=Faults(patience_s=patience),
     )
@@ -88,6 +93,10 @@ def segment(
         for target in filter(None, (output, preview, report_file)):
             check_writable(target)
         with Segmenter(url, model, chosen) as segmenter:
+            if probabilities:
+                from .nnunet.probabilities import check_probabilities
+
+                check_probabilities(segmenter.card, probabilities)
             loaded = segmenter.load(scans)
             with progress_bar("segmenting", quiet) as progress:
                 result = segmenter.run(loaded, progress)
@@ -96,6 +105,10 @@ def segment(
                 from .preview import draw_preview
 
                 draw_preview(loaded.volume, result.labels, segmenter.card.labels, preview)
+            if probabilities and result.scores is not None:
+                from .nnunet.probabilities import write_probabilities
+
+                write_probabilities(result.scores, loaded.case, probabilities)
             write_image(result.mask, output)
         report = result.report.model_copy(update={"seconds": loaded.watch.stop()}).model_dump_json(indent=2) + "\n"
         if json_file == "-":
@@ -159,6 +172,33 @@ def batch(
             f"see {outputs / 'summary.csv'}"
         )
     raise typer.Exit(result.exit_code)
+
+
+@app.command()
+def bench(
+    scans: Scans,
+    model: options.Model,
+    url: options.Urls = DEFAULT_URL,
+    clients: Annotated[int, typer.Option(min=1, help="Clients that ask at once.")] = 2,
+    count: Annotated[int, typer.Option("--scans", min=1, help="Scans in all.")] = 8,
+    as_json: Annotated[bool, typer.Option("--json", help="The figures as JSON.")] = False,
+    tls_ca: options.TlsFile = None,
+    tls_cert: options.TlsFile = None,
+    tls_key: options.TlsFile = None,
+    header: options.Header = [],  # noqa: B006 - typer reads it once
+) -> None:
+    """Measure a service in scans an hour: several clients segment the same scan over and over."""
+    from .load import measure_load
+    from .segment import Options
+
+    chosen = Options(connection=connection_from(tls_ca, tls_cert, tls_key, header, None, timeout=300.0))
+    with errors_for_the_user():
+        figures = measure_load(url, model, scans, clients=clients, scans=count, options=chosen).model_dump()
+    if as_json:
+        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+        return
+    for name, value in figures.items():
+        typer.echo(f"{name.replace('_', ' '):16} {value}")
 
 
 @app.command()

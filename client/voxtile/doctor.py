@@ -77,7 +77,7 @@ def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
 
     name = scans[0].name
     try:
-        volume = read_scan(scans, model.card.channels)
+        volume = read_scan(scans, model.card.images)
         case = open_case(volume, model.card)
     except VoxtileError as error:
         yield Finding(name, False, str(error))

@@ -1,7 +1,7 @@
 """Memory shared with a server on this machine, so that tiles and scores do not pass through gRPC.
 
-A region lives under /dev/shm only until the server has mapped it: its name is removed right after that, so a
-client that is killed leaves nothing behind. Knows nothing of tiles or models: bytes in, bytes out.
+A region has a name under /dev/shm only while the server maps it, so a client that is killed leaves nothing behind;
+should it die in just that moment, the next client clears up. Knows nothing of tiles or models: bytes in, bytes out.
 """
 
 from __future__ import annotations
@@ -33,10 +33,14 @@ class Region:
         self.size = size
         self.name = f"{PREFIX}-{os.getpid()}-{_process_start(os.getpid())}-{next(_numbers)}"
         self._client = client
-        path = SHM / self.name
-        with _exclusive_file(path, size) as descriptor:
+        descriptor = os.open(SHM, os.O_TMPFILE | os.O_RDWR, 0o600)
+        try:
+            os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
             self._memory = mmap.mmap(descriptor, size)
-            client.register_system_shared_memory(self.name, f"/{self.name}", size)
+            with _named(descriptor, SHM / self.name):
+                client.register_system_shared_memory(self.name, f"/{self.name}", size)
+        finally:
+            os.close(descriptor)
 
     def array(self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
         """A view of the region's bytes."""
@@ -60,22 +64,29 @@ class Region:
 
 
 @contextlib.contextmanager
-def _exclusive_file(path: Path, size: int) -> Iterator[int]:
-    descriptor = os.open(path, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+def _named(descriptor: int, path: Path) -> Iterator[None]:
+    """Gives the nameless file a name for the time of the block."""
+    os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
     try:
-        os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
-        yield descriptor
+        yield
     finally:
         path.unlink(missing_ok=True)
-        os.close(descriptor)
 
 
 def forget_dead_clients(client: Any) -> None:
-    """Unregisters regions that clients on this machine registered and did not live to unregister."""
+    """Clears up after clients on this machine that did not live to do it: regions registered, and names left."""
+    for path in SHM.glob(f"{PREFIX}-*"):
+        if _owner_is_gone(path.name):
+            path.unlink(missing_ok=True)
     for region in client.get_system_shared_memory_status(client_timeout=5.0).regions:
-        prefix, pid, start = (str(region).split("-") + [""] * 3)[:3]
-        if prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start:
+        if _owner_is_gone(region):
             client.unregister_system_shared_memory(region, client_timeout=5.0)
+
+
+def _owner_is_gone(name: str) -> bool:
+    """Whether `name` is a region of ours whose process has ended (another may have its id by now)."""
+    prefix, pid, start = (name.split("-") + [""] * 3)[:3]
+    return prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start
 
 
 def _process_start(pid: int) -> str:

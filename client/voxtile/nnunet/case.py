@@ -1,0 +1,157 @@
+"""A scan made ready for an nnU-Net model, and the way back: the seam `voxtile.cases` filled with nnU-Net's own steps.
+
+nnU-Net's axes are SimpleITK's, (z, y, x): a volume's [channel, i, j, k] transposed. Nothing is reoriented, unless the
+model was trained with nnU-Net's reader that turns every scan to RAS.
+"""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.cases import holds_label
+from voxtile.encoding import NUMPY_TYPES
+from voxtile.errors import ModelError
+from voxtile.nnunet.exporting import SLAB_ROWS, LabelExporter, export_probabilities
+from voxtile.nnunet.postprocessing import postprocess
+from voxtile.nnunet.preprocessing import NnunetPlan, Preprocessed, preprocess
+from voxtile.volume import Volume, spacing_of
+
+REORIENTING = "NibabelIOWithReorient"
+SAME_SPACING = 1e-3
+"""How far, as a share, a header's voxel size may lie from its affine's and still be the more exact of the two."""
+
+
+class NnunetCase:
+    """data: [channel, *plan's axes] float32, normalised and resampled, a cascade's label channels behind the images.
+
+    previous: [i, j, k], the labels that a cascade's first stage gave. learned_steps: whether the model's learned
+    post-processing is applied. Raises InputError for a scan that the plan cannot take, ModelError for a plan that
+    this client does not reproduce.
+    """
+
+    figures = None
+    input_rounding = 0.0
+
+    def __init__(
+        self, volume: Volume, card: Card, previous: NDArray[Any] | None = None, learned_steps: bool = True
+    ) -> None:
+        self._card = card
+        self._fields: dict[str, Any] = dict(card.nnunet or {})
+        self._plan = NnunetPlan.from_json(self._fields)
+        self._steps = self._fields.get("postprocessing", ()) if learned_steps else ()
+        self._axes = Axes(volume, reorient=self._fields.get("image_reader_writer") == REORIENTING)
+        self._ready = self._prepare(volume, previous)
+        self.data = self._ready.data
+
+    def _prepare(self, volume: Volume, previous: NDArray[Any] | None) -> Preprocessed:
+        labels = None if previous is None else self._axes.forward(previous)
+        return preprocess(self._axes.forward(volume.data), self._axes.spacing, self._plan, previous_stage_seg=labels)
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        if self._card.input.dtype == "int16":
+            raise ModelError(f"model {self._card.name!r}: normalised values cannot travel as int16; build it with fp32")
+        return values.astype(NUMPY_TYPES[self._card.input.dtype], copy=False)
+
+    def as_read(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` [..., i, j, k] on the scan's own grid as nnU-Net's reader would order them, [..., z, y, x]."""
+        return self._axes.forward(values)
+
+    def empty_at_most(self, threshold: float) -> list[float]:
+        raise ModelError(f"model {self._card.name!r}: nnU-Net's plans have no rule for what is empty")
+
+    def restorer(self, keep_scores: bool) -> NnunetSink:
+        return NnunetSink(self._ready, self._plan, self._fields, self._axes, self._steps, keep_scores)
+
+    def restore_bytes(self, planes: int) -> int:
+        grid = self._ready.properties
+        labels = 2 * math.prod(grid.original_shape) * (1 if self._fields["n_labels"] < 256 else 2)
+        _, height, width = grid.shape_after_resampling
+        return labels + (planes + SLAB_ROWS) * height * width * 4 * self._card.output.scores
+
+    def holds_label(self, scores: NDArray[np.float32]) -> bool:
+        return holds_label(scores, self._card)
+
+
+class NnunetSink:
+    """Takes logits [class, n, y, x] along axis 0 of the network's grid; gives labels [i, j, k] on the scan's own."""
+
+    def __init__(
+        self,
+        ready: Preprocessed,
+        plan: NnunetPlan,
+        fields: dict[str, Any],
+        axes: Axes,
+        steps: Any,
+        keep_scores: bool,
+    ) -> None:
+        self._properties, self._plan, self._axes, self._steps = ready.properties, plan, axes, steps
+        order = fields.get("regions_class_order")
+        self._regions = order is not None
+        self._exporter = LabelExporter(
+            ready.properties, plan, n_labels=int(fields["n_labels"]), regions_class_order=order
+        )
+        self._kept: list[NDArray[np.float32]] | None = [] if keep_scores else None
+
+    def feed(self, planes: NDArray[np.float32]) -> None:
+        if self._kept is not None:
+            self._kept.append(planes.copy())
+        self._exporter.feed(planes)
+
+    def finish(self) -> NDArray[Any]:
+        return self._axes.back(postprocess(self._exporter.finish(), self._steps))
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """Probabilities [class, i, j, k] on the scan's own grid, as nnU-Net exports them."""
+        logits = np.concatenate(self._kept or [], axis=1)
+        return self._axes.back(export_probabilities(logits, self._properties, self._plan, regions=self._regions))
+
+
+class Axes:
+    """Between a volume's axes (i, j, k) and those in which nnU-Net reads it, (z, y, x) of the file or of RAS."""
+
+    def __init__(self, volume: Volume, *, reorient: bool) -> None:
+        order, flipped = _to_ras(volume) if reorient else ((0, 1, 2), ())
+        self._order, self._flipped = order[::-1], flipped
+        spacing = header_spacing(volume)
+        self.spacing = [spacing[axis] for axis in self._order]
+
+    def forward(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A view of `values` [..., i, j, k] as [..., z, y, x]."""
+        lead = values.ndim - 3
+        return self._turned(values).transpose(*range(lead), *(lead + axis for axis in self._order))
+
+    def back(self, values: NDArray[Any]) -> NDArray[Any]:
+        """A view of `values` [..., z, y, x] as [..., i, j, k]."""
+        lead = values.ndim - 3
+        return self._turned(values.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self._order))))
+
+    def _turned(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` [..., i, j, k] with the flipped axes the other way round; turning twice gives them back."""
+        return np.flip(values, tuple(values.ndim - 3 + axis for axis in self._flipped))
+
+
+def header_spacing(volume: Volume) -> tuple[float, float, float]:
+    """Millimetres along i, j, k as the header's voxel size gives them, which nnU-Net's readers take.
+
+    Lengths of the affine's columns differ from them in the last digits, which can turn a rounded grid size; they
+    count where the header's sizes are missing or of another scan.
+    """
+    lengths = spacing_of(volume.affine)
+    sizes = np.asarray(volume.header["pixdim"][1:4], np.float64)
+    i, j, k = (sizes if np.allclose(sizes, lengths, rtol=SAME_SPACING, atol=0) else lengths).tolist()
+    return i, j, k
+
+
+def _to_ras(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
+    """The volume's axes in the order R, A, S, and those of them that run the other way."""
+    from nibabel.orientations import io_orientation
+
+    turns = io_orientation(volume.affine)
+    first, second, third = (int(axis) for axis in np.argsort(turns[:, 0]))
+    return (first, second, third), tuple(int(axis) for axis in np.flatnonzero(turns[:, 1] < 0))

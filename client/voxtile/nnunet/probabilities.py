@@ -1,0 +1,37 @@
+"""Probabilities as nnU-Net writes them beside a mask: an .npz with the one array `probabilities`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.atomic import atomic_file, check_writable
+from voxtile.card import Card
+from voxtile.cases import Case
+from voxtile.errors import ModelError, OutputError
+from voxtile.nnunet.case import NnunetCase
+
+
+def check_probabilities(card: Card, path: Path) -> None:
+    """Refuse, before any work, a model that is not nnU-Net's (ModelError), and a file that cannot be (OutputError)."""
+    if card.nnunet is None:
+        raise ModelError(
+            f"model {card.name!r}: --probabilities writes what nnU-Net writes, and this model is none of nnU-Net's; "
+            "use keep_scores of voxtile.Options for its scores"
+        )
+    if path.suffix != ".npz":
+        raise OutputError(f"{path}: expected a name that ends in .npz")
+    check_writable(path)
+
+
+def write_probabilities(scores: NDArray[np.float32], case: Case, path: Path) -> None:
+    """Write probabilities [class, i, j, k] of `case` as nnU-Net does: float32 [class, z, y, x], atomically.
+
+    Raises OutputError where the file cannot be written, ModelError for a case that is not nnU-Net's.
+    """
+    if not isinstance(case, NnunetCase):
+        raise ModelError(f"expected a case of an nnU-Net model, found {type(case).__name__}")
+    with atomic_file(path) as file:
+        np.savez_compressed(file, probabilities=case.as_read(scores))
