@@ -206,7 +206,7 @@ def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: s
     assert client.stdout is not None
     assert client.stdout.readline() == "going\n"
     client.send_signal(how)
-    client.communicate(timeout=30)
+    client.communicate(timeout=60)
     with Transport([server.grpc_url], "identity", Connection(shared_memory=None)) as transport:
         list(transport.infer(requests(2)))
         assert transport.endpoints[0].shares_memory

@@ -66,7 +66,11 @@ class Region:
 @contextlib.contextmanager
 def _named(descriptor: int, path: Path) -> Iterator[None]:
     """Gives the nameless file a name for the time of the block."""
-    os.link(f"/proc/self/fd/{descriptor}", path, follow_symlinks=True)
+    descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
+    try:  # with a folder's descriptor Python calls linkat, which follows the entry to the file; link would not
+        os.link(str(descriptor), path, src_dir_fd=descriptors, follow_symlinks=True)
+    finally:
+        os.close(descriptors)
     try:
         yield
     finally:
