@@ -101,8 +101,8 @@ def build_engine(
     return Engine(plan, facts)
 
 
-def write_plan(engine: Engine, entry: Path) -> Path:
-    """Writes `ENTRY/1/model.plan` and `ENTRY/plan.json`, each by atomic rename; returns the plan's path.
+def write_plan(engine: Engine, entry: Path, version: int = 1) -> Path:
+    """Writes `ENTRY/VERSION/model.plan` and `ENTRY/plan.json`, each by atomic rename; returns the plan's path.
 
     Raises TensorRtError for an engine that Triton's `tensorrt` backend could not load.
     """
@@ -113,7 +113,7 @@ def write_plan(engine: Engine, entry: Path) -> Path:
         )
     if engine.facts.gpu_architecture is None:
         raise TensorRtError(f"The plan of '{entry.name}' has no GPU architecture: build it where a GPU is visible.")
-    path = entry / "1" / "model.plan"
+    path = entry / str(version) / "model.plan"
     path.parent.mkdir(parents=True, exist_ok=True)
     # Facts first: a plan without facts could not be checked, facts without a plan harm nobody.
     _write_atomically(entry / "plan.json", engine.facts.to_json().encode())

@@ -125,7 +125,8 @@ def monai_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
         axis = np.exp(x * x / np.float32(-2 * (size * sigma) ** 2))
         weights = weights[..., None] * axis
     floor = max(float(weights.min()), MONAI_WEIGHT_FLOOR)
-    return np.maximum(weights, np.float32(floor), dtype=np.float32)
+    np.maximum(weights, np.float32(floor), out=weights)
+    return weights
 
 
 def nnunet_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:

@@ -25,13 +25,14 @@ class PassError(EngineError):
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did. `changed`: counts (before, after) of an operator; `max_abs`: max |Δ| of scores."""
+    """What one pass did. `changed`: counts (before, after) of an operator; `max_abs`: max |Δ| of scores,
+    None where it was not measured."""
 
     name: str
     nodes_before: int
     nodes_after: int
     changed: dict[str, tuple[int, int]]
-    max_abs: float
+    max_abs: float | None
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON."""

@@ -1,0 +1,301 @@
+"""The build as one function: spec -> network -> wrapper -> ONNX -> engines -> certificates -> published entries."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+import platform
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .averaging import write_mean
+from .card import card_of, check_card
+from .centred_norms import centre_norms
+from .certificate import FILE as CERTIFICATE
+from .certificate import Reference, certify, make_reference, require_accepted, short_form
+from .composing import to_onnx
+from .engines import Engine, find_engine
+from .errors import RepositoryError, SpecError
+from .graphs import Graphs
+from .machine import versions
+from .members import Member, Model, together, together_sha256
+from .networks import make_network
+from .networks.file_network import open_network
+from .networks.heads import OneHead
+from .passes import PassReport
+from .precisions import compile_at, require_buildable
+from .publishing import publish, staging
+from .report import as_json, as_lines
+from .repository import (
+    PLACEHOLDER,
+    engine_config,
+    entry_name,
+    get_card,
+    mean_name,
+    member_names,
+    public_config,
+    read_config,
+    set_card,
+    write_config,
+)
+from .spec import ENGINE_NAMES, Spec
+from .tensorrt_precision import accelerator
+from .torch_to_onnx import checked, onnx_sha256, save
+from .weights import load_weights
+from .wrapper import wrap
+
+BUILD_FACTS = "build.json"
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Called with what is being done; the context lasts as long as it takes."""
+
+
+@dataclass(frozen=True)
+class Published:
+    """The names of the entries that were published, the public one last, and the card that it carries.
+
+    notes: what the user should know of them, a sentence each; graphs: what each graph pass did, a line each.
+    """
+
+    entries: tuple[str, ...]
+    card: dict[str, Any]
+    notes: tuple[str, ...] = ()
+    graphs: tuple[str, ...] = ()
+
+
+@contextmanager
+def silent(_: str) -> Iterator[None]:
+    """A step that tells nobody."""
+    yield
+
+
+def build(
+    spec: Spec,
+    repository: Path,
+    *,
+    network: nn.Module | None = None,
+    engines: Sequence[str] | None = None,
+    step: Step = silent,
+) -> Published:
+    """Build every engine's entry and the public one into `repository`; all of them appear, or none.
+
+    network: in place of the one that the spec names, with its weights already in it (importers use this).
+    engines: in place of `serving.engines`. Entries of engines that are not built any more are removed.
+    Raises a BuildError of the kind that says what is wrong; then `repository` is as it was.
+    """
+
+    def load() -> nn.Module:
+        return network if network is not None else load_network(spec)
+
+    # A network by file has its weights in that file, whose checksum is the network's.
+    model = Model(spec, (Member(spec.name, load, spec.network.sha256),))
+    return build_models([model], repository, engines=engines, step=step)[0]
+
+
+def build_models(
+    models: Sequence[Model], repository: Path, *, engines: Sequence[str] | None = None, step: Step = silent
+) -> tuple[Published, ...]:
+    """Build every entry of several public models into `repository`; all of them appear, or none.
+
+    Takes and raises what `build` does. The last model's public entry appears last.
+    """
+    with staging(repository) as staged:
+        built = tuple(_build_model(model, engines, staged, step) for model in models)
+        names = [name for published in built for name in published.entries]
+        obsolete = [name for model in models for name in _entries_of(model.spec.name, repository) if name not in names]
+        with step("publish"):
+            publish(staged, repository, names, obsolete)
+    return built
+
+
+def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, step: Step) -> Published:
+    """Every entry of one public model under `staged`."""
+    spec, members = model.spec, model.members
+    chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
+    for engine in chosen:
+        require_buildable(engine, spec)
+    built = [_build_member(model.spec_of(member), member, chosen, staged, step) for member in members]
+    certificates = {engine.name: together([one.certificates[engine.name] for one in built]) for engine in chosen}
+    hashes = {key: together_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
+    card = card_of(spec, _point(spec, chosen), certificates, _provenance(spec, hashes))
+    entries = [entry_name(member.name, engine.name) for member in members for engine in chosen]
+    if len(members) > 1:
+        entries.append(write_mean(spec, len(members), staged))
+    _write_public(spec, card, [member.name for member in members], staged)
+    notes, graphs = (tuple(line for one in built for line in getattr(one, name)) for name in ("notes", "graphs"))
+    return Published((*entries, spec.name), card, notes, graphs)
+
+
+@dataclass(frozen=True)
+class _BuiltMember:
+    """certificates: the short form by engine; hashes: of its weights and its ONNX file; notes: for the user; graphs: see `report`."""
+
+    certificates: dict[str, dict[str, Any]]
+    hashes: dict[str, str]
+    notes: tuple[str, ...]
+    graphs: tuple[str, ...]
+
+
+def _build_member(spec: Spec, member: Member, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltMember:
+    """One network's entries, one an engine; `spec` is the member's own."""
+    with step(f"load {spec.name}"):
+        wrapper = wrap(member.load(), spec)
+    with step("export to ONNX"):
+        traced = to_onnx(wrapper, spec)
+        onnx_files = save(checked(centre_norms(traced)), _folder(staged / f"{spec.name}.onnx") / "model.onnx")
+    weights = member.weights_sha256 or _weights_sha256(spec, wrapper.network)
+    hashes = {"weights": weights, "onnx": onnx_sha256(onnx_files)}
+    with step("run the reference in PyTorch"):
+        reference = make_reference(wrapper, spec)
+    graphs = Graphs(onnx_files[0], traced, wrapper, spec)
+    certificates, notes = {}, []
+    for engine in chosen:
+        with step(f"build and certify {engine.name}"):
+            certificates[engine.name], more = _build_engine(engine, graphs, reference, hashes, staged)
+            notes += [f"{entry_name(spec.name, engine.name)}: {note}" for note in more]
+    return _BuiltMember(certificates, hashes, tuple(notes), tuple(as_lines(graphs.reports)))
+
+
+def _entries_of(name: str, repository: Path) -> tuple[str, ...]:
+    """Every entry that may stand behind the public `name` by now, the averaging one among them."""
+    members = {name}
+    with contextlib.suppress(RepositoryError):  # not there yet, or not readable: then only its own name is known
+        members |= set(member_names(read_config(repository / name)))
+    return (*(entry_name(member, engine) for member in sorted(members) for engine in ENGINE_NAMES), mean_name(name))
+
+
+def load_network(spec: Spec) -> nn.Module:
+    """The network that the spec names, with its weights.
+
+    Raises NetworkError, WeightsError, or SpecError where a network with weights has none in the spec.
+    """
+    chosen = spec.network
+    if chosen.file is not None and chosen.sha256 is not None:
+        return open_network(chosen.file, chosen.sha256, chosen.head, spec.serving.max_batch)
+    channels, classes = len(spec.input.channels), len(spec.output.labels)
+    network = make_network(spec.network.name, spec.network.args, channels, classes)
+    if spec.weights is not None:
+        load_weights(network, spec.weights.file, spec.weights.sha256)
+    elif any(True for _ in network.parameters()):
+        raise SpecError(f"{spec.name}: weights: missing; {spec.network.name} needs [weights] with file and sha256")
+    return network if chosen.head is None else OneHead(network, chosen.head)
+
+
+def point(name: str, engine: str, repository: Path) -> dict[str, Any]:
+    """Let the public entry `name` stand for another of its engines, atomically; returns the new card.
+
+    Raises RepositoryError where the entry or the engine is not there, or the engine's certificate is not the one
+    that the card was made with.
+    """
+    with staging(repository):
+        folder = repository / name
+        config = read_config(folder)
+        card = get_card(config, folder)
+        known = card["certificates"]
+        if engine not in known:
+            raise RepositoryError(f"{folder}: expected one of its engines {', '.join(known)}, found {engine!r}")
+        entries = [repository / entry_name(member, engine) for member in member_names(config)]
+        _check_certificates(entries, known[engine]["sha256"])
+        card["engine"] = engine
+        check_card(card)
+        set_card(config, card)
+        write_config(config, folder)
+    return card
+
+
+def _build_engine(
+    engine: Engine, graphs: Graphs, reference: Reference, hashes: Mapping[str, str], staged: Path
+) -> tuple[dict[str, Any], tuple[str, ...]]:
+    """One engine's whole entry under `staged`; returns the short form of its certificate, and notes for the user."""
+    spec = graphs.spec
+    entry = _folder(staged / entry_name(spec.name, engine.name))
+    version = _folder(entry / str(spec.version))
+    begun = time.perf_counter()
+    compiled = compile_at(engine, graphs, version)
+    compiling = time.perf_counter() - begun
+    certificate = certify(spec, engine, compiled, reference, hashes)
+    require_accepted(certificate.content)
+    digest = certificate.write(version)
+    reports = graphs.graph_reports(compiled.precision)
+    _write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.notes)
+    accelerated = engine.name == "onnxruntime" and spec.serving.gpus != "none"
+    accelerators = {"tensorrt": accelerator(compiled.files[0], spec)} if accelerated else {}
+    write_config(engine_config(spec, engine, compiled.parameters, accelerators), entry)
+    return short_form(certificate.content, digest), compiled.notes
+
+
+def _write_facts(
+    folder: Path, seconds: Mapping[str, float], reports: Mapping[str, Sequence[PassReport]], notes: Sequence[str]
+) -> None:
+    """What changes from build to build stands in a file of its own: all others are reproducible."""
+    facts = {
+        "graphs": as_json(reports),
+        "notes": list(notes),
+        "built": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "system": platform.platform(),
+        "seconds": {name: round(value, 4) for name, value in seconds.items()},
+    }
+    (folder / BUILD_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
+
+
+def _write_public(spec: Spec, card: Mapping[str, Any], members: Sequence[str], staged: Path) -> None:
+    entry = _folder(staged / spec.name)
+    # Git and many copying tools drop empty folders.
+    (_folder(entry / str(spec.version)) / "README").write_text(PLACEHOLDER, encoding="utf-8")
+    write_config(public_config(spec, card, members), entry)
+
+
+def _point(spec: Spec, chosen: Sequence[Engine]) -> str:
+    names = [engine.name for engine in chosen]
+    return spec.serving.point if spec.serving.point in names else names[0]
+
+
+def _provenance(spec: Spec, hashes: Mapping[str, str]) -> dict[str, Any]:
+    weights = spec.weights
+    return {
+        "network": spec.network.title,
+        "weights_sha256": hashes["weights"],
+        "onnx_sha256": hashes["onnx"],
+        "source": weights.source if weights else "",
+        "licence": weights.licence if weights else "",
+        "versions": versions(),
+    }
+
+
+def _weights_sha256(spec: Spec, network: nn.Module) -> str:
+    """Of the weights file; of the tensors themselves, in order of their names, where there is no file."""
+    if spec.weights is not None:
+        return spec.weights.sha256
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
+
+
+def _check_certificates(entries: Sequence[Path], expected: str) -> None:
+    """`expected`: the digest of the members' certificates together; each entry may hold several versions."""
+    found = [
+        [hashlib.sha256(file.read_bytes()).hexdigest() for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries
+    ]
+    if expected not in (together_sha256(digests) for digests in itertools.product(*found)):
+        shown = ", ".join(digest[:12] + "…" for digests in found for digest in digests) or "none"
+        raise RepositoryError(
+            f"{', '.join(map(str, entries))}: expected the certificate {expected[:12]}… that the card was made with, "
+            f"found {shown}; build the model again"
+        )
+
+
+def _folder(path: Path) -> Path:
+    path.mkdir()
+    return path

@@ -1,0 +1,70 @@
+"""Every error that the build raises on purpose.
+
+BuildError               exit code
+├── SpecError            2   models/NAME.toml cannot be used
+├── NetworkError         2   the network cannot be made, or does not fit the spec
+├── WeightsError         2   the weights file cannot be used
+├── SourceError          2   a trained model of another framework cannot be imported
+├── ScanError            2   a scan of the acceptance figures cannot be used
+├── RepositoryError      2   the model repository cannot be written, or does not hold what was asked for
+├── ExportError          3   the network cannot be written as ONNX
+├── EngineError          3   an engine cannot be made of the ONNX file, or does not run
+├── VerificationError    1   an entry cannot be verified, or does not hold
+└── AcceptanceError      4   an engine misses a figure that the spec asks for
+
+Each message says what was expected, what was found, where, and what to do.
+"""
+
+
+class BuildError(Exception):
+    """Base of all errors meant for the user; `exit_code` is what the command ends with."""
+
+    exit_code = 2
+
+
+class SpecError(BuildError):
+    """models/NAME.toml cannot be used."""
+
+
+class NetworkError(BuildError):
+    """The network cannot be made, or does not fit the spec."""
+
+
+class WeightsError(BuildError):
+    """The weights file cannot be used."""
+
+
+class SourceError(BuildError):
+    """A trained model of another framework cannot be imported."""
+
+
+class ScanError(BuildError):
+    """A scan of the acceptance figures cannot be used."""
+
+
+class RepositoryError(BuildError):
+    """The model repository cannot be written, or does not hold what was asked for."""
+
+
+class ExportError(BuildError):
+    """The network cannot be written as ONNX."""
+
+    exit_code = 3
+
+
+class EngineError(BuildError):
+    """An engine cannot be made of the ONNX file, or does not run."""
+
+    exit_code = 3
+
+
+class VerificationError(BuildError):
+    """An entry cannot be verified, or is not what its certificate says."""
+
+    exit_code = 1
+
+
+class AcceptanceError(BuildError):
+    """An engine misses a figure that the spec asks for; nothing was published."""
+
+    exit_code = 4

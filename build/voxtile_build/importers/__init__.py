@@ -1,0 +1,1 @@
+"""Trained models of other frameworks, brought to a spec and a network."""

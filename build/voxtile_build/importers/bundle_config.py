@@ -1,0 +1,138 @@
+"""Reads a MONAI bundle's configuration without running any of it: literals and references, nothing else.
+
+In a bundle any text that begins with `$` is Python. What is asked for here must not need it, except for a few forms
+that are only another way to write a literal or a reference.
+"""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from ..errors import SourceError
+
+REFERENCE = re.compile(r"[@%]([\w.]+(?:(?:::|#)\w+)*)")
+DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|int64|uint8)")
+TARGET, DISABLED = "_target_", "_disabled_"
+NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
+DEEPEST = 32
+"""References that lead to references; a ring has no end."""
+
+
+class Config:
+    """One configuration file; ids are paths of keys such as `inferer::roi_size`."""
+
+    def __init__(self, content: Mapping[str, Any], where: str) -> None:
+        self.content, self.where = content, where
+
+    def get(self, key: str, default: Any = None) -> Any:
+        """The value under the id `key`, every reference in it followed; `default` where there is none.
+
+        Raises SourceError for Python code, and for a reference that leads nowhere or in a ring.
+        """
+        found, value = self._find(key)
+        return self._plain(value, key, 0) if found else default
+
+    def raw(self, key: str) -> Any:
+        """The value under `key`, with only itself followed where it is a reference; None where there is none."""
+        found, value = self._find(key)
+        return self.followed(value, key) if found else None
+
+    def followed(self, value: Any, where: str) -> Any:
+        """What `value` refers to, where it is a reference; what lies within is not looked at."""
+        for _ in range(DEEPEST):
+            target = self._target(value)
+            if target is None:
+                return value
+            value = self._referred(target, where)
+        raise SourceError(f"{self.where}: {where}: references go round in a ring")
+
+    def plain(self, value: Any, where: str) -> Any:
+        """`value` with every reference in it followed; raises as `get` does."""
+        return self._plain(value, where, 0)
+
+    def _plain(self, value: Any, where: str, depth: int) -> Any:
+        if depth > DEEPEST:
+            raise SourceError(f"{self.where}: {where}: references go round in a ring")
+        if isinstance(value, Mapping):
+            return {key: self._plain(part, f"{where}::{key}", depth + 1) for key, part in value.items()}
+        if isinstance(value, list):
+            return [self._plain(part, f"{where}::{index}", depth + 1) for index, part in enumerate(value)]
+        target = self._target(value)
+        if target is not None:
+            return self._plain(self._referred(target, where), target, depth + 1)
+        return self._literal(value, where) if isinstance(value, str) and value.startswith("$") else value
+
+    def _literal(self, text: str, where: str) -> Any:
+        """`$torch.float32` and `$(1, 2)` are other ways to write a literal; all else would have to be run."""
+        dtype = DTYPE.fullmatch(text)
+        if dtype:
+            return dtype[1]
+        try:
+            value = ast.literal_eval(text[1:].strip())
+        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            raise SourceError(
+                f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {text!r}, which "
+                "is not run; write its value in its place"
+            ) from None
+        return list(value) if isinstance(value, tuple) else value
+
+    def _target(self, value: Any) -> str | None:
+        """The id that `@a::b`, `%a::b` or `$@a::b` refers to."""
+        if not isinstance(value, str):
+            return None
+        match = REFERENCE.fullmatch(value.removeprefix("$").strip())
+        return match[1].replace("#", "::") if match else None
+
+    def _referred(self, key: str, where: str) -> Any:
+        found, value = self._find(key)
+        if not found:
+            raise SourceError(f"{self.where}: {where}: refers to {key!r}, which is not there")
+        return value
+
+    def _find(self, key: str) -> tuple[bool, Any]:
+        value: Any = self.content
+        for step in key.split("::"):
+            value = self.followed(value, key) if isinstance(value, str) else value
+            if isinstance(value, Mapping) and step in value:
+                value = value[step]
+            elif isinstance(value, list) and step.isdecimal() and int(step) < len(value):
+                value = value[int(step)]
+            else:
+                return False, None
+        return True, value
+
+
+def read_config(folder: Path, name: str) -> Config:
+    """configs/NAME.json, .yaml or .yml of the bundle in `folder`.
+
+    Raises SourceError where there is none, several, or one that is damaged.
+    """
+    endings = [ending for group in NAMES.values() for ending in group]
+    found = [path for ending in endings if (path := folder / "configs" / f"{name}.{ending}").is_file()]
+    if len(found) != 1:
+        listed = ", ".join(path.name for path in found) or "none"
+        raise SourceError(f"{folder}: expected one file configs/{name}.json or .yaml, as in a MONAI bundle, found {listed}")
+    return Config(_read(found[0]), str(found[0]))
+
+
+def target_of(part: Mapping[str, Any]) -> str:
+    """The last name in `_target_`: `UNet` of `monai.networks.nets.UNet`."""
+    return str(part.get(TARGET, "")).rpartition(".")[2]
+
+
+def _read(path: Path) -> Mapping[str, Any]:
+    try:
+        text = path.read_text(encoding="utf-8")
+        content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
+    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        raise SourceError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
+    if not isinstance(content, Mapping):
+        raise SourceError(f"{path}: expected keys and values, found {type(content).__name__}")
+    return content

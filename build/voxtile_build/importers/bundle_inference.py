@@ -1,0 +1,127 @@
+"""A bundle's inferer and post-processing as the spec's [tiling] and the way in which scores become labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from ..errors import SourceError
+from .bundle_config import Config, target_of
+from .bundle_steps import REQUIRED, Step
+
+NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
+"""Arguments of the inferer that change speed or memory, not results."""
+OUTPUT_ONLY = ("SaveImage", "EnsureType", "ToDevice", "Identity", "CastToType", "ToTensor", "DeleteItems", "SelectItems")
+"""Steps after the network that leave the labels as they are."""
+
+
+def tiling_of(config: Config) -> dict[str, Any]:
+    """The spec's [tiling] of the inferer: SlidingWindowInferer, or SliceInferer for a 2D network.
+
+    Raises SourceError for another inferer, and for arguments that have no counterpart.
+    """
+    part = config.raw("inferer")
+    if not isinstance(part, Mapping):
+        raise SourceError(f"{config.where}: inferer: expected SlidingWindowInferer, found {part!r}")
+    name = target_of(part)
+    if name not in ("SlidingWindowInferer", "SliceInferer"):
+        raise SourceError(f"{config.where}: inferer: cannot be translated: expected SlidingWindowInferer, found {name}")
+    step = Step(name, name, "inferer", {key: value for key, value in part.items() if key != "_target_"}, config)
+    given = step.arguments(
+        {
+            "roi_size": REQUIRED,
+            "overlap": 0.25,
+            "mode": "constant",
+            "sigma_scale": 0.125,
+            "padding_mode": "constant",
+            "cval": 0.0,
+            **({"spatial_dim": 0} if name == "SliceInferer" else {}),
+        },
+        ignored=NO_MATTER,
+    )
+    step.require(given, {"mode": ("constant", "gaussian"), "padding_mode": ("constant",), "cval": (0,)})
+    for key in ("overlap", "sigma_scale"):
+        if not isinstance(given[key], int | float):
+            raise step.refusal(f"expected one number for {key}, found {given[key]!r}")
+    return {
+        "semantics": "monai",
+        "roi": _roi(step, given["roi_size"]),
+        "overlap": float(given["overlap"]),
+        "blend": given["mode"],
+        "sigma": float(given["sigma_scale"]),
+        **({"slice_axis": given["spatial_dim"]} if name == "SliceInferer" else {}),
+    }
+
+
+def _roi(step: Step, size: Any) -> list[int]:
+    axes = 2 if step.name == "SliceInferer" else 3
+    sizes = size if isinstance(size, list) else [size] * axes
+    if len(sizes) != axes or not all(isinstance(number, int) and number > 0 for number in sizes):
+        raise step.refusal(f"expected roi_size with {axes} whole numbers above 0, found {size!r}")
+    return list(sizes)
+
+
+def has_regions(steps: Sequence[Step], key: str, *, resampled: bool) -> bool:
+    """Whether the network's channels overlap (sigmoid, threshold 0.5) or exclude one another (softmax, argmax).
+
+    The client stitches the scores, takes softmax or sigmoid, resamples to the scan's grid and then decides. So with
+    `resampled` the bundle must invert before it decides, and linearly.
+    Raises SourceError for a chain that does something else.
+    """
+    activation = decision = None
+    for step in steps:
+        if step.name in OUTPUT_ONLY:
+            continue
+        if step.name == "Activations":
+            activation = _activation(step)
+        elif step.name == "Invert":
+            _check_inverse(step, decision is not None, resampled)
+        elif step.name == "AsDiscrete":
+            decision = _decision(step)
+        else:
+            raise step.refusal("there is no counterpart after the network")
+    where = steps[0].config.where if steps else "configs"
+    if decision is None:
+        raise SourceError(f"{where}: postprocessing: expected AsDiscreted with argmax or threshold, found none")
+    pairs = {("softmax", "argmax"): False, ("sigmoid", "threshold"): True}
+    if not resampled:
+        pairs[None, "argmax"] = False  # softmax keeps the order
+    if (activation, decision) not in pairs:
+        raise SourceError(
+            f"{where}: postprocessing: cannot be translated: expected softmax and argmax, or sigmoid and a threshold of 0.5, "
+            f"found {activation or 'no activation'} and {decision}"
+        )
+    return pairs[activation, decision]
+
+
+def _activation(step: Step) -> str:
+    given = step.arguments({"softmax": False, "sigmoid": False, "other": None}, ignored=("keys",))
+    chosen = [name for name in ("softmax", "sigmoid") if given[name] is True or given[name] == [True]]
+    if len(chosen) != 1 or given["other"] is not None:
+        raise step.refusal("expected softmax or sigmoid")
+    return chosen[0]
+
+
+def _decision(step: Step) -> str:
+    given = step.arguments({"argmax": False, "threshold": None, "to_onehot": None, "rounding": None}, ignored=("keys",))
+    plain = {key: value[0] if isinstance(value, list) and value else value for key, value in given.items()}
+    step.require(plain, {"to_onehot": (None,), "rounding": (None,), "threshold": (None, 0.5)})
+    if (plain["argmax"] is True) == (plain["threshold"] is not None):
+        raise step.refusal("expected argmax, or a threshold of 0.5")
+    return "argmax" if plain["argmax"] is True else "threshold"
+
+
+def _check_inverse(step: Step, decided: bool, resampled: bool) -> None:
+    given = step.arguments(
+        {"nearest_interp": True},
+        ignored=("keys", "transform", "orig_keys", "meta_keys", "orig_meta_keys", "meta_key_postfix", "to_tensor", "device"),
+    )
+    nearest = given["nearest_interp"][0] if isinstance(given["nearest_interp"], list) else given["nearest_interp"]
+    if resampled and (decided or nearest):
+        what = "it comes after AsDiscreted" if decided else "nearest_interp is on, which it is unless switched off"
+        raise step.refusal(
+            f"with Spacingd the scores must be resampled linearly and decided on after: {what}; expected "
+            "Activationsd, Invertd with nearest_interp = false, AsDiscreted"
+        )
+
+

@@ -1,0 +1,95 @@
+"""The networks that a spec can name: where each comes from, and how its arguments are checked."""
+
+from __future__ import annotations
+
+import difflib
+import importlib
+import inspect
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from ..errors import NetworkError
+
+
+@dataclass(frozen=True)
+class NetworkSpec:
+    """A network by name: the module that holds it, and the class in that module."""
+
+    name: str
+    module: str
+    attribute: str
+    in_channels: str | None = "in_channels"
+    out_channels: str | None = "out_channels"
+
+
+MONAI = "monai.networks.nets"
+
+NETWORKS = (
+    NetworkSpec("SwinUNETR", MONAI, "SwinUNETR"),
+    NetworkSpec("UNet", MONAI, "UNet"),
+    NetworkSpec("AttentionUnet", MONAI, "AttentionUnet"),
+    NetworkSpec("BasicUNetPlusPlus", MONAI, "BasicUNetPlusPlus"),
+    NetworkSpec("SegResNet", MONAI, "SegResNet"),
+    NetworkSpec("DynUNet", MONAI, "DynUNet"),
+    NetworkSpec("UNETR", MONAI, "UNETR"),
+    # Gives its input back: with it, tiling and transport can be checked to the last bit.
+    NetworkSpec("Identity", "torch.nn", "Identity", in_channels=None, out_channels=None),
+)
+
+
+def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
+    """The untrained network `name` in evaluation mode, for `channels` inputs and `classes` outputs.
+
+    Raises NetworkError for an unknown name, an argument that the constructor does not know, one that it needs,
+    a count of channels or classes that contradicts the spec, and whatever the constructor itself refuses.
+    """
+    spec = find_network(name)
+    constructor = getattr(importlib.import_module(spec.module), spec.attribute)
+    _check_names(spec, constructor, arguments)
+    _check_count(spec, spec.in_channels, arguments, channels, "input.channels")
+    _check_count(spec, spec.out_channels, arguments, classes, "output.labels")
+    try:
+        network: nn.Module = constructor(**arguments)
+    except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
+        raise NetworkError(f"network.args: {name} refuses them: {error}") from error
+    return network.eval()
+
+
+def find_network(name: str) -> NetworkSpec:
+    """The network that a spec calls `name`.
+
+    Raises NetworkError that names all known networks.
+    """
+    for spec in NETWORKS:
+        if spec.name == name:
+            return spec
+    raise NetworkError(f"network.name: expected one of {', '.join(n.name for n in NETWORKS)}, found {name!r}")
+
+
+def _check_names(spec: NetworkSpec, constructor: Any, arguments: Mapping[str, Any]) -> None:
+    if spec.name == "Identity":
+        known: dict[str, inspect.Parameter] = {}  # torch's own takes anything and ignores it
+    else:
+        known = dict(inspect.signature(constructor).parameters)
+    for key in arguments:
+        if key not in known:
+            near = difflib.get_close_matches(key, known, 1)
+            hint = f"; did you mean {near[0]!r}?" if near else ""
+            raise NetworkError(
+                f"network.args.{key}: {spec.name} has no such argument{hint} It takes {', '.join(known) or 'none'}"
+            )
+    needed = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty]
+    missing = [key for key in needed if key not in arguments]
+    if missing:
+        raise NetworkError(f"network.args: {spec.name} needs {', '.join(missing)}; found {list(arguments)}")
+
+
+def _check_count(spec: NetworkSpec, key: str | None, arguments: Mapping[str, Any], expected: int, where: str) -> None:
+    if key is not None and arguments.get(key, expected) != expected:
+        raise NetworkError(
+            f"network.args.{key} of {spec.name} is {arguments[key]}, but {where} has {expected} entries; "
+            "one of the two is wrong"
+        )

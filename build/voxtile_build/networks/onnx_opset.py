@@ -1,0 +1,77 @@
+"""Brings an ONNX graph of another opset to the one that is wanted, and shows by running both that it is the same."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+from numpy.typing import NDArray
+from onnx import ModelProto, version_converter
+
+from ..errors import ExportError
+
+ERRORS_ONLY = 3
+TOLERANCE = 1e-4
+"""Of the largest value: the same operators in another order of sums; a changed meaning is off by far more."""
+READABLE_IR = 10
+
+
+def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, NDArray[Any]]) -> ModelProto:
+    """`model` in `opset`, with the same results for `example`.
+
+    Raises ExportError where operators have no such version, or the results differ.
+    """
+    found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
+    if found == opset:
+        return model
+    converted = _converted(model, found, opset, where)
+    expected, given = (_run(graph, example, where) for graph in (model, converted))
+    for one, other in zip(expected, given, strict=True):
+        if one.shape != other.shape or not np.allclose(
+            one, other, rtol=0, atol=TOLERANCE * max(1.0, np.abs(one).max())
+        ):
+            raise ExportError(
+                f"{where}: brought from opset {found} to {opset}, the graph gives other results; export it at opset {opset}"
+            )
+    return converted
+
+
+def _converted(model: ModelProto, found: int, opset: int, where: str) -> ModelProto:
+    try:
+        converted: ModelProto = version_converter.convert_version(model, opset)
+    except Exception:  # the converter has no path for many operators that did not change
+        converted = _relabelled(model, opset)
+    converted.ir_version = min(converted.ir_version, READABLE_IR)
+    try:
+        inferred = onnx.shape_inference.infer_shapes(converted, check_type=True, strict_mode=True, data_prop=True)
+        onnx.checker.check_model(inferred)
+    except (onnx.checker.ValidationError, onnx.shape_inference.InferenceError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise ExportError(
+            f"{where}: expected a graph that can be written in opset {opset}, which servers read, found one of opset "
+            f"{found} that cannot ({reason}); export it at opset {opset}"
+        ) from None
+    return converted
+
+
+def _relabelled(model: ModelProto, opset: int) -> ModelProto:
+    """The same graph under another opset; what does not exist there, the checker refuses."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    for entry in result.opset_import:
+        if entry.domain in ("", "ai.onnx"):
+            entry.version = opset
+    return result
+
+
+def _run(model: ModelProto, example: Mapping[str, NDArray[Any]], where: str) -> list[NDArray[Any]]:
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
+        return [np.asarray(output) for output in session.run(None, dict(example))]
+    except Exception as error:  # ONNX Runtime's kinds have no common base
+        raise ExportError(f"{where}: the graph does not run once its opset is changed: {error}") from error

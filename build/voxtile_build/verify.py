@@ -1,0 +1,188 @@
+"""Repeats the certificates of a public model: hashes of the files, and the figures as the engine gives them now.
+
+Needs neither weights nor PyTorch: the reference lies beside each certificate. Through a running server it is the
+acceptance of the machine that serves.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import itertools
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from .acceptance import misses
+from .errors import AcceptanceError, EngineError, VerificationError
+from .measuring import Runner, check_finite, compare_masks, describe, measure_tiles, summary
+from .measures import masks
+from .members import together_sha256
+from .repository import entry_name, get_card, mean_name, member_names, read_config, warm_up_sizes
+from .stitching import stitch
+from .stored_evidence import Stored, unpack
+
+CERTIFICATE = "certificate.json"
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """One entry: what does not hold, in sentences, and the figures found (none where the files are not the entry's)."""
+
+    entry: str
+    faults: tuple[str, ...]
+    figures: Mapping[str, float] = field(default_factory=dict)
+    certified: Mapping[str, float] = field(default_factory=dict)
+
+    def as_line(self) -> str:
+        """The verdict in one line."""
+        if not self.holds:
+            return f"{self.entry}: does not hold: {'; '.join(self.faults)}"
+        shown = (f"{name} {found:g} (certified {self.certified[name]:g})" for name, found in self.figures.items())
+        return f"{self.entry}: holds{': ' if self.figures else ''}{', '.join(shown)}"
+
+    @property
+    def holds(self) -> bool:
+        """Whether nothing is wrong with the entry."""
+        return not self.faults
+
+
+def verify(name: str, repository: Path, url: str | None = None, *, scans: bool = True) -> tuple[Verdict, ...]:
+    """A verdict for each entry behind the public model `name`: every engine's, and the averaging one.
+
+    url: HOST:PORT of the gRPC service of a running Triton, which is then measured; without it, files are opened in
+    this process, where the engine can be. scans: whether the stored scan is run too. An entry whose files are not
+    those of its certificate is not run. Raises RepositoryError where the model is not in the repository.
+    """
+    folder = repository / name
+    config = read_config(folder)
+    card = get_card(config, folder)
+    members = member_names(config)
+    verdicts = []
+    for engine, known in card["certificates"].items():
+        entries = [repository / entry_name(member, engine) for member in members]
+        wrong = _digest_fault(entries, known["sha256"])
+        verdicts += [_entry(entry, url, scans, (wrong,) if wrong else ()) for entry in entries]
+    if len(members) > 1:
+        entry = repository / mean_name(name)
+        verdicts.append(Verdict(entry.name, tuple(_file_faults(*_certificate(entry)))))
+    return tuple(verdicts)
+
+
+def _entry(entry: Path, url: str | None, scans: bool, faults: Sequence[str]) -> Verdict:
+    try:
+        version, certificate = _certificate(entry)
+    except VerificationError as error:
+        return Verdict(entry.name, (*faults, str(error)))
+    faults = (*faults, *_file_faults(version, certificate))
+    certified = certificate["figures"]
+    if faults:
+        return Verdict(entry.name, tuple(faults), {}, certified)
+    try:
+        figures = _figures(entry, version, certificate, url, scans)
+    except (AcceptanceError, EngineError, VerificationError) as error:
+        return Verdict(entry.name, (str(error),), {}, certified)
+    return Verdict(entry.name, tuple(misses(figures, certificate["acceptance"])), figures, certified)
+
+
+def _certificate(entry: Path) -> tuple[Path, dict[str, Any]]:
+    """The newest version folder of an entry that has a certificate, and the certificate."""
+    found = sorted(entry.glob(f"*/{CERTIFICATE}"), key=lambda file: int(file.parent.name))
+    if not found:
+        raise VerificationError(f"{entry}: expected a certificate in a version folder, found none; build it again")
+    try:
+        content: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
+    except (OSError, ValueError) as error:
+        raise VerificationError(f"{found[-1]}: cannot be read: {error}; build the entry again") from None
+    return found[-1].parent, content
+
+
+def _file_faults(version: Path, certificate: Mapping[str, Any]) -> Iterator[str]:
+    """Every file of the entry that is missing, or is not the one that was certified."""
+    expected = dict(certificate["hashes"]["files"])
+    if "evidence" in certificate:
+        expected[certificate["evidence"]["file"]] = certificate["evidence"]["sha256"]
+    for name, sha256 in expected.items():
+        file = version / name
+        if not file.is_file():
+            yield f"{file}: missing; build the entry again"
+        elif (found := _sha256(file)) != sha256:
+            yield (
+                f"{file}: expected the certified file (SHA-256 {sha256[:12]}…), found another ({found[:12]}…); "
+                "build the entry again"
+            )
+
+
+def _digest_fault(entries: Sequence[Path], expected: str) -> str | None:
+    """`expected`: the digest on the card of all members' certificates together; there may be several versions."""
+    found = [[_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
+    if expected in (together_sha256(digests) for digests in itertools.product(*found)):
+        return None
+    return f"expected the certificate that the model card names ({expected[:12]}…), found another; build the model again"
+
+
+def _figures(
+    entry: Path, version: Path, certificate: Mapping[str, Any], url: str | None, scans: bool
+) -> dict[str, float]:
+    """The figures of the certificate, measured again."""
+    stored = unpack(version / certificate["evidence"]["file"])
+    most = stored.spec.serving.max_batch
+    tiles: list[dict[str, Any]] = []
+    with _runner(entry, version, certificate, url) as run:
+        for batch in warm_up_sizes(most):
+            tiles += measure_tiles(
+                stored.spec,
+                certificate["engine"],
+                run,
+                stored.tiles,
+                batch,
+                spacing=stored.spacing,
+                stride=stored.stride,
+                once=1 < batch < most,
+            )[0]
+        records = [_scan(stored, certificate["engine"], run, most)] if scans and stored.scan else []
+    return summary(tiles, records)
+
+
+def _scan(stored: Stored, engine: str, run: Runner, batch: int) -> dict[str, Any]:
+    if stored.scan is None:
+        raise VerificationError("the stored reference has no scan")
+    scan, wanted = stored.scan
+    found = stitch(scan, stored.spec, run, batch)
+    check_finite(found, stored.spec, engine, f"scan '{scan.name}'")
+    found_masks = masks(found, stored.spec.output)
+    return {**describe(scan, batch), **compare_masks(wanted, found_masks, stored.spec.output, scan.spacing)}
+
+
+@contextlib.contextmanager
+def _runner(entry: Path, version: Path, certificate: Mapping[str, Any], url: str | None) -> Iterator[Runner]:
+    if url is not None:
+        from .served import ServedRunner
+
+        with ServedRunner(url, entry.name) as served:
+            yield served
+        return
+    yield _in_process(version, certificate, {k: v.string_value for k, v in read_config(entry).parameters.items()})
+
+
+def _in_process(version: Path, certificate: Mapping[str, Any], parameters: Mapping[str, str]) -> Runner:
+    engine = certificate["engine"]
+    if engine == "onnxruntime":
+        from .onnx_to_onnxruntime import OnnxRuntimeRunner
+
+        return OnnxRuntimeRunner(version / "model.onnx", int(parameters.get("intra_op_thread_count", "0")))
+    if engine == "openvino":
+        from .onnx_to_openvino import OpenVinoRunner
+
+        threads = int(parameters.get("INFERENCE_NUM_THREADS", "0"))
+        return OpenVinoRunner(version / "model.xml", threads, parameters.get("INFERENCE_PRECISION_HINT", "f32"))
+    raise EngineError(f"{engine}: opened by its server alone; give --url HOST:PORT")
+
+
+def _sha256(file: Path) -> str:
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
+
+

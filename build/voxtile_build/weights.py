@@ -1,0 +1,137 @@
+"""Reads weights into a network. Nothing is unpickled but tensors, and a file with another checksum is refused."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+import warnings
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+from safetensors.torch import load_file
+from torch import Tensor, nn
+
+from .errors import WeightsError
+
+# Under these keys training frameworks keep the state dict beside optimiser and epoch.
+CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net")
+SHOWN = 3
+
+
+def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
+    """Put the tensors of `path` into `network`, cast to its types (fp16 to fp32, int16 to int64).
+
+    Raises WeightsError for a missing or damaged file, another checksum, a pickle that holds more than tensors,
+    keys or shapes that do not fit (the first few are named), and tensors that are not finite.
+    """
+    check_sha256(path, sha256)
+    state = read_state(path)
+    check_fit(state, network.state_dict(), path, "check network.name and network.args")
+    network.load_state_dict(dict(state), strict=True)
+
+
+def check_sha256(path: Path, expected: str, table: str = "weights") -> None:
+    """Refuse the file `path` unless its SHA-256 is `expected`; `table` of the spec names it."""
+    found = file_sha256(path, table)
+    if found != expected:
+        raise WeightsError(
+            f"{path}: expected sha256 {expected}, found {found}; fetch the file again, or correct {table}.sha256 "
+            "if this is the file that you mean"
+        )
+
+
+def file_sha256(path: Path, table: str = "weights") -> str:
+    """The SHA-256 of a file, in hexadecimal."""
+    try:
+        with path.open("rb") as stream:
+            return hashlib.file_digest(stream, "sha256").hexdigest()
+    except OSError as error:
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {table}.file must be a {table} file") from None
+
+
+def read_state(path: Path) -> Mapping[str, Tensor]:
+    """The state dict in a safetensors file or in a file of `torch.save`."""
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_torch(path), path)
+
+
+def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
+    try:
+        state: Mapping[str, Tensor] = load_file(path)
+    except (safetensors.SafetensorError, OSError) as error:
+        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+    return state
+
+
+def _read_torch(path: Path) -> Any:
+    try:
+        with warnings.catch_warnings():
+            # A remark about the pickle's protocol; what cannot be read is an error anyway.
+            warnings.simplefilter("ignore", UserWarning)
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        reason = str(error).replace("\n", " ")
+        named = reason.partition("Unsupported global: ")[2].partition(" was not")[0].removeprefix("GLOBAL ")
+        what = f" ({named})" if named else ""
+        raise WeightsError(
+            f"{path}: expected tensors only, found a pickle with other Python objects{what}, which could run code; "
+            "save the state dict alone: torch.save(network.state_dict(), …) or safetensors"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError) as error:
+        raise WeightsError(f"{path}: expected a state dict, found a file that PyTorch cannot read: {error}") from None
+
+
+def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
+    for key in CONTAINERS:
+        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
+            loaded = loaded[key]
+            break
+    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+        raise WeightsError(
+            f"{path}: expected a state dict (names and tensors, also under {', '.join(CONTAINERS)}), "
+            f"found {type(loaded).__name__}"
+        )
+    return _without_prefix(loaded)
+
+
+def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """DataParallel puts `module.` before every name."""
+    if state and all(key.startswith("module.") for key in state):
+        return {key.removeprefix("module."): value for key, value in state.items()}
+    return state
+
+
+def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, hint: str) -> None:
+    """Refuse weights whose names, shapes or types are not those of `wanted`, or that are not finite.
+
+    hint: how the message goes on, saying where the fault may lie.
+    """
+    shapes = [
+        f"{key} (expected {list(wanted[key].shape)}, found {list(state[key].shape)})"
+        for key in wanted
+        if key in state and state[key].shape != wanted[key].shape
+    ]
+    types = [
+        f"{key} (expected {wanted[key].dtype}, found {state[key].dtype})"
+        for key in wanted
+        if key in state and not torch.can_cast(state[key].dtype, wanted[key].dtype)
+    ]
+    faults = {
+        "missing": [key for key in wanted if key not in state],
+        "unexpected": [key for key in state if key not in wanted],
+        "of another shape": shapes,
+        "of another type": types,
+    }
+    if any(faults.values()):
+        listed = "; ".join(f"{len(keys)} {what}: {_first(keys)}" for what, keys in faults.items() if keys)
+        raise WeightsError(f"{path}: the weights do not fit the network. {listed}; {hint}")
+    broken = [key for key, value in state.items() if value.is_floating_point() and not value.isfinite().all()]
+    if broken:
+        raise WeightsError(f"{path}: expected finite weights, found NaN or infinity in {_first(broken)}")
+
+
+def _first(keys: Iterable[str]) -> str:
+    keys = list(keys)
+    return ", ".join(keys[:SHOWN]) + (", …" if len(keys) > SHOWN else "")
