@@ -1,0 +1,130 @@
+"""Scans that the network was not made for: the template changed in known ways, with its labels.
+
+Works on whole volumes in NumPy and SciPy, apart from the training augmentation, so that an error there does
+not hide here. Every perturbation is deterministic.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from types import MappingProxyType
+
+import numpy as np
+import numpy.typing as npt
+from scipy import ndimage
+
+from models.training.brain_data import HELD_OUT, Brain, Triple, Volume
+
+Floats = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Case:
+    """A scan `t1` (x, y, z) of any scale, 0 outside the head, its labels, and the held-out voxels in it."""
+
+    t1: Floats
+    labels: Volume
+    held_out: npt.NDArray[np.bool_]
+
+
+def as_it_is(brain: Brain) -> Case:
+    """The template itself, intensities 0 to 1."""
+    held_out = np.zeros(brain.shape, dtype=np.bool_)
+    held_out[HELD_OUT.slices] = True
+    return Case(brain.t1.astype(np.float32) / np.float32(255), brain.labels, held_out)
+
+
+def zscore(t1: Floats) -> Floats:
+    """The service's intensity rule: mean and population deviation of the non-zero voxels, used on all."""
+    values = t1[t1 != 0].astype(np.float64)
+    normal: Floats = ((t1 - values.mean()) / values.std()).astype(np.float32)
+    return normal
+
+
+def noisy(case: Case, share: float) -> Case:
+    """Gaussian noise inside the head, with a deviation of `share` of the head's own deviation."""
+    head = case.t1 > 0
+    noise = np.random.default_rng(1).standard_normal(case.t1.shape, dtype=np.float32)
+    return replace(case, t1=np.clip(case.t1 + noise * (share * case.t1[head].std()), 0, None) * head)
+
+
+def with_gamma(case: Case, gamma: float) -> Case:
+    """Another contrast: intensity to the power `gamma`, of 0 to 1."""
+    return replace(case, t1=(case.t1**gamma).astype(np.float32))
+
+
+def shaded(case: Case, share: float) -> Case:
+    """A bias field from 1 - share at the back to 1 + share at the front, and half of it upwards."""
+    y = np.linspace(-1, 1, case.t1.shape[1], dtype=np.float32)[None, :, None]
+    z = np.linspace(-1, 1, case.t1.shape[2], dtype=np.float32)[None, None, :]
+    return replace(case, t1=case.t1 * (1 + share * y) * (1 + share / 2 * z))
+
+
+def coarser(case: Case, spacing: Triple) -> Case:
+    """Scanned at `spacing` mm along (x, y, z), each voxel a mean over its size, and brought back to 1 mm."""
+    head = case.t1 > 0
+    mean = ndimage.uniform_filter(case.t1, size=spacing, mode="nearest")
+    x, y, z = (slice(n // 2, None, n) for n in spacing)
+    coarse = mean[x, y, z]
+    where = [
+        (np.arange(n, dtype=np.float64) - s // 2 + (0.5 if s % 2 == 0 else 0)) / s
+        for n, s in zip(case.t1.shape, spacing, strict=True)
+    ]
+    for axis, places in enumerate(where):
+        coarse = _linear(coarse, places, axis)
+    return replace(case, t1=coarse * head)
+
+
+def _linear(values: Floats, places: npt.NDArray[np.float64], axis: int) -> Floats:
+    """`values` read at fractional indices along one axis, linear, the border repeated."""
+    places = np.clip(places, 0, values.shape[axis] - 1)
+    low = np.minimum(places.astype(np.intp), values.shape[axis] - 2)
+    shape = [1, 1, 1]
+    shape[axis] = -1
+    weight = (places - low).astype(np.float32).reshape(shape)
+    read: Floats = values.take(low, axis) * (1 - weight) + values.take(low + 1, axis) * weight
+    return read
+
+
+def turned(case: Case, degrees: float) -> Case:
+    """The head turned by `degrees` about x, then y, then z, each about the volume's centre."""
+    angle = np.deg2rad(degrees)
+    c, s = np.cos(angle), np.sin(angle)
+    about_x = np.array([[1, 0, 0], [0, c, -s], [0, s, c]])
+    about_y = np.array([[c, 0, s], [0, 1, 0], [-s, 0, c]])
+    about_z = np.array([[c, -s, 0], [s, c, 0], [0, 0, 1]])
+    matrix = about_x.T @ about_y.T @ about_z.T
+    centre = (np.array(case.t1.shape) - 1) / 2
+    offset = centre - matrix @ centre
+
+    def moved(volume: npt.NDArray[np.generic], order: int) -> npt.NDArray[np.float32]:
+        turned: Floats = ndimage.affine_transform(
+            volume.astype(np.float32), matrix, offset, order=order, mode="constant"
+        )
+        return turned
+
+    # Linear interpolation leaves a rim of nearly 0 around the head, which would count as head.
+    head = moved(case.t1 > 0, 1) > 0.5
+    labels = moved(case.labels, 0).astype(np.uint8)
+    return Case(moved(case.t1, 1) * head, labels, moved(case.held_out, 0) > 0.5)
+
+
+def all_at_once(case: Case) -> Case:
+    """Turned, shaded, with another contrast and noise."""
+    return noisy(with_gamma(shaded(turned(case, 8), 0.2), 0.8), 0.15)
+
+
+# A left-right mirror is missing on purpose: the template is symmetric, so mirroring it changes nothing.
+PERTURBATIONS: Mapping[str, Callable[[Case], Case]] = MappingProxyType(
+    {
+        "as it is": lambda case: case,
+        "noise, 25 % of the head's deviation": lambda case: noisy(case, 0.25),
+        "contrast, gamma 1.4": lambda case: with_gamma(case, 1.4),
+        "bias field, ±30 % back to front": lambda case: shaded(case, 0.3),
+        "2 mm voxels": lambda case: coarser(case, (2, 2, 2)),
+        "1 × 1 × 4 mm voxels": lambda case: coarser(case, (1, 1, 4)),
+        "turned 10° about each axis": lambda case: turned(case, 10),
+        "turned, shaded, gamma 0.8, noise": all_at_once,
+    }
+)
