@@ -9,10 +9,10 @@ from .spec import Spec
 
 Limits = Mapping[str, float | None]
 
-MAX_ABS_ERROR = {"fp32": 2e-2, "fp16": 2.5e-2, "uint8": 2.5e-2}
-"""Default of acceptance.max_abs_error by output type. fp32: twice what the worst engine's sums over a large tile cost
-(0.012, measured with SwinUNETR on an empty tile, where nothing else is left to normalise by; other tiles stay below
-0.001). fp16 and uint8: that and one step of the type itself, up to 1/255."""
+MAX_ABS_ERROR = {"fp32": 5e-2, "fp16": 5.5e-2, "uint8": 5.5e-2}
+"""Default of acceptance.max_abs_error by output type. fp32: three times what an engine's plain sums over a large tile
+cost in the worst voxel of the worst tile (0.015, OpenVINO with brain-swinunetr on an empty tile); it depends on the
+number of cores. fp16 and uint8: that and one step of the type itself, up to 1/255."""
 
 
 def limits_of(spec: Spec, precision: str = "fp32") -> dict[str, float | None]:

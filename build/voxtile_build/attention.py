@@ -1,4 +1,4 @@
-"""The same network with its attention in one operator: what engines run fused, and what ONNX writes from opset 23 on."""
+"""The same network with its attention in one operator: what engines run fused, and ONNX writes from opset 23 on."""
 
 from __future__ import annotations
 

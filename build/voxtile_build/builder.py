@@ -138,7 +138,8 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, step
 
 @dataclass(frozen=True)
 class _BuiltMember:
-    """certificates: the short form by engine; hashes: of its weights and its ONNX file; notes: for the user; graphs: see `report`."""
+    """certificates: the short form by engine; hashes: of its weights and its ONNX file; notes and graphs: as in
+    `Published`."""
 
     certificates: dict[str, dict[str, Any]]
     hashes: dict[str, str]

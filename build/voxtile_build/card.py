@@ -70,7 +70,9 @@ def schema() -> dict[str, Any]:
 
 def _output(spec: Spec) -> dict[str, Any]:
     output = spec.output
-    return {"kind": output.scores, "dtype": output.dtype, "scores": output.score_count, "scale": output.scale}
+    card = {"kind": output.scores, "dtype": output.dtype, "scores": output.score_count, "scale": output.scale}
+    # Left out where it says nothing, so that clients of before read the card too.
+    return card if output.activation == "none" else {**card, "activation": output.activation}
 
 
 def _labels(spec: Spec) -> list[dict[str, Any]]:

@@ -32,7 +32,7 @@ class Picture:
 
 
 def picture_of(scan: Scan, wanted: Array, found: Array) -> Picture:
-    """The plane along the last axis in which most voxels flip, the middle one where none do; masks [label, *spatial]."""
+    """The plane of the last axis in which most voxels flip, the middle one where none do; masks [label, *spatial]."""
     flips = (wanted != found).any(axis=0)
     each = flips.reshape(-1, flips.shape[-1]).sum(axis=0)
     plane = int(each.argmax()) if each.any() else flips.shape[-1] // 2
@@ -79,9 +79,11 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     limits, figures = content["acceptance"], content["figures"]
     yield "| figure | found | limit |"
     yield "| --- | --- | --- |"
-    yield f"| largest error of a probability | {figures['max_abs_error']:g} | {_limit('at most', limits['max_abs_error'])} |"
+    error = _limit("at most", limits["max_abs_error"])
+    yield f"| largest error of a probability | {figures['max_abs_error']:g} | {error} |"
     yield f"| smallest Dice of a label | {figures['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
-    yield f"| share of flipped voxels | {figures['flipped_fraction']:.3g} | {_limit('at most', limits['max_flipped'])} |"
+    share = _limit("at most", limits["max_flipped"])
+    yield f"| share of flipped voxels | {figures['flipped_fraction']:.3g} | {share} |"
     for note in content["notes"]:
         yield ""
         yield f"Note: {note}."
@@ -114,7 +116,8 @@ def _scans(scans: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         yield "| label | voxels | Dice | 95 % Hausdorff distance, mm |"
         yield "| --- | --- | --- | --- |"
         for name, voxels in scan["voxels"].items():
-            yield f"| {name} | {voxels} | {_figure(scan['dice'][name], '.6f')} | {_figure(scan['hausdorff_95_mm'][name], 'g')} |"
+            similarity = _figure(scan["dice"][name], ".6f")
+            yield f"| {name} | {voxels} | {similarity} | {_figure(scan['hausdorff_95_mm'][name], 'g')} |"
 
 
 def _tiles(tiles: Sequence[Mapping[str, Any]]) -> Iterable[str]:

@@ -89,6 +89,41 @@ def nnunet(
 
 
 @app.command()
+def bundle(
+    folder: Annotated[Path, typer.Argument(metavar="DIR", help="A MONAI bundle: a folder with configs/ and models/.")],
+    name: Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")],
+    repository: Repository,
+    engines: Annotated[
+        list[str] | None, typer.Option("--engines", metavar="A,B", help="Engines to build; more than once is fine.")
+    ] = None,
+) -> None:
+    """Import a MONAI bundle; what cannot be translated is named and refused."""
+    from .importers.bundle import import_bundle
+
+    published = import_bundle(folder, name, repository, engines=_split(engines), step=_Steps(name))
+    _say(f"{name}: published {', '.join(published.entries)}; {name} is {published.card['engine']}")
+
+
+@app.command()
+def profile(
+    name: Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")],
+    repository: Repository,
+    json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Everything measured.")] = None,
+    plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="The same as a picture.")] = None,
+    runs: Annotated[int, typer.Option("--runs", metavar="N", help="Runs to take the mean of.")] = 5,
+    batch: Annotated[int, typer.Option("--batch", metavar="N", help="Tiles in one run.")] = 1,
+    top: Annotated[int, typer.Option("--top", metavar="N", help="Rows of each table.")] = 15,
+) -> None:
+    """Show where each engine spends its time, by kind of operator and by layer."""
+    from .profile import profile as measure
+    from .profile_report import as_text, write
+
+    measured = measure(name, repository, runs=runs, batch=batch)
+    typer.echo(as_text(measured, top))
+    write(measured, json_file, plot_file)
+
+
+@app.command()
 def point(
     name: Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")],
     engine: Annotated[str, typer.Argument(metavar="ENGINE", help="onnxruntime, openvino or tensorrt.")],
@@ -109,7 +144,9 @@ def verify(
         str | None,
         typer.Option("--url", metavar="HOST:PORT", help="gRPC service of the Triton that serves the repository."),
     ] = None,
-    tiles_only: Annotated[bool, typer.Option("--tiles-only", help="Leave out the stored scan, which takes longer.")] = False,
+    tiles_only: Annotated[
+        bool, typer.Option("--tiles-only", help="Leave out the stored scan, which takes longer.")
+    ] = False,
 ) -> None:
     """Repeat a model's certificates: the files' hashes, and the figures as its engines give them here and now."""
     from .verify import verify as verify_model

@@ -65,7 +65,9 @@ def _joined(before: ModelProto, network: ModelProto, after: ModelProto, where: s
         first = onnx.compose.merge_models(parts[0], parts[1], [(BEFORE + IMAGE, NETWORK + IMAGE)])
         joined: ModelProto = onnx.compose.merge_models(first, parts[2], [(NETWORK + LOGITS, AFTER + LOGITS)])
     except (onnx.checker.ValidationError, ValueError) as error:
-        raise ExportError(f"{where}: the network's graph does not join with what goes before and after it: {error}") from error
+        raise ExportError(
+            f"{where}: the network's graph does not join with what goes before and after it: {error}"
+        ) from error
     # Sizes are inferred again with the ROI; those of the file may be of another one.
     del joined.graph.value_info[:]
     del joined.opset_import[1:]  # once for each part

@@ -81,8 +81,8 @@ class Graphs:
         self.attention_error = attention_error(self.wrapper, inputs)
         if not self.attention_error <= TOLERANCE:
             self.notes.append(
-                f"fused attention is left out: it changes the fp32 scores by {self.attention_error:.2g} of the largest, "
-                f"at most {TOLERANCE:g} is allowed"
+                f"fused attention is left out: it changes the fp32 scores by {self.attention_error:.2g} of the "
+                f"largest, at most {TOLERANCE:g} is allowed"
             )
             return None
         with fused_attention(self.wrapper):

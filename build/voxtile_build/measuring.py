@@ -113,7 +113,7 @@ def check_finite(found: Array, spec: Spec, engine: str, where: str) -> None:
     """Raises AcceptanceError with the place where scores are not finite."""
     if not np.isfinite(found).all():
         raise AcceptanceError(
-            f"{spec.name}: the {engine} engine is not accepted, nothing was published: {where}: expected finite "
+            f"{spec.name}: the {engine} engine is not accepted: {where}: expected finite "
             f"scores, found {int((~np.isfinite(found)).sum())} of NaN or infinity"
         )
 
@@ -123,8 +123,8 @@ def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence
     names, changed = mask_names(output), flipped(wanted, found)
     pairs = list(zip(names, wanted, found, strict=True))
     return {
-        "dice": {name: dice(*pair) for name, *pair in pairs},
-        "hausdorff_95_mm": {name: _millimetres(hausdorff_95(*pair, spacing)) for name, *pair in pairs},
+        "dice": {name: dice(one, other) for name, one, other in pairs},
+        "hausdorff_95_mm": {name: _millimetres(hausdorff_95(one, other, spacing)) for name, one, other in pairs},
         "voxels": {name: int(mask.sum()) for name, mask, _ in pairs},
         "flipped_voxels": changed,
         "flipped_fraction": changed / int(np.prod(wanted.shape[1:])),
@@ -135,7 +135,8 @@ def as_votes(scores: Array, output: Output) -> Array:
     """A tile of labels [1, *roi] as votes [label, *roi]; everything else as it is."""
     if output.scores != "labels" or len(scores) == len(output.labels) > 1:
         return scores
-    return (np.arange(len(output.labels)).reshape(-1, *(1,) * (scores.ndim - 1)) == scores).astype(np.float32)
+    votes: Array = np.arange(len(output.labels)).reshape(-1, *(1,) * (scores.ndim - 1)) == scores
+    return votes.astype(np.float32)
 
 
 def near_boundary(expected: Array, output: Output, error: float) -> int:

@@ -89,7 +89,10 @@ def _notes(precision: str, hint: str, facts: dict[str, Any]) -> list[str]:
     if hint != "bf16":
         return [] if facts["native"] else [f"{precision}: this CPU has no bf16, so what is not int8 stays fp32"]
     if facts["effective"] != "bf16":
-        return [f"{precision}: OpenVINO ignores bf16 on this CPU and computes in {facts['effective']}: the certificate is of that"]
+        return [
+            f"{precision}: OpenVINO ignores bf16 on this CPU and computes in {facts['effective']}: the certificate "
+            "is of that"
+        ]
     if not facts["native"]:
         return [f"{precision}: this CPU has no bf16 arithmetic; OpenVINO emulates it, which is slow"]
     return []

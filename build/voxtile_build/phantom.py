@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
@@ -59,7 +60,7 @@ def _channel(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> A
     return body
 
 
-def _ellipsoid(grid: list[Array], centre: tuple[float, ...], half_axes: tuple[float, ...]) -> Array:
+def _ellipsoid(grid: Sequence[Array], centre: tuple[float, ...], half_axes: tuple[float, ...]) -> Array:
     parts = ((axis - c) / h for axis, c, h in zip(grid, centre, half_axes, strict=True))
     inside: Array = np.sum([part**2 for part in parts], axis=0) <= 1
     return inside

@@ -20,7 +20,7 @@ from .passes.ranges import tensor_ranges
 from .precision import Acceptance, Candidate, Figures, SearchResult, rank_layers, search
 from .sensitivity import rank_int8
 from .spec import Spec
-from .tensorrt_precision import compile_plan, plan_graph, require_gpu
+from .tensorrt_precision import compile_plan, require_gpu
 from .whole_scan import segment
 
 # Limits such as 1 - 0.995 are a hair off in binary.

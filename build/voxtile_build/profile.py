@@ -40,7 +40,7 @@ class Layer:
 
 @dataclass(frozen=True)
 class Timed:
-    """plain: seconds of a run as served (the median); profiled: the same with the profiler on; layers: in any order."""
+    """plain: seconds of a run as served (the mean); profiled: the same with the profiler on; layers: in any order."""
 
     plain: float
     profiled: float
@@ -138,9 +138,9 @@ def example_inputs(config: pb.ModelConfig, batch: int) -> dict[str, Array]:
     return inputs
 
 
-def median(seconds: Sequence[float]) -> float:
-    """The middle one of several measurements."""
-    return statistics.median(seconds)
+def mean(seconds: Sequence[float]) -> float:
+    """The mean, so that the layers of all runs add up to at most it."""
+    return statistics.fmean(seconds)
 
 
 def _check(config: pb.ModelConfig, runs: int, batch: int) -> None:
@@ -162,7 +162,9 @@ def _notes(timed: Timed, members: int) -> list[str]:
     notes = []
     slower = timed.profiled / timed.plain
     if slower > SLOWED:
-        notes.append(f"the profiler itself slows a run {slower:.2f}×; times are of the slowed run, shares hold less well")
+        notes.append(
+            f"the profiler itself slows a run {slower:.2f}×; times are of the slowed run, shares hold less well"
+        )
     if members > 1:
         notes.append(f"the first of {members} members, which all have these layers and run side by side")
     return notes
@@ -171,5 +173,7 @@ def _notes(timed: Timed, members: int) -> list[str]:
 def _latest(entry: Path) -> Path:
     versions = [path for path in entry.iterdir() if path.name.isdecimal() and (path / CERTIFICATE).is_file()]
     if not versions:
-        raise RepositoryError(f"{entry}: expected a version folder with {CERTIFICATE}, found none; build the model again")
+        raise RepositoryError(
+            f"{entry}: expected a version folder with {CERTIFICATE}, found none; build the model again"
+        )
     return max(versions, key=lambda path: int(path.name))

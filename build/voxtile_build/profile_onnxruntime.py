@@ -13,7 +13,7 @@ import onnxruntime as ort
 from tritonclient.grpc import model_config_pb2 as pb
 
 from .errors import EngineError
-from .profile import Inputs, Layer, Timed, median, timed_runs
+from .profile import Inputs, Layer, Timed, mean, timed_runs
 
 ERRORS_ONLY = 3
 KERNEL = "_kernel_time"
@@ -34,7 +34,7 @@ def profile_onnxruntime(folder: Path, inputs: Inputs, config: pb.ModelConfig, ru
             events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
     except Exception as error:  # ONNX Runtime's kinds have no common base
         raise EngineError(f"{path}: ONNX Runtime cannot profile it: {error}") from error
-    return Timed(median(plain), median(profiled), layers_of(events, runs))
+    return Timed(mean(plain), mean(profiled), layers_of(events, runs))
 
 
 def layers_of(events: Sequence[Mapping[str, Any]], runs: int) -> tuple[Layer, ...]:
@@ -47,7 +47,9 @@ def layers_of(events: Sequence[Mapping[str, Any]], runs: int) -> tuple[Layer, ..
             continue
         if any(first <= _begin(event) <= last for first, last in spans):
             operator = str(event["args"]["op_name"])
-            name = str(event["name"]).removesuffix(KERNEL) or f"{operator} {event['args'].get('node_index', '')}".strip()
+            name = (
+                str(event["name"]).removesuffix(KERNEL) or f"{operator} {event['args'].get('node_index', '')}".strip()
+            )
             seconds[name, operator] += int(event["dur"]) / 1e6 / len(spans)
     return tuple(Layer(name, operator, value) for (name, operator), value in seconds.items())
 

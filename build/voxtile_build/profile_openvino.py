@@ -11,7 +11,7 @@ import openvino as ov
 from tritonclient.grpc import model_config_pb2 as pb
 
 from .errors import EngineError
-from .profile import Inputs, Layer, Timed, median, timed_runs
+from .profile import Inputs, Layer, Timed, mean, timed_runs
 
 PROPERTIES = ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS")
 """Those of an entry's parameters that are the engine's own; the others are the server's."""
@@ -40,7 +40,7 @@ def profile_openvino(folder: Path, inputs: Inputs, config: pb.ModelConfig, runs:
     except RuntimeError as error:
         raise EngineError(f"{path}: OpenVINO cannot profile it: {error}") from error
     layers = tuple(Layer(name, operator, value) for (name, operator), value in seconds.items())
-    return Timed(median(plain), median(profiled), layers)
+    return Timed(mean(plain), mean(profiled), layers)
 
 
 def _request(path: Path, inputs: Inputs, config: pb.ModelConfig, *, counted: bool) -> Any:

@@ -24,11 +24,11 @@ def plot(profile: Profile, path: Path) -> None:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
         from matplotlib.figure import Figure
     except ImportError:
-        raise RepositoryError("--plot needs matplotlib; install voxtile-build[plot]") from None
+        raise RepositoryError("--plot needs matplotlib; install it beside voxtile-build") from None
     count = max(1, len(profile.engines))
     figure = Figure(figsize=(7 * count, 8), layout="constrained")
     FigureCanvasAgg(figure)
-    rows = figure.subfigures(2, 1, height_ratios=(1, 2))
+    rows: Any = figure.subfigures(2, 1, height_ratios=(1, 2))
     _bars(rows[0].subplots(), profile)
     for axes, engine in zip(rows[1].subplots(1, count, squeeze=False)[0], profile.engines, strict=False):
         _longest(axes, engine)

@@ -3,9 +3,13 @@
 from __future__ import annotations
 
 import itertools
+import json
+from pathlib import Path
 from typing import Any
 
+from .errors import RepositoryError
 from .profile import EngineProfile, Profile
+from .profile_plot import plot
 
 WIDTH = 56
 TOP = 15
@@ -35,6 +39,20 @@ def as_json(profile: Profile) -> dict[str, Any]:
         "engines": [_engine_json(engine) for engine in profile.engines],
         "skipped": profile.skipped,
     }
+
+
+def write(profile: Profile, json_file: Path | None, plot_file: Path | None) -> None:
+    """Write the JSON and the picture that are asked for.
+
+    Raises RepositoryError where a file cannot be written.
+    """
+    if json_file is not None:
+        try:
+            json_file.write_text(json.dumps(as_json(profile), indent=2) + "\n", encoding="utf-8")
+        except OSError as error:
+            raise RepositoryError(f"{json_file}: cannot be written: {error.strerror}") from None
+    if plot_file is not None:
+        plot(profile, plot_file)
 
 
 def share(seconds: float, engine: EngineProfile) -> float:

@@ -15,7 +15,9 @@ def as_lines(reports: Mapping[str, Sequence[PassReport]]) -> Iterable[str]:
     for graph, passes in reports.items():
         for report in passes:
             by_size = sorted(report.changed.items(), key=lambda item: -abs(item[1][1] - item[1][0]))
-            shown = ", ".join(f"{operator} {before} -> {after}" for operator, (before, after) in by_size[:MOST_OPERATORS])
+            shown = ", ".join(
+                f"{operator} {before} -> {after}" for operator, (before, after) in by_size[:MOST_OPERATORS]
+            )
             more = f" ({shown}{', …' if len(by_size) > MOST_OPERATORS else ''})" if shown else ""
             yield f"{graph}: {report.name}: {report.nodes_before} -> {report.nodes_after} nodes{more}"
 

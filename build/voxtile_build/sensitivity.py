@@ -47,9 +47,10 @@ def _with_rounded(model: onnx.ModelProto, layer: str, ranges: Mapping[str, float
         weights = round_weights(numpy_helper.to_array(constants[node.input[1]]))
         copy.graph.initializer.append(numpy_helper.from_array(weights, name))
         node.input[1] = name
-    scale = numpy_helper.from_array(np.float32(max(ranges.get(node.input[0], 0.0), 1e-12) / STEPS), f"{layer}::scale")
+    largest = max(ranges.get(node.input[0], 0.0), 1e-12)
+    scale = numpy_helper.from_array(np.array(largest / STEPS, np.float32), f"{layer}::scale")
     copy.graph.initializer.append(scale)
-    zero = numpy_helper.from_array(np.int8(0), f"{layer}::zero")
+    zero = numpy_helper.from_array(np.array(0, np.int8), f"{layer}::zero")
     copy.graph.initializer.append(zero)
     pair = _round_trip(layer, node.input[0], scale.name, zero.name)
     node.input[0] = pair[-1].output[0]

@@ -189,6 +189,10 @@ class Output(_Part):
     )
     foreground: str | None = Field(default=None, description="the label that scores = 'foreground' returns")
     regions: bool = Field(default=False, description="channels overlap: sigmoid each instead of softmax over all")
+    activation: Literal["none", "softmax", "sigmoid"] = Field(
+        default="none",
+        description="what the client puts stitched logits through before it resamples them to the scan's grid",
+    )
 
     @model_validator(mode="before")
     @classmethod
@@ -215,6 +219,10 @@ class Output(_Part):
         return self
 
     def _check_types(self) -> None:
+        if self.activation != "none" and self.scores != "logits":
+            raise ValueError(f"activation {self.activation!r} is for logits, found scores = {self.scores!r}")
+        if self.activation == ("softmax" if self.regions else "sigmoid"):
+            raise ValueError("regions overlap and take sigmoid, labels that exclude one another take softmax")
         if self.scores == "logits" and self.dtype == "uint8":
             raise ValueError("logits have no fixed range and cannot travel as uint8; use probabilities or fp16")
         if self.scores == "labels" and self.dtype != "uint8":

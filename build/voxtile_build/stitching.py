@@ -48,9 +48,7 @@ def _stitch_one(volume: Array, figures: Array, spec: Spec, run: Runner, batch: i
                 total = np.zeros((len(votes), *weight.shape), np.float32)
             total[(slice(None), *_window(start, roi))] += votes * weights
             weight[_window(start, roi)] += weights
-    inner = tuple(
-        slice(lack // 2, lack // 2 + size) for lack, size in zip(missing, volume.shape[1:], strict=True)
-    )
+    inner = tuple(slice(lack // 2, lack // 2 + size) for lack, size in zip(missing, volume.shape[1:], strict=True))
     return np.asarray((total / weight)[(slice(None), *inner)])
 
 
@@ -82,7 +80,7 @@ def _window(start: Start, roi: Sequence[int]) -> tuple[slice, ...]:
 
 
 def _repeated(figures: Array, count: int) -> Array:
-    return np.broadcast_to(figures, (count, *figures.shape))
+    return np.repeat(figures[None], count, axis=0)
 
 
 def _batches(starts: Iterator[Start], size: int) -> Iterator[tuple[Start, ...]]:

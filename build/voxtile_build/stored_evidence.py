@@ -1,4 +1,4 @@
-"""The reference in a file beside the certificate, so that an entry can be verified where neither weights nor PyTorch are.
+"""The reference in a file beside the certificate, so that an entry can be verified without weights and PyTorch.
 
 Holds tiles with their fp32 scores, and one scan with the masks that fp32 gives it. Its size is bounded: scores of
 large tiles are thinned, and of several scans the smallest is kept, if it is not too large itself.
@@ -10,6 +10,7 @@ import io
 import json
 import math
 import zipfile
+import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,9 +77,10 @@ def unpack(path: Path) -> Stored:
     Raises VerificationError where there is none, or it is damaged.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        # The bytes first: NumPy leaves the file of a damaged archive open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return _stored({name: arrays[name] for name in arrays.files})
-    except (OSError, ValueError, KeyError, zipfile.BadZipFile, ValidationError) as error:
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
         raise VerificationError(
             f"{path}: expected the stored reference of the certificate beside it, found what cannot be read: "
             f"{str(error).splitlines()[0]}; build the entry again"

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 from .engines import Compiled
 from .errors import EngineError
 from .graphs import Graphs
-from .onnxruntime_precision import mixed_fp16
 from .onnx_to_tensorrt import EngineOptions, build_engine, write_plan
+from .onnxruntime_precision import mixed_fp16
 from .passes.mixed_fp16 import preparing_nodes, to_mixed
 from .passes.quantize_qdq import quantize_qdq
 from .repository import entry_name

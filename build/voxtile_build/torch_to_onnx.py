@@ -185,6 +185,6 @@ def _check_interface(
         if not first.dim_param or not all(axis.dim_value > 0 for axis in rest):
             shape = [axis.dim_param or axis.dim_value for axis in (first, *rest)]
             raise ExportError(
-                f"{network}: {value.name}: expected a free batch and fixed sizes behind it, found {shape}; the network's code "
-                "depends on the size of its input in a way that cannot be exported"
+                f"{network}: {value.name}: expected a free batch and fixed sizes behind it, found {shape}; the "
+                "network's code depends on the size of its input in a way that cannot be exported"
             )

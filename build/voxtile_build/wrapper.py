@@ -150,8 +150,8 @@ def _one_output(logits: Tensor | Sequence[Tensor]) -> Tensor:
     if len(logits) == 1:
         return logits[0]
     raise NetworkError(
-        f"expected one output of the network, found {len(logits)}; choose one with network.head (0 is the first, -1 the "
-        "last), or switch deep supervision off in network.args"
+        f"expected one output of the network, found {len(logits)}; choose one with network.head (0: the first, -1: "
+        "the last), or switch deep supervision off in network.args"
     )
 
 

@@ -17,7 +17,7 @@ from ..networks import find_network
 from ..spec import Spec, parse_spec
 from ..weights import file_sha256
 from .bundle_config import Config, read_config, target_of
-from .bundle_inference import has_regions, tiling_of
+from .bundle_inference import decision_of, tiling_of
 from .bundle_preprocessing import input_of
 from .bundle_steps import steps_of
 
@@ -54,7 +54,7 @@ def spec_of(folder: Path, name: str, serving: Mapping[str, Any] | None = None) -
     channels = _names(metadata, image, "inputs::image", "channel")
     labels = _names(metadata, prediction, "outputs::pred", "label")
     given = input_of(steps_of(config, "preprocessing"), len(channels), ("image",))
-    regions = has_regions(steps_of(config, "postprocessing"), "pred", resampled="spacing" in given)
+    decision = decision_of(steps_of(config, "postprocessing"), resampled="spacing" in given)
     weights = _weights(folder)
     fields = {
         "name": name,
@@ -67,7 +67,7 @@ def spec_of(folder: Path, name: str, serving: Mapping[str, Any] | None = None) -
             "licence": str(metadata.get("license") or metadata.get("copyright") or ""),
         },
         "input": {"channels": channels, **given},
-        "output": {"labels": labels, "regions": regions},
+        "output": {"labels": labels, **decision},
         "tiling": tiling_of(config),
         "serving": dict(serving or {}),
     }
@@ -109,11 +109,13 @@ def _names(metadata: Config, described: Mapping[str, Any], where: str, what: str
     """
     count, names = described.get("num_channels"), described.get("channel_def") or {}
     if not isinstance(count, int) or count < 1:
-        raise SourceError(f"{metadata.where}: network_data_format::{where}::num_channels: expected a number, found {count!r}")
+        raise SourceError(
+            f"{metadata.where}: network_data_format::{where}::num_channels: expected a number, found {count!r}"
+        )
     if names and sorted(map(str, names)) != sorted(map(str, range(count))):
         raise SourceError(
-            f"{metadata.where}: network_data_format::{where}::channel_def: expected one name for each of {count} channels, "
-            f"0 … {count - 1}, found {json.dumps(names)}"
+            f"{metadata.where}: network_data_format::{where}::channel_def: expected one name for each of "
+            f"{count} channels, 0 … {count - 1}, found {json.dumps(names)}"
         )
     ordered = {int(index): str(name) for index, name in names.items()}
     return [ordered.get(index, f"{what} {index}") for index in range(count)]

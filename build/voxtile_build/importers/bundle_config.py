@@ -17,7 +17,7 @@ import yaml
 
 from ..errors import SourceError
 
-REFERENCE = re.compile(r"[@%]([\w.]+(?:(?:::|#)\w+)*)")
+REFERENCE = re.compile(r"[@%](\w+(?:(?:::|#)\w+)*)")
 DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|int64|uint8)")
 TARGET, DISABLED = "_target_", "_disabled_"
 NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
@@ -78,8 +78,8 @@ class Config:
             value = ast.literal_eval(text[1:].strip())
         except (ValueError, SyntaxError, MemoryError, RecursionError):
             raise SourceError(
-                f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {text!r}, which "
-                "is not run; write its value in its place"
+                f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {text!r}, "
+                "which is not run; write its value in its place"
             ) from None
         return list(value) if isinstance(value, tuple) else value
 
@@ -118,7 +118,9 @@ def read_config(folder: Path, name: str) -> Config:
     found = [path for ending in endings if (path := folder / "configs" / f"{name}.{ending}").is_file()]
     if len(found) != 1:
         listed = ", ".join(path.name for path in found) or "none"
-        raise SourceError(f"{folder}: expected one file configs/{name}.json or .yaml, as in a MONAI bundle, found {listed}")
+        raise SourceError(
+            f"{folder}: expected one file configs/{name}.json or .yaml, as in a MONAI bundle, found {listed}"
+        )
     return Config(_read(found[0]), str(found[0]))
 
 

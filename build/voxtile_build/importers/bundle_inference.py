@@ -11,8 +11,19 @@ from .bundle_steps import REQUIRED, Step
 
 NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
 """Arguments of the inferer that change speed or memory, not results."""
-OUTPUT_ONLY = ("SaveImage", "EnsureType", "ToDevice", "Identity", "CastToType", "ToTensor", "DeleteItems", "SelectItems")
+OUTPUT_ONLY = (
+    "SaveImage",
+    "EnsureType",
+    "ToDevice",
+    "Identity",
+    "CastToType",
+    "ToTensor",
+    "DeleteItems",
+    "SelectItems",
+)
 """Steps after the network that leave the labels as they are."""
+DECISIONS = (("softmax", "argmax"), (None, "argmax"), ("sigmoid", "threshold"))
+"""What gives labels that the client gives too; softmax keeps the order, so argmax does without it."""
 
 
 def tiling_of(config: Config) -> dict[str, Any]:
@@ -61,14 +72,16 @@ def _roi(step: Step, size: Any) -> list[int]:
     return list(sizes)
 
 
-def has_regions(steps: Sequence[Step], key: str, *, resampled: bool) -> bool:
-    """Whether the network's channels overlap (sigmoid, threshold 0.5) or exclude one another (softmax, argmax).
+def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
+    """`regions` and `activation` of the spec's [output]: softmax and argmax, or sigmoid and a threshold of 0.5.
 
-    The client stitches the scores, takes softmax or sigmoid, resamples to the scan's grid and then decides. So with
-    `resampled` the bundle must invert before it decides, and linearly.
+    The client stitches logits, puts them through the activation, resamples to the scan's grid, and then decides. So
+    with `resampled` the bundle must invert before it decides, and linearly; an activation after that is none, for it
+    keeps the order and the threshold.
     Raises SourceError for a chain that does something else.
     """
     activation = decision = None
+    before = False
     for step in steps:
         if step.name in OUTPUT_ONLY:
             continue
@@ -76,6 +89,7 @@ def has_regions(steps: Sequence[Step], key: str, *, resampled: bool) -> bool:
             activation = _activation(step)
         elif step.name == "Invert":
             _check_inverse(step, decision is not None, resampled)
+            before = activation is not None
         elif step.name == "AsDiscrete":
             decision = _decision(step)
         else:
@@ -83,15 +97,13 @@ def has_regions(steps: Sequence[Step], key: str, *, resampled: bool) -> bool:
     where = steps[0].config.where if steps else "configs"
     if decision is None:
         raise SourceError(f"{where}: postprocessing: expected AsDiscreted with argmax or threshold, found none")
-    pairs = {("softmax", "argmax"): False, ("sigmoid", "threshold"): True}
-    if not resampled:
-        pairs[None, "argmax"] = False  # softmax keeps the order
-    if (activation, decision) not in pairs:
+    if (activation, decision) not in DECISIONS:
         raise SourceError(
-            f"{where}: postprocessing: cannot be translated: expected softmax and argmax, or sigmoid and a threshold of 0.5, "
-            f"found {activation or 'no activation'} and {decision}"
+            f"{where}: postprocessing: cannot be translated: expected softmax and argmax, or sigmoid and a threshold "
+            f"of 0.5, found {activation or 'no activation'} and {decision}"
         )
-    return pairs[activation, decision]
+    regions = decision == "threshold"
+    return {"regions": regions, **({"activation": activation} if resampled and before else {})}
 
 
 def _activation(step: Step) -> str:
@@ -114,7 +126,16 @@ def _decision(step: Step) -> str:
 def _check_inverse(step: Step, decided: bool, resampled: bool) -> None:
     given = step.arguments(
         {"nearest_interp": True},
-        ignored=("keys", "transform", "orig_keys", "meta_keys", "orig_meta_keys", "meta_key_postfix", "to_tensor", "device"),
+        ignored=(
+            "keys",
+            "transform",
+            "orig_keys",
+            "meta_keys",
+            "orig_meta_keys",
+            "meta_key_postfix",
+            "to_tensor",
+            "device",
+        ),
     )
     nearest = given["nearest_interp"][0] if isinstance(given["nearest_interp"], list) else given["nearest_interp"]
     if resampled and (decided or nearest):
@@ -123,5 +144,3 @@ def _check_inverse(step: Step, decided: bool, resampled: bool) -> None:
             f"with Spacingd the scores must be resampled linearly and decided on after: {what}; expected "
             "Activationsd, Invertd with nearest_interp = false, AsDiscreted"
         )
-
-

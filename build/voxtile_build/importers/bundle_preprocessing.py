@@ -1,4 +1,4 @@
-"""A bundle's pre-processing as the spec's [input]: orientation, spacing, intensity rule. What has no counterpart is refused."""
+"""A bundle's pre-processing as the spec's [input]: orientation, spacing, intensity rule; all else is refused."""
 
 from __future__ import annotations
 
@@ -108,7 +108,8 @@ def _spacing(step: Step, _: int) -> tuple[str, Any]:
 
 def _range(step: Step, _: int) -> tuple[str, Any]:
     given = step.arguments(
-        {"a_min": REQUIRED, "a_max": REQUIRED, "b_min": None, "b_max": None, "clip": False, "dtype": None}, ignored=("keys",)
+        {"a_min": REQUIRED, "a_max": REQUIRED, "b_min": None, "b_max": None, "clip": False, "dtype": None},
+        ignored=("keys",),
     )
     step.require(given, {"dtype": FLOATS})
     if given["b_min"] is None or given["b_max"] is None:
@@ -172,7 +173,9 @@ def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
 
 def _check_channel_wise(step: Step, given: Mapping[str, Any], channels: int) -> None:
     if channels > 1 and not given["channel_wise"]:
-        raise step.refusal(f"figures over all {channels} channels together have no counterpart; expected channel_wise = True")
+        raise step.refusal(
+            f"figures over all {channels} channels together have no counterpart; expected channel_wise = True"
+        )
 
 
 RULES: dict[str, Callable[[Step, int], tuple[str, Any]]] = {
@@ -183,4 +186,3 @@ RULES: dict[str, Callable[[Step, int], tuple[str, Any]]] = {
     "ScaleIntensityRangePercentiles": _percentile,
     "ScaleIntensity": _least_to_most,
 }
-

@@ -1,4 +1,4 @@
-"""A bundle's chain of transforms as steps: the name without its dictionary ending, and arguments that are all accounted for."""
+"""A bundle's chain of transforms as steps: names without their dictionary ending, every argument accounted for."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ class Step:
 
         Raises SourceError for an argument that neither `defaults` nor `ignored` holds: it would change the result.
         """
-        known = {**defaults, **{key: None for key in HARMLESS}}
+        known = {**defaults, **dict.fromkeys(HARMLESS)}
         found = dict(defaults)
         for key, value in self.given.items():
             if key in ignored:

@@ -16,9 +16,9 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-import onnx
 import torch
 from onnx import ModelProto
+from onnx.inliner import inline_local_functions
 
 from ..errors import ExportError, NetworkError
 from .file_network import IMAGE, LOGITS, Source
@@ -34,8 +34,9 @@ MEMBERS = (
 """What a package of torch.export.save holds; anything else (compiled libraries, custom objects) is refused."""
 SYMBOL = re.compile(r"[su]\d+")
 WORDS = frozenset(
-    "Symbol Integer Rational Float positive nonnegative integer True False Add Mul Pow Max Min Mod FloorDiv PythonMod CeilDiv "
-    "CleanDiv ToFloat IntTrueDiv Eq Ne Ge Gt Le Lt oo int_oo".split()
+    {"Symbol", "Integer", "Rational", "Float", "positive", "nonnegative", "integer", "True", "False", "Add", "Mul"}
+    | {"Max", "Min", "Mod", "FloorDiv", "PythonMod", "CeilDiv", "CleanDiv", "ToFloat", "IntTrueDiv", "oo", "int_oo"}
+    | {"Pow", "Eq", "Ne", "Ge", "Gt", "Le", "Lt"}
 )
 """What sizes are written with; the loader evaluates them."""
 OPERATORS = re.compile(
@@ -97,7 +98,7 @@ def _graph(path: Path, program: Any, opset: int) -> ModelProto:
     if found is None:
         raise ExportError(f"{path}: this program cannot be written as ONNX: the exporter gave nothing")
     model: ModelProto = found.model_proto
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    return inline_local_functions(model) if model.functions else model
 
 
 def _check_package(path: Path, content: bytes) -> None:
@@ -125,7 +126,9 @@ def _check_package(path: Path, content: bytes) -> None:
 
 def _check_pickle(path: Path, name: str, data: bytes) -> None:
     try:
-        torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            torch.load(io.BytesIO(data), weights_only=True, map_location="cpu")
     except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
         raise _unsafe(path, f"{name!r}, a pickle of more than tensors: {str(error).splitlines()[0]}") from None
 

@@ -12,6 +12,7 @@ import onnxruntime as ort
 import torch
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
+from onnx.inliner import inline_local_functions
 from torch import Tensor
 
 from ..errors import NetworkError
@@ -83,8 +84,8 @@ def check_shape(image: ValueInfoProto, shape: Sequence[int], where: str) -> None
     shown = [axis or "any" for axis in axes]
     if len(axes) != len(shape):
         raise NetworkError(
-            f"{where}: expected an input of [batch, channel, *spatial] with {len(shape) - 1} spatial axes as tiling.roi "
-            f"has, found [batch, {', '.join(map(str, shown))}]"
+            f"{where}: expected an input of [batch, channel, *spatial] with {len(shape) - 1} spatial axes as "
+            f"tiling.roi has, found [batch, {', '.join(map(str, shown))}]"
         )
     if axes[0] not in (None, shape[0]):
         raise NetworkError(f"{where}: the network takes {axes[0]} channels, but input.channels names {shape[0]}")
@@ -106,10 +107,10 @@ def _parsed(path: Path, content: bytes) -> ModelProto:
     foreign = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if not _known(node.domain, model)})
     if foreign:
         raise NetworkError(
-            f"{path}: expected operators of the ONNX standard alone, found {', '.join(foreign)}, which other engines and "
-            "servers do not know; export the network without fusing or custom operators"
+            f"{path}: expected operators of the ONNX standard alone, found {', '.join(foreign)}, which other engines "
+            "and servers do not know; export the network without fusing or custom operators"
         )
-    return onnx.inliner.inline_local_functions(model) if model.functions else model
+    return inline_local_functions(model) if model.functions else model
 
 
 def _known(domain: str, model: ModelProto) -> bool:

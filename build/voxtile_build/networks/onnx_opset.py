@@ -34,7 +34,8 @@ def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, ND
             one, other, rtol=0, atol=TOLERANCE * max(1.0, np.abs(one).max())
         ):
             raise ExportError(
-                f"{where}: brought from opset {found} to {opset}, the graph gives other results; export it at opset {opset}"
+                f"{where}: brought from opset {found} to {opset}, the graph gives other results; "
+                f"export it at opset {opset}"
             )
     return converted
 

@@ -40,7 +40,8 @@ def open_torchscript(path: Path, content: bytes) -> Source:
     _check_archive(path, content)
     try:
         with _quiet():
-            module = torch.jit.load(io.BytesIO(content), map_location="cpu").eval()
+            load: Any = torch.jit.load  # it has no types
+            module = load(io.BytesIO(content), map_location="cpu").eval()
     except (RuntimeError, ValueError) as error:
         raise NetworkError(
             f"{path}: expected TorchScript, found what PyTorch cannot load: {_first_line(error)}"
@@ -62,15 +63,15 @@ def _check_archive(path: Path, content: bytes) -> None:
         names = {name.partition("/")[2] for name in archive.namelist()}
     if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
         raise NetworkError(
-            f"{path}: expected TorchScript (torch.jit.save), found a pickle of torch.save, which could run code and is not "
-            "opened; give a state dict in [weights] beside network.name, or save torch.jit.trace(network, image)"
+            f"{path}: expected TorchScript (torch.jit.save), found a pickle of torch.save, which could run code and "
+            "is not opened; give a state dict in [weights] beside network.name, or save torch.jit.trace(network, image)"
         )
 
 
 def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
     if opset > NEWEST_OPSET:
         raise ExportError(f"{path}: TorchScript goes to ONNX up to opset {NEWEST_OPSET}, found {opset} asked for")
-    stream = io.BytesIO()
+    stream: Any = io.BytesIO()  # the older exporter writes to streams, which its types do not say
     example = torch.zeros(2, *shape)
     with torch.no_grad():
         count = _count(module(example))
