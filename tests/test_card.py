@@ -72,7 +72,9 @@ def test_a_card_that_does_not_fit_is_refused_by_its_field(changes: dict[str, Any
 
 
 def test_a_card_of_a_newer_schema_is_refused_whatever_it_holds() -> None:
-    with pytest.raises(ModelError, match=f"schema version 99, this client reads up to {SCHEMA_VERSION}; update voxtile"):
+    with pytest.raises(
+        ModelError, match=f"schema version 99, this client reads up to {SCHEMA_VERSION}; update voxtile"
+    ):
         parse_card(json.dumps({"schema_version": 99, "unknown": {}}), "m")
 
 

@@ -20,6 +20,7 @@ from nnunetv2.postprocessing.remove_connected_components import (
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
+
 from voxtile.errors import ModelError
 from voxtile.nnunet import (
     LabelExporter,

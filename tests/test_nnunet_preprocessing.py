@@ -19,6 +19,7 @@ from nnunetv2.utilities.label_handling.label_handling import convert_labelmap_to
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
+
 from voxtile.errors import InputError, ModelError
 from voxtile.nnunet import NnunetPlan, preprocess
 from voxtile.nnunet.preprocessing import bounding_box, compute_new_shape, fill_holes, nonzero_mask

@@ -21,6 +21,7 @@ from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_forn
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+
 from voxtile.errors import ModelError
 from voxtile.nnunet.parallel import run_all, single_threaded_blas
 from voxtile.nnunet.resampling import AxisZoom, resample, zoom_matrix

@@ -13,6 +13,8 @@ import onnx
 import pytest
 import tensorrt_rtx
 from onnx import helper
+
+from tests.small_networks import graph_of, plain, swin, unet
 from voxtile_build.onnx_to_tensorrt import EngineOptions, build_engine, error_log, write_plan
 from voxtile_build.passes.mixed_fp16 import to_mixed
 from voxtile_build.tensorrt_accelerator import tensorrt_accelerator_parameters
@@ -36,8 +38,6 @@ from voxtile_build.tensorrt_facts import (
 from voxtile_build.tensorrt_inspect import check_engine_precision, engine_precisions, inspect_engine
 from voxtile_build.tensorrt_network import allow_decomposed_attention, check_network_precision, parse_onnx
 from voxtile_build.tensorrt_profile import ShapeRange, batch_profile, input_shapes
-
-from tests.small_networks import graph_of, plain, swin, unet
 
 WEIGHT = np.random.default_rng(0).normal(size=(2, 1, 3, 3)).astype(np.float32)
 FIRST = helper.make_node("Conv", ["x", "w"], ["a"], name="first_conv", pads=[1] * 4)

@@ -13,6 +13,8 @@ import pytest
 import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
+
+from tests.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
 from voxtile_build.onnx_to_tensorrt import build_engine
 from voxtile_build.passes import PassError, apply_pass, clean, fold_constants, to_mixed, verify_pass
 from voxtile_build.passes.clean import name_nodes
@@ -36,8 +38,6 @@ from voxtile_build.passes.ranges import tensor_ranges
 from voxtile_build.passes.run_stepwise import run_stepwise
 from voxtile_build.passes.verify import run_graph
 from voxtile_build.tensorrt_profile import batch_profile
-
-from tests.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
 
 # fp16 has 11 significant bits; a few dozen layers of it, on scores of a few units.
 FP16_TOLERANCE = 2e-2

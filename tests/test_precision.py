@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from numpy.typing import NDArray
+
+from tests.small_networks import UNET_ROI, blobs, overflowing, plain
 from voxtile_build.errors import EngineError
 from voxtile_build.passes.mixed_fp16 import Fp16OverflowError
 from voxtile_build.passes.quantize_qdq import quantizable, quantize_qdq
@@ -26,8 +28,6 @@ from voxtile_build.precision import (
     rank_layers,
     search,
 )
-
-from tests.small_networks import UNET_ROI, blobs, overflowing, plain
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 LAYERS = tuple(f"layer{index}" for index in range(20))

@@ -118,9 +118,11 @@ class Output(_Part):
     kind: `logits`; `probabilities` (of every class, or of every region); `foreground` (the probability of one
     class alone); `labels` (the class index, one channel).
     scale: the stored value of probability 1 (255 for uint8, else 1).
+    activation: what stitched logits go through before they are put back on the scan's grid and decided on.
     """
 
     kind: Literal["logits", "probabilities", "foreground", "labels"] = "logits"
+    activation: Literal["none", "softmax", "sigmoid"] = "none"
     dtype: Literal["fp32", "fp16", "uint8"] = "fp32"
     scores: PositiveInt
     scale: PositiveFloat = 1.0

@@ -39,6 +39,7 @@ class Restorer:
         self._channels = card.output.scores
         self._scale = card.output.scale
         self._decide = decider(card)
+        self._activate = activator(card)
         self._threads = threads or usable_threads()
         self._taps = _inverse_taps(grid, nearest=card.output.kind == "labels")
         self._depth = self._taps[0] or _plain_taps(grid.oriented[0])
@@ -60,6 +61,7 @@ class Restorer:
             raise ValueError(
                 f"planes {shape} after {self._received} of a grid {self._grid.shape}, {self._channels} scores"
             )
+        planes = self._activate(planes)
         self._received += shape[1]
         last = int(np.searchsorted(self._depth.high, self._received))
         jobs = [(first, min(first + self._step, last)) for first in range(self._done, last, self._step)]
@@ -105,10 +107,34 @@ class Restorer:
         self._kept = self._source(slice(min(needed, self._received), self._received), planes).copy()
 
 
+def activator(card: Card) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
+    """The function that stitched scores [score, ...] go through first: softmax, sigmoid, or none."""
+    if card.output.activation == "softmax":
+        return _softmax
+    return _sigmoid if card.output.activation == "sigmoid" else lambda scores: scores
+
+
+def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shares: NDArray[np.float32] = logits - logits.max(axis=0)  # from the largest down, nothing overflows
+    np.exp(shares, out=shares)
+    shares /= shares.sum(axis=0)
+    return shares
+
+
+def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    shares: NDArray[np.float32] = -logits
+    with np.errstate(over="ignore"):  # exp of a large number is infinite, and its share 0, as it should be
+        np.exp(shares, out=shares)
+    shares += 1
+    return np.divide(1, shares, out=shares)
+
+
 def restore_bytes(grid: Grid, card: Card, planes: int, threads: int | None = None) -> int:
     """Bytes that a Restorer takes at its peak when it is fed up to `planes` planes at a time."""
     channels = card.output.scores
     labels = math.prod(grid.oriented) * label_type(card).itemsize + BOOKKEEPING
+    if card.output.activation != "none":
+        labels += 2 * 4 * channels * planes * math.prod(grid.shape[1:])
     if not grid.resampled:
         depth = min(_planes_a_job(grid, channels), planes)
         return labels + (threads or usable_threads()) * 10 * depth * math.prod(grid.oriented[1:])
@@ -126,7 +152,8 @@ def decider(card: Card) -> Decide:
     half (the logit 0), later regions over earlier ones, background elsewhere. Labels: the class of that index.
     """
     values = np.array([label.value for label in card.labels], label_type(card))
-    threshold = 0.0 if card.output.kind == "logits" else 0.5 * card.output.scale
+    plain = card.output.kind == "logits" and card.output.activation == "none"
+    threshold = 0.0 if plain else 0.5 * card.output.scale
     if card.output.kind == "labels":
         return lambda scores: _indexed(scores[0], values)
     if card.output.kind == "foreground":

@@ -123,7 +123,7 @@ def monai_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
     for size in roi:
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         axis = np.exp(x * x / np.float32(-2 * (size * sigma) ** 2))
-        weights = weights[..., None] * axis
+        weights = np.multiply(weights[..., None], axis, dtype=np.float32)
     floor = max(float(weights.min()), MONAI_WEIGHT_FLOOR)
     np.maximum(weights, np.float32(floor), out=weights)
     return weights
@@ -141,7 +141,8 @@ def nnunet_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
     single = (weights / (weights.max() / NNUNET_PEAK)).astype(np.float32)
     half = single.astype(np.float16)  # by way of float32, as torch rounds double to half
     half[half == 0] = half[half != 0].min()
-    return half.astype(np.float32)
+    rounded: NDArray[np.float32] = half.astype(np.float32)
+    return rounded
 
 
 def _filtered_impulse(size: int, sigma: float) -> NDArray[np.float64]:

@@ -1,0 +1,101 @@
+"""Networks are made by name; wrong names and arguments are refused before any weight is read."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+
+from voxtile_build.errors import NetworkError
+from voxtile_build.networks import NETWORKS, find_network, make_network
+
+# The smallest of each, and a ROI that its strides divide.
+SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
+    "SwinUNETR": ({"in_channels": 1, "out_channels": 2, "feature_size": 12, "spatial_dims": 2}, (64, 64)),
+    "UNet": (
+        {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]},
+        (16, 16, 16),
+    ),
+    "AttentionUnet": (
+        {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]},
+        (16, 16, 16),
+    ),
+    "BasicUNetPlusPlus": (
+        {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "features": [4, 4, 4, 4, 4, 4]},
+        (32, 32, 32),
+    ),
+    "SegResNet": ({"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "init_filters": 8}, (16, 16, 16)),
+    "DynUNet": (
+        {
+            "spatial_dims": 3,
+            "in_channels": 1,
+            "out_channels": 2,
+            "kernel_size": [3, 3, 3],
+            "strides": [1, 2, 2],
+            "upsample_kernel_size": [2, 2],
+            "filters": [4, 8, 8],
+        },
+        (16, 16, 16),
+    ),
+    "UNETR": (
+        {
+            "in_channels": 1,
+            "out_channels": 2,
+            "img_size": [32, 32],
+            "spatial_dims": 2,
+            "feature_size": 4,
+            "hidden_size": 24,
+            "mlp_dim": 32,
+            "num_heads": 4,
+        },
+        (32, 32),
+    ),
+    "Identity": ({}, (5, 6, 7)),
+}
+
+
+@pytest.mark.parametrize("name", [network.name for network in NETWORKS])
+def test_every_network_is_made_in_evaluation_mode_and_keeps_the_grid(name: str) -> None:
+    arguments, roi = SMALL[name]
+    classes = arguments.get("out_channels", 1)
+    network = make_network(name, arguments, 1, classes)
+    assert not network.training
+    with torch.inference_mode():
+        found = network(torch.zeros(1, 1, *roi))
+    found = found[0] if isinstance(found, list) else found
+    assert found.shape == (1, classes, *roi)
+
+
+def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
+    with pytest.raises(NetworkError, match=r"network.name: expected one of SwinUNETR, .*Identity, found 'ResUNet'"):
+        find_network("ResUNet")
+
+
+def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
+    arguments = {**SMALL["UNet"][0], "num_res_unit": 2}
+    with pytest.raises(NetworkError, match=r"network.args.num_res_unit: UNet has no such .*'num_res_units'"):
+        make_network("UNet", arguments, 1, 2)
+
+
+def test_identity_takes_no_argument_though_torch_would_ignore_it() -> None:
+    with pytest.raises(NetworkError, match=r"network.args.channels: Identity has no such argument"):
+        make_network("Identity", {"channels": 3}, 3, 3)
+
+
+def test_a_missing_argument_is_named() -> None:
+    arguments = {key: value for key, value in SMALL["UNet"][0].items() if key != "strides"}
+    with pytest.raises(NetworkError, match=r"network.args: UNet needs strides"):
+        make_network("UNet", arguments, 1, 2)
+
+
+@pytest.mark.parametrize(("channels", "classes", "where"), [(2, 2, "input.channels"), (1, 5, "output.labels")])
+def test_counts_that_contradict_the_spec_are_refused(channels: int, classes: int, where: str) -> None:
+    with pytest.raises(NetworkError, match=where):
+        make_network("UNet", SMALL["UNet"][0], channels, classes)
+
+
+def test_what_the_constructor_refuses_is_told() -> None:
+    arguments = {**SMALL["UNet"][0], "strides": []}
+    with pytest.raises(NetworkError, match=r"network.args: UNet refuses them: .*strides"):
+        make_network("UNet", arguments, 1, 2)
