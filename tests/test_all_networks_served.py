@@ -23,8 +23,8 @@ from voxtile_build.networks import NETWORKS, make_network
 from voxtile_build.spec import Spec, parse_spec
 from voxtile_build.wrapper import wrap
 
-SUM_ORDER = 1e-4
-"""Of the largest score: fp32 convolutions and norms, summed in another order."""
+SUM_ORDER = 1e-3
+"""Of the largest score: fp32 sums in another order; most in OpenVINO's norms over 64³ voxels of a SwinUNETR (3e-4)."""
 LABELS = 2
 
 DYNUNET = {"kernel_size": [3, 3, 3], "strides": [1, 2, 2], "upsample_kernel_size": [2, 2], "filters": [4, 8, 8]}
@@ -59,8 +59,8 @@ CASES = (
     Case("UNet", 2, 16, TRUNK),
     Case("AttentionUnet", 3, 16, TRUNK),
     Case("AttentionUnet", 2, 16, TRUNK),
-    Case("BasicUNetPlusPlus", 3, 32, {**NESTED, "deep_supervision": True}, head=-1),
-    Case("BasicUNetPlusPlus", 2, 32, NESTED),
+    Case("BasicUNetPlusPlus", 3, 16, {**NESTED, "deep_supervision": True}, head=-1),
+    Case("BasicUNetPlusPlus", 2, 16, NESTED),
     Case("SegResNet", 3, 16, SEGRESNET),
     Case("SegResNet", 2, 16, SEGRESNET),
     Case("DynUNet", 3, 16, {**DYNUNET, "deep_supervision": True, "deep_supr_num": 1}),

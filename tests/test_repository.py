@@ -65,7 +65,10 @@ def test_batches_wait_for_the_preferred_size_or_the_delay() -> None:
     batching = engine_config(serving(max_batch=8, preferred_batches=[4, 8], queue_delay_us=700), ORT).dynamic_batching
     assert list(batching.preferred_batch_size) == [4, 8]
     assert batching.max_queue_delay_microseconds == 700
-    assert list(engine_config(serving(max_batch=3), ORT).dynamic_batching.preferred_batch_size) == [3]
+    without = engine_config(serving(max_batch=3), ORT)
+    assert without.HasField("dynamic_batching")
+    assert list(without.dynamic_batching.preferred_batch_size) == []
+    assert without.dynamic_batching.max_queue_delay_microseconds == 0
 
 
 def test_queues_time_out_and_are_never_bounded_behind_an_ensemble() -> None:

@@ -164,7 +164,7 @@ def _config(spec: Spec, name: str) -> pb.ModelConfig:
 
 def _batching(serving: Serving) -> pb.ModelDynamicBatching:
     batching = pb.ModelDynamicBatching(
-        preferred_batch_size=serving.preferred_batches or (serving.max_batch,),
+        preferred_batch_size=serving.preferred_batches or (),
         max_queue_delay_microseconds=serving.queue_delay_us,
         priority_levels=serving.priorities,
         default_priority_level=(serving.priorities + 1) // 2,

@@ -290,10 +290,10 @@ class Serving(_Part):
     )
     max_batch: PositiveInt = Field(default=4, description="most tiles in one run of the engine")
     preferred_batches: tuple[PositiveInt, ...] | None = Field(
-        default=None, description="batch sizes that the server waits for; left out: max_batch alone"
+        default=None, description="batch sizes that the server waits for; left out: it never waits for a size"
     )
     queue_delay_us: NaturalInt = Field(
-        default=2000, description="how long a tile may wait for others to fill a batch, in microseconds"
+        default=0, description="how long a tile may wait for others to fill a batch, in microseconds"
     )
     queue_timeout_us: NaturalInt = Field(
         default=0, description="after how long in the queue a tile is refused, in microseconds; 0: never"
