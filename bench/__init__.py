@@ -1,0 +1,1 @@
+"""`make bench`: everything measured against everything else in one run."""

@@ -1,0 +1,189 @@
+"""scans.json: every way to segment each workload's scan, repetitions taking turns, against the first way."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import psutil
+from numpy.typing import NDArray
+
+from server.embedded import EmbeddedServer
+
+from .masks import dice_min, flipped_fraction, only
+from .settings import Settings, say
+from .timing import interleave, ratio, spread
+from .ways import peak_rss_bytes
+from .worker import Worker, WorkerError
+from .workloads import OWN_PREDICTOR, Row, Workload, workloads
+
+Runs = list[dict[str, Any]]
+
+
+def measure_scans(section: str, settings: Settings) -> list[dict[str, Any]]:
+    """The rows of all workloads of a section."""
+    rows: list[dict[str, Any]] = []
+    for workload in workloads(section, settings):
+        rows += measure(workload, settings)
+    return rows
+
+
+def measure(workload: Workload, settings: Settings) -> list[dict[str, Any]]:
+    """One workload: the server once, a process for each row, then the repetitions."""
+    say(f"{workload.name}: {workload.title}")
+    with contextlib.ExitStack() as stack:
+        server = (
+            stack.enter_context(serving([e.name for e in workload.entries], settings)) if workload.entries else None
+        )
+        workers = _workers(workload, server, stack, settings)
+        if workload.rows[0].name not in workers:
+            return table(workload, {}, {}, settings)
+        runs = _without_failures(
+            interleave(
+                _guarded(workers, workload, settings), settings.repetitions, settings.budget_s(workload.budget_s)
+            )
+        )
+        memory = {row.name: _server_bytes(row, server) for row in workload.rows if row.name in runs}
+    return table(workload, runs, memory, settings)
+
+
+def serving(names: Sequence[str], settings: Settings) -> EmbeddedServer:
+    """The embedded server with these entries of the benchmark's repository and no others."""
+    return EmbeddedServer(
+        settings.repository,
+        model_control_mode="explicit",
+        models=sorted(set(names)),
+        log_file=settings.work / "server.log",
+    )
+
+
+def table(
+    workload: Workload, runs: Mapping[str, Runs], server_bytes: Mapping[str, int], settings: Settings
+) -> list[dict[str, Any]]:
+    """The rows of what was run, ratios and masks against the first row; none where that one failed."""
+    first = workload.rows[0].name
+    if first not in runs:
+        settings.leave_out(workload.name, "every row", f"there is nothing to compare with: {first!r} failed")
+        return []
+    baseline = spread([run["seconds"] for run in runs[first]]).median
+    reference = _mask(mask_path(workload, first, settings))
+    own = _mask(mask_path(workload, OWN_PREDICTOR, settings)) if OWN_PREDICTOR in runs else None
+    return [
+        {
+            "workload": workload.name,
+            "title": workload.title,
+            "row": row.name,
+            **_times(runs[row.name], baseline),
+            # Whatever a way needs: a served one its server too.
+            "peak_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]) + server_bytes[row.name],
+            "client_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]),
+            **_agreement(reference, own, _mask(mask_path(workload, row.name, settings)), row.label),
+        }
+        for row in workload.rows
+        if row.name in runs
+    ]
+
+
+def mask_path(workload: Workload, row: str, settings: Settings) -> Path:
+    """Where a row's mask lies."""
+    plain = "".join(letter if letter.isalnum() else "-" for letter in f"{workload.name} {row}")
+    return settings.work / f"{plain}.nii.gz"
+
+
+def _workers(
+    workload: Workload, server: EmbeddedServer | None, stack: contextlib.ExitStack, settings: Settings
+) -> dict[str, Worker]:
+    """A ready process for each row; one that cannot be made ready is left out, and the reason told."""
+    workers: dict[str, Worker] = {}
+    for row in workload.rows:
+        job = {**row.job, "mask": str(mask_path(workload, row.name, settings))}
+        if server is not None and row.entry is not None:
+            job["url"] = server.grpc_url
+        log = mask_path(workload, row.name, settings).with_suffix(".log")
+        try:
+            workers[row.name] = stack.enter_context(Worker(job, log, row.environment))
+        except WorkerError as error:
+            settings.leave_out(workload.name, row.name, str(error))
+    return workers
+
+
+def _guarded(
+    workers: Mapping[str, Worker], workload: Workload, settings: Settings
+) -> dict[str, Callable[[], dict[str, Any] | None]]:
+    """Each row as a function; one that fails is told once and gives None from then on."""
+    failed: set[str] = set()
+
+    def run(name: str) -> dict[str, Any] | None:
+        if name in failed:
+            return None
+        try:
+            return workers[name]()
+        except WorkerError as error:
+            failed.add(name)
+            settings.leave_out(workload.name, name, str(error))
+            return None
+
+    return {name: partial(run, name) for name in workers}
+
+
+def _without_failures(runs: Mapping[str, list[dict[str, Any] | None]]) -> dict[str, Runs]:
+    """Rows that failed in any repetition are left out whole."""
+    return {name: [run for run in some if run] for name, some in runs.items() if all(some)}
+
+
+def _times(runs: Runs, baseline: float) -> dict[str, Any]:
+    """Median, spread and ratio; overhead: wall clock over the engine's own compute, of the median run."""
+    told = spread([run["seconds"] for run in runs])
+    engine = spread([run["engine_seconds"] for run in runs]).median
+    return {
+        "seconds": round(told.median, 4),
+        "ratio": round(ratio(baseline, told.median), 3),
+        "seconds_low": round(told.low, 4),
+        "seconds_high": round(told.high, 4),
+        "runs": told.runs,
+        "engine_seconds": round(engine, 4),
+        "overhead": round(told.median / engine, 3) if engine else None,
+        "tiles": runs[-1]["tiles"],
+        "skipped_tiles": runs[-1].get("skipped_tiles", 0),
+        **({"steps": runs[-1]["steps"]} if "steps" in runs[-1] else {}),
+    }
+
+
+def _agreement(
+    reference: NDArray[Any], own: NDArray[Any] | None, found: NDArray[Any], label: int | None
+) -> dict[str, Any]:
+    """Against the first row's mask; of a single mask against that class alone. own: nnU-Net's, if it took part."""
+    expected, there = only(reference, label), only(found, label)
+    told = {"dice_min": _dice(expected, there), "flipped_fraction": _flips(expected, there), "compared_label": label}
+    if own is None:
+        return told
+    return {**told, "dice_min_to_nnunet": _dice(own, found), "flipped_to_nnunet": _flips(own, found)}
+
+
+def _dice(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    return round(dice_min(expected, found), 5)
+
+
+def _flips(expected: NDArray[Any], found: NDArray[Any]) -> float:
+    return float(f"{flipped_fraction(expected, found):.4g}")
+
+
+def _mask(path: Path) -> NDArray[Any]:
+    return np.asanyarray(nib.load(path).dataobj)
+
+
+def _server_bytes(row: Row, server: EmbeddedServer | None) -> int:
+    """Peak memory of tritonserver itself and of the processes that run the row's engine."""
+    if server is None or row.entry is None:
+        return 0
+    parent = psutil.Process(server.pid)
+    mark = f"{row.entry.engine_entry}_0_"
+    engines = [
+        child.pid for child in parent.children(recursive=True) if any(w.startswith(mark) for w in child.cmdline())
+    ]
+    return sum(peak_rss_bytes(pid) for pid in [parent.pid, *engines])

@@ -1,0 +1,172 @@
+"""engines.json: seconds a ROI of every engine and precision, at every batch, against PyTorch fp32 in the same run.
+
+Engines run their entries' own files with the entries' own parameters, in a process each; Dice and flipped voxels are
+between the labels of the same tiles.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile_build.members import Model
+
+from .entries import Entry, build_entry, engine_files, model_of, nnunet_model, precision_choices
+from .masks import dice_min, flipped_fraction
+from .networks import DEFAULT_WIDTHS, Shape
+from .nnunet_folder import brain_folder
+from .scans import brain_crop
+from .section_parts import Rows
+from .settings import Settings, say
+from .timing import interleave, ratio, spread
+from .way_torch import normalised
+from .worker import Worker, WorkerError
+from .workloads import common_job, network_of, scanned
+
+ENGINES = ("openvino", "onnxruntime")
+TILES = 4
+BASELINE = ("PyTorch", "fp32", 1)
+
+Variant = tuple[str, str, int]
+"""Engine, precision, batch."""
+
+
+def measure(settings: Settings) -> Rows:
+    rows: Rows = []
+    for key in ("unet",) if settings.tiny else ("unet", "swinunetr-trained", "nnunet"):
+        rows += _network(key, settings)
+    if not (settings.quick or settings.tiny):
+        rows += _network("swinunetr", settings)
+    return rows
+
+
+def _network(key: str, settings: Settings) -> Rows:
+    """All variants of one network, taking turns."""
+    model, torch_job, title = _model(key, settings)
+    batches = (1,) if settings.quick or settings.tiny else (1, 2, TILES)
+    tiles = _tiles(key, _three(model.spec.tiling.roi), settings)
+    jobs = _jobs(key, model, torch_job, tiles, batches, settings)
+    say(f"engines of {title}: {len(jobs)} variants")
+    with contextlib.ExitStack() as stack:
+        workers: dict[Variant, Worker] = {}
+        for variant, job in jobs.items():
+            log = settings.work / f"engine-{key}-{'-'.join(map(str, variant))}.log"
+            try:
+                workers[variant] = stack.enter_context(Worker({**job, "mask": str(log.with_suffix(".npy"))}, log))
+            except WorkerError as error:
+                settings.leave_out(title, " ".join(map(str, variant)), str(error))
+        names = {" ".join(map(str, variant)): worker for variant, worker in workers.items()}
+        runs = interleave(names, settings.repetitions, settings.budget_s(150))
+    return _rows(key, title, {v: runs[" ".join(map(str, v))] for v in workers}, settings)
+
+
+def _model(key: str, settings: Settings) -> tuple[Model, dict[str, Any], str]:
+    """The model to build, the job of its network in PyTorch, and its name for people."""
+    if key != "nnunet":
+        network = network_of("tiny" if settings.tiny else key, settings)
+        tile = brain_crop(settings.data, network.roi)
+        return model_of(network, tile, settings), common_job(network, tile, settings), network.title
+    roi: Shape = (64,) * 3 if settings.quick else (96,) * 3
+    folder = brain_folder(settings.data, DEFAULT_WIDTHS, roi)
+    model = scanned(nnunet_model(folder, "nnunet", settings), brain_crop(settings.data, roi))
+    return model, {"folder": str(folder), "device": settings.device}, f"nnU-Net PlainConvUNet, patch {roi[0]}³"
+
+
+def _jobs(
+    key: str, model: Model, torch_job: Mapping[str, Any], tiles: Mapping[int, Path], batches: tuple[int, ...],
+    settings: Settings,
+) -> dict[Variant, dict[str, Any]]:  # fmt: skip
+    """Every variant that can be built, as a job."""
+    jobs: dict[Variant, dict[str, Any]] = {}
+    swin = "swin" in key
+    for batch in batches:
+        job = {**torch_job, "way": "torch-tile", "tiles": str(tiles[batch])}
+        jobs["PyTorch", "fp32", batch] = job
+        jobs["PyTorch", "bf16 autocast", batch] = {**job, "half": True}
+        if swin:
+            jobs["PyTorch flash", "fp32", batch] = {**job, "flash": True}
+    for engine in ENGINES:
+        for precision in _precisions(engine, settings):
+            entry = _entry(key, model, engine, precision, settings)
+            if entry is None:
+                continue
+            for batch in batches:
+                jobs[engine, precision, batch] = {
+                    "way": "engine-tile", "files": engine_files(entry, settings), "tiles": str(tiles[batch]),
+                    "device": settings.device, "intensity": model.spec.whole_scan_intensity,
+                }  # fmt: skip
+    return jobs
+
+
+def _precisions(engine: str, settings: Settings) -> tuple[str, ...]:
+    """What is offered; a quick run leaves out what takes longest to build: the search, and calibration."""
+    offered = precision_choices(engine) or ("fp32",)
+    if settings.tiny:
+        return offered[:1]
+    return tuple(word for word in offered if not settings.quick or word in ("fp32", "bf16", "fp16"))
+
+
+def _three(roi: tuple[int, ...]) -> Shape:
+    return roi[0], roi[1], roi[2]
+
+
+def _entry(key: str, model: Model, engine: str, precision: str, settings: Settings) -> Entry | None:
+    changes: dict[tuple[str, ...], Any] = {("serving", "max_batch"): TILES}
+    if precision != "fp32":
+        changes["precision", engine] = precision
+    if precision == "auto":
+        # The search needs figures to reach; open ones would make it stop at the first.
+        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_flipped"): 1e-3}
+    return build_entry(model, f"{key}-tiles-{engine}-{precision}", changes, settings, engine)
+
+
+def _tiles(key: str, roi: Shape, settings: Settings) -> dict[int, Path]:
+    """Normalised tiles [batch, 1, *roi] for each batch size: the brain's middle, mirrored in different ways."""
+    values = normalised(np.asanyarray(nib.load(brain_crop(settings.data, roi)).dataobj).astype(np.float32), "nonzero")
+    turned = [values, values[::-1], values[:, ::-1], values[:, :, ::-1]]
+    paths = {}
+    for batch in (1, 2, TILES):
+        paths[batch] = settings.work / f"tiles-{key}-{batch}.npy"
+        np.save(paths[batch], np.ascontiguousarray(np.stack(turned[:batch])[:, None]))
+    return paths
+
+
+def _rows(key: str, title: str, runs: Mapping[Variant, list[dict[str, Any]]], settings: Settings) -> Rows:
+    """Against PyTorch fp32 at the batch where that is fastest."""
+    medians = {variant: spread([run["seconds"] for run in some]) for variant, some in runs.items()}
+    baseline = min(
+        told.median for (engine, precision, _), told in medians.items() if (engine, precision) == BASELINE[:2]
+    )
+    rows = []
+    for (engine, precision, batch), told in medians.items():
+        reference, found = (
+            _labels(key, variant, settings) for variant in ((*BASELINE[:2], batch), (engine, precision, batch))
+        )
+        rows.append(
+            {
+                "network": key,
+                "title": title,
+                "engine": engine,
+                "precision": precision,
+                "batch": batch,
+                "seconds_per_roi": round(told.median, 4),
+                "ratio": round(ratio(baseline, told.median), 3),
+                "seconds_low": round(told.low, 4),
+                "seconds_high": round(told.high, 4),
+                "runs": told.runs,
+                "dice_min": round(dice_min(reference, found), 5),
+                "flipped_fraction": float(f"{flipped_fraction(reference, found):.4g}"),
+            }
+        )
+    return rows
+
+
+def _labels(key: str, variant: Variant, settings: Settings) -> NDArray[np.uint8]:
+    labels: NDArray[np.uint8] = np.load(settings.work / f"engine-{key}-{'-'.join(map(str, variant))}.npy")
+    return labels
