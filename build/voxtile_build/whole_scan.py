@@ -24,7 +24,7 @@ def torch_runner(wrapper: Wrapper) -> Runner:
 
     def run(inputs: Any) -> Array:
         given = [inputs[name] for name in ("roi", "intensity") if name in inputs]
-        tensors = [torch.from_numpy(np.ascontiguousarray(array)) for array in given]
+        tensors = [torch.from_numpy(np.array(array)) for array in given]
         with torch.inference_mode():
             scores: Array = wrapper(*tensors).numpy()
         return scores
