@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -24,6 +25,11 @@ def flipped_fraction(reference: NDArray[Any], found: NDArray[Any]) -> float:
 def only(mask: NDArray[Any], label: int | None) -> NDArray[Any]:
     """`mask` with everything but `label` made background; as it is where `label` is None."""
     return mask if label is None else np.where(mask == label, mask, 0)
+
+
+def single_path(mask: Path) -> Path:
+    """Where the mask of one class alone, decided at a probability of one half, lies beside the whole mask."""
+    return mask.with_name(f"single-{mask.name}")
 
 
 def _dice(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> float:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from server.embedded import EmbeddedServer
 
-from .masks import dice_min, flipped_fraction, only
+from .masks import dice_min, flipped_fraction, only, single_path
 from .settings import Settings, say
 from .timing import interleave, ratio, spread
 from .ways import peak_rss_bytes
@@ -71,7 +71,9 @@ def table(
         settings.leave_out(workload.name, "every row", f"there is nothing to compare with: {first!r} failed")
         return []
     baseline = spread([run["seconds"] for run in runs[first]]).median
-    reference = _mask(mask_path(workload, first, settings))
+    whole = mask_path(workload, first, settings)
+    reference = _mask(whole)
+    single = _mask(single_path(whole)) if single_path(whole).exists() else None
     own = _mask(mask_path(workload, OWN_PREDICTOR, settings)) if OWN_PREDICTOR in runs else None
     return [
         {
@@ -82,7 +84,12 @@ def table(
             # Whatever a way needs: a served one its server too.
             "peak_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]) + server_bytes[row.name],
             "client_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]),
-            **_agreement(reference, own, _mask(mask_path(workload, row.name, settings)), row.label),
+            **_agreement(
+                only(reference, row.label) if row.label is None or single is None else single,
+                own,
+                _mask(mask_path(workload, row.name, settings)),
+                row.label,
+            ),
         }
         for row in workload.rows
         if row.name in runs
@@ -155,10 +162,10 @@ def _times(runs: Runs, baseline: float) -> dict[str, Any]:
 
 
 def _agreement(
-    reference: NDArray[Any], own: NDArray[Any] | None, found: NDArray[Any], label: int | None
+    expected: NDArray[Any], own: NDArray[Any] | None, found: NDArray[Any], label: int | None
 ) -> dict[str, Any]:
     """Against the first row's mask; of a single mask against that class alone. own: nnU-Net's, if it took part."""
-    expected, there = only(reference, label), only(found, label)
+    there = only(found, label)
     told = {"dice_min": _dice(expected, there), "flipped_fraction": _flips(expected, there), "compared_label": label}
     if own is None:
         return told

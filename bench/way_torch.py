@@ -14,8 +14,9 @@ import torch
 from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 
+from .masks import single_path
 from .networks import Network, small_unet, swinunetr, trained_swinunetr, trained_unet
-from .ways import Clock, Job
+from .ways import Clock, Job, peak_rss_bytes
 
 HALF = {"cpu": torch.bfloat16, "cuda": torch.float16}
 
@@ -51,11 +52,13 @@ class WindowedScan:
     """A scan through `sliding_window_inference` with any predictor; what a short script would do, and no more.
 
     rule: "nonzero" or "all": over which voxels the z-score's figures are taken. transposed: axes as nnU-Net has them.
+    single: also leave, beside the mask and outside of what is measured, where this label's probability exceeds one half.
     """
 
     def __init__(self, job: Job, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
         self.job = job
         self.predict = Clock(predict)
+        self.peak = 0
         # Kernels are chosen and memory is taken at the first call, which is nobody's everyday.
         predict(torch.zeros(1, 1, *job["roi"]))
 
@@ -64,12 +67,23 @@ class WindowedScan:
         begun = time.perf_counter()
         image = nib.load(self.job["scan"])
         values = self._turned(normalised(image.get_fdata(dtype=np.float32), self.job["rule"]))
-        labels = self._turned(self._infer(values))
-        nib.save(nib.Nifti1Image(labels, image.affine), self.job["mask"])
+        scores, labels = self._infer(values)
+        nib.save(nib.Nifti1Image(self._turned(labels), image.affine), self.job["mask"])
         seconds = time.perf_counter() - begun
-        return {"seconds": seconds, "engine_seconds": self.predict.seconds, "tiles": self.predict.calls}
+        told = {"seconds": seconds, "engine_seconds": self.predict.seconds, "tiles": self.predict.calls}
+        if "single" not in self.job:
+            return told
+        if not self.peak:
+            self.peak = peak_rss_bytes()
+            self._save_single(scores, image.affine)
+        return {**told, "peak_rss_bytes": self.peak}
 
-    def _infer(self, values: NDArray[np.float32]) -> NDArray[np.uint8]:
+    def _save_single(self, scores: torch.Tensor, affine: NDArray[Any]) -> None:
+        label = self.job["single"]
+        over = (scores.softmax(1)[0, label] > 0.5).numpy().astype(np.uint8) * label
+        nib.save(nib.Nifti1Image(self._turned(over), affine), single_path(Path(self.job["mask"])))
+
+    def _infer(self, values: NDArray[np.float32]) -> tuple[torch.Tensor, NDArray[np.uint8]]:
         job = self.job
         x = torch.from_numpy(np.ascontiguousarray(values))[None, None]
         with torch.inference_mode():
@@ -78,7 +92,7 @@ class WindowedScan:
                 device="cpu",
             )  # fmt: skip
             labels: NDArray[np.uint8] = scores.argmax(1)[0].to(torch.uint8).numpy()
-        return labels
+        return scores, labels
 
     def _turned(self, volume: NDArray[Any]) -> NDArray[Any]:
         return volume.transpose(2, 1, 0) if self.job.get("transposed") else volume

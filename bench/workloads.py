@@ -119,7 +119,7 @@ def _half_air(name: str, key: str, crop: Shape, settings: Settings) -> Workload:
     network, scan = network_of(key, settings), half_air(settings.data, crop)
     warm = brain_crop(settings.data, network.roi)
     model = model_of(network, warm, settings)
-    rows = [Row(FIRST, common_job(network, scan, settings))]
+    rows = [Row(FIRST, {**common_job(network, scan, settings), "single": NARROW_LABEL})]
     base = name.removesuffix(" half air")
     entry = _best(base, model, settings)
     if entry is not None:
@@ -177,7 +177,7 @@ def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, An
 
 def _torch_rows(common: Mapping[str, Any], settings: Settings, *, swin: bool) -> list[Row]:
     half = REDUCED[settings.device]
-    rows = [Row(FIRST, common)]
+    rows = [Row(FIRST, {**common, "single": NARROW_LABEL})]
     if settings.tiny:
         return rows
     if swin:

@@ -141,6 +141,19 @@ def test_rows_beside_nnunets_own_are_compared_with_it_too(tmp_path: Path) -> Non
     assert (ours["dice_min_to_nnunet"], ours["flipped_to_nnunet"], ours["flipped_fraction"]) == (1, 0, 0.25)
 
 
+def test_a_single_mask_is_compared_with_one_decided_alike(tmp_path: Path) -> None:
+    from bench.scan_rows import mask_path
+
+    settings = Settings(tmp_path)
+    work = Workload("w", "a title", tmp_path, (Row(FIRST, {}), Row("5 ours", {}, label=2)), 1.0)
+    save_mask(mask_path(work, FIRST, settings), [0, 1, 2, 2])
+    save_mask(masks.single_path(mask_path(work, FIRST, settings)), [0, 0, 0, 2])
+    save_mask(mask_path(work, "5 ours", settings), [0, 0, 0, 2])
+    first, ours = table(work, {FIRST: [run(2.0)], "5 ours": [run(1.0)]}, {FIRST: 0, "5 ours": 0}, settings)
+    assert (ours["dice_min"], ours["flipped_fraction"], ours["compared_label"]) == (1, 0, 2)
+    assert first["compared_label"] is None
+
+
 def test_without_the_first_row_there_is_no_table(tmp_path: Path) -> None:
     settings = Settings(tmp_path)
     assert table(workload(tmp_path, [FIRST, "5 ours"]), {"5 ours": [run(1.0)]}, {"5 ours": 0}, settings) == []
