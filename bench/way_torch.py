@@ -52,7 +52,7 @@ class WindowedScan:
     """A scan through `sliding_window_inference` with any predictor; what a short script would do, and no more.
 
     rule: "nonzero" or "all": over which voxels the z-score's figures are taken. transposed: axes as nnU-Net has them.
-    single: also leave, beside the mask and outside of what is measured, where this label's probability exceeds one half.
+    single: also leave, beside the mask and outside of what is measured, where this label is more likely than not.
     """
 
     def __init__(self, job: Job, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
