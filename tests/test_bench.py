@@ -339,7 +339,7 @@ def test_engines_are_against_pytorch_in_fp32(out: Path) -> None:
         assert row["flipped_fraction"] < 1e-3
 
 
-def test_parts_tell_what_the_issue_asks(out: Path) -> None:
+def test_parts_tell_both_sides_of_each_comparison(out: Path) -> None:
     rows = read(out / "parts.json")
     parts = " ".join(row["part"] for row in rows)
     for part in (
