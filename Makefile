@@ -50,7 +50,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client/voxtile build/voxtile_build server
+	$(BIN)/mypy client/voxtile build/voxtile_build server bench
 
 bench: setup
 	$(BIN)/python -m bench --out $(OUT)/bench
