@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,13 @@ OPEN = {"max_abs_error": 1e9, "min_dice": 0.0, "max_flipped": 1.0}
 """Here the figures are the result; what misses them is to be shown, not refused."""
 REDUCED = {"cpu": "bf16", "cuda": "fp16"}
 """The reduced precision of each kind of device."""
+LEVELS: Mapping[str, Mapping[str, str]] = {
+    "fp32": {"openvino": "fp32", "onnxruntime": "fp32"},
+    "bf16": {"openvino": "bf16", "onnxruntime": "fp16"},
+    "int8": {"openvino": "int8", "onnxruntime": "int8"},
+    "auto": {"openvino": "auto"},
+}
+"""Precisions by the CPU's engines; those of one level are built in one go, under one public name."""
 
 
 @dataclass(frozen=True)
@@ -118,22 +126,50 @@ def build_entry(
 ) -> Entry | None:
     """Builds `model` as `name`, unless that was done before; None where it cannot be built, which is told."""
     engine = engine or engine_of(settings.device)
-    wanted = {("name",): name, ("serving", "engines"): (engine,), ("serving", "point"): engine, **changes}
+    return next(iter(build_entries(model, name, changes, settings, (engine,))), None)
+
+
+def build_entries(
+    model: Model, name: str, changes: Mapping[tuple[str, ...], Any], settings: Settings, engines: tuple[str, ...]
+) -> list[Entry]:
+    """The same for several engines in one go, which share the export; none where one of them cannot be built."""
+    wanted = {("name",): name, ("serving", "engines"): engines, ("serving", "point"): engines[0], **changes}
     try:
         spec = changed(model.spec, wanted)
         members = tuple(Member(name, member.load, member.weights_sha256) for member in model.members[:1])
-        precision = _built(Model(spec, members), settings, engine)
+        precisions = _built(Model(spec, members), settings)
     except (BuildError, ValueError) as error:
         settings.leave_out(model.spec.name, name, " ".join(str(error).split())[:300])
-        return None
-    return Entry(name, engine, precision)
+        return []
+    return [Entry(name, engine, precisions[engine]) for engine in engines]
+
+
+def build_level(model: Model, key: str, level: str, settings: Settings) -> dict[str, Entry]:
+    """`model` at a level of `LEVELS`, as `key`-`level`: the entries by engine; none where it cannot be built."""
+    words = LEVELS[level]
+    changes: dict[tuple[str, ...], Any] = {
+        ("precision", engine): word for engine, word in words.items() if word != "fp32"
+    }
+    if level == "auto":
+        # The search needs figures to reach; open ones would make it stop at the first.
+        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_flipped"): 1e-3}
+    made = build_entries(model, f"{key}-{level}", changes, settings, tuple(words))
+    return {entry.engine: entry for entry in made}
+
+
+def level_entry(model: Model, key: str, level: str, settings: Settings) -> Entry | None:
+    """The entry that serves `model` at this level; on a CPU one of those that the table of engines measures too."""
+    engine = model.spec.serving.engines[0]
+    if settings.device == "cpu":
+        return build_level(model, key, level, settings).get(engine)
+    return build_entry(model, f"{key}-{level}", {} if level == "fp32" else {("precision", engine): level}, settings)
 
 
 def build_network(network: nn.Module, spec: Spec, settings: Settings) -> Entry:
     """Builds an unnamed network, such as one that costs nothing."""
     engine = spec.serving.engines[0]
-    precision = _built(Model(spec, (Member(spec.name, lambda: network, "0" * 64),)), settings, engine)
-    return Entry(spec.name, engine, precision)
+    precisions = _built(Model(spec, (Member(spec.name, lambda: network, "0" * 64),)), settings)
+    return Entry(spec.name, engine, precisions[engine])
 
 
 def clone(entry: Entry, name: str, instances: int, threads: int, settings: Settings) -> Entry:
@@ -162,19 +198,21 @@ def engine_files(entry: Entry, settings: Settings) -> dict[str, Any]:
     return {"engine": entry.engine, "folder": str(folder / "1"), "parameters": parameters}
 
 
-def _built(model: Model, settings: Settings, engine: str) -> str:
-    """Builds where spec, sources or versions have changed since; returns the precision by the certificate."""
-    name, stamp = model.spec.name, settings.data / f"{model.spec.name}.{engine}.stamp"
-    digest = _digest(model, engine)
+def _built(model: Model, settings: Settings) -> dict[str, str]:
+    """Builds where spec, sources or versions have changed since; the precision of each engine by its certificate."""
+    name, stamp = model.spec.name, settings.data / f"{model.spec.name}.stamp"
+    digest = _digest(model)
     if not (stamp.exists() and stamp.read_text() == digest and (settings.repository / name).is_dir()):
-        say(f"building {name} for {engine}")
-        build_models([model], settings.repository, engines=[engine])
+        say(f"building {name} for {' and '.join(model.spec.serving.engines)}")
+        begun = time.monotonic()
+        build_models([model], settings.repository)
         stamp.write_text(digest)
+        say(f"built {name} in {time.monotonic() - begun:.0f} s")
     card = get_card(read_config(settings.repository / name), settings.repository / name)
-    return str(card["certificates"][engine]["precision"])
+    return {engine: str(certificate["precision"]) for engine, certificate in card["certificates"].items()}
 
 
-def _digest(model: Model, engine: str) -> str:
+def _digest(model: Model) -> str:
     sources = sorted(Path(voxtile_build.__file__).parent.rglob("*.py"))
-    text = json.dumps([model.spec.model_dump(mode="json"), engine, versions()], sort_keys=True)
+    text = json.dumps([model.spec.model_dump(mode="json"), versions()], sort_keys=True)
     return hashlib.sha256(text.encode() + b"".join(file.read_bytes() for file in sources)).hexdigest()

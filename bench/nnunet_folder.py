@@ -13,6 +13,8 @@ from .networks import TISSUES, Shape, architecture, fitted_plain_conv_unet
 from .scans import CT_LABELS, ct_values
 
 RESAMPLING = "resample_data_or_seg_to_shape"
+CT_MODEL_SPACING = 3.0
+"""Millimetres a voxel of the network's grid, as TotalSegmentator's fast model has them."""
 
 
 def brain_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
@@ -22,9 +24,9 @@ def brain_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
 
 
 def ct_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
-    """A model of the made-up CT's 25 labels at 1 mm, nnU-Net's CT rule."""
+    """A model of the made-up CT's 25 labels, nnU-Net's CT rule."""
     labels = {"background": 0} | {f"organ {value}": value for value in range(1, CT_LABELS)}
-    return _folder(data, "ct", widths, roi, labels, "CTNormalization", (1.0, 1.0, 1.0))
+    return _folder(data, "ct", widths, roi, labels, "CTNormalization", (CT_MODEL_SPACING,) * 3)
 
 
 def _folder(

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from voxtile_build.members import Model
 
-from .entries import Entry, build_entry, engine_files, model_of, nnunet_model, precision_choices
+from .entries import LEVELS, build_level, engine_files, model_of, nnunet_model
 from .masks import dice_min, flipped_fraction
 from .networks import DEFAULT_WIDTHS, Shape
 from .nnunet_folder import brain_folder
@@ -29,8 +29,8 @@ from .way_torch import normalised
 from .worker import Worker, WorkerError
 from .workloads import common_job, network_of, scanned
 
-ENGINES = ("openvino", "onnxruntime")
-TILES = 4
+BATCHES = (1, 2)
+TILES = max(BATCHES)
 BASELINE = ("PyTorch", "fp32", 1)
 
 Variant = tuple[str, str, int]
@@ -39,17 +39,16 @@ Variant = tuple[str, str, int]
 
 def measure(settings: Settings) -> Rows:
     rows: Rows = []
-    for key in ("unet",) if settings.tiny else ("unet", "swinunetr-trained", "nnunet"):
+    keys = ("unet",) if settings.tiny else ("unet", "nnunet") if settings.quick else ("unet", "nnunet", "swinunetr")
+    for key in keys:
         rows += _network(key, settings)
-    if not (settings.quick or settings.tiny):
-        rows += _network("swinunetr", settings)
     return rows
 
 
 def _network(key: str, settings: Settings) -> Rows:
     """All variants of one network, taking turns."""
     model, torch_job, title = _model(key, settings)
-    batches = (1,) if settings.quick or settings.tiny else (1, 2, TILES)
+    batches = BATCHES[:1] if settings.quick or settings.tiny else BATCHES
     tiles = _tiles(key, _three(model.spec.tiling.roi), settings)
     jobs = _jobs(key, model, torch_job, tiles, batches, settings)
     say(f"engines of {title}: {len(jobs)} variants")
@@ -62,7 +61,7 @@ def _network(key: str, settings: Settings) -> Rows:
             except WorkerError as error:
                 settings.leave_out(title, " ".join(map(str, variant)), str(error))
         names = {" ".join(map(str, variant)): worker for variant, worker in workers.items()}
-        runs = interleave(names, settings.repetitions, settings.budget_s(150))
+        runs = interleave(names, settings.repetitions, settings.budget_s(200))
     return _rows(key, title, {v: runs[" ".join(map(str, v))] for v in workers}, settings)
 
 
@@ -91,39 +90,27 @@ def _jobs(
         jobs["PyTorch", "bf16 autocast", batch] = {**job, "half": True}
         if swin:
             jobs["PyTorch flash", "fp32", batch] = {**job, "flash": True}
-    for engine in ENGINES:
-        for precision in _precisions(engine, settings):
-            entry = _entry(key, model, engine, precision, settings)
-            if entry is None:
-                continue
+    for level in _levels(key, settings):
+        for engine, entry in build_level(model, key, level, settings).items():
             for batch in batches:
-                jobs[engine, precision, batch] = {
+                jobs[engine, LEVELS[level][engine], batch] = {
                     "way": "engine-tile", "files": engine_files(entry, settings), "tiles": str(tiles[batch]),
                     "device": settings.device, "intensity": model.spec.whole_scan_intensity,
                 }  # fmt: skip
     return jobs
 
 
-def _precisions(engine: str, settings: Settings) -> tuple[str, ...]:
-    """What is offered; a quick run leaves out what takes longest to build: the search, and calibration."""
-    offered = precision_choices(engine) or ("fp32",)
+def _levels(key: str, settings: Settings) -> tuple[str, ...]:
+    """Quick runs leave out what is calibrated; only the UNet is small enough to be searched for its `auto`."""
     if settings.tiny:
-        return offered[:1]
-    return tuple(word for word in offered if not settings.quick or word in ("fp32", "bf16", "fp16"))
+        return ("fp32",)
+    if settings.quick:
+        return ("fp32", "bf16")
+    return tuple(level for level in LEVELS if level != "auto" or key == "unet")
 
 
 def _three(roi: tuple[int, ...]) -> Shape:
     return roi[0], roi[1], roi[2]
-
-
-def _entry(key: str, model: Model, engine: str, precision: str, settings: Settings) -> Entry | None:
-    changes: dict[tuple[str, ...], Any] = {("serving", "max_batch"): TILES}
-    if precision != "fp32":
-        changes["precision", engine] = precision
-    if precision == "auto":
-        # The search needs figures to reach; open ones would make it stop at the first.
-        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_flipped"): 1e-3}
-    return build_entry(model, f"{key}-tiles-{engine}-{precision}", changes, settings, engine)
 
 
 def _tiles(key: str, roi: Shape, settings: Settings) -> dict[int, Path]:
@@ -131,7 +118,7 @@ def _tiles(key: str, roi: Shape, settings: Settings) -> dict[int, Path]:
     values = normalised(np.asanyarray(nib.load(brain_crop(settings.data, roi)).dataobj).astype(np.float32), "nonzero")
     turned = [values, values[::-1], values[:, ::-1], values[:, :, ::-1]]
     paths = {}
-    for batch in (1, 2, TILES):
+    for batch in BATCHES:
         paths[batch] = settings.work / f"tiles-{key}-{batch}.npy"
         np.save(paths[batch], np.ascontiguousarray(np.stack(turned[:batch])[:, None]))
     return paths

@@ -21,7 +21,7 @@ from voxtile.segment import Segmenter
 from voxtile.tiling import plan_tiles, tile_shape
 from voxtile.transport import Transport
 
-from .entries import Entry, build_entry, model_of
+from .entries import Entry, level_entry, model_of
 from .free import MAX_BATCH, free_entry
 from .scan_rows import serving
 from .scans import Shape, brain_crop, brain_files
@@ -76,9 +76,8 @@ def real_network(settings: Settings) -> Rows:
     key = "unet" if settings.tiny else "swinunetr-trained" if settings.quick else "swinunetr"
     network = network_of("tiny" if settings.tiny else key, settings)
     scan = _crop(settings, (40, 36, 33) if settings.tiny else (96, 96, 96) if settings.quick else (168, 168, 96))
-    base = {"unet": "unet", "swinunetr-trained": "swinunetr-trained", "swinunetr": "swinunetr"}[key]
     model = model_of(network, _crop(settings, network.roi), settings)
-    entry = build_entry(model, f"{base}-fp32", {}, settings)
+    entry = level_entry(model, key, "fp32", settings)
     if entry is None:
         return []
     with serving([entry.name], settings) as server:
@@ -186,7 +185,7 @@ class Limit:
         self.transport = Transport([url], model)
         card = self.transport.model.card
         values = np.asanyarray(nib.load(scan).dataobj).astype(np.int16)
-        self.tiles = list(plan_tiles(values.shape, tile_shape(card), card.tiling))
+        self.tiles = list(plan_tiles(values.shape, tile_shape(card, values.shape), card.tiling))
         cut = [np.ascontiguousarray(values[tile.slices])[None] for tile in self.tiles]
         self.requests = [
             Request(index, np.stack(cut[first : first + MAX_BATCH]), None)

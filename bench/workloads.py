@@ -9,10 +9,21 @@ from typing import Any
 
 from voxtile_build.members import Model
 
-from .entries import REDUCED, Entry, build_entry, changed, clone, model_of, nnunet_model, on_scan, precision_choices
+from .entries import (
+    REDUCED,
+    Entry,
+    build_entry,
+    changed,
+    clone,
+    level_entry,
+    model_of,
+    nnunet_model,
+    on_scan,
+    precision_choices,
+)
 from .networks import DEFAULT_WIDTHS, Network, Shape
-from .nnunet_folder import brain_folder, ct_folder
-from .scans import brain_crop, ct_scan, half_air
+from .nnunet_folder import CT_MODEL_SPACING, brain_folder, ct_folder
+from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
 from .way_torch import find_network
 
@@ -66,18 +77,15 @@ def _unet(settings: Settings) -> list[Workload]:
 
 
 def _swinunetr(settings: Settings) -> list[Workload]:
-    """The trained one always; feature size 24 (48 on a GPU) in a full run."""
-    crop: Shape = (112, 112, 112)
-    made = [_monai("swinunetr-trained", "swinunetr-trained", crop, 300, settings)]
-    made.append(_half_air("swinunetr-trained half air", "swinunetr-trained", (96, 96, 96), settings))
+    """A quick run takes the trained one, small as it is; a full one feature size 24 (48 on a GPU)."""
     if settings.quick:
-        return made
+        return [_swin("swinunetr-trained", (96, 96, 96), 60, settings)]
     large: Shape = (168, 168, 168) if settings.device == "cpu" else (192, 224, 184)
-    return [
-        _monai("swinunetr", "swinunetr", large, 900, settings),
-        *made,
-        _half_air("swinunetr half air", "swinunetr", large, settings),
-    ]
+    return [_swin("swinunetr", large, 480, settings), _half_air("swinunetr half air", "swinunetr", large, settings)]
+
+
+def _swin(key: str, crop: Shape, budget_s: float, settings: Settings) -> Workload:
+    return _monai(key, key, crop, budget_s, settings)
 
 
 def _nnunet(settings: Settings) -> list[Workload]:
@@ -85,9 +93,9 @@ def _nnunet(settings: Settings) -> list[Workload]:
         return [_nnunet_brain((4, 8, 16), (32,) * 3, (48, 40, 36), settings)]
     if settings.quick:
         return [_nnunet_brain(DEFAULT_WIDTHS, (64,) * 3, (96, 96, 96), settings)]
-    ct: Shape = (512, 512, 300) if settings.device == "cuda" else (240, 240, 96)
+    ct: Shape = (512, 512, 300) if settings.device == "cuda" else (512, 512, 200)
     return [
-        _nnunet_brain(DEFAULT_WIDTHS, (96,) * 3, (144, 144, 144), settings),
+        _nnunet_brain(DEFAULT_WIDTHS, (96,) * 3, (144, 192, 144), settings),
         _nnunet_ct(DEFAULT_WIDTHS, (96,) * 3, ct, settings),
     ]
 
@@ -126,7 +134,7 @@ def _half_air(name: str, key: str, crop: Shape, settings: Settings) -> Workload:
         rows.append(_served("5 Voxtile, the same entry", entry, scan, warm, label=NARROW_LABEL))
         rows.append(_served("5 + empty tiles skipped", entry, scan, warm, label=NARROW_LABEL, skip_empty=True))
     title = f"{network.title}, ROI {_times(network.roi)}, MNI152 brain {_times(crop)} with as much air beside it"
-    return Workload(name, title, scan, tuple(rows), 1 if settings.quick else 240)
+    return Workload(name, title, scan, tuple(rows), 120)
 
 
 def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Settings) -> Workload:
@@ -143,7 +151,7 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
     rows.append(_own_predictor(folder, scan, roi, settings))
     network = f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}"
     title = f"{network}, patch {_times(roi)}, no mirroring, MNI152 brain {_times(crop)}"
-    return Workload("nnunet", title, scan, tuple(rows), 700)
+    return Workload("nnunet", title, scan, tuple(rows), 480)
 
 
 def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Settings) -> Workload:
@@ -154,8 +162,8 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
     title = (
-        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, 25 labels, resampled to 1 mm and back, made-up CT "
-        f"{_times(shape)}{'' if shape == (512, 512, 300) else ', a crop of 512×512×300'}"
+        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {CT_LABELS} labels, patch {_times(roi)}, resampled to "
+        f"{CT_MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
     )
     return Workload("nnunet-ct", title, scan, tuple(rows), 300)
 
@@ -204,11 +212,10 @@ def _runtime_rows(common: Mapping[str, Any], settings: Settings) -> list[Row]:
 def _ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
     """Ours, one step at a time; each step keeps those before it."""
     rows = []
-    plain = build_entry(model, f"{name}-fp32", {}, settings)
+    plain = level_entry(model, name, "fp32", settings)
     if plain is not None:
         rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
-    word = REDUCED[settings.device]
-    lower = _reduced(f"{name}-{word}", model, settings, {}) if not settings.quick else None
+    lower = None if settings.tiny else level_entry(model, name, REDUCED[settings.device], settings)
     if lower is not None:
         rows.append(_served(f"5 Voxtile {lower.precision}", lower, scan, warm, shared_memory=False))
     best = _best(name, model, settings)
@@ -226,16 +233,19 @@ def _ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path)
 def _nnunet_ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
     """As `_ladder`; nnU-Net's own preprocessing gives fractions, so that only fp16 is narrow."""
     rows = []
-    plain = build_entry(model, f"{name}-fp32", {}, settings)
+    plain = level_entry(model, name, "fp32", settings)
     if plain is not None:
         rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
+    if settings.tiny:
+        return rows
     narrow: Changes = {("input", "dtype"): "fp16", ("output", "dtype"): "fp16"}
-    best = None if settings.tiny else _reduced(f"{name}-{REDUCED[settings.device]}", model, settings, narrow)
+    best = _reduced(f"{name}-narrow", model, settings, narrow)
     if best is not None:
         rows.append(_served(f"5 + {best.precision}, fp16 in and out", best, scan, warm, shared_memory=False))
         rows.append(_served("5 + shared memory", best, scan, warm))
-        several = clone(best, f"{best.name}-x2", 2, 1, settings)
-        rows.append(_served("5 + two instances of one thread", several, scan, warm))
+    lowest = _at("int8", f"{name}-narrow-int8", model, settings, narrow)
+    if lowest is not None:
+        rows.append(_served("5 + int8", lowest, scan, warm))
     return rows
 
 
@@ -253,7 +263,12 @@ def _best(name: str, model: Model, settings: Settings) -> Entry | None:
 
 
 def _reduced(name: str, model: Model, settings: Settings, changes: Changes) -> Entry | None:
-    word, engine = REDUCED[settings.device], model.spec.serving.engines[0]
+    return _at(REDUCED[settings.device], name, model, settings, changes)
+
+
+def _at(word: str, name: str, model: Model, settings: Settings, changes: Changes) -> Entry | None:
+    """The entry in the precision `word`; None, which is told, where the spec does not offer it."""
+    engine = model.spec.serving.engines[0]
     offered = precision_choices(engine)
     if word not in offered:
         said = f"{', '.join(offered) or 'no precision'} for {engine}, not {word}"

@@ -71,12 +71,18 @@ def test_batches_wait_for_the_preferred_size_or_the_delay() -> None:
     assert without.dynamic_batching.max_queue_delay_microseconds == 0
 
 
-def test_queues_time_out_and_are_never_bounded_behind_an_ensemble() -> None:
+def test_queues_time_out_where_asked_and_are_never_bounded_behind_an_ensemble() -> None:
     policy = engine_config(serving(queue_timeout_us=5000), ORT).dynamic_batching.default_queue_policy
     assert policy.default_timeout_microseconds == 5000
     assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
     assert policy.allow_timeout_override
     assert policy.max_queue_size == 0
+
+
+def test_without_a_timeout_the_queue_has_no_policy_so_that_the_server_fetches_ahead() -> None:
+    # Tritonserver fetches ahead for a busy engine only where nothing in the queue can time out or overtake.
+    for made in (serving(), serving(max_batch=8, preferred_batches=[4, 8], queue_delay_us=700)):
+        assert not engine_config(made, ORT).dynamic_batching.HasField("default_queue_policy")
 
 
 def test_priorities_default_to_the_middle_level() -> None:

@@ -61,7 +61,7 @@ def engine_config(
     config.instance_group.append(_instances(spec.serving, engine))
     if spec.serving.warm_up:
         config.model_warmup.extend(_warm_up(spec, size) for size in warm_up_sizes(spec.serving.max_batch))
-    for key, value in {**engine.parameters(spec.serving), **parameters}.items():
+    for key, value in {**engine.parameters(spec), **parameters}.items():
         config.parameters[key].string_value = value
     for name, options in accelerators.items():
         config.optimization.execution_accelerators.gpu_execution_accelerator.add(name=name, parameters=options)
@@ -155,10 +155,12 @@ def read_config(folder: Path) -> pb.ModelConfig:
 def _config(spec: Spec, name: str) -> pb.ModelConfig:
     config = pb.ModelConfig(name=name, max_batch_size=spec.serving.max_batch)
     config.version_policy.specific.versions.append(spec.version)
-    config.input.add(name="roi", data_type=TRITON_TYPES[spec.input.dtype], dims=spec.roi_shape)
+    channels = len(spec.input.channels)
+    config.input.add(name="roi", data_type=TRITON_TYPES[spec.input.dtype], dims=(channels, *spec.spatial_dims))
     if spec.whole_scan_intensity:
-        config.input.add(name="intensity", data_type=pb.TYPE_FP32, dims=(len(spec.input.channels), 2))
-    config.output.add(name="scores", data_type=TRITON_TYPES[spec.output.dtype], dims=spec.scores_shape)
+        config.input.add(name="intensity", data_type=pb.TYPE_FP32, dims=(channels, 2))
+    scores = (spec.output.score_count, *spec.spatial_dims)
+    config.output.add(name="scores", data_type=TRITON_TYPES[spec.output.dtype], dims=scores)
     return config
 
 
@@ -169,11 +171,13 @@ def _batching(serving: Serving) -> pb.ModelDynamicBatching:
         priority_levels=serving.priorities,
         default_priority_level=(serving.priorities + 1) // 2,
     )
-    # No max_queue_size here: an ensemble whose step overflows can hang on servers before 26.02.
-    policy = batching.default_queue_policy
-    policy.timeout_action = pb.ModelQueuePolicy.REJECT
-    policy.default_timeout_microseconds = serving.queue_timeout_us
-    policy.allow_timeout_override = True
+    # Any queue policy, even the leave to set timeouts, costs pauses of half a second: decision 10. Nor is there ever a
+    # max_queue_size: an ensemble whose step overflows can hang on servers before 26.02.
+    if serving.queue_timeout_us:
+        policy = batching.default_queue_policy
+        policy.timeout_action = pb.ModelQueuePolicy.REJECT
+        policy.default_timeout_microseconds = serving.queue_timeout_us
+        policy.allow_timeout_override = True
     return batching
 
 
