@@ -35,6 +35,7 @@ from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from server.embedded import EmbeddedServer
+from tests.memory_limits import limit_for
 from voxtile import InputError, ModelError, Segmenter
 from voxtile.cli import app
 from voxtile_build.importers.nnunet import import_nnunet
@@ -178,6 +179,29 @@ def test_served_labels_are_nnunets(
     if TRAININGS[model].reader == "SimpleITKIO":
         assert found.scores is not None
         assert np.abs(found.scores.transpose(0, 3, 2, 1) - probabilities).max() <= PROBABILITY_ERROR
+
+
+STRIPPED: list[Any] = [
+    pytest.param("plain", (38, 60, 12), (1.1, 0.9, 1.7), 2, id="3d_fullres, mirroring"),
+    pytest.param("turned", (60, 14, 11), (1.0, 1.1, 4.0), 2, id="transposed, separate z"),
+    pytest.param("flat", (38, 78, 4), (0.9, 1.0, 3.0), 3, id="2d, mirroring, learned post-processing"),
+    pytest.param("regions", (36, 60, 10), (1.1, 0.9, 1.6), 2, id="regions in an order"),
+]
+
+
+@pytest.mark.parametrize(("model", "shape", "spacing", "strips"), STRIPPED)
+def test_strips_change_nothing(
+    served: Served, tmp_path: Path, model: str, shape: tuple[int, int, int], spacing: Any, strips: int
+) -> None:
+    files = write_scan(tmp_path / "scans", "case", shape, spacing, len(TRAININGS[model].channels))
+    with Segmenter(served.url, model, keep_scores=True, batch=1, in_flight=1) as free:
+        whole, limit = free.segment(files), limit_for(free, files, strips)
+    with Segmenter(served.url, model, keep_scores=True, batch=1, max_ram=limit) as tight:
+        cut = tight.segment(files)
+    assert (whole.report.strips, cut.report.strips) == (1, strips)
+    np.testing.assert_array_equal(cut.labels, whole.labels)
+    np.testing.assert_array_equal(cut.scores, whole.scores)
+    assert len(np.unique(cut.labels)) > 1
 
 
 def predicted(served: Served, model: str, files: list[Path], folder: Path) -> tuple[Any, NDArray[np.float32]]:

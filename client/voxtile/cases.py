@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, Protocol
 
 import numpy as np
@@ -10,12 +11,18 @@ from numpy.typing import NDArray
 from .card import Card
 from .encoding import choose_encoding
 from .preparing import prepare
-from .restoring import Restorer, restore_bytes
+from .restoring import Restorer, grid_strips, restore_bytes
+from .strips import Strip
 from .volume import Volume
 
 
 class PlaneSink(Protocol):
-    """Takes finished scores along axis 0 of the prepared grid and makes labels of them."""
+    """Takes finished scores along axis 0 of the prepared grid and makes labels of them.
+
+    begin: the planes that follow are those of a strip, from the first on; whole planes need no word.
+    """
+
+    def begin(self, strip: Strip) -> None: ...
 
     def feed(self, planes: NDArray[np.float32]) -> None: ...
 
@@ -43,19 +50,30 @@ class Case(Protocol):
 
     def restorer(self, keep_scores: bool) -> PlaneSink: ...
 
-    def restore_bytes(self, planes: int) -> int: ...
+    def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
+        """The grid in `count` strips along axis 1 or 2, or in as many as can be without changing a label."""
+        ...
+
+    def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int: ...
 
     def holds_label(self, scores: NDArray[np.float32]) -> bool: ...
 
 
-def open_case(volume: Volume, card: Card, previous: NDArray[Any] | None = None, learned_steps: bool = True) -> Case:
+def open_case(
+    volume: Volume,
+    card: Card,
+    previous: NDArray[Any] | None = None,
+    learned_steps: bool = True,
+    max_bytes: int | None = None,
+) -> Case:
     """Prepares `volume` as the card says.
 
     previous: [i, j, k], the labels of a cascade's first stage. learned_steps: whether what nnU-Net learned to do with
-    finished labels is done.
+    finished labels is done. max_bytes: for the scan on the model's grid; MemoryLimitError where it needs more
+    (nnU-Net's grid is known only once it is made).
     """
     if card.nnunet is None:
-        return OrientedCase(volume, card)
+        return OrientedCase(volume, card, max_bytes)
     from .nnunet.case import NnunetCase
 
     return NnunetCase(volume, card, previous, learned_steps)
@@ -64,8 +82,8 @@ def open_case(volume: Volume, card: Card, previous: NDArray[Any] | None = None, 
 class OrientedCase:
     """MONAI's chain: orientation, spacing, intensity; scores are resampled back and then decided."""
 
-    def __init__(self, volume: Volume, card: Card) -> None:
-        prepared = prepare(volume, card)
+    def __init__(self, volume: Volume, card: Card, max_bytes: int | None = None) -> None:
+        prepared = prepare(volume, card, max_bytes=max_bytes)
         self._card = card
         self._grid = prepared.grid
         self._encoding = choose_encoding(prepared, card)
@@ -82,8 +100,12 @@ class OrientedCase:
     def restorer(self, keep_scores: bool) -> PlaneSink:
         return Restorer(self._grid, self._card, keep_scores=keep_scores)
 
-    def restore_bytes(self, planes: int) -> int:
-        return restore_bytes(self._grid, self._card, planes)
+    def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
+        return grid_strips(self._grid, self._card, axis, count)
+
+    def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int:
+        kept = 4 * self._card.output.scores * math.prod(self._grid.scan) if keep_scores else 0
+        return restore_bytes(self._grid, self._card, planes, strip=strip) + kept
 
     def holds_label(self, scores: NDArray[np.float32]) -> bool:
         return holds_label(scores, self._card)

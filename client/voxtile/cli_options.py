@@ -29,6 +29,9 @@ Blend = Annotated[str | None, typer.Option(help="constant or gaussian; changes t
 Mirror = Annotated[bool, typer.Option(help="Average over the model's mirrorings, if it has any.")]
 SkipEmpty = Annotated[bool, typer.Option("--skip-empty", help="Leave out tiles outside the body.")]
 MaxRam = Annotated[int | None, typer.Option("--max-ram", metavar="MIB", min=1, help="Most memory to take, in MiB.")]
+AllowHalfScores = Annotated[
+    bool, typer.Option("--allow-half-scores", help="Sum in half precision if --max-ram needs it; changes the result.")
+]
 Batch = Annotated[int | None, typer.Option(min=1, help="Tiles a request; the server's most by default.")]
 InFlight = Annotated[int, typer.Option(min=1, help="Most requests on their way to one server.")]
 SharedMemory = Annotated[

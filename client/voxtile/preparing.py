@@ -50,7 +50,7 @@ def prepare(volume: Volume, card: Card, *, max_bytes: int | None = None, threads
     grid = plan_grid(volume.affine, volume.shape, card)
     needed = prepare_bytes(grid, volume.channels)
     if max_bytes is not None and needed > max_bytes:
-        raise _too_large(volume, grid, needed, f"{max_bytes / GIB:.2f} GiB are allowed")
+        raise _too_large(volume, grid, needed, f"{max_bytes / GIB:.2f} GiB are left of what is allowed")
     if needed > sys.maxsize:
         raise _too_large(volume, grid, needed, "no machine can give as much")
     data = grid.orient(volume.data)

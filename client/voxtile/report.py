@@ -10,10 +10,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel
 
 from .atomic import atomic_file
 from .card import Card
+from .voxels import chunks
 
 
 class Seconds(BaseModel):
@@ -63,6 +66,12 @@ class Report(BaseModel):
     audit_changed_tiles: int = 0
     predicted_peak_bytes: int = 0
     shared_memory: bool = False
+    in_flight: int = 0
+    """Requests on their way to one server at most, and tiles in each (`batch`), within the memory allowed."""
+    batch: int = 0
+    strips: int = 1
+    """Parts that the scan was worked through in, and tiles that had to be sent for more than one of them."""
+    tiles_sent_again: int = 0
 
 
 class Stopwatch:
@@ -114,6 +123,17 @@ def peak_rss_bytes() -> int:
             return int(line.split()[1]) * 1024
     peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
     return peak if sys.platform == "darwin" else peak * 1024
+
+
+def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str, LabelVolume]:
+    """Voxels and millilitres of every label of the card."""
+    values = 1 + max(label.value for label in card.labels)
+    # In pieces, because bincount makes int64 of what it is given.
+    counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
+    return {
+        label.name: LabelVolume(voxels=int(counts[label.value]), ml=round(int(counts[label.value]) * voxel_ml, 4))
+        for label in card.labels
+    }
 
 
 def certificate_summary(card: Card) -> dict[str, Any]:

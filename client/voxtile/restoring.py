@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from .card import Card
 from .errors import ModelError
 from .grid import Grid
-from .resampling import SLAB_BYTES, Taps, blend_axes, usable_threads
+from .resampling import SLAB_BYTES, Taps, blend, usable_threads
+from .strips import Strip, spans, whole
 
 Labels = NDArray[np.uint8] | NDArray[np.uint16]
 Decide = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -31,7 +32,8 @@ BOOKKEEPING = 1 << 16
 class Restorer:
     """Takes finished planes of scores in order; gives the labels of the scan.
 
-    keep_scores: also keep the scores on the scan's own grid (float32, as large as they are), see `scores`.
+    keep_scores: also keep the scores on the scan's own grid (float32, as large as they are), see `scores`. Planes are
+    whole ones unless `begin` names a strip of them.
     """
 
     def __init__(self, grid: Grid, card: Card, *, threads: int | None = None, keep_scores: bool = False) -> None:
@@ -41,14 +43,27 @@ class Restorer:
         self._decide = decider(card)
         self._activate = activator(card)
         self._threads = threads or usable_threads()
-        self._taps = _inverse_taps(grid, nearest=card.output.kind == "labels")
-        self._depth = self._taps[0] or _plain_taps(grid.oriented[0])
-        self._step = _planes_a_job(grid, self._channels)
+        self._whole_taps = _inverse_taps(grid, nearest=card.output.kind == "labels")
+        self._order = _blend_order(grid, self._channels)
+        self._depth = self._whole_taps[0] or _plain_taps(grid.oriented[0])
         self._labels = np.zeros(grid.oriented, label_type(card))
         self._scores = np.zeros((self._channels, *grid.oriented), np.float32) if keep_scores else None
-        self._kept = np.empty((self._channels, 0, *grid.shape[1:]), np.float32)
         self._received = 0
-        self._done = 0
+        self.begin(whole(grid.shape, grid.oriented))
+
+    def begin(self, strip: Strip) -> None:
+        """Takes the planes that follow as those of `strip`, from the first on.
+
+        Raises ValueError where planes of the strip before are missing.
+        """
+        if self._received:
+            self._check_complete()
+        self._strip = strip
+        self._taps = _strip_taps(self._whole_taps, strip)
+        self._plane = strip.narrowed(self._grid.shape)[1:]
+        self._step = _planes_a_job(self._grid, self._channels, strip)
+        self._kept = np.empty((self._channels, 0, *self._plane), np.float32)
+        self._received = self._done = 0
 
     def feed(self, planes: NDArray[np.float32]) -> None:
         """The next planes [score, n, y, z] of the prepared grid along its first axis; not kept after the call.
@@ -56,7 +71,7 @@ class Restorer:
         Raises ValueError for planes of another shape, or more than the grid has; ModelError for labels that the card
         does not have.
         """
-        shape, wanted = planes.shape, (self._channels, *self._grid.shape[1:])
+        shape, wanted = planes.shape, (self._channels, *self._plane)
         if (shape[0], *shape[2:]) != wanted or self._received + shape[1] > self._grid.shape[0]:
             raise ValueError(
                 f"planes {shape} after {self._received} of a grid {self._grid.shape}, {self._channels} scores"
@@ -73,8 +88,7 @@ class Restorer:
 
     def finish(self) -> Labels:
         """[i, j, k] the labels on the scan's own grid (a view). Raises ValueError where planes are missing."""
-        if self._received != self._grid.shape[0]:
-            raise ValueError(f"{self._received} planes were fed of a grid {self._grid.shape}")
+        self._check_complete()
         return self._grid.unorient(self._labels)
 
     @property
@@ -84,14 +98,19 @@ class Restorer:
             raise ValueError("scores are kept only with keep_scores=True")
         return self._grid.unorient(self._scores)
 
+    def _check_complete(self) -> None:
+        if self._received != self._grid.shape[0]:
+            raise ValueError(f"{self._received} planes were fed of a grid {self._grid.shape}")
+
     def _finish(self, first: int, last: int, planes: NDArray[np.float32]) -> None:
         """The output planes [first, last), whose source planes are all there."""
         source = self._source(self._depth.span(first, last), planes)
         depth = None if self._taps[0] is None else self._depth.part(first, last)
-        scores = blend_axes(source, (depth, self._taps[1], self._taps[2]))
-        self._labels[first:last] = self._decide(scores)
+        scores = _blended(source, (depth, self._taps[1], self._taps[2]), self._order)
+        place = (slice(first, last), *self._strip.within(3)[1:])
+        self._labels[place] = self._decide(scores)
         if self._scores is not None:
-            np.divide(scores, self._scale, out=self._scores[:, first:last])
+            np.divide(scores, self._scale, out=self._scores[(slice(None), *place)])
 
     def _source(self, span: slice, planes: NDArray[np.float32]) -> NDArray[np.float32]:
         """The prepared planes of `span`: a view where all of them came with the latest call."""
@@ -129,20 +148,35 @@ def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return np.divide(1, shares, out=shares)
 
 
-def restore_bytes(grid: Grid, card: Card, planes: int, threads: int | None = None) -> int:
-    """Bytes that a Restorer takes at its peak when it is fed up to `planes` planes at a time."""
-    channels = card.output.scores
+def restore_bytes(grid: Grid, card: Card, planes: int, threads: int | None = None, strip: Strip | None = None) -> int:
+    """Bytes that a Restorer takes at its peak when it is fed up to `planes` planes (of `strip`) at a time."""
+    channels, threads = card.output.scores, threads or usable_threads()
+    strip = strip or whole(grid.shape, grid.oriented)
+    prepared = math.prod(strip.narrowed(grid.shape)[1:])
     labels = math.prod(grid.oriented) * label_type(card).itemsize + BOOKKEEPING
     if card.output.activation != "none":
-        labels += 2 * 4 * channels * planes * math.prod(grid.shape[1:])
+        labels += 2 * 4 * channels * planes * prepared
+    step = _planes_a_job(grid, channels, strip)
     if not grid.resampled:
-        depth = min(_planes_a_job(grid, channels), planes)
-        return labels + (threads or usable_threads()) * 10 * depth * math.prod(grid.oriented[1:])
-    step, (_, *prepared), (_, *oriented) = _planes_a_job(grid, channels), grid.shape, grid.oriented
-    sources = min(math.ceil((step - 1) * grid.maps[0].inverse.scale) + 2, grid.shape[0])
-    before, after = sources * math.prod(prepared), step * math.prod(oriented)
-    job = 4 * channels * (before + 3 * max(before, after)) + 10 * after  # a blend holds its input and two gathers
-    return labels + (threads or usable_threads()) * job + 4 * channels * 2 * math.prod(prepared)
+        return labels + threads * 10 * min(step, planes) * math.prod(strip.narrowed_target(grid.oriented)[1:])
+    goal = strip.narrowed_target((step, *grid.oriented[1:]))
+    shape = [_sources(grid, step), *strip.narrowed(grid.shape)[1:]]
+    before = largest = math.prod(shape)
+    for axis in _blend_order(grid, channels):
+        shape[axis] = goal[axis]
+        largest = max(largest, math.prod(shape))
+    job = 4 * channels * (before + 3 * largest) + 10 * math.prod(goal)  # a blend holds its input and two gathers
+    return labels + threads * job + 4 * channels * 2 * prepared
+
+
+def grid_strips(grid: Grid, card: Card, axis: int, count: int) -> tuple[Strip, ...]:
+    """The scan in `count` strips along `axis` (1 or 2), each with the prepared rows that its labels depend on."""
+    if count == 1:
+        return (whole(grid.shape, grid.oriented),)
+    taps = _inverse_taps(grid, nearest=card.output.kind == "labels")[axis]
+    parts = spans(grid.oriented[axis], count)
+    reads = [taps.span(*part) if taps else slice(*part) for part in parts]
+    return tuple(Strip(axis, (read.start, read.stop), part) for read, part in zip(reads, parts, strict=True))
 
 
 def decider(card: Card) -> Decide:
@@ -219,7 +253,42 @@ def _plain_taps(size: int) -> Taps:
     return Taps(index, index, np.zeros(size, np.float32))
 
 
-def _planes_a_job(grid: Grid, channels: int) -> int:
+def _strip_taps(taps: tuple[Taps | None, ...], strip: Strip) -> tuple[Taps | None, ...]:
+    """`taps` with those of the cut axis for the strip's own labels, counted from its first row."""
+    cut = taps[strip.axis]
+    if cut is None:
+        return taps
+    first, part = strip.rows[0], slice(*strip.target)
+    own = Taps(cut.low[part] - first, cut.high[part] - first, cut.weight[part])
+    return tuple(own if axis == strip.axis else other for axis, other in enumerate(taps))
+
+
+def _blended(values: NDArray[np.float32], taps: tuple[Taps | None, ...], order: tuple[int, ...]) -> NDArray[np.float32]:
+    """`values` [score, x, y, z] resampled along the axes that have taps, in `order`."""
+    todo = [(axis, tap) for axis in order if (tap := taps[axis]) is not None]
+    if todo:
+        values = np.ascontiguousarray(values)  # else `take` would copy it, and twice
+    for axis, tap in todo:
+        values = blend(values, axis + 1, tap)
+    return values
+
+
+def _blend_order(grid: Grid, channels: int) -> tuple[int, ...]:
+    """The axes, the one first that shrinks most when whole planes are worked on.
+
+    Axes in another order round otherwise, so it is the same for every strip.
+    """
+    step = _planes_a_job(grid, channels, whole(grid.shape, grid.oriented))
+    growth = (step / _sources(grid, step), *(grid.oriented[axis] / grid.shape[axis] for axis in (1, 2)))
+    return tuple(sorted(range(3), key=lambda axis: growth[axis]))
+
+
+def _sources(grid: Grid, step: int) -> int:
+    """Prepared planes under `step` output planes, at most."""
+    return min(math.ceil((step - 1) * grid.maps[0].inverse.scale) + 2, grid.shape[0])
+
+
+def _planes_a_job(grid: Grid, channels: int, strip: Strip) -> int:
     """Output planes worked on at once: as many as a core's cache holds with all their scores."""
-    plane = 4 * channels * max(math.prod(grid.shape[1:]), math.prod(grid.oriented[1:]))
-    return max(SLAB_BYTES // plane, 1)
+    prepared, oriented = strip.narrowed(grid.shape), strip.narrowed_target(grid.oriented)
+    return max(SLAB_BYTES // (4 * channels * max(math.prod(prepared[1:]), math.prod(oriented[1:]))), 1)

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import logging
-import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -14,17 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from .card import Card, Tiling
-from .cases import Case, open_case
-from .endpoint import DTYPES, Connection
+from .cases import Case, PlaneSink, open_case
+from .course import Course, courses
+from .endpoint import Connection
 from .errors import InputError, ModelError, VoxtileError
+from .half_stitching import HalfStitcher
 from .io import mask_image, read_scan, volume_from_image
-from .memory import check_limit, predicted_bytes, stitching_bytes
-from .report import LabelVolume, Report, Stopwatch, certificate_summary, peak_rss_bytes
+from .memory import Buffers, fitting_course, left_for_preparing, predicted_bytes
+from .report import Report, Stopwatch, certificate_summary, label_volumes, peak_rss_bytes
 from .skipping import empty_tiles
 from .stitching import Stitcher
+from .strips import Strip, sent_again, tiles_of
 from .tiles import Cutter, mirrorings, requests, tile_scores
 from .tiling import Tile, plan_tiles, tile_shape
-from .transport import READY_AHEAD, Faults, Transport
+from .transport import Faults, Transport
 from .volume import Volume
 
 log = logging.getLogger(__name__)
@@ -39,9 +42,10 @@ class Options:
 
     overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request (the server's
     most by default). in_flight: requests on their way to one server at most. skip_empty: leave out tiles outside
-    the body by the card's rule; audit: how many of those to send all the same. max_ram: bytes. keep_scores: also
-    give the scores on the scan's own grid (as large as they are). learned_steps: whether to do what an nnU-Net model
-    learned to do with finished labels.
+    the body by the card's rule; audit: how many of those to send all the same. max_ram: bytes, to be kept to with
+    fewer tiles at once and with strips, which change nothing; half_scores: and, where that is not enough, by summing
+    scores in half precision, which does. keep_scores: also give the scores on the scan's own grid (as large as they
+    are). learned_steps: whether to do what an nnU-Net model learned to do with finished labels.
     """
 
     overlap: float | None = None
@@ -52,6 +56,7 @@ class Options:
     skip_empty: bool = False
     audit: int = 0
     max_ram: int | None = None
+    half_scores: bool = False
     keep_scores: bool = False
     learned_steps: bool = True
     connection: Connection = field(default_factory=Connection)
@@ -122,7 +127,8 @@ class Segmenter:
             volume = open_volume(image, self.card)
         labels = self._first_stage(volume, watch)
         with watch.step("prepare"):
-            case = open_case(volume, self.card, labels, self.options.learned_steps)
+            left = left_for_preparing(volume, self.options.max_ram)
+            case = open_case(volume, self.card, labels, self.options.learned_steps, left)
         return Loaded(volume, case, watch)
 
     def _first_stage(self, volume: Volume, watch: Stopwatch) -> NDArray[Any] | None:
@@ -130,13 +136,13 @@ class Segmenter:
         if self.previous is None:
             return None
         with watch.step("infer"):
-            case = open_case(volume, self.previous.card, learned_steps=False)
+            left = left_for_preparing(volume, self.options.max_ram)
+            case = open_case(volume, self.previous.card, learned_steps=False, max_bytes=left)
             return self.previous.run(Loaded(volume, case, Stopwatch())).labels
 
     def run(self, loaded: Loaded, progress: Progress | None = None) -> Segmentation:
         """Segments a scan that has been loaded."""
         job = _Job(self, loaded.case, loaded.volume)
-        job.fit_into_memory()
         loaded.watch.resume()
         labels = job.run(loaded.watch, progress)
         report = job.report(labels, loaded.watch)
@@ -171,12 +177,14 @@ class _Job:
         self.card = segmenter.card
         self.case = case
         self.volume = volume
-        self.tiling, self.changes = segmenter.tiling, segmenter.changes
+        self.tiling = segmenter.tiling
         self.flips = mirrorings(self.card.mirror_axes if self.options.mirror else ())
-        self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card), self.tiling)
-        self.batch = min(self.options.batch or self.transport.model.max_batch, self.transport.model.max_batch)
-        self.in_flight = self.options.in_flight
+        self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card, case.data.shape[1:]), self.tiling)
+        self.memory = self._memory()
+        self.course = self._course()
+        self.changes = segmenter.changes + (["scores summed in half precision"] if self.course.half else [])
         self.skipped = self._skippable()
+        self.parts = [tiles_of(self.plan, strip) for strip in self.course.strips]
         self.audited = self.audit_changed = 0
         self.scores: NDArray[np.float32] | None = None
         self.before = replace(self.transport.traffic)
@@ -188,25 +196,14 @@ class _Job:
     def run(self, watch: Stopwatch, progress: Progress | None) -> NDArray[Any]:
         """The labels on the scan's own grid."""
         restorer = self.case.restorer(self.options.keep_scores)
-        stitcher = Stitcher(self.plan, self.card.output.scores, self._background() if self.skipped else None)
-        tiles = [tile for tile in self.plan if tile.index not in self.skipped]
-        scores = self._scores(tiles)
+        scores = self._scores([tile for part in self.parts for tile in self._sent(part)])
+        told = _counted(progress, sum(map(len, self.parts)))
         try:
-            for tile in self.plan:
-                with watch.step("infer"):
-                    answer = None if tile.index in self.skipped else next(scores)
-                with watch.step("stitch"):
-                    finished = stitcher.skip(tile) if answer is None else stitcher.add(tile, answer)
-                    for planes in finished:
-                        _feed(restorer, planes, watch)
-                if progress:
-                    progress(tile.index + 1, len(self.plan))
-            with watch.step("stitch"):
-                for planes in stitcher.finish():
-                    _feed(restorer, planes, watch)
+            for strip, tiles in zip(self.course.strips, self.parts, strict=True):
+                restorer.begin(strip)
+                self._run_strip(strip, tiles, scores, restorer, watch, told)
         finally:
             scores.close()
-        del stitcher
         with watch.step("restore"):
             labels = restorer.finish()
         if self.options.keep_scores:
@@ -214,33 +211,55 @@ class _Job:
         self._audit()
         return labels
 
+    def _run_strip(
+        self,
+        strip: Strip,
+        tiles: Sequence[Tile],
+        scores: Iterator[NDArray[np.generic]],
+        restorer: PlaneSink,
+        watch: Stopwatch,
+        told: Callable[[], None],
+    ) -> None:
+        """Stitches the `tiles` that touch `strip`, and hands its planes to `restorer`."""
+        background = self._background() if self.skipped else None
+        kind = HalfStitcher if self.course.half else Stitcher
+        stitcher = kind(self.plan, self.card.output.scores, background, strip)
+        for tile in tiles:
+            with watch.step("infer"):
+                answer = None if tile.index in self.skipped else next(scores)
+            with watch.step("stitch"):
+                finished = stitcher.skip(tile) if answer is None else stitcher.add(tile, answer)
+                for planes in finished:
+                    _feed(restorer, planes, watch)
+            told()
+        with watch.step("stitch"):
+            for planes in stitcher.finish():
+                _feed(restorer, planes, watch)
+
+    def _sent(self, tiles: Sequence[Tile]) -> list[Tile]:
+        return [tile for tile in tiles if tile.index not in self.skipped]
+
     def _scores(self, tiles: Sequence[Tile]) -> Any:
-        made = requests(iter(tiles), self.cutter, self.flips, self.batch, self.case.figures)
-        return tile_scores(self.transport.infer(made, self.in_flight), self.flips, self.card)
+        made = requests(iter(tiles), self.cutter, self.flips, self.course.batch, self.case.figures)
+        return tile_scores(self.transport.infer(made, self.course.in_flight), self.flips, self.card)
 
-    def fit_into_memory(self) -> None:
-        """Sends fewer tiles at once where the memory allowed asks for it; MemoryLimitError where that is not enough."""
-        limit = self.options.max_ram
-        while limit is not None and predicted_bytes(self.memory_terms()) > limit and self.in_flight * self.batch > 1:
-            if self.in_flight > 1:
-                self.in_flight //= 2
-            else:
-                self.batch //= 2
-        check_limit(self.memory_terms(), limit)
+    def _memory(self) -> Buffers:
+        return Buffers(
+            volume=self.volume,
+            case=self.case,
+            card=self.card,
+            plan=self.plan,
+            servers=len(self.transport.endpoints),
+            keep_scores=self.options.keep_scores,
+            searched=self.options.skip_empty,
+        )
 
-    def memory_terms(self) -> dict[str, int]:
-        """Bytes of every large buffer, by name."""
-        card, roi = self.card, math.prod(self.card.roi)
-        tile_in = len(self.case.data) * roi * np.dtype(DTYPES[card.input.dtype][1]).itemsize
-        tile_out = card.output.scores * roi * np.dtype(DTYPES[card.output.dtype][1]).itemsize
-        in_flight = self.in_flight * len(self.transport.endpoints)
-        return {
-            "the scan": self.volume.data.nbytes,
-            "the prepared scan": 0 if np.shares_memory(self.case.data, self.volume.data) else self.case.data.nbytes,
-            "stitching": stitching_bytes(self.plan.padded, self.plan.roi, card.output.scores),
-            "tiles on their way": 2 * self.batch * (in_flight + READY_AHEAD) * (tile_in + tile_out),
-            "restoring": self.case.restore_bytes(self.plan.roi[0]),
-        }
+    def _course(self) -> Course:
+        """How the scan is worked through within the memory allowed. Raises MemoryLimitError."""
+        options, most = self.options, self.transport.model.max_batch
+        batch = min(options.batch or most, most)
+        possible = courses(options.in_flight, batch, self.plan, self.case.strips, options.half_scores)
+        return fitting_course(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 
     def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:
         traffic, before = self.transport.traffic, self.before
@@ -266,8 +285,12 @@ class _Job:
             skipped_tiles=len(self.skipped),
             audited_tiles=self.audited,
             audit_changed_tiles=self.audit_changed,
-            predicted_peak_bytes=predicted_bytes(self.memory_terms()),
+            predicted_peak_bytes=predicted_bytes(self.memory.terms(self.course)),
             shared_memory=any(endpoint.shares_memory for endpoint in self.transport.endpoints),
+            in_flight=self.course.in_flight,
+            batch=self.course.batch,
+            strips=len(self.course.strips),
+            tiles_sent_again=sent_again(map(self._sent, self.parts)),
         )
 
     # Leaving out what is empty -------------------------------------------------------------------------------
@@ -302,7 +325,13 @@ class _Job:
             self.audit_changed += bool(self.case.holds_label(np.asarray(scores, np.float32)))
 
 
-def _feed(restorer: Any, planes: NDArray[np.float32], watch: Stopwatch) -> None:
+def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
+    """What is called after each of `total` tiles, a tile that is sent again included."""
+    done = itertools.count(1)
+    return lambda: progress(next(done), total) if progress else None
+
+
+def _feed(restorer: PlaneSink, planes: NDArray[np.float32], watch: Stopwatch) -> None:
     with watch.step("restore"):
         restorer.feed(planes)
 
@@ -314,6 +343,8 @@ def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
         for key, value in (("overlap", options.overlap), ("blend", options.blend))
         if value is not None and value != getattr(card.tiling, key)
     }
+    if wanted and card.multiple is not None:
+        raise InputError(f"model {card.name!r} takes whole slices, which do not overlap; leave out {', '.join(wanted)}")
     try:
         tiling = Tiling.model_validate({**card.tiling.model_dump(), **wanted})
     except ValueError as error:
@@ -326,12 +357,3 @@ def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
     if card.nnunet and card.nnunet.get("postprocessing") and not options.learned_steps:
         changes.append("learned post-processing off")
     return tiling, changes
-
-
-def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str, LabelVolume]:
-    """Voxels and millilitres of every label of the card."""
-    counts = np.bincount(labels.ravel(order="K"), minlength=1 + max(label.value for label in card.labels))
-    return {
-        label.name: LabelVolume(voxels=int(counts[label.value]), ml=round(int(counts[label.value]) * voxel_ml, 4))
-        for label in card.labels
-    }

@@ -9,11 +9,13 @@ plane is divided by its weights and handed on, so that only one ROI's depth of s
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .strips import Span, Strip
 from .tiling import Tile, TilePlan
 
 
@@ -21,17 +23,29 @@ class Stitcher:
     """Turns tiles' scores into finished planes along axis 0 of the volume.
 
     plan: where the tiles lie. channels: scores per voxel. background: what a voxel scores that no tile has reached
-    (only where tiles were left out), one value a channel.
+    (only where tiles were left out), one value a channel. strip: the part of each plane that is stitched, of which
+    `add` takes the tiles that touch it; the whole plane by default.
     """
 
-    def __init__(self, plan: TilePlan, channels: int, background: NDArray[np.float32] | None = None) -> None:
+    _kept_as: type[np.floating[Any]] = np.float32
+    _needs_running_weights = False
+
+    def __init__(
+        self,
+        plan: TilePlan,
+        channels: int,
+        background: NDArray[np.float32] | None = None,
+        strip: Strip | None = None,
+    ) -> None:
         self._plan = plan
         self._background = background
-        slab = (plan.roi[0], *plan.padded[1:])
-        self._sums = np.zeros((channels, *slab), np.float32)
-        self._scratch = np.empty((channels, *plan.roi), np.float32)
+        self._window = plane_window(plan, strip)
+        slab = slab_shape(plan, strip)
+        self._sums = np.zeros((channels, *slab), self._kept_as)
+        self._scratch = np.empty((channels, *map(min, plan.roi, slab)), np.float32)
         # Where every tile takes part, all rows of tiles weigh the same; else the weights are summed like the scores.
-        self._row = _row_weights(plan) if background is None else np.zeros(slab, np.float32)
+        self._weighed_by_tile = self._needs_running_weights or background is not None
+        self._row = np.zeros(slab, np.float32) if self._weighed_by_tile else self._row_weights(slab)
         self._base = 0
 
     @property
@@ -46,11 +60,11 @@ class Stitcher:
         """
         yield from self._finish_before(tile.start[0])
         first = tile.start[0] - self._base
-        inside = (slice(first, first + tile.shape[0]), *tile.slices[1:])
-        np.multiply(scores, self._plan.weights, out=self._scratch)
-        self._sums[(slice(None), *inside)] += self._scratch
-        if self._background is not None:
-            self._row[inside] += self._plan.weights
+        own, inside = self._overlap(tile.start[1:])
+        weights = self._plan.weights[(slice(None), *own)]
+        self._accumulate(
+            scores[(slice(None), slice(None), *own)], weights, (slice(first, first + tile.shape[0]), *inside)
+        )
 
     def skip(self, tile: Tile) -> Iterator[NDArray[np.float32]]:
         """Passes over a tile that takes no part in the sums; yields the planes that this finishes."""
@@ -60,20 +74,54 @@ class Stitcher:
         """Yields the planes that are left after the last tile."""
         yield from self._finish_before(self._plan.padded[0])
 
-    def _finish_before(self, plane: int) -> Iterator[NDArray[np.float32]]:
-        if plane < self._base:
-            raise ValueError(f"tiles come in order along axis 0: plane {plane} after plane {self._base} was finished")
-        done = min(plane - self._base, self._sums.shape[1])
-        if done <= 0:
+    # What is summed ------------------------------------------------------------------------------------------
+
+    def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
+        scratch = self._scratch_for(weights)
+        np.multiply(scores, weights, out=scratch)
+        self._sums[(slice(None), *inside)] += scratch
+        if self._weighed_by_tile:
+            self._row[inside] += weights
+
+    def _finished(self, first: int, last: int, done: int) -> Iterator[NDArray[np.float32]]:
+        """The planes [first, last) of the buffer, of which [0, done) have all their tiles."""
+        sums, weights = self._sums[:, first:last], self._weights(done)[first:last]
+        if self._background is None:
+            yield np.divide(sums, weights, out=sums)
             return
-        finished = self._cropped(self._sums[:, :done], self._weights(done))
-        if finished.shape[1]:
-            yield finished
-        self._shift(done)
+        np.divide(sums, weights, out=sums, where=weights > 0)
+        self._fill_background(sums, weights)
+        yield sums
+
+    # Where it lies -------------------------------------------------------------------------------------------
+
+    def _scratch_for(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
+        return self._scratch[(slice(None), *(slice(size) for size in weights.shape))]
+
+    def _overlap(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
+        """What a tile that begins at `start` shares with the window: within the tile, and within the window."""
+        own, inside = [], []
+        for first, size, (low, high) in zip(start, self._plan.roi[1:], self._window, strict=True):
+            begin, end = max(first, low), min(first + size, high)
+            own.append(slice(begin - first, end - first))
+            inside.append(slice(begin - low, end - low))
+        return tuple(own), tuple(inside)
+
+    def _row_weights(self, slab: tuple[int, ...]) -> NDArray[np.float32]:
+        """Sums of weights [depth, *plane] of the tiles that begin at one plane along axis 0."""
+        row = np.zeros(slab, np.float32)
+        axes = zip(self._plan.starts[1:], self._plan.roi[1:], self._window, strict=True)
+        reaching = [
+            [first for first in starts if first < high and first + size > low] for starts, size, (low, high) in axes
+        ]
+        for start in itertools.product(*reaching):
+            own, inside = self._overlap(start)
+            row[(slice(None), *inside)] += self._plan.weights[(slice(None), *own)]
+        return row
 
     def _weights(self, done: int) -> NDArray[np.float32]:
         """Sums of weights [done, *plane] of the planes at the front of the buffer."""
-        if self._background is not None:
+        if self._weighed_by_tile:
             return self._row[:done]
         weights = np.zeros((done, *self._row.shape[1:]), np.float32)
         for start in self._plan.starts[0]:
@@ -82,25 +130,33 @@ class Stitcher:
                 weights[first - self._base : last - self._base] += self._row[first - start : last - start]
         return weights
 
-    def _cropped(self, sums: NDArray[np.float32], weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Divides, and leaves out what padding added around the volume."""
-        before, image = self._plan.before, self._plan.image
-        first = max(before[0] - self._base, 0)
-        last = max(min(before[0] + image[0] - self._base, sums.shape[1]), first)
-        inner = (slice(first, last), *(slice(b, b + n) for b, n in zip(before[1:], image[1:], strict=True)))
-        sums, weights = sums[(slice(None), *inner)], weights[inner]
+    # Handing on ----------------------------------------------------------------------------------------------
+
+    def _finish_before(self, plane: int) -> Iterator[NDArray[np.float32]]:
+        """Hands on what no later tile reaches, without the planes that padding added."""
+        if plane < self._base:
+            raise ValueError(f"tiles come in order along axis 0: plane {plane} after plane {self._base} was finished")
+        done = min(plane - self._base, self._sums.shape[1])
+        if done <= 0:
+            return
+        before, image = self._plan.before[0], self._plan.image[0]
+        first = max(before - self._base, 0)
+        last = min(before + image - self._base, done)
+        if first < last:
+            yield from self._finished(first, last, done)
+        self._shift(done)
+
+    def _fill_background(self, sums: NDArray[Any], weights: NDArray[np.float32]) -> None:
         if self._background is None:
-            return np.divide(sums, weights, out=sums)
-        reached = weights > 0
-        np.divide(sums, weights, out=sums, where=reached)
+            return
+        unreached = weights == 0
         for channel, value in zip(sums, self._background, strict=True):
-            channel[~reached] = value
-        return sums
+            channel[unreached] = value
 
     def _shift(self, done: int) -> None:
         """Moves the planes still in work to the front, in steps that never overlap, so that nothing is copied twice."""
         depth = self._sums.shape[1]
-        for buffer in (*self._sums, *(() if self._background is None else (self._row,))):
+        for buffer in (*self._sums, *((self._row,) if self._weighed_by_tile else ())):
             for first in range(done, depth, done):
                 last = min(first + done, depth)
                 buffer[first - done : last - done] = buffer[first:last]
@@ -108,10 +164,14 @@ class Stitcher:
         self._base += done
 
 
-def _row_weights(plan: TilePlan) -> NDArray[np.float32]:
-    """Sums of weights [depth, *plane] of the tiles that begin at one plane along axis 0."""
-    row = np.zeros((plan.roi[0], *plan.padded[1:]), np.float32)
-    for start in itertools.product(*plan.starts[1:]):
-        inside = tuple(slice(first, first + size) for first, size in zip(start, plan.roi[1:], strict=True))
-        row[(slice(None), *inside)] += plan.weights
-    return row
+def plane_window(plan: TilePlan, strip: Strip | None = None) -> tuple[Span, ...]:
+    """For each axis of a plane what is stitched of it, in the padded volume; nothing of the padding."""
+    spans = [(0, size) for size in plan.image]
+    if strip is not None:
+        spans[strip.axis] = strip.rows
+    return tuple((before + first, before + last) for before, (first, last) in zip(plan.before, spans, strict=True))[1:]
+
+
+def slab_shape(plan: TilePlan, strip: Strip | None = None) -> tuple[int, ...]:
+    """Voxels whose scores are held at a time: one ROI's depth of the window."""
+    return plan.roi[0], *(last - first for first, last in plane_window(plan, strip))

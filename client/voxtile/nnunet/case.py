@@ -16,9 +16,10 @@ from voxtile.card import Card
 from voxtile.cases import holds_label
 from voxtile.encoding import NUMPY_TYPES
 from voxtile.errors import ModelError
-from voxtile.nnunet.exporting import SLAB_ROWS, LabelExporter, export_probabilities
+from voxtile.nnunet.exporting import LabelExporter, export_bytes, export_probabilities, export_strips
 from voxtile.nnunet.postprocessing import postprocess
 from voxtile.nnunet.preprocessing import NnunetPlan, Preprocessed, preprocess
+from voxtile.strips import Strip
 from voxtile.volume import Volume, spacing_of
 
 REORIENTING = "NibabelIOWithReorient"
@@ -67,11 +68,16 @@ class NnunetCase:
     def restorer(self, keep_scores: bool) -> NnunetSink:
         return NnunetSink(self._ready, self._plan, self._fields, self._axes, self._steps, keep_scores)
 
-    def restore_bytes(self, planes: int) -> int:
-        grid = self._ready.properties
-        labels = 2 * math.prod(grid.original_shape) * (1 if self._fields["n_labels"] < 256 else 2)
-        _, height, width = grid.shape_after_resampling
-        return labels + (planes + SLAB_ROWS) * height * width * 4 * self._card.output.scores
+    def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
+        return export_strips(self._ready.properties, self._plan, axis, count)
+
+    def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int:
+        grid, scores = self._ready.properties, self._card.output.scores
+        scan, small = math.prod(grid.original_shape), self._fields["n_labels"] < 256
+        labels = 2 * scan * (1 if small else 2)
+        # Logits on the network's grid, and three generations of probabilities on the scan's.
+        kept = 4 * scores * (math.prod(grid.shape_after_resampling) + 3 * scan) if keep_scores else 0
+        return labels + kept + export_bytes(grid, self._plan, scores, strip)
 
     def holds_label(self, scores: NDArray[np.float32]) -> bool:
         return holds_label(scores, self._card)
@@ -95,12 +101,22 @@ class NnunetSink:
         self._exporter = LabelExporter(
             ready.properties, plan, n_labels=int(fields["n_labels"]), regions_class_order=order
         )
-        self._kept: list[NDArray[np.float32]] | None = [] if keep_scores else None
+        shape = (int(fields["n_labels"]) if order is None else len(order), *ready.properties.shape_after_resampling)
+        self._kept = np.zeros(shape, np.float32) if keep_scores else None
+        self._rows: tuple[slice, slice] = (slice(None), slice(None))
+        self._fed = 0
+
+    def begin(self, strip: Strip) -> None:
+        rows = slice(*strip.rows)
+        self._rows = (rows, slice(None)) if strip.axis == 1 else (slice(None), rows)
+        self._fed = 0
+        self._exporter.begin(strip)
 
     def feed(self, planes: NDArray[np.float32]) -> None:
-        if self._kept is not None:
-            self._kept.append(planes.copy())
         self._exporter.feed(planes)
+        if self._kept is not None:
+            self._kept[(slice(None), slice(self._fed, self._fed + planes.shape[1]), *self._rows)] = planes
+        self._fed += planes.shape[1]
 
     def finish(self) -> NDArray[Any]:
         return self._axes.back(postprocess(self._exporter.finish(), self._steps))
@@ -108,8 +124,9 @@ class NnunetSink:
     @property
     def scores(self) -> NDArray[np.float32]:
         """Probabilities [class, i, j, k] on the scan's own grid, as nnU-Net exports them."""
-        logits = np.concatenate(self._kept or [], axis=1)
-        return self._axes.back(export_probabilities(logits, self._properties, self._plan, regions=self._regions))
+        if self._kept is None:
+            raise ValueError("scores are kept only with keep_scores=True")
+        return self._axes.back(export_probabilities(self._kept, self._properties, self._plan, regions=self._regions))
 
 
 class Axes:

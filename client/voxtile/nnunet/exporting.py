@@ -7,6 +7,7 @@ never exist on it at once.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -17,7 +18,8 @@ from voxtile.errors import ModelError
 from voxtile.nnunet.parallel import usable_cores
 from voxtile.nnunet.preprocessing import GridProperties, NnunetPlan, box_slices
 from voxtile.nnunet.resampling import AxisZoom, axis_zoom
-from voxtile.nnunet.winning import REGION_LOGIT, BlockLabels, Heads
+from voxtile.nnunet.winning import REGION_LOGIT, TILE, BlockLabels, Heads
+from voxtile.strips import Strip, spans, whole
 
 SLAB_ROWS = 32
 """Output planes that are finished together."""
@@ -76,9 +78,9 @@ class _Waiting:
 
     def keep_from(self, row: int) -> None:
         """Forget what lies before ``row`` and copy the rest, so that the feeder may use its memory again."""
-        rest = self.rows(slice(row, self.stop)).copy() if row < self.stop else None
+        rest = [self.rows(slice(row, self.stop))] if row < self.stop else []
         self.start = min(row, self.stop)
-        self._pieces = [] if rest is None else [rest]
+        self._pieces = [part if part.base is None else part.copy() for part in rest]
 
 
 class LabelExporter:
@@ -87,7 +89,8 @@ class LabelExporter:
     ``regions_class_order`` is the dataset's for models trained on regions, else None; ``n_labels`` counts the labels
     with background. Memory stays near the label map, the planes that the next slab needs and a few blocks a
     thread. A plan that resamples probabilities by order 3 is the exception: nnU-Net clips to each class's range over
-    the whole grid, so all planes are kept until ``finish``. Raises ModelError for a plan that nnU-Net could not export.
+    the whole grid, so all planes are kept until ``finish``. Planes are whole ones unless ``begin`` names a strip of
+    them. Raises ModelError for a plan that nnU-Net could not export.
     """
 
     def __init__(
@@ -104,23 +107,30 @@ class LabelExporter:
         self._threads = threads or usable_cores()
         zooms = _zooms(properties, plan)
         self._blocks = BlockLabels(zooms, properties.shape_after_cropping, self._heads)
-        self._streams = all(zoom is None or zoom.order <= 1 for zoom in zooms)
+        self._streams = _streams(zooms)
         self._labels = np.zeros(properties.shape_before_cropping, label_dtype(n_labels))
         self._target = self._labels[box_slices(properties.bbox)]
-        self._waiting, self._done = _Waiting(), 0
-        self._step = self._slab_rows()
+        self._step = _slab_rows(properties, self._heads.count)
+        self._start(whole(properties.shape_after_resampling, self._target.shape))
 
-    def _slab_rows(self) -> int:
-        depth, height, width = self._properties.shape_after_resampling
-        planes = BUFFER_BYTES // (self._heads.count * height * width * 4)
-        return int(np.clip(planes * self._target.shape[0] // depth, 1, SLAB_ROWS))
+    def begin(self, strip: Strip) -> None:
+        """Takes the planes that follow as those of ``strip``, one of ``export_strips``, from the first on.
+
+        Raises ModelError where planes of the strip before are missing.
+        """
+        if self._waiting.stop:
+            self._check_complete()
+        self._start(strip)
+
+    def _start(self, strip: Strip) -> None:
+        self._strip, self._waiting, self._done = strip, _Waiting(), 0
 
     def feed(self, planes: NDArray[Any]) -> None:
         """The next ``planes`` [class, n, y, x] of logits; the array may be used again afterwards.
 
         Raises ModelError where classes or plane do not fit, or where more planes come than the grid has.
         """
-        depth, height, width = self._properties.shape_after_resampling
+        depth, height, width = self._strip.narrowed(self._properties.shape_after_resampling)
         expected = (self._heads.count, height, width)
         if planes.ndim != 4 or (planes.shape[0], *planes.shape[2:]) != expected:
             raise ModelError(
@@ -143,19 +153,68 @@ class LabelExporter:
             if reads.stop > self._waiting.stop:
                 break
             logits = self._waiting.rows(reads)
-            self._blocks.fill((self._done, stop), logits, self._target[self._done : stop], self._threads)
+            self._blocks.fill((self._done, stop), logits, self._target[self._done : stop], self._threads, self._strip)
             self._done = stop
         needed = self._blocks.reads(0, self._done, self._done + 1).start if self._done < total else self._waiting.stop
         self._waiting.keep_from(needed)
 
     def finish(self) -> NDArray[Any]:
         """The label map [z, y, x] on the scan's grid, uint8 or uint16. Raises ModelError if planes are missing."""
+        self._check_complete()
+        if not self._streams:
+            _label_whole(
+                self._waiting.rows(slice(0, self._waiting.stop)),
+                self._properties,
+                self._plan,
+                self._heads,
+                self._target,
+            )
+        return np.ascontiguousarray(self._labels.transpose(self._plan.transpose_backward))
+
+    def _check_complete(self) -> None:
         depth = self._properties.shape_after_resampling[0]
         if self._waiting.stop != depth:
             raise ModelError(f"expected {depth} planes of scores, got {self._waiting.stop}")
-        if not self._streams:
-            _label_whole(self._waiting.rows(slice(0, depth)), self._properties, self._plan, self._heads, self._target)
-        return np.ascontiguousarray(self._labels.transpose(self._plan.transpose_backward))
+
+
+def _slab_rows(properties: GridProperties, scores: int) -> int:
+    """Output planes that are finished together; the same for every strip, since products of matrices depend on it."""
+    depth, height, width = properties.shape_after_resampling
+    planes = BUFFER_BYTES // (scores * height * width * 4)
+    return int(np.clip(planes * properties.shape_after_cropping[0] // depth, 1, SLAB_ROWS))
+
+
+def export_bytes(properties: GridProperties, plan: NnunetPlan, scores: int, strip: Strip) -> int:
+    """Bytes that a ``LabelExporter`` takes at its peak for ``strip``, its labels apart.
+
+    The planes of a slab: left from the feed before, put together, and left for the next. Of a plan that cannot go slab
+    by slab, all logits while they are put together, and three volumes of one class on the scan's grid.
+    """
+    depth, height, width = strip.narrowed(properties.shape_after_resampling)
+    plane = 4 * scores * height * width
+    if not _streams(_zooms(properties, plan)):
+        return 2 * depth * plane + 3 * 4 * math.prod(properties.shape_after_cropping)
+    support = math.ceil(_slab_rows(properties, scores) * depth / properties.shape_after_cropping[0]) + 2
+    return 3 * min(support, depth) * plane
+
+
+def _streams(zooms: Sequence[AxisZoom | None]) -> bool:
+    """Whether labels of a part depend on the logits around it alone."""
+    return all(zoom is None or zoom.order <= 1 for zoom in zooms)
+
+
+def export_strips(properties: GridProperties, plan: NnunetPlan, axis: int, count: int) -> tuple[Strip, ...]:
+    """The network's grid in ``count`` strips along ``axis`` (1 or 2), cut between blocks of labels.
+
+    Fewer where there are not as many blocks, and a single one for a plan that resamples probabilities by order 3. The
+    blocks are those of the uncut grid, so that every product of matrices in them is the same to the last bit.
+    """
+    zooms, target = _zooms(properties, plan), properties.shape_after_cropping
+    if count == 1 or not _streams(zooms):
+        return (whole(properties.shape_after_resampling, target),)
+    zoom, parts = zooms[axis], spans(target[axis], count, TILE)
+    reads = [zoom.support(*part) if zoom else slice(*part) for part in parts]
+    return tuple(Strip(axis, (read.start, read.stop), part) for read, part in zip(reads, parts, strict=True))
 
 
 def _restored(scores: NDArray[Any], properties: GridProperties, plan: NnunetPlan) -> NDArray[np.float32]:

@@ -7,7 +7,7 @@ is not resampled at all; the labels are the same. Knows nothing of cropping, spa
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise, product
 from typing import Any
@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from voxtile.nnunet.parallel import run_all
 from voxtile.nnunet.resampling import AxisZoom, Scratch, zoom_first_axis
+from voxtile.strips import Span, Strip
 
 REGION_LOGIT = 1.5 * 2.0**-24
 """In float32 the sigmoid exceeds one half only above this logit; below it 1/(1+exp(-x)) rounds to 0.5."""
@@ -26,7 +27,6 @@ TILE = 32
 """Edge of a block in the plane. Measured: smaller ones leave out more classes, below this the calls cost more."""
 MOST_LEADERS = 6
 """How many of the strongest classes are combined in search of a bound; more than meet in a block is of no use."""
-Span = tuple[int, int]
 
 
 @dataclass(frozen=True)
@@ -66,28 +66,34 @@ class BlockLabels:
         zoom = self.zooms[axis]
         return slice(start, stop) if zoom is None else zoom.support(start, stop)
 
-    def spans(self, axis: int) -> Iterator[tuple[int, int]]:
-        edges = [*range(0, self.shape[axis], TILE), self.shape[axis]]
-        return pairwise(edges)
+    def spans(self, axis: int, strip: Strip) -> Iterable[Span]:
+        """The blocks of an axis that lie in `strip`, which is cut between blocks: the same ones as without a cut."""
+        first, last = strip.target if axis == strip.axis else (0, self.shape[axis])
+        return pairwise([*range(first, last, TILE), last])
 
-    def fill(self, rows: tuple[int, int], logits: NDArray[Any], out: NDArray[Any], threads: int) -> None:
-        """Labels ``out`` [rows, y', x'] from ``logits`` [class, rows' support, y, x]."""
+    def _reads_in(self, axis: int, span: Span, strip: Strip) -> slice:
+        """What a block reads, counted from the strip's first row."""
+        reads, base = self.reads(axis, *span), strip.rows[0] if axis == strip.axis else 0
+        return slice(reads.start - base, reads.stop - base)
 
-        def work(spans: tuple[tuple[int, int], tuple[int, int]]) -> None:
+    def fill(self, rows: Span, logits: NDArray[Any], out: NDArray[Any], threads: int, strip: Strip) -> None:
+        """Labels ``out`` [rows, y', x'] within ``strip`` from ``logits`` [class, rows' support, y, x] of its rows."""
+
+        def work(spans: tuple[Span, Span]) -> None:
             y, x = spans
-            block = logits[:, :, self.reads(1, *y), self.reads(2, *x)]
+            block = logits[:, :, self._reads_in(1, y, strip), self._reads_in(2, x, strip)]
             target = out[:, slice(*y), slice(*x)]
             self._fill_block(np.ascontiguousarray(block, np.float32), (rows, y, x), target)
 
-        run_all(work, product(self.spans(1), self.spans(2)), threads)
+        run_all(work, product(self.spans(1, strip), self.spans(2, strip)), threads)
 
-    def _fill_block(self, block: NDArray[Any], spans: tuple[tuple[int, int], ...], out: NDArray[Any]) -> None:
+    def _fill_block(self, block: NDArray[Any], spans: tuple[Span, ...], out: NDArray[Any]) -> None:
         if self.heads.regions_class_order is None:
             self._fill_argmax(block, spans, out)
         else:
             self._fill_regions(block, spans, out, self.heads.regions_class_order)
 
-    def _fill_argmax(self, block: NDArray[Any], spans: tuple[tuple[int, int], ...], out: NDArray[Any]) -> None:
+    def _fill_argmax(self, block: NDArray[Any], spans: tuple[Span, ...], out: NDArray[Any]) -> None:
         able = contenders(block.reshape(len(block), -1).max(1), block)
         out[...] = able[0]
         if len(able) == 1:
@@ -100,7 +106,7 @@ class BlockLabels:
             np.maximum(best, score, out=best)
 
     def _fill_regions(
-        self, block: NDArray[Any], spans: tuple[tuple[int, int], ...], out: NDArray[Any], order: tuple[int, ...]
+        self, block: NDArray[Any], spans: tuple[Span, ...], out: NDArray[Any], order: tuple[int, ...]
     ) -> None:
         out[...] = 0
         scratch = Scratch(np.float32)
@@ -113,7 +119,7 @@ class BlockLabels:
             inside = self._zoomed(region, spans, scratch) > REGION_LOGIT
             np.copyto(out, out.dtype.type(label), where=inside)
 
-    def _zoomed(self, block: NDArray[Any], spans: tuple[tuple[int, int], ...], scratch: Scratch) -> NDArray[Any]:
+    def _zoomed(self, block: NDArray[Any], spans: tuple[Span, ...], scratch: Scratch) -> NDArray[Any]:
         slab = zoom_first_axis(block, self.zooms[0], *spans[0], scratch)
         slab = _zoom_middle_part(slab, self.zooms[1], *spans[1], scratch)
         return _zoom_last_part(slab, self.zooms[2], *spans[2], scratch)

@@ -1,0 +1,22 @@
+"""Memory allowances under which a scan is worked through in a chosen way."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from voxtile import Segmenter
+from voxtile.course import courses
+from voxtile.memory import Buffers, predicted_bytes
+from voxtile.tiling import plan_tiles, tile_shape
+
+
+def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = False) -> int:
+    """Bytes with which `segmenter` needs so many strips for `image`, one tile at a time, summed so precisely."""
+    loaded, card, options = segmenter.load(image), segmenter.card, segmenter.options
+    servers = len(segmenter.transport.endpoints)
+    grid = loaded.case.data.shape[1:]
+    plan = plan_tiles(grid, tile_shape(card, grid), segmenter.tiling)
+    buffers = Buffers(loaded.volume, loaded.case, card, plan, servers, options.keep_scores, options.skip_empty)
+    possible = courses(1, 1, plan, loaded.case.strips, half_allowed=True)
+    course = next(one for one in possible if len(one.strips) == strips and one.half == half)
+    return predicted_bytes(buffers.terms(course))
