@@ -18,7 +18,7 @@ import pytest
 from test_segment import head, image
 
 from server.embedded import EmbeddedServer
-from voxtile import InputError, OutputError, Segmenter
+from voxtile import InputError, ModelError, OutputError, Segmenter
 from voxtile.batch import find_cases, segment_folder
 
 
@@ -126,6 +126,13 @@ def test_folders_that_cannot_be_used(segmenter: Segmenter, folders: tuple[Path, 
     outputs.write_text("a file")
     with pytest.raises(OutputError, match="expected a folder"):
         segment_folder(segmenter, inputs, outputs)
+
+
+def test_probabilities_are_for_nnunets_models(segmenter: Segmenter, folders: tuple[Path, Path]) -> None:
+    inputs, outputs = folders
+    with pytest.raises(ModelError, match="none of nnU-Net's"):
+        segment_folder(segmenter, inputs, outputs, probabilities=True)
+    assert not outputs.exists()
 
 
 def test_channels_are_gathered_by_nnunets_naming(folders: tuple[Path, Path]) -> None:

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import ast
 import copy
+import importlib.util
 import io
 import json
 import os
 import pickle
+import pkgutil
 import re
 import warnings
 import zipfile
@@ -19,6 +22,7 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
+from dynamic_network_architectures import architectures
 from nnunet_folders import (
     LABELS,
     Training,
@@ -41,7 +45,7 @@ from voxtile_build.importers.nnunet import import_nnunet, models_of
 from voxtile_build.importers.nnunet_checkpoint import read_checkpoint
 from voxtile_build.importers.nnunet_folder import configuration_of, open_folder
 from voxtile_build.importers.nnunet_labels import channels_of, labels_of
-from voxtile_build.importers.nnunet_network import find_block, find_network
+from voxtile_build.importers.nnunet_network import TAKEN, find_block, find_network, network_of
 from voxtile_build.importers.nnunet_postprocessing import read_steps
 from voxtile_build.repository import get_card, read_config
 
@@ -407,6 +411,48 @@ def test_plan_that_names_an_unknown_network(folder: Path, key: str, value: str) 
     refused(folder, NetworkError, rf"expected a network of .*found '{re.escape(value)}', which is not known")
 
 
+def networks_installed() -> list[str]:
+    """Dotted paths of the classes in the package's network modules; read, not imported: some need more packages."""
+    found = []
+    for module in pkgutil.iter_modules(architectures.__path__, f"{architectures.__name__}."):
+        place = importlib.util.find_spec(module.name)
+        assert place is not None
+        assert place.origin is not None
+        tree = ast.parse(Path(place.origin).read_text(encoding="utf-8"))
+        found += [f"{module.name}.{node.name}" for node in tree.body if isinstance(node, ast.ClassDef)]
+    return found
+
+
+def named(name: str) -> dict[str, Any]:
+    """A configuration whose network is `name` (dotted path), with a residual or a plain U-Net's arguments."""
+    return {"architecture": {**architecture(3, name.rpartition(".")[2]), "network_class_name": name}}
+
+
+@pytest.mark.parametrize("name", networks_installed())
+def test_every_installed_network_is_taken_or_refused_by_name(name: str) -> None:
+    if name.rpartition(".")[2] in TAKEN:
+        built = network_of(named(name), 2, 3, "plans.json")
+        with torch.no_grad():
+            assert built(torch.zeros(1, 2, 16, 16, 16)).shape == (1, 3, 16, 16, 16)
+    else:
+        with pytest.raises(NetworkError, match=rf"network_class_name: .*ResidualUNet\), found '{re.escape(name)}'"):
+            network_of(named(name), 2, 3, "plans.json")
+
+
+def test_installed_networks_hold_those_that_are_taken() -> None:
+    names = [name.rpartition(".")[2] for name in networks_installed()]
+    assert {*TAKEN, "PrimusM", "ResNet18"} <= set(names)
+
+
+def test_network_of_a_trainers_own_code_is_named(folder: Path) -> None:
+    def by_primus(content: dict[str, Any]) -> None:
+        content["trainer_name"] = "nnUNet_Primus_M_Trainer"
+        content["network_weights"] = {"vit.pos_embed": torch.zeros(1, 8, 4)}
+
+    recheckpoint(folder, by_primus)
+    refused(folder, WeightsError, "a network that nnUNet_Primus_M_Trainer builds by its own code", folds=["0"])
+
+
 @pytest.mark.parametrize("name", ["os.system", "torch.save", "torch.nn.functional.relu", "torch.nn.nothing.Here", "x"])
 def test_only_layers_are_looked_up_for_a_plan(name: str) -> None:
     with pytest.raises(NetworkError, match=rf"arch_kwargs.conv_op: expected .*found '{re.escape(name)}'"):
@@ -440,6 +486,22 @@ def test_channel_count_that_does_not_fit(folder: Path) -> None:
 def test_labels_that_cannot_be(labels: dict[str, Any], order: Any, message: str) -> None:
     with pytest.raises(SourceError, match=message):
         labels_of({"labels": labels, "regions_class_order": order}, "dataset.json")
+
+
+def test_labels_without_background_are_refused_as_by_nnunet() -> None:
+    labels = {"one": 1, "two": 2}
+    with pytest.raises((AssertionError, RuntimeError)):
+        LabelManager(labels, None)
+    with pytest.raises(SourceError, match="background as 0"):
+        labels_of({"labels": labels}, "dataset.json")
+
+
+def test_gap_in_the_labels_is_refused_where_nnunet_has_no_output_for_them() -> None:
+    labels = {"background": 0, "one": 1, "three": 3}
+    manager = LabelManager(labels, None)
+    assert max(manager.all_labels) >= manager.num_segmentation_heads
+    with pytest.raises(SourceError, match="without gaps"):
+        labels_of({"labels": labels}, "dataset.json")
 
 
 def test_configurations_that_inherit_in_a_circle() -> None:

@@ -14,13 +14,14 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import asdict, dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any
 
 from .errors import InputError, OutputError, TileError, VoxtileError
 from .io import write_image
+from .nnunet.probabilities import check_nnunet, write_probabilities
 from .report import write_text
-from .segment import Loaded, Segmenter
+from .segment import Loaded, Segmentation, Segmenter
 
 RECORD = "voxtile-batch.json"
 SUMMARY_JSON = "summary.json"
@@ -40,6 +41,11 @@ class CaseFiles:
     name: str
     files: tuple[Path, ...]
     mask: Path
+
+    @property
+    def probabilities(self) -> Path:
+        """Where nnU-Net's probabilities go, beside the mask."""
+        return self.mask.with_name(f"{_stem(self.mask)}.npz")
 
 
 @dataclass
@@ -65,7 +71,7 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
     """The cases under `inputs` (any depth), in order of their names.
 
     Files that follow nnU-Net's naming are gathered by case; others are a case each. Raises InputError where there is
-    no scan, and for a case that lacks a channel.
+    no scan.
     """
     if not inputs.is_dir():
         raise InputError(
@@ -99,25 +105,40 @@ def _stem(file: Path) -> str:
     return next(file.name[: -len(suffix)] for suffix in SUFFIXES if file.name.endswith(suffix))
 
 
+def _check_numbers(case: CaseFiles, channels: Sequence[str]) -> None:
+    """Raises InputError for a case of several files whose numbers are not those of the channels, or that lacks some."""
+    numbers = [int(found[1]) for file in case.files if (found := CHANNEL.search(_stem(file)))]
+    if len(channels) == 1 or len(numbers) != len(case.files) or numbers in ([0], [*range(len(channels))]):
+        return  # a lone first file may hold all channels as frames, which its reader knows
+    wanted = ", ".join(f"_{number:04d} {name}" for number, name in enumerate(channels))
+    found_files = ", ".join(file.name for file in case.files)
+    raise InputError(f"{case.name}: expected one file for each channel ({wanted}), found {found_files}")
+
+
 def segment_folder(
     segmenter: Segmenter,
     inputs: Path,
     outputs: Path,
     *,
+    probabilities: bool = False,
     ahead: int = 1,
     told: Callable[[Outcome, int, int], None] | None = None,
 ) -> BatchResult:
     """Segments every case under `inputs` into `outputs`, and writes the summary there as JSON and CSV.
 
+    probabilities: also write what nnU-Net's --save_probabilities writes, CASE.npz; `segmenter` has to keep scores.
     ahead: scans read and prepared while one is being segmented. told: called with each outcome, its number and the
-    number of cases. Raises InputError and OutputError before any work where the folders cannot be used.
+    number of cases. Raises InputError and OutputError before any work where the folders cannot be used, ModelError
+    where the model has no such probabilities.
     """
+    if probabilities:
+        check_nnunet(segmenter.card)
     cases = find_cases(inputs, outputs, len(segmenter.card.images))
     _claim(outputs, segmenter)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:
         try:
-            for number, outcome in enumerate(_outcomes(segmenter, cases, reader, writer, ahead), 1):
+            for number, outcome in enumerate(_outcomes(segmenter, cases, reader, writer, ahead, probabilities), 1):
                 outcomes.append(outcome)
                 if told:
                     told(outcome, number, len(cases))
@@ -132,40 +153,54 @@ def _outcomes(
     reader: ThreadPoolExecutor,
     writer: ThreadPoolExecutor,
     ahead: int,
+    probabilities: bool,
 ) -> Iterator[Outcome]:
     """One outcome a case, in order; the mask of a case is written while the next one is being segmented."""
-    todo = [case for case in cases if not case.mask.exists()]
+    todo = [case for case in cases if not _finished(case, probabilities)]
     loading: dict[str, Future[Loaded]] = {}
     waiting: tuple[Outcome, Future[None]] | None = None
     gone = ""
     for case in cases:
-        if case.mask.exists() and case not in todo:
+        if case not in todo:
             yield Outcome(case.name, "found")
             continue
         place = todo.index(case)
         for later in todo[place : place + 1 + ahead]:
             if later.name not in loading and not gone:
-                loading[later.name] = reader.submit(segmenter.load, list(later.files))
+                loading[later.name] = reader.submit(_load, segmenter, later)
         if gone:
             yield Outcome(case.name, "not tried", error=gone)
             continue
-        outcome, image = _segment(segmenter, case, loading.pop(case.name))
+        outcome, write = _segment(segmenter, case, loading.pop(case.name), probabilities)
         gone = outcome.error if outcome.status == "gone" else ""
         outcome.status = "failed" if gone else outcome.status
         if waiting:
             yield _written(*waiting)
             waiting = None
-        if image is None:
+        if write is None:
             yield outcome
         else:
-            waiting = (outcome, writer.submit(_write, image, case.mask))
+            waiting = (outcome, writer.submit(write))
     if waiting:
         yield _written(*waiting)
 
 
-def _segment(segmenter: Segmenter, case: CaseFiles, loading: Future[Loaded]) -> tuple[Outcome, Any]:
+def _finished(case: CaseFiles, probabilities: bool) -> bool:
+    return case.mask.exists() and (case.probabilities.exists() or not probabilities)
+
+
+def _load(segmenter: Segmenter, case: CaseFiles) -> Loaded:
+    _check_numbers(case, segmenter.card.images)
+    return segmenter.load(list(case.files))
+
+
+def _segment(
+    segmenter: Segmenter, case: CaseFiles, loading: Future[Loaded], probabilities: bool
+) -> tuple[Outcome, Callable[[], None] | None]:
+    """The outcome, and what writes the case's files where there is something to write."""
     try:
-        result = segmenter.run(loading.result())
+        loaded = loading.result()
+        result = segmenter.run(loaded)
     except TileError as error:
         return Outcome(
             case.name, "gone" if "no server has answered" in str(error) else "failed", error=str(error)
@@ -173,12 +208,16 @@ def _segment(segmenter: Segmenter, case: CaseFiles, loading: Future[Loaded]) -> 
     except VoxtileError as error:
         return Outcome(case.name, "failed", error=" ".join(str(error).split())), None
     volumes = {name: label.ml for name, label in result.report.labels.items()}
-    return Outcome(case.name, "done", result.report.seconds.total, ml=volumes), result.mask
+    outcome = Outcome(case.name, "done", result.report.seconds.total, ml=volumes)
+    return outcome, partial(_write, result, loaded if probabilities else None, case)
 
 
-def _write(image: Any, path: Path) -> None:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    write_image(image, path)
+def _write(result: Segmentation, loaded: Loaded | None, case: CaseFiles) -> None:
+    """The mask comes last: where it is there, the case is finished."""
+    case.mask.parent.mkdir(parents=True, exist_ok=True)
+    if loaded and result.scores is not None:
+        write_probabilities(result.scores, loaded.case, case.probabilities)
+    write_image(result.mask, case.mask)
 
 
 def _written(outcome: Outcome, writing: Future[None]) -> Outcome:

@@ -57,6 +57,7 @@ def segment(
     skip_empty: options.SkipEmpty = False,
     audit: Audit = 0,
     max_ram: options.MaxRam = None,
+    allow_half_scores: options.AllowHalfScores = False,
     batch: options.Batch = None,
     in_flight: options.InFlight = 8,
     shared_memory: options.SharedMemory = None,
@@ -83,6 +84,7 @@ def segment(
         skip_empty=skip_empty,
         audit=audit,
         max_ram=_bytes(max_ram),
+        half_scores=allow_half_scores,
         keep_scores=probabilities is not None,
         connection=connection_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
         faults=Faults(patience_s=patience),
@@ -128,6 +130,10 @@ def batch(
     mirror: options.Mirror = True,
     skip_empty: options.SkipEmpty = False,
     max_ram: options.MaxRam = None,
+    allow_half_scores: options.AllowHalfScores = False,
+    probabilities: Annotated[
+        bool, typer.Option("--probabilities", help="Also write nnU-Net's probabilities, CASE.npz beside each mask.")
+    ] = False,
     tiles: Annotated[int | None, typer.Option("--batch", min=1, help="Tiles a request.")] = None,
     in_flight: options.InFlight = 8,
     shared_memory: options.SharedMemory = None,
@@ -155,6 +161,8 @@ def batch(
         in_flight=in_flight,
         skip_empty=skip_empty,
         max_ram=_bytes(max_ram),
+        keep_scores=probabilities,
+        half_scores=allow_half_scores,
         connection=connection_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
         faults=Faults(patience_s=patience),
     )
@@ -164,6 +172,7 @@ def batch(
                 segmenter,
                 inputs,
                 outputs,
+                probabilities=probabilities,
                 told=lambda outcome, number, total: _tell_outcome(outcome, progress and progress(number, total)),
             )
         counts = {status: sum(o.status == status for o in result.outcomes) for status in ("done", "found", "failed")}

@@ -81,7 +81,11 @@ def read_checkpoints(folder: Path, folds: Sequence[str], name: str) -> tuple[Che
 
 def load_into(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     """`network` with the weights of `checkpoint`. Raises WeightsError that names what does not fit."""
-    what = "the checkpoint belongs to another plan or trainer than plans.json describes"
+    trainer = checkpoint.trainer or "an unnamed trainer"
+    what = (
+        f"the checkpoint belongs to another plan or trainer than plans.json describes; a network that {trainer} builds "
+        "by its own code, not by the plan, cannot be imported"
+    )
     check_fit(checkpoint.weights, network.state_dict(), checkpoint.path, what)
     network.load_state_dict(dict(checkpoint.weights), strict=True)
     return network.eval()

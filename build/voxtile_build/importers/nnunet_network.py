@@ -1,7 +1,7 @@
 """The network that nnU-Net's plan describes, from dynamic_network_architectures alone.
 
-A plan names classes by their dotted paths. Only networks of dynamic_network_architectures and building blocks of
-torch.nn and of that package are looked up; nothing else that a plan names is imported.
+A plan names classes by their dotted paths. Only the package's U-Nets and building blocks of torch.nn and of that
+package are looked up; nothing else that a plan names is imported.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from .nnunet_old_plans import ARCHITECTURES
 
 PACKAGE = "dynamic_network_architectures"
 BLOCKS = ("torch.nn", PACKAGE)
+TAKEN = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+"""The package's networks that segment and whose served result was compared with nnU-Net's; its others are classifiers
+and transformers (Primus), which no plan of nnU-Net's own planners names."""
 SEARCHED = "unet"
 """Where networks that older plans name in other modules lie today."""
 
@@ -51,13 +54,13 @@ def find_network(name: str, where: str) -> type[nn.Module]:
     homes = [package] if _within(package, (ARCHITECTURES,)) else []
     if name.split(".")[0] == PACKAGE:
         homes.append(f"{ARCHITECTURES}.{SEARCHED}")
-    for home in homes:
+    for home in homes if attribute in TAKEN else ():
         found = _module_class(home, attribute, where)
         if found is not None:
             return found
     raise NetworkError(
-        f"{where}: network_class_name: expected a network of {ARCHITECTURES}, such as PlainConvUNet or "
-        f"ResidualEncoderUNet, found {name!r}, which is not known here"
+        f"{where}: network_class_name: expected a network of {ARCHITECTURES} ({', '.join(TAKEN)}), found {name!r}, "
+        "which is not known here: its result has not been compared with nnU-Net's; train one of these"
     )
 
 

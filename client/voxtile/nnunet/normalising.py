@@ -1,6 +1,6 @@
 """nnU-Net's intensity normalisation schemes, one channel at a time.
 
-Statistics are taken in float32 with numpy's own summation on an array of nnU-Net's memory layout (a cropped,
+Means and spreads are taken in float32 with numpy's own summation on an array of nnU-Net's memory layout (a cropped,
 transposed view of the channel as read), so that they come out bit for bit the same.
 """
 
@@ -18,43 +18,51 @@ SMALLEST_SPREAD = 1e-8
 """nnU-Net's floor under a standard deviation or range."""
 CT_PROPERTIES = ("mean", "std", "percentile_00_5", "percentile_99_5")
 Image = NDArray[np.float32]
+Mask = NDArray[np.bool_]
 
 
-def _ct(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+def _ct(image: NDArray[Any], out: Image, properties: Mapping[str, float], mask: Mask | None) -> None:
     mean, spread, lowest, highest = (float(properties[key]) for key in CT_PROPERTIES)
-    np.clip(image, lowest, highest, out=out)
+    _none(image, out, properties, mask)
+    np.clip(out, lowest, highest, out=out)
     out -= mean
     out /= max(spread, SMALLEST_SPREAD)
 
 
-def _zscore(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
+def _zscore(image: NDArray[Any], out: Image, properties: Mapping[str, float], mask: Mask | None) -> None:
     if mask is None:
         mean, spread = image.mean(), image.std()
         np.subtract(image, mean, out=out)
         out /= max(spread, SMALLEST_SPREAD)
         return
-    inside = image[mask]
-    out[...] = image
-    out[mask] = (inside - inside.mean()) / max(inside.std(), SMALLEST_SPREAD)
+    _none(image, out, properties, mask)
+    inside = out[mask]
+    if inside.size:
+        mean, spread = inside.mean(), inside.std()
+        inside -= mean
+        inside /= max(spread, SMALLEST_SPREAD)
+        out[mask] = inside
 
 
-def _none(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
-    out[...] = image
+def _none(image: NDArray[Any], out: Image, properties: Mapping[str, float], mask: Mask | None) -> None:
+    np.copyto(out, image, casting="unsafe")
 
 
-def _rescale(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
-    np.subtract(image, image.min(), out=out)
+def _rescale(image: NDArray[Any], out: Image, properties: Mapping[str, float], mask: Mask | None) -> None:
+    _none(image, out, properties, mask)
+    out -= out.min()
     out /= np.clip(out.max(), SMALLEST_SPREAD, None)
 
 
-def _rgb(image: Image, out: Image, properties: Mapping[str, float], mask: NDArray[np.bool_] | None) -> None:
-    lowest, highest = float(image.min()), float(image.max())
+def _rgb(image: NDArray[Any], out: Image, properties: Mapping[str, float], mask: Mask | None) -> None:
+    _none(image, out, properties, mask)
+    lowest, highest = float(out.min()), float(out.max())
     if lowest < 0 or highest > 255:
         raise InputError(
             f"expected intensities of 0 … 255, as the model takes RGB images, found {lowest:g} … {highest:g}; "
             "check that this is the scan that the model was trained for"
         )
-    np.divide(image, 255.0, out=out)
+    out /= 255.0
 
 
 SCHEMES = {
@@ -81,10 +89,13 @@ def check_scheme(scheme: str, properties: Mapping[str, Any], channel: int) -> No
         )
 
 
-def normalise(
-    image: Image, out: Image, scheme: str, properties: Mapping[str, float], mask: NDArray[np.bool_] | None
-) -> None:
-    """Write the normalised ``image`` [z, y, x] (float32) into ``out``.
+def needs_layout(scheme: str, mask: Mask | None) -> bool:
+    """Whether ``normalise`` sums over the image, which then has to be float32 in nnU-Net's memory layout."""
+    return scheme == "ZScoreNormalization" and mask is None
+
+
+def normalise(image: NDArray[Any], out: Image, scheme: str, properties: Mapping[str, float], mask: Mask | None) -> None:
+    """Write the normalised ``image`` [z, y, x] into ``out``; it may have any type where ``needs_layout`` is False.
 
     ``mask`` limits a ZScoreNormalization to the scan's non-zero region; None uses the whole image. Raises
     InputError where RGBTo01Normalization finds intensities outside 0 … 255.

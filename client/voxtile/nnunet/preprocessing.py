@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError, ModelError
-from voxtile.nnunet.normalising import check_scheme, normalise
+from voxtile.nnunet.normalising import check_scheme, needs_layout, normalise
 from voxtile.nnunet.resampling_rules import ResamplingRule
 
 Triple = tuple[int, int, int]
@@ -152,12 +152,17 @@ def nonzero_mask(data: NDArray[Any]) -> NDArray[np.bool_]:
 def fill_holes(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """``scipy.ndimage.binary_fill_holes`` by connected components, which is faster on a volume.
 
-    A hole is background that no path of face neighbours joins to the outside of the array.
+    A hole is background that no path of face neighbours joins to the outside of the array. A mask without background
+    is returned itself.
     """
     from scipy.ndimage import label
 
-    outside, _ = label(np.pad(~mask, 1, constant_values=True))
+    if mask.all():
+        return mask
+    background = np.ones([size + 2 for size in mask.shape], np.bool_)
     inner = tuple(slice(1, -1) for _ in mask.shape)
+    np.logical_not(mask, out=background[inner])
+    outside, _ = label(background)
     filled: NDArray[np.bool_] = outside[inner] != outside.flat[0]
     return filled
 
@@ -193,8 +198,11 @@ def _normalised(
     shape = [s.stop - s.start for s in crop]
     out = np.empty((data.shape[0], *shape), np.float32)
     for channel, scheme in enumerate(plan.normalization_schemes):
-        image = data[channel].astype(np.float32, order="C", copy=False).transpose(plan.transpose_forward)[crop]
         where = mask if plan.use_mask_for_norm[channel] else None
+        image = data[channel]
+        if needs_layout(scheme, where):
+            image = image.astype(np.float32, order="C", copy=False)
+        image = image.transpose(plan.transpose_forward)[crop]
         properties = plan.foreground_intensity_properties_per_channel.get(str(channel), {})
         normalise(image, out[channel], scheme, properties, where)
     return out
@@ -203,7 +211,7 @@ def _normalised(
 def _previous_stage(
     seg: NDArray[Any], crop: tuple[slice, slice, slice], plan: NnunetPlan, inside: NDArray[np.bool_]
 ) -> NDArray[np.float32]:
-    cropped = seg.astype(np.float32).transpose(plan.transpose_forward)[crop].copy()
+    cropped = np.array(seg.transpose(plan.transpose_forward)[crop], np.float32, order="C")
     cropped[(cropped == 0) & ~inside] = OUTSIDE
     return cropped[None]
 
@@ -267,5 +275,8 @@ def _check_seg(seg: NDArray[Any], data: NDArray[Any], plan: NnunetPlan) -> NDArr
 
 
 def _with_labels(data: NDArray[np.float32], seg: NDArray[Any], plan: NnunetPlan) -> NDArray[np.float32]:
-    one_hot = [(seg[0] == label).astype(np.float32) for label in plan.foreground_labels]
-    return np.concatenate([data, np.stack(one_hot)])
+    both = np.empty((len(data) + len(plan.foreground_labels), *data.shape[1:]), np.float32)
+    both[: len(data)] = data
+    for label, channel in zip(plan.foreground_labels, both[len(data) :], strict=True):
+        np.equal(seg[0], label, out=channel)
+    return both

@@ -14,13 +14,18 @@ from voxtile.errors import ModelError, OutputError
 from voxtile.nnunet.case import NnunetCase
 
 
-def check_probabilities(card: Card, path: Path) -> None:
-    """Refuse, before any work, a model that is not nnU-Net's (ModelError), and a file that cannot be (OutputError)."""
+def check_nnunet(card: Card) -> None:
+    """Raises ModelError for a model that is not nnU-Net's."""
     if card.nnunet is None:
         raise ModelError(
             f"model {card.name!r}: --probabilities writes what nnU-Net writes, and this model is none of nnU-Net's; "
             "use keep_scores of voxtile.Options for its scores"
         )
+
+
+def check_probabilities(card: Card, path: Path) -> None:
+    """Refuse, before any work, a model that is not nnU-Net's (ModelError), and a file that cannot be (OutputError)."""
+    check_nnunet(card)
     if path.suffix != ".npz":
         raise OutputError(f"{path}: expected a name that ends in .npz")
     check_writable(path)

@@ -24,6 +24,7 @@ from voxtile.nnunet.parallel import run_all, usable_cores
 
 Rule = Literal["scipy", "torch"]
 Shape = tuple[int, int, int]
+Limits = tuple[Any, Any]
 
 SPLINE_POLE = float(np.sqrt(3.0) - 2.0)
 EXACT_REACH = 28
@@ -244,26 +245,29 @@ def _reads(zoom: AxisZoom | None, start: int, stop: int) -> slice:
 
 @dataclass(frozen=True)
 class _Part:
-    """A run of output rows of one channel: views with the axis that is apart, if any, brought to the front."""
+    """A run of output rows of one channel: views with the axis that is apart, if any, brought to the front.
+
+    limits: the channel's smallest and largest value, where the result is clipped to them.
+    """
 
     volume: NDArray[Any]
     out: NDArray[Any]
     start: int
     stop: int
+    limits: Limits | None
 
     def slabs(self, rows: int) -> Iterator[tuple[int, int]]:
         return ((start, min(start + rows, self.stop)) for start in range(self.start, self.stop, rows))
 
 
-def _zoom_volume(part: _Part, zooms: Sequence[AxisZoom | None], clip: bool, rows: int, scratch: Scratch) -> None:
+def _zoom_volume(part: _Part, zooms: Sequence[AxisZoom | None], rows: int, scratch: Scratch) -> None:
     volume, out = part.volume, part.out
-    lowest, highest = (volume.min(), volume.max()) if clip else (None, None)
     for start, stop in part.slabs(rows):
         slab = scratch.contiguous("slab", volume[_reads(zooms[0], start, stop)])
         slab = zoom_first_axis(slab, zooms[0], start, stop, scratch)
         slab = zoom_last_axis(zoom_middle_axis(slab, zooms[1], scratch), zooms[2], scratch)
-        if clip:
-            np.clip(slab, lowest, highest, out=out[start:stop], casting="same_kind")
+        if part.limits:
+            np.clip(slab, *part.limits, out=out[start:stop], casting="same_kind")
         else:
             out[start:stop] = slab
 
@@ -295,6 +299,23 @@ def _zoom_by_plane(part: _Part, zooms: Sequence[AxisZoom | None], clip: bool, ro
         out[start:stop] = zoom_first_axis(ready, zooms[0], start, stop, scratch)
 
 
+def _shares(total: int, count: int) -> Iterator[tuple[int, int]]:
+    """`total` rows in at most `count` runs of nearly equal length."""
+    edges = np.linspace(0, total, min(count, total) + 1).astype(int)
+    return ((int(first), int(last)) for first, last in pairwise(edges))
+
+
+def _limits(volume: NDArray[Any], threads: int) -> Limits:
+    """The smallest and the largest value of ``volume``."""
+
+    def of(rows: tuple[int, int]) -> Limits:
+        share = volume[slice(*rows)]
+        return share.min(), share.max()
+
+    lowest, highest = zip(*run_all(of, _shares(len(volume), threads), threads), strict=True)
+    return np.min(lowest), np.max(highest)
+
+
 def _check(data: NDArray[Any], new_shape: Sequence[int], separate_z_axis: int | None) -> Shape:
     if data.ndim != 4:
         raise ValueError(f"expected an array [channel, z, y, x], got one of shape {data.shape}")
@@ -319,12 +340,14 @@ class _Job:
     def parts(self, data: NDArray[Any], out: NDArray[Any], count: int) -> Iterator[_Part]:
         for volume, target in zip(data, out, strict=True):
             source, goal = np.moveaxis(volume, self.front, 0), np.moveaxis(target, self.front, 0)
-            edges = np.linspace(0, goal.shape[0], min(count, goal.shape[0]) + 1).astype(int)
-            yield from (_Part(source, goal, int(a), int(b)) for a, b in pairwise(edges))
+            limits = _limits(volume, count) if self.clip and not self.by_plane else None
+            yield from (_Part(source, goal, a, b, limits) for a, b in _shares(goal.shape[0], count))
 
     def run(self, part: _Part) -> None:
-        step = _zoom_by_plane if self.by_plane else _zoom_volume
-        step(part, self.zooms, self.clip, self.rows, Scratch(self.dtype))
+        if self.by_plane:
+            _zoom_by_plane(part, self.zooms, self.clip, self.rows, Scratch(self.dtype))
+        else:
+            _zoom_volume(part, self.zooms, self.rows, Scratch(self.dtype))
 
 
 def _job(
