@@ -246,7 +246,9 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (inference(inferer={"_target_": "SimpleInferer"}), "expected SlidingWindowInferer, found SimpleInferer"),
     (inferer(padding_mode="reflect"), "expected padding_mode to be 'constant', found 'reflect'"),
     (inferer(roi_size=[16, -1, 16]), r"roi_size with 3 whole numbers above 0, found \[16, -1, 16\]"),
-    (inferer(overlap=[0.5, 0.25, 0.25]), "expected one number for overlap"),
+    (inferer(overlap=[0.5, 0.25]), r"expected one number for overlap, or 3, found \[0.5, 0.25\]"),
+    (inferer(sigma_scale="wide"), "expected one number for sigma_scale, or 3, found 'wide'"),
+    (inferer(cval="min"), "expected a number for cval, found 'min'"),
     (inferer(roi_size="$tuple(@size)"), "Python expression"),
 ]
 

@@ -368,6 +368,7 @@ def test_limits_are_the_specs_or_follow_the_outputs_type() -> None:
         "max_abs_error": 0.25,
         "min_dice": 0.9,
         "max_flipped": 0.5,
+        "max_logit_error": 1e-3,
     }
     narrow, wide = (
         limits_of(spec(output={"scores": "probabilities", "dtype": dtype}))["max_abs_error"]
@@ -375,13 +376,15 @@ def test_limits_are_the_specs_or_follow_the_outputs_type() -> None:
     )
     assert narrow is not None
     assert wide is not None
-    assert narrow > wide + 1 / 255
+    assert narrow > wide + 1 / 255 - 1e-9
 
 
 def test_a_figure_on_the_limit_is_accepted() -> None:
     limits = limits_of(spec(acceptance={"max_abs_error": 0.25, "min_dice": 0.9, "max_flipped": 0.5}))
-    assert misses({"max_abs_error": 0.25, "dice_min": 0.9, "flipped_fraction": 0.5}, limits) == []
-    assert len(misses({"max_abs_error": 1.0, "dice_min": 0.0, "flipped_fraction": 1.0}, limits)) == 3
+    on = {"max_abs_error": 0.25, "dice_min": 0.9, "flipped_fraction": 0.5, "max_logit_error": 1e-3}
+    assert misses(on, limits) == []
+    over = {"max_abs_error": 1.0, "dice_min": 0.0, "flipped_fraction": 1.0, "max_logit_error": 1.0}
+    assert len(misses(over, limits)) == 4
 
 
 @pytest.mark.parametrize(

@@ -275,10 +275,10 @@ def test_reduced_precision_has_no_limit_of_its_own_on_a_single_voxel() -> None:
     assert limits_of(spec(), "fp32")["max_abs_error"] == MAX_ABS_ERROR["fp32"]
     assert limits_of(spec(), "bf16")["max_abs_error"] is None
     assert limits_of(spec(acceptance={"max_abs_error": 0.2}), "bf16")["max_abs_error"] == 0.2
-    figures = {"max_abs_error": 0.9, "dice_min": 1.0, "flipped_fraction": 0.0}
+    figures = {"max_abs_error": 0.9, "max_logit_error": 0.0, "dice_min": 1.0, "flipped_fraction": 0.0}
     assert misses(figures, limits_of(spec(), "bf16")) == []
     assert "max_abs_error: expected at most 0.2" in misses(figures, {**limits_of(spec()), "max_abs_error": 0.2})[0]
-    worse = {"max_abs_error": 0.9, "dice_min": float("nan"), "flipped_fraction": float("nan")}
+    worse = {"max_abs_error": 0.9, "max_logit_error": 0.9, "dice_min": float("nan"), "flipped_fraction": float("nan")}
     assert len(misses(worse, limits_of(spec(), "bf16"))) == 2
 
 

@@ -14,6 +14,7 @@ from torch import nn
 
 from tests.build_specs import ROI, spec, tiny_unet
 from voxtile_build.errors import ExportError
+from voxtile_build.spec import PADDING
 from voxtile_build.torch_to_onnx import IR_VERSION, OPSET, checked, export, onnx_sha256, save
 from voxtile_build.wrapper import Wrapper, example_inputs, input_names
 
@@ -88,7 +89,7 @@ def test_onnx_runtime_gives_what_pytorch_gives(changes: dict[str, Any], batch: i
     inputs = [value.clone() for value in example_inputs(chosen, batch)]
     values = torch.from_numpy(np.random.default_rng(batch).integers(-40, 90, inputs[0].shape))
     inputs[0] = values.to(inputs[0].dtype)
-    inputs[0][..., -2:] = module.padding
+    inputs[0][..., -2:] = PADDING[chosen.input.dtype]
     if len(inputs) == 2:
         inputs[1] = torch.tensor([[[5.0, 12.0]]] * batch)
     session = ort.InferenceSession(content, providers=["CPUExecutionProvider"])

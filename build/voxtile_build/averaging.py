@@ -8,11 +8,7 @@ from __future__ import annotations
 import hashlib
 import json
 from pathlib import Path
-from typing import Any
 
-import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
 from onnx import ModelProto, TensorProto, checker, helper
 from tritonclient.grpc import model_config_pb2 as pb
 
@@ -20,15 +16,13 @@ from .certificate import FILE as CERTIFICATE
 from .certificate import VERSION as CERTIFICATE_VERSION
 from .errors import AcceptanceError, SpecError
 from .machine import machine, versions
+from .mean_error import mean_error
+from .onnx_to_onnxruntime import OnnxRuntimeRunner
 from .repository import TRITON_TYPES, mean_name, score_name, write_config
 from .spec import Spec
 from .torch_to_onnx import IR_VERSION, OPSET, save
 
 ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
-NUMPY_TYPES: dict[str, type[np.generic]] = {"fp32": np.float32, "fp16": np.float16, "uint8": np.uint8}
-MEAN_ERROR = {"fp32": 1e-6, "fp16": 1e-3, "uint8": 0.5}
-"""Of the largest score: a few roundings of the type itself (of uint8 half a step), and no more."""
-SEED = 7
 
 
 def write_mean(spec: Spec, count: int, staged: Path) -> str:
@@ -42,15 +36,17 @@ def write_mean(spec: Spec, count: int, staged: Path) -> str:
     version = entry / str(spec.version)
     version.mkdir(parents=True)
     (file,) = save(mean_graph(spec, count), version / "model.onnx")
-    _certify(spec, count, file)
-    write_config(_config(spec, count), entry)
+    config = _config(spec, count)
+    _certify(spec, config, file)
+    write_config(config, entry)
     return entry.name
 
 
 def mean_graph(spec: Spec, count: int) -> ModelProto:
     """`scores_0` … [batch, score, *roi] to `scores`, all in the type in which scores travel; summed in fp32."""
     kind = ONNX_TYPES[spec.output.dtype]
-    shape: list[str | int | None] = ["batch", *spec.scores_shape]
+    sizes = spec.tiling.roi if spec.tiling.multiple is None else ("height", "width")
+    shape: list[str | int | None] = ["batch", spec.output.score_count, *sizes]
     nodes = [helper.make_node("Cast", [score_name(i)], [f"single_{i}"], to=TensorProto.FLOAT) for i in range(count)]
     nodes.append(helper.make_node("Mean", [f"single_{i}" for i in range(count)], ["mean"]))
     rounded = spec.output.dtype == "uint8"
@@ -69,25 +65,20 @@ def mean_graph(spec: Spec, count: int) -> ModelProto:
 def _config(spec: Spec, count: int) -> pb.ModelConfig:
     config = pb.ModelConfig(name=mean_name(spec.name), backend="onnxruntime", max_batch_size=spec.serving.max_batch)
     config.version_policy.specific.versions.append(spec.version)
-    kind = TRITON_TYPES[spec.output.dtype]
+    kind, dims = TRITON_TYPES[spec.output.dtype], (spec.output.score_count, *spec.spatial_dims)
     for index in range(count):
-        config.input.add(name=score_name(index), data_type=kind, dims=spec.scores_shape)
-    config.output.add(name="scores", data_type=kind, dims=spec.scores_shape)
+        config.input.add(name=score_name(index), data_type=kind, dims=dims)
+    config.output.add(name="scores", data_type=kind, dims=dims)
     config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=spec.serving.instances)
     return config
 
 
-def _certify(spec: Spec, count: int, file: Path) -> None:
+def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
     """Write certificate.json beside `file`: the graph against NumPy's mean in float64.
 
     Raises AcceptanceError where they differ by more than rounding.
     """
-    scores = _random_scores(spec, count)
-    session = ort.InferenceSession(str(file), providers=["CPUExecutionProvider"])
-    found = session.run(["scores"], {score_name(i): value for i, value in enumerate(scores)})[0]
-    expected = np.mean(np.stack(scores), axis=0, dtype=np.float64)
-    error = float(np.abs(found.astype(np.float64) - expected).max())
-    limit = MEAN_ERROR[spec.output.dtype] * (1 if spec.output.dtype == "uint8" else float(np.abs(expected).max()))
+    error, limit = mean_error(config, OnnxRuntimeRunner(file, spec.serving.threads))
     if not error <= limit:
         raise AcceptanceError(f"{mean_name(spec.name)}: expected an error of at most {limit:g}, found {error:g}")
     content = {
@@ -104,11 +95,3 @@ def _certify(spec: Spec, count: int, file: Path) -> None:
         "machine": machine(),
     }
     (file.parent / CERTIFICATE).write_text(json.dumps(content, indent=2) + "\n", encoding="utf-8")
-
-
-def _random_scores(spec: Spec, count: int) -> list[NDArray[Any]]:
-    rng = np.random.default_rng(SEED)
-    shape = (spec.serving.max_batch, *spec.scores_shape)
-    if spec.output.dtype == "uint8":
-        return [rng.integers(0, 256, shape, np.uint8) for _ in range(count)]
-    return [rng.normal(0, 10, shape).astype(NUMPY_TYPES[spec.output.dtype]) for _ in range(count)]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import itertools
 import json
@@ -26,9 +25,11 @@ from .certificate import Reference, certify, make_reference, require_accepted, s
 from .composing import to_onnx
 from .engines import Engine, find_engine
 from .errors import RepositoryError, SpecError
+from .free_sizes import require_free_sizes
 from .graphs import Graphs
 from .machine import versions
 from .members import Member, Model, together, together_sha256
+from .names import check_names, entries_of
 from .networks import make_network
 from .networks.file_network import open_network
 from .networks.heads import OneHead
@@ -41,14 +42,13 @@ from .repository import (
     engine_config,
     entry_name,
     get_card,
-    mean_name,
     member_names,
     public_config,
     read_config,
     set_card,
     write_config,
 )
-from .spec import ENGINE_NAMES, Spec
+from .spec import Spec
 from .tensorrt_precision import accelerator
 from .torch_to_onnx import checked, onnx_sha256, save
 from .weights import load_weights
@@ -109,10 +109,11 @@ def build_models(
 
     Takes and raises what `build` does. The last model's public entry appears last.
     """
+    check_names(models, repository)
     with staging(repository) as staged:
         built = tuple(_build_model(model, engines, staged, step) for model in models)
         names = [name for published in built for name in published.entries]
-        obsolete = [name for model in models for name in _entries_of(model.spec.name, repository) if name not in names]
+        obsolete = [name for model in models for name in entries_of(model.spec.name, repository) if name not in names]
         with step("publish"):
             publish(staged, repository, names, obsolete)
     return built
@@ -122,6 +123,7 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, step
     """Every entry of one public model under `staged`."""
     spec, members = model.spec, model.members
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
+    require_free_sizes(spec, [engine.name for engine in chosen])
     for engine in chosen:
         require_buildable(engine, spec)
     built = [_build_member(model.spec_of(member), member, chosen, staged, step) for member in members]
@@ -165,14 +167,6 @@ def _build_member(spec: Spec, member: Member, chosen: Sequence[Engine], staged: 
             certificates[engine.name], more = _build_engine(engine, graphs, reference, hashes, staged)
             notes += [f"{entry_name(spec.name, engine.name)}: {note}" for note in more]
     return _BuiltMember(certificates, hashes, tuple(notes), tuple(as_lines(graphs.reports)))
-
-
-def _entries_of(name: str, repository: Path) -> tuple[str, ...]:
-    """Every entry that may stand behind the public `name` by now, the averaging one among them."""
-    members = {name}
-    with contextlib.suppress(RepositoryError):  # not there yet, or not readable: then only its own name is known
-        members |= set(member_names(read_config(repository / name)))
-    return (*(entry_name(member, engine) for member in sorted(members) for engine in ENGINE_NAMES), mean_name(name))
 
 
 def load_network(spec: Spec) -> nn.Module:
@@ -229,7 +223,9 @@ def _build_engine(
     digest = certificate.write(version)
     reports = graphs.graph_reports(compiled.precision)
     _write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.notes)
-    accelerated = engine.name == "onnxruntime" and spec.serving.gpus != "none"
+    # TensorRT builds an engine for shapes that are known; slices of any size go to the CUDA provider.
+    sized = spec.tiling.multiple is None
+    accelerated = engine.name == "onnxruntime" and spec.serving.gpus != "none" and sized
     accelerators = {"tensorrt": accelerator(compiled.files[0], spec)} if accelerated else {}
     write_config(engine_config(spec, engine, compiled.parameters, accelerators), entry)
     return short_form(certificate.content, digest), compiled.notes

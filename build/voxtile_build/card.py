@@ -13,7 +13,7 @@ from typing import Any
 import jsonschema
 
 from .errors import BuildError
-from .spec import PADDING, Spec
+from .spec import PADDING, Spec, Tiling
 
 SCHEMA_VERSION = 1
 
@@ -36,11 +36,13 @@ def card_of(
         "intensity": spec.input.intensity.model_dump(mode="json", exclude={"keep_zero"}),
         "roi": list(spec.tiling.roi),
         "slice_axis": spec.tiling.slice_axis,
+        # Left out where it says nothing, so that clients of before read the card too.
+        **({} if spec.tiling.multiple is None else {"multiple": spec.tiling.multiple}),
         "input": {"dtype": spec.input.dtype, "padding": PADDING[spec.input.dtype]},
         "output": _output(spec),
         "labels": _labels(spec),
         "regions": spec.output.regions,
-        "tiling": spec.tiling.model_dump(mode="json", include={"semantics", "overlap", "blend", "sigma"}),
+        "tiling": _tiling(spec.tiling),
         "mirror_axes": list(spec.tiling.mirror_axes),
         "empty": None if spec.tiling.empty_at_most is None else {"at_most": spec.tiling.empty_at_most},
         "nnunet": spec.nnunet,
@@ -73,6 +75,15 @@ def _output(spec: Spec) -> dict[str, Any]:
     card = {"kind": output.scores, "dtype": output.dtype, "scores": output.score_count, "scale": output.scale}
     # Left out where it says nothing, so that clients of before read the card too.
     return card if output.activation == "none" else {**card, "activation": output.activation}
+
+
+def _tiling(tiling: Tiling) -> dict[str, Any]:
+    """Numbers for each axis are those of the scan's axes; the one that a 2D network does not see shares nothing."""
+    card = tiling.model_dump(mode="json", include={"semantics", "overlap", "blend", "sigma"})
+    for key, unseen in (("overlap", 0.0), ("sigma", 1.0)):
+        if tiling.slice_axis is not None and isinstance(card[key], list):
+            card[key].insert(tiling.slice_axis, unseen)
+    return card
 
 
 def _labels(spec: Spec) -> list[dict[str, Any]]:

@@ -81,6 +81,9 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     yield "| --- | --- | --- |"
     error = _limit("at most", limits["max_abs_error"])
     yield f"| largest error of a probability | {figures['max_abs_error']:g} | {error} |"
+    if "max_logit_error" in figures:
+        limit = _limit("at most", limits.get("max_logit_error"))
+        yield f"| largest error of a logit, as a share of their range | {figures['max_logit_error']:g} | {limit} |"
     yield f"| smallest Dice of a label | {figures['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
     share = _limit("at most", limits["max_flipped"])
     yield f"| share of flipped voxels | {figures['flipped_fraction']:.3g} | {share} |"

@@ -25,11 +25,27 @@ def to_onnx(wrapper: Wrapper, spec: Spec, *, opset: int = OPSET, ir_version: int
     Raises ExportError where the network cannot be written as ONNX.
     """
     if not isinstance(wrapper.network, FileNetwork):
-        inputs = example_inputs(spec, TRACED_BATCH)
-        return export(wrapper, inputs, input_names=input_names(spec), opset=opset, ir_version=ir_version)
+        inputs = example_inputs(_traced(spec), TRACED_BATCH)
+        return export(
+            wrapper,
+            inputs,
+            input_names=input_names(spec),
+            opset=opset,
+            ir_version=ir_version,
+            multiple=spec.tiling.multiple,
+        )
     halves = _before(wrapper, spec, opset), _after(wrapper, spec, opset)
     network = wrapper.network.to_onnx(spec.roi_shape, opset)
     return finished(_joined(halves[0], network, halves[1], str(wrapper.network.path)), ir_version)
+
+
+def _traced(spec: Spec) -> Spec:
+    """The spec at the size at which a network with free sizes is traced."""
+    step, size = spec.tiling.multiple, max(spec.tiling.roi)
+    if step is None:
+        return spec
+    # Two different sizes, each several steps: the exporter takes equal ones, and one step, for constants.
+    return spec.model_copy(update={"tiling": spec.tiling.over((size + step, size + 2 * step))})
 
 
 class _Before(nn.Module):

@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 from .errors import EngineError
 from .onnx_to_onnxruntime import OnnxRuntimeRunner, copy
 from .onnx_to_openvino import OpenVinoRunner, convert
-from .spec import Serving, Spec
+from .spec import Spec
 
 Array = NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], Array]
@@ -51,7 +51,7 @@ class Engine:
     version: str
     gpu: bool
     compile: Callable[[Path, Path, Spec], Compiled]
-    parameters: Callable[[Serving], Mapping[str, str]]
+    parameters: Callable[[Spec], Mapping[str, str]]
 
 
 def compile_onnxruntime(onnx_file: Path, folder: Path, spec: Spec) -> Compiled:
@@ -66,21 +66,24 @@ def compile_openvino(onnx_file: Path, folder: Path, spec: Spec) -> Compiled:
     return Compiled(files, "fp32", OpenVinoRunner(files[0], spec.serving.threads))
 
 
-def onnxruntime_parameters(serving: Serving) -> dict[str, str]:
+def onnxruntime_parameters(spec: Spec) -> dict[str, str]:
     """Thread counts under the names of Triton's onnxruntime backend."""
-    return {"intra_op_thread_count": str(serving.threads)} if serving.threads else {}
+    return {"intra_op_thread_count": str(spec.serving.threads)} if spec.serving.threads else {}
 
 
-def openvino_parameters(serving: Serving) -> dict[str, str]:
+def openvino_parameters(spec: Spec) -> dict[str, str]:
     """Properties under the names of Triton's openvino backend.
 
     The C++ backend fixes the batch at max_batch and refuses every smaller one unless it may pad it.
     """
     parameters = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    if serving.threads:
-        parameters["INFERENCE_NUM_THREADS"] = str(serving.threads)
-    if serving.max_batch > 1:
+    if spec.serving.threads:
+        parameters["INFERENCE_NUM_THREADS"] = str(spec.serving.threads)
+    if spec.serving.max_batch > 1:
         parameters["ENABLE_BATCH_PADDING"] = "YES"
+    if spec.tiling.multiple is not None:
+        # Each size of slices would cost a compilation for each size of batches, in the middle of a scan.
+        parameters["STATIC_VARIANTS"] = "0"
     return parameters
 
 
@@ -98,7 +101,7 @@ def compile_tensorrt(_: Path, __: Path, spec: Spec) -> Compiled:
 ENGINES = (
     Engine("onnxruntime", "onnxruntime", ort.__version__, True, compile_onnxruntime, onnxruntime_parameters),
     Engine("openvino", "openvino", ov.__version__, False, compile_openvino, openvino_parameters),
-    Engine("tensorrt", "tensorrt", _tensorrt_version(), True, compile_tensorrt, lambda serving: {}),
+    Engine("tensorrt", "tensorrt", _tensorrt_version(), True, compile_tensorrt, lambda spec: {}),
 )
 
 

@@ -177,7 +177,10 @@ def tile_inputs(spec: Spec, rois: Array, figures: Array) -> dict[str, Array]:
 
 
 def cut_tiles(scan: Scan, spec: Spec) -> tuple[Tile, ...]:
-    """Tiles of `scan` (for a 2D network of its middle slice): two corners, the middle, one half outside, zeros."""
+    """Tiles of `scan` (for a 2D network of its middle slice): two corners, the middle, one half outside, zeros.
+
+    Where sizes are free, also a whole slice, the smallest one that there can be, and one a step larger than the ROI.
+    """
     volume = scan.volume
     if spec.tiling.slice_axis is not None:
         axis = spec.tiling.slice_axis + 1
@@ -189,16 +192,34 @@ def cut_tiles(scan: Scan, spec: Spec) -> tuple[Tile, ...]:
         "last corner": [size - roi for size, roi in sizes],
         "half outside": [-(roi // 2) for _, roi in sizes],
     }
-    rois = {name: _cut(volume, start, spec) for name, start in starts.items()}
+    rois = {name: _cut(volume, start, spec.tiling.roi, spec) for name, start in starts.items()}
     rois["zeros"] = np.zeros_like(rois["middle"])
-    return tuple(Tile(name, roi, scan.figures) for name, roi in rois.items())
+    return tuple(Tile(name, roi, scan.figures) for name, roi in {**rois, **_other_sizes(volume, spec)}.items())
 
 
-def _cut(volume: Array, start: list[int], spec: Spec) -> Array:
-    """The ROI of `volume` [channel, *spatial] at `start`; what lies outside the volume is padding."""
-    tile = np.full(spec.roi_shape, PADDING[spec.input.dtype], dtype=volume.dtype)
+def _other_sizes(volume: Array, spec: Spec) -> dict[str, Array]:
+    """From the middle of `volume` [channel, height, width], where slices of any size are served."""
+    step = spec.tiling.multiple
+    if step is None:
+        return {}
+    wanted = {
+        "whole slice": spec.tiling.over(volume.shape[1:]).roi,
+        "smallest": (step, step),
+        "a step larger": tuple(roi + step for roi in spec.tiling.roi),
+    }
+    tiles = {}
+    for name, roi in wanted.items():
+        # The odd voxel of padding lies behind, as everywhere.
+        start = [-((side - size) // 2) for size, side in zip(volume.shape[1:], roi, strict=True)]
+        tiles[f"{name}, {' × '.join(map(str, roi))}"] = _cut(volume, start, roi, spec)
+    return tiles
+
+
+def _cut(volume: Array, start: list[int], tile_size: Sequence[int], spec: Spec) -> Array:
+    """The tile of `volume` [channel, *spatial] at `start`; what lies outside the volume is padding."""
+    tile = np.full((len(volume), *tile_size), PADDING[spec.input.dtype], dtype=volume.dtype)
     source, target = [slice(None)], [slice(None)]
-    for first, roi, size in zip(start, spec.tiling.roi, volume.shape[1:], strict=True):
+    for first, roi, size in zip(start, tile_size, volume.shape[1:], strict=True):
         low, high = max(first, 0), min(first + roi, size)
         source.append(slice(low, high))
         target.append(slice(low - first, high - first))

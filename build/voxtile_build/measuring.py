@@ -39,8 +39,27 @@ def measure_tiles(
     """One record a tile at this batch size, and the seconds of the fastest run divided by the batch.
 
     reference: tiles, and their scores [score, *roi] in fp32, every `stride`-th voxel of each axis. spacing: mm of a
-    voxel, an axis of the scan each. once: run the engine once, for the first tiles only.
+    voxel, an axis of the scan each. once: run the engine once for each size of tiles, for the first of them only.
+    Tiles of several sizes go each with their like; the seconds are those of the first size.
     """
+    sizes: dict[tuple[int, ...], list[tuple[Tile, Array]]] = {}
+    for tile, scores in reference:
+        sizes.setdefault(tile.roi.shape, []).append((tile, scores))
+    measured = [_measure_size(spec, engine, run, same, batch, spacing, stride, once) for same in sizes.values()]
+    return [record for records, _ in measured for record in records], measured[0][1]
+
+
+def _measure_size(
+    spec: Spec,
+    engine: str,
+    run: Runner,
+    reference: Sequence[tuple[Tile, Array]],
+    batch: int,
+    spacing: Sequence[float],
+    stride: int,
+    once: bool,
+) -> tuple[list[dict[str, Any]], float]:
+    """`measure_tiles` for tiles of one size."""
     tiles = [tile for tile, _ in reference]
     length = batch if once else -(-len(tiles) // batch) * batch
     # The last batch is filled up from the front: every run has the size that is claimed.
@@ -162,17 +181,28 @@ def summary(tiles: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[str, Any
         "mean_abs_error": max(record["mean_abs_error"] for record in errors),
         "dice_min": min(similarities, default=1.0),
         "flipped_fraction": max((scan["flipped_fraction"] for scan in scans), default=0.0),
+        **_logit_error([record for record in errors if "logits" in record]),
     }
 
 
-def _errors(expected: Array, found: Array, output: Output) -> dict[str, float]:
-    """Largest and mean |Δ| of the probabilities, and the largest |Δ| of the scores as stored."""
+def _logit_error(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
+    """The largest |Δ| of a logit as a share of the range of all; nothing where scores are no logits."""
+    if not records:
+        return {}
+    lows, highs = zip(*(record["logits"] for record in records), strict=True)
+    error = max(record["max_abs_error_stored"] for record in records)
+    return {"max_logit_error": rounded(error / ((max(highs) - min(lows)) or 1.0))}
+
+
+def _errors(expected: Array, found: Array, output: Output) -> dict[str, Any]:
+    """Largest and mean |Δ| of the probabilities, the largest |Δ| of the scores as stored, and the ends of logits."""
     error = np.abs(probabilities(found, output) - probabilities(expected, output))
     stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     return {
         "max_abs_error": rounded(error.max()),
         "mean_abs_error": rounded(error.mean(dtype=np.float64)),
         "max_abs_error_stored": rounded(stored.max()),
+        **({"logits": [rounded(expected.min()), rounded(expected.max())]} if output.scores == "logits" else {}),
     }
 
 

@@ -48,4 +48,5 @@ class OnnxRuntimeRunner:
         try:
             return np.asarray(self._session.run(["scores"], dict(inputs))[0])
         except Exception as error:
-            raise EngineError(f"ONNX Runtime fails at a batch of {len(inputs['roi'])}: {error}") from error
+            batch = len(next(iter(inputs.values())))
+            raise EngineError(f"ONNX Runtime fails at a batch of {batch}: {error}") from error

@@ -62,7 +62,8 @@ def _name_by_place(model: Any) -> None:
 
 
 class OpenVinoRunner:
-    """Runs model.xml as the server does: in fp32 unless told otherwise, and compiled once for each batch size.
+    """Runs model.xml as the server does: in fp32 unless told otherwise, and compiled once for each batch size, or
+    once for all shapes where height and width are free.
 
     precision: OpenVINO's INFERENCE_PRECISION_HINT, f32 or bf16.
     """
@@ -74,6 +75,8 @@ class OpenVinoRunner:
         self._properties: dict[str, Any] = {"INFERENCE_PRECISION_HINT": precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
             self._properties["INFERENCE_NUM_THREADS"] = threads
+        # As the server does: where slices of any size come, one graph for all shapes.
+        self._any_size = any(size.is_dynamic for size in list(self._model.input("roi").partial_shape)[1:])
         self._compiled: dict[int, Any] = {}
 
     def __call__(self, inputs: Mapping[str, Array]) -> Array:
@@ -87,14 +90,15 @@ class OpenVinoRunner:
 
     def compiled(self, inputs: Mapping[str, Array]) -> Any:
         """OpenVINO's compiled model for the shapes of `inputs`."""
-        batch = len(inputs["roi"])
+        batch = 0 if self._any_size else len(inputs["roi"])
         if batch not in self._compiled:
             self._compiled[batch] = self._compile(inputs)
         return self._compiled[batch]
 
     def _compile(self, inputs: Mapping[str, Array]) -> Any:
         model = self._model.clone()
-        model.reshape({name: list(value.shape) for name, value in inputs.items()})
+        if not self._any_size:
+            model.reshape({name: list(value.shape) for name, value in inputs.items()})
         try:
             return self._core.compile_model(model, "CPU", self._properties)
         except RuntimeError as error:

@@ -130,12 +130,24 @@ def example_inputs(config: pb.ModelConfig, batch: int) -> dict[str, Array]:
     rng = np.random.default_rng(SEED)
     inputs: dict[str, Array] = {}
     for value in config.input:
-        shape, kind = (batch, *value.dims), NUMPY_TYPES[value.data_type]
+        shape, kind = (batch, *_dims(value, config)), NUMPY_TYPES[value.data_type]
         if value.name == "intensity":
             inputs[value.name] = np.broadcast_to(np.array([500, 100], kind), shape).copy()
         else:
             inputs[value.name] = np.rint(500 + 100 * rng.standard_normal(shape)).astype(kind)
     return inputs
+
+
+def _dims(value: pb.ModelInput, config: pb.ModelConfig) -> Sequence[int]:
+    """Sizes of an input; where they are free, those that the entry is warmed up with."""
+    if -1 not in value.dims:
+        return tuple(value.dims)
+    if not config.model_warmup:
+        raise RepositoryError(
+            f"{config.name}: its slices are of any size, and it has no warm-up that names a usual one; build it with "
+            "serving.warm_up = true"
+        )
+    return tuple(config.model_warmup[0].inputs[value.name].dims)
 
 
 def mean(seconds: Sequence[float]) -> float:

@@ -53,9 +53,9 @@ class ServedRunner:
             answer = self._client.infer(self.model, tensors, outputs=wanted, client_timeout=SECONDS)
         except self._failure as error:
             raise VerificationError(f"{self.url}: {self.model} fails: {error.message()}") from error
-        scores = answer.as_numpy("scores")
-        if scores is None or len(scores) != len(inputs["roi"]):
-            raise VerificationError(f"{self.url}: {self.model} gives no scores for a batch of {len(inputs['roi'])}")
+        scores, batch = answer.as_numpy("scores"), len(next(iter(inputs.values())))
+        if scores is None or len(scores) != batch:
+            raise VerificationError(f"{self.url}: {self.model} gives no scores for a batch of {batch}")
         return np.asarray(scores)
 
     def _check_ready(self) -> None:

@@ -7,11 +7,12 @@ reads TOML and knows nothing of networks, engines or servers.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any, Literal, get_args
 
 import tomllib
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
 from .errors import SpecError
 from .spec_errors import explain
@@ -29,6 +30,7 @@ NaturalInt = Annotated[int, Field(ge=0)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]
+Overlap = Annotated[float, Field(ge=0, lt=1)]
 AnyPath = Annotated[Path, Field(strict=False)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
@@ -248,6 +250,10 @@ class Output(_Part):
         return 255.0 if self.dtype == "uint8" and self.scores != "labels" else 1.0
 
 
+def _one_or_each(value: Any) -> str:
+    return "each" if isinstance(value, list | tuple) else "one"
+
+
 class Tiling(_Part):
     semantics: Literal["monai", "nnunet"] = Field(
         default="monai", description="whose sliding window the client reproduces: monai or nnunet"
@@ -258,11 +264,28 @@ class Tiling(_Part):
     slice_axis: Literal[0, 1, 2] | None = Field(
         default=None, description="the axis along which a 2D network goes through the scan slice by slice"
     )
-    overlap: Annotated[float, Field(ge=0, lt=1)] = Field(
-        default=0.25, description="share of the ROI that neighbouring tiles have in common"
+    multiple: PositiveInt | None = Field(
+        default=None,
+        description="a 2D network takes whole slices of any height and width, padded up to a multiple of this, which "
+        "its strides divide; roi is then the usual size, and nothing overlaps",
+    )
+    overlap: Annotated[
+        Annotated[Overlap, Tag("one")] | Annotated[tuple[Overlap, ...], Tag("each")], Discriminator(_one_or_each)
+    ] = Field(
+        default=0.25,
+        description="share of the ROI that neighbouring tiles have in common: one number, or one for each axis of roi",
     )
     blend: Literal["constant", "gaussian"] = Field(default="gaussian", description="weights of overlapping tiles")
-    sigma: PositiveFloat = Field(default=0.125, description="width of the Gaussian as a share of the ROI")
+    sigma: Annotated[
+        Annotated[PositiveFloat, Tag("one")] | Annotated[tuple[PositiveFloat, ...], Tag("each")],
+        Discriminator(_one_or_each),
+    ] = Field(
+        default=0.125,
+        description="width of the Gaussian as a share of the ROI: one number, or one for each axis of roi",
+    )
+    outside: Finite = Field(
+        default=0.0, description="what the network sees outside the scan, after normalisation (MONAI's cval)"
+    )
     mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
         default=(), description="axes over which the client mirrors tiles and averages; each doubles the work"
     )
@@ -270,15 +293,59 @@ class Tiling(_Part):
         default=None, description="values at or below this are outside the body, in the scan's units"
     )
 
-    _tuples = field_validator("roi", "mirror_axes", mode="before")(_as_tuple)
+    _tuples = field_validator("roi", "overlap", "sigma", "mirror_axes", mode="before")(_as_tuple)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _whole_slices(cls, data: Any) -> Any:
+        """A tile that holds a whole slice shares nothing with others: there is nothing to blend."""
+        if not isinstance(data, dict) or data.get("multiple") is None:
+            return data
+        whole = {"overlap": 0.0, "blend": "constant", "sigma": cls.model_fields["sigma"].default}
+        other = [key for key, value in whole.items() if data.get(key, value) != value]
+        if other:
+            raise ValueError(f"with multiple, slices travel whole and nothing overlaps; leave out {', '.join(other)}")
+        return {**data, **whole}
+
+    @model_validator(mode="after")
+    def _free_sizes(self) -> Tiling:
+        if self.multiple is None:
+            return self
+        if self.semantics == "nnunet":
+            raise ValueError("nnU-Net tiles with a fixed patch, and so does semantics = 'nnunet': leave out multiple")
+        if any(size % self.multiple for size in self.roi):
+            raise ValueError(f"expected roi in multiples of {self.multiple} (multiple), found {list(self.roi)}")
+        return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Tiling:
+        for key in ("overlap", "sigma"):
+            value = getattr(self, key)
+            if isinstance(value, tuple) and len(value) != len(self.roi):
+                raise ValueError(f"expected {key} to have one number for each axis of roi, found {list(value)}")
+        if self.semantics == "nnunet" and self.outside:
+            raise ValueError(f"nnU-Net pads with 0 after normalisation, found outside = {self.outside:g}")
         if (len(self.roi) == 2) != (self.slice_axis is not None):
             raise ValueError(f"a roi of two sizes and slice_axis go together, found roi {list(self.roi)}")
         if any(axis >= len(self.roi) for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes {list(self.mirror_axes)} names an axis that roi {list(self.roi)} has not")
         return self
+
+    def over(self, shape: Sequence[int]) -> Tiling:
+        """The tiling of a volume of `shape`, as many axes as roi: one tile that holds it, where sizes are free."""
+        if self.multiple is None:
+            return self
+        return self.model_copy(update={"roi": tuple(-(-size // self.multiple) * self.multiple for size in shape)})
+
+    @property
+    def overlaps(self) -> tuple[float, ...]:
+        """The overlap of each axis of the ROI."""
+        return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * len(self.roi)
+
+    @property
+    def sigmas(self) -> tuple[float, ...]:
+        """The width of the Gaussian along each axis of the ROI, as a share of its size."""
+        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma,) * len(self.roi)
 
 
 class Serving(_Part):
@@ -296,10 +363,13 @@ class Serving(_Part):
         default=0, description="how long a tile may wait for others to fill a batch, in microseconds"
     )
     queue_timeout_us: NaturalInt = Field(
-        default=0, description="after how long in the queue a tile is refused, in microseconds; 0: never"
+        default=0,
+        description="after how long in the queue a tile is refused, in microseconds; 0: never, and the server then "
+        "fetches ahead for a busy engine, which it does with no timeout or priority",
     )
     priorities: NaturalInt = Field(
-        default=0, description="number of priority levels, 1 the highest; 0: every request is alike"
+        default=0,
+        description="number of priority levels, 1 the highest; 0: every request is alike, and the server fetches ahead",
     )
     gpus: Literal["none", "all"] | tuple[NaturalInt, ...] = Field(
         default="none", description="GPUs that run the model: 'none' (CPU), 'all', or a list of indices"
@@ -329,6 +399,9 @@ class Serving(_Part):
 class Acceptance(_Part):
     max_abs_error: PositiveFloat | None = Field(
         default=None, description="largest error of a probability in any voxel; left out: by the output's type"
+    )
+    max_logit_error: PositiveFloat | None = Field(
+        default=None, description="largest error of a logit as a share of the range of all; left out: 0.001 for fp32"
     )
     min_dice: Share = Field(
         default=0.995,  # the default of a reduced precision: no label's Dice falls by more than 0.005
@@ -403,6 +476,11 @@ class Spec(_Part):
             raise ValueError(f"name {self.name!r} must not end in {ending[0]!r}: engines' own entries are called so")
         if self.network.file is not None and self.weights is not None:
             raise ValueError("[weights] belongs to a network by name; network.file holds its own weights")
+        if self.tiling.multiple is not None and len(self.tiling.roi) != 2:
+            raise ValueError(
+                f"tiling.multiple is for 2D networks, which see whole slices; {self.network.title} with roi "
+                f"{list(self.tiling.roi)} is tiled: leave it out"
+            )
         channels = len(self.input.channels)
         for key, scans in (
             ("acceptance.scans", self.acceptance.scans),
@@ -427,6 +505,11 @@ class Spec(_Part):
     def scores_shape(self) -> tuple[int, ...]:
         """Shape of one tile's scores without the batch: (score, *spatial)."""
         return (self.output.score_count, *self.tiling.roi)
+
+    @property
+    def spatial_dims(self) -> tuple[int, ...]:
+        """The sizes of a tile as an entry declares them: roi, or -1 an axis where they are free."""
+        return self.tiling.roi if self.tiling.multiple is None else (-1,) * len(self.tiling.roi)
 
 
 def input_names(spec: Spec) -> tuple[str, ...]:

@@ -31,15 +31,16 @@ def stitch(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
 
 def _stitch_one(volume: Array, figures: Array, spec: Spec, run: Runner, batch: int) -> Array:
     """`volume` [channel, *spatial] has as many axes as the ROI."""
-    roi = spec.tiling.roi
+    tiling = spec.tiling.over(volume.shape[1:])
+    roi = tiling.roi
     missing = [max(size - found, 0) for size, found in zip(roi, volume.shape[1:], strict=True)]
     # As MONAI does, the odd voxel behind.
     margins = [(0, 0), *((lack // 2, lack - lack // 2) for lack in missing)]
     padded = np.pad(volume, margins, constant_values=np.asarray(PADDING[spec.input.dtype], volume.dtype))
-    weights = importance(spec.tiling)
+    weights = importance(tiling)
     total: Array = np.zeros(0, np.float32)
     weight = np.zeros(padded.shape[1:], np.float32)
-    for starts in _batches(window_starts(padded.shape[1:], spec.tiling), batch):
+    for starts in _batches(window_starts(padded.shape[1:], tiling), batch):
         rois = np.stack([padded[(slice(None), *_window(start, roi))] for start in starts])
         scores = run(tile_inputs(spec, rois.astype(NUMPY_DTYPES[spec.input.dtype]), _repeated(figures, len(rois))))
         for start, found in zip(starts, scores, strict=True):
@@ -57,9 +58,9 @@ def importance(tiling: Tiling) -> Array:
     if tiling.blend == "constant":
         return np.ones(tiling.roi, np.float32)
     weights = np.ones((1,) * len(tiling.roi), np.float32)
-    for axis, size in enumerate(tiling.roi):
+    for axis, (size, share) in enumerate(zip(tiling.roi, tiling.sigmas, strict=True)):
         places = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
-        line = np.exp(-(places**2) / np.float32(2 * (tiling.sigma * size) ** 2))
+        line = np.exp(-(places**2) / np.float32(2 * (share * size) ** 2))
         weights = weights * line.reshape([-1 if other == axis else 1 for other in range(len(tiling.roi))])
     return np.maximum(weights, np.float32(max(float(weights.min()), LOWEST_WEIGHT)))
 
@@ -67,9 +68,9 @@ def importance(tiling: Tiling) -> Array:
 def window_starts(shape: Sequence[int], tiling: Tiling) -> Iterator[Start]:
     """First voxel of every window over a volume [*shape] that is at least as large as the ROI, in C order."""
     axes = []
-    for size, roi in zip(shape, tiling.roi, strict=True):
+    for size, roi, overlap in zip(shape, tiling.roi, tiling.overlaps, strict=True):
         # The float expression is MONAI's own: int(100 * (1 - .9)) is 9.
-        step = roi if roi == size else max(int(roi * (1 - tiling.overlap)), 1)
+        step = roi if roi == size else max(int(roi * (1 - overlap)), 1)
         count = max(-(-(size - roi) // step), 0) + 1
         axes.append([min(index * step, size - roi) for index in range(count)])
     return itertools.product(*axes)

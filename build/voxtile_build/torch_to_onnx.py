@@ -28,6 +28,9 @@ IR_VERSION = 10
 # Protobuf ends at 2 GiB; the graph itself needs room too.
 INLINE_LIMIT = 1_900_000_000
 EXTERNAL_SUFFIX = ".data"
+CHANNEL_AXIS = 1
+# Of [batch, channel, height, width], where sizes are free; else the batch alone is.
+FREE_AXES = 4
 # What the exporter leaves in a file: stack traces with the paths of this machine, and names that change.
 PRIVATE_FIELDS = ("doc_string", "metadata_props")
 
@@ -40,18 +43,24 @@ def export(
     output_names: Sequence[str] = ("scores",),
     opset: int = OPSET,
     ir_version: int = IR_VERSION,
+    multiple: int | None = None,
 ) -> ModelProto:
     """The graph of `module` with a free first axis (`batch`) and all other axes as in `example_inputs`.
 
+    multiple: where given, the spatial axes of the first input [batch, channel, height, width], and of the outputs,
+    are free too, multiples of it.
     `example_inputs` have a batch of at least 2: the exporter takes sizes 0 and 1 for constants. The result is
     checked, its shapes are inferred, and it holds neither paths nor stack traces.
     Raises ExportError where the network cannot be traced or the graph is not what was asked for.
     """
     if any(value.shape[0] < 2 for value in example_inputs):
         raise ExportError("expected example inputs with a batch of 2 or more; a batch of 1 would be fixed for ever")
-    model = _trace(module, tuple(example_inputs), input_names, output_names, opset)
+    model = _trace(module, tuple(example_inputs), input_names, output_names, opset, multiple)
     model = finished(model, ir_version)
-    _check_interface(model, type(module).__name__, input_names, output_names, opset)
+    _check_interface(model, input_names, output_names, opset)
+    free = () if multiple is None else (input_names[0], *output_names)
+    for value in (*model.graph.input, *model.graph.output):
+        _check_axes(value, type(module).__name__, free=FREE_AXES if value.name in free else 1)
     return model
 
 
@@ -93,9 +102,13 @@ def onnx_sha256(files: Sequence[Path]) -> str:
 
 
 def _trace(
-    module: nn.Module, inputs: tuple[Tensor, ...], input_names: Sequence[str], output_names: Sequence[str], opset: int
+    module: nn.Module,
+    inputs: tuple[Tensor, ...],
+    input_names: Sequence[str],
+    output_names: Sequence[str],
+    opset: int,
+    multiple: int | None,
 ) -> ModelProto:
-    batch = torch.export.Dim("batch")
     try:
         with quiet(), torch.no_grad():
             program = torch.onnx.export(
@@ -105,7 +118,7 @@ def _trace(
                 opset_version=opset,
                 input_names=list(input_names),
                 output_names=list(output_names),
-                dynamic_shapes=tuple({0: batch} for _ in inputs),
+                dynamic_shapes=_dynamic_shapes(len(inputs), multiple),
                 optimize=True,
                 verbose=False,
             )
@@ -115,6 +128,16 @@ def _trace(
         raise ExportError(f"{type(module).__name__} cannot be written as ONNX: the exporter gave nothing")
     model: ModelProto = program.model_proto
     return model
+
+
+def _dynamic_shapes(inputs: int, multiple: int | None) -> tuple[dict[int, Any], ...]:
+    batch = torch.export.Dim("batch")
+    shapes: list[dict[int, Any]] = [{0: batch} for _ in range(inputs)]
+    if multiple is not None:
+        for axis, name in ((2, "height"), (3, "width")):
+            steps = torch.export.Dim(name)
+            shapes[0][axis] = steps if multiple == 1 else multiple * steps
+    return tuple(shapes)
 
 
 @contextlib.contextmanager
@@ -169,9 +192,7 @@ def checked(model: ModelProto) -> ModelProto:
     return inferred
 
 
-def _check_interface(
-    model: ModelProto, network: str, input_names: Sequence[str], output_names: Sequence[str], opset: int
-) -> None:
+def _check_interface(model: ModelProto, input_names: Sequence[str], output_names: Sequence[str], opset: int) -> None:
     found = [value.name for value in model.graph.input], [value.name for value in model.graph.output]
     if found != (list(input_names), list(output_names)):
         raise ExportError(
@@ -180,11 +201,16 @@ def _check_interface(
     versions = {entry.domain: entry.version for entry in model.opset_import}
     if versions.get("") != opset:
         raise ExportError(f"expected opset {opset}, found {versions}; the exporter could not convert the graph")
-    for value in (*model.graph.input, *model.graph.output):
-        first, *rest = value.type.tensor_type.shape.dim
-        if not first.dim_param or not all(axis.dim_value > 0 for axis in rest):
-            shape = [axis.dim_param or axis.dim_value for axis in (first, *rest)]
-            raise ExportError(
-                f"{network}: {value.name}: expected a free batch and fixed sizes behind it, found {shape}; the "
-                "network's code depends on the size of its input in a way that cannot be exported"
-            )
+
+
+def _check_axes(value: onnx.ValueInfoProto, network: str, free: int) -> None:
+    """The first `free` axes but the channel's are free, all others fixed."""
+    axes = value.type.tensor_type.shape.dim
+    wanted = [index < free and index != CHANNEL_AXIS for index in range(len(axes))]
+    if [bool(axis.dim_param) for axis in axes] != wanted or any(axis.dim_value < 0 for axis in axes):
+        expected = "a free batch, height and width" if free > 1 else "a free batch and fixed sizes behind it"
+        raise ExportError(
+            f"{network}: {value.name}: expected {expected}, found "
+            f"{[axis.dim_param or axis.dim_value for axis in axes]}; the "
+            "network's code depends on the size of its input in a way that cannot be exported"
+        )

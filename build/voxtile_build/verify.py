@@ -16,7 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from .acceptance import misses
-from .errors import AcceptanceError, EngineError, VerificationError
+from .errors import AcceptanceError, EngineError, RepositoryError, VerificationError
+from .mean_error import mean_error
 from .measures import masks
 from .measuring import Runner, check_finite, compare_masks, describe, measure_tiles, summary
 from .members import together_sha256
@@ -66,16 +67,22 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
         wrong = _digest_fault(entries, known["sha256"])
         verdicts += [_entry(entry, url, scans, (wrong,) if wrong else ()) for entry in entries]
     if len(members) > 1:
-        verdicts.append(_mean(repository / mean_name(name)))
+        verdicts.append(_mean(repository / mean_name(name), url))
     return tuple(verdicts)
 
 
-def _mean(entry: Path) -> Verdict:
-    """The entry that averages was measured against NumPy when it was built; its files tell whether it still is that."""
+def _mean(entry: Path, url: str | None) -> Verdict:
+    """The entry that averages, measured against NumPy again."""
     try:
-        return Verdict(entry.name, tuple(_file_faults(*_certificate(entry))))
-    except VerificationError as error:
-        return Verdict(entry.name, (str(error),))
+        version, certificate = _certificate(entry)
+        if faults := tuple(_file_faults(version, certificate)):
+            return Verdict(entry.name, faults)
+        with _runner(entry, version, certificate, url) as run:
+            error, limit = mean_error(read_config(entry), run)
+    except (EngineError, RepositoryError, VerificationError) as error_found:
+        return Verdict(entry.name, (str(error_found),))
+    wrong = () if error <= limit else (f"max_abs_error: expected at most {limit:g}, found {error:g}",)
+    return Verdict(entry.name, wrong, {"max_abs_error": error}, certificate["figures"])
 
 
 def _entry(entry: Path, url: str | None, scans: bool, faults: Sequence[str]) -> Verdict:

@@ -40,10 +40,10 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
         volume = volume.movedim(spec.tiling.slice_axis + 2, 0).squeeze(1)
     scores = sliding_window_inference(
         volume,
-        spec.tiling.roi,
+        spec.tiling.over(volume.shape[2:]).roi,
         batch,
         Predictor(spec, run, scan.figures),
-        overlap=spec.tiling.overlap,
+        overlap=spec.tiling.overlaps,
         mode=spec.tiling.blend,
         sigma_scale=spec.tiling.sigma,
         padding_mode="constant",

@@ -12,7 +12,6 @@ from torch import Tensor, nn
 
 from .errors import NetworkError
 from .spec import (
-    PADDING,
     IntensityFixed,
     IntensityPercentile,
     IntensityRange,
@@ -22,15 +21,22 @@ from .spec import (
 )
 from .spec import input_names as input_names
 
+MARK_AT_MOST = {"fp32": -3.2e38, "fp16": -65250.0, "int16": -32767.5}
+"""Between the value that marks padding and the lowest one that a scan travels with: an engine that rounds its input,
+as OpenVINO does in bf16 where shapes are free, would miss the mark itself."""
+
+# Of slices that a network with free sizes is tried on, in steps of `multiple`: the smallest, and odd numbers of steps.
+FREE_SIZES = ((1, 1), (3, 2), (1, 5))
+
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int16, "uint8": torch.uint8}
 
 
 class Wrapper(nn.Module):
     """`roi` [batch, channel, *spatial] (and `intensity` [batch, channel, 2]) -> `scores` [batch, score, *spatial].
 
-    Voxels that hold the input type's lowest value are outside the scan: they are 0 after normalisation, where
-    MONAI and nnU-Net pad too. `intensity` holds what to subtract and what to divide by, fp32; a divisor of 0
-    (a scan of one value) counts as 1, as in MONAI's NormalizeIntensity.
+    Voxels that hold the input type's lowest value are outside the scan: after normalisation they are `outside` of the
+    spec's tiling, 0 where it says nothing, as MONAI and nnU-Net pad too. `intensity` holds what to subtract and what
+    to divide by, fp32; a divisor of 0 (a scan of one value) counts as 1, as in MONAI's NormalizeIntensity.
     """
 
     def __init__(self, network: nn.Module, spec: Spec) -> None:
@@ -38,18 +44,19 @@ class Wrapper(nn.Module):
         self.network = network
         self.normalise = _normaliser(spec)
         self.finish = Finish(spec.output)
-        self.padding = PADDING[spec.input.dtype]
+        self.mark = MARK_AT_MOST[spec.input.dtype]
+        self.outside = spec.tiling.outside
 
     def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
         scores: Tensor = self.finish(_one_output(self.network(self.image(roi, intensity))))
         return scores
 
     def image(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
-        """What the network gets: [batch, channel, *spatial] float32, normalised, 0 outside the scan."""
+        """What the network gets: [batch, channel, *spatial] float32, normalised, `outside` outside the scan."""
         # Exact for every type that travels, and ONNX Runtime compares no 16-bit integers.
         values = roi.to(torch.float32)
         normal = self.normalise(values) if intensity is None else self.normalise(values, intensity)
-        return torch.where(values == self.padding, 0.0, normal)
+        return torch.where(values <= self.mark, self.outside, normal)
 
 
 def _normaliser(spec: Spec) -> nn.Module:
@@ -164,26 +171,34 @@ def example_inputs(spec: Spec, batch: int) -> tuple[Tensor, ...]:
 
 
 def wrap(network: nn.Module, spec: Spec) -> Wrapper:
-    """The wrapped network in evaluation mode, tried once on an empty ROI.
+    """The wrapped network in evaluation mode, tried once on an empty ROI, and on others where sizes are free.
 
     Raises NetworkError where the network refuses the ROI, or gives another number of classes than the labels.
     """
     wrapper = Wrapper(network, spec).eval()
-    roi = torch.zeros(1, *spec.roi_shape)
+    _try(network, spec, spec.tiling.roi, "tiling.roi", "choose sizes that its strides divide")
+    if (step := spec.tiling.multiple) is not None:
+        advice = f"multiple = {2 * step} leaves out the smallest"
+        for steps in FREE_SIZES:
+            _try(network, spec, tuple(count * step for count in steps), "tiling.multiple", advice)
+    return wrapper
+
+
+def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> None:
+    """Raises NetworkError, which begins with the spec's `key`, where an empty `roi` gives no scores on its grid."""
     try:
         with torch.inference_mode():
-            logits = _one_output(network(roi))
+            logits = _one_output(network(torch.zeros(1, len(spec.input.channels), *roi)))
     except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        raise NetworkError(f"tiling.roi: the network refuses a ROI of {list(spec.tiling.roi)}: {error}") from error
-    if tuple(logits.shape[2:]) != spec.tiling.roi:
+        raise NetworkError(f"{key}: the network refuses a ROI of {list(roi)}: {error}; {advice}") from error
+    if tuple(logits.shape[2:]) != roi:
         raise NetworkError(
-            f"tiling.roi: expected scores on the grid of the ROI {list(spec.tiling.roi)}, the network gives "
-            f"{list(logits.shape[2:])}; choose sizes that its strides divide"
+            f"{key}: expected scores on the grid of the ROI {list(roi)}, the network gives "
+            f"{list(logits.shape[2:])}; {advice}"
         )
-    expected = (1, len(spec.output.labels), *spec.tiling.roi)
+    expected = (1, len(spec.output.labels), *roi)
     if tuple(logits.shape) != expected:
         raise NetworkError(
             f"output.labels: expected the network to give {list(expected)} [batch, label, *roi], "
             f"found {list(logits.shape)}; labels, regions or network.args are wrong"
         )
-    return wrapper

@@ -8,9 +8,10 @@ it writes against that file. This module knows nothing of servers, scans or netw
 from __future__ import annotations
 
 import json
+from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from .errors import ModelError
 
@@ -23,6 +24,22 @@ AXIS_CODES = "^([RL][AP][SI]|[RL][SI][AP]|[AP][RL][SI]|[AP][SI][RL]|[SI][RL][AP]
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+
+
+def _one_or_three(value: Any) -> str:
+    return "each" if isinstance(value, (list, tuple)) else "one"
+
+
+PerAxis = Discriminator(_one_or_three)
+"""One number, or one for each axis of the scan."""
+
+Fractions = Annotated[
+    Annotated[Fraction, Tag("one")] | Annotated[tuple[Fraction, Fraction, Fraction], Tag("each")], PerAxis
+]
+PositiveFloats = Annotated[
+    Annotated[PositiveFloat, Tag("one")] | Annotated[tuple[PositiveFloat, PositiveFloat, PositiveFloat], Tag("each")],
+    PerAxis,
+]
 
 
 class _Part(BaseModel):
@@ -104,8 +121,8 @@ Intensity = Annotated[
 class Input(_Part):
     """The tensor `roi` [batch, channel, *spatial].
 
-    padding: the value that marks a voxel outside the scan. The graph turns it into 0 after normalisation, where
-    MONAI and nnU-Net pad too; it is the type's lowest value, which no scan voxel may take.
+    padding: the value that marks a voxel outside the scan. After normalisation the graph turns it into 0 or
+    what else the model pads with, as MONAI and nnU-Net do; it is the type's lowest value, which no scan voxel may take.
     """
 
     dtype: Literal["fp32", "fp16", "int16"] = "fp32"
@@ -133,12 +150,14 @@ class Tiling(_Part):
 
     overlap: share of the ROI that neighbours share (nnU-Net's step is 1 - overlap).
     sigma: of the Gaussian, as a share of the ROI's size.
+    Either is one number, or three, one for each axis of the scan; what the axis of a 2D network's slices has counts
+    for nothing.
     """
 
     semantics: Literal["monai", "nnunet"] = "monai"
-    overlap: Fraction = 0.25
+    overlap: Fractions = 0.25
     blend: Literal["constant", "gaussian"] = "gaussian"
-    sigma: PositiveFloat = 0.125
+    sigma: PositiveFloats = 0.125
 
 
 class EmptyRule(_Part):
@@ -170,7 +189,11 @@ class Provenance(_Part):
 
 
 class Card(_Part):
-    """A model's card. Spatial axes are in the order of `orientation`; with `nnunet` in nnU-Net's own (z, y, x)."""
+    """A model's card. Spatial axes are in the order of `orientation`; with `nnunet` in nnU-Net's own (z, y, x).
+
+    multiple: of a 2D network that takes whole slices of any height and width, each padded up to a multiple of it;
+    roi is then the usual size, and nothing overlaps.
+    """
 
     schema_version: int
     name: str
@@ -187,6 +210,7 @@ class Card(_Part):
     intensity: Intensity
     roi: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
     slice_axis: Literal[0, 1, 2] | None = None
+    multiple: PositiveInt | None = None
     input: Input
     output: Output
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
@@ -210,6 +234,12 @@ class Card(_Part):
         made = len(self.nnunet.get("label_channels", ())) if self.nnunet else 0
         return self.channels[: len(self.channels) - made]
 
+    def takes(self, size: Sequence[int]) -> bool:
+        """Whether a tile of spatial `size` is one that the model takes."""
+        if self.multiple is None:
+            return tuple(size) == self.roi
+        return len(size) == len(self.roi) and all(side > 0 and side % self.multiple == 0 for side in size)
+
     @property
     def previous_stage(self) -> str | None:
         """The public name of a cascade's first stage, whose labels this model takes as channels."""
@@ -219,6 +249,8 @@ class Card(_Part):
     def _consistent(self) -> Card:
         if (len(self.roi) == 2) != (self.slice_axis is not None):
             raise ValueError("a 2D roi and slice_axis go together")
+        if self.multiple is not None and len(self.roi) != 2:
+            raise ValueError("multiple is for a 2D roi")
         wanted = 1 if self.output.kind in ("foreground", "labels") else len(self.labels)
         if self.output.scores != wanted:
             raise ValueError(

@@ -40,10 +40,10 @@ class Offer:
             self.name,
             card.title,
             ", ".join(card.images),
-            "×".join(map(str, card.roi)),
+            "×".join(map(str, card.roi)) if card.multiple is None else "whole slices",
             "×".join(f"{size:g}" for size in card.spacing) if card.spacing else "as stored",
             ", ".join(label.name for label in card.labels),
-            card.engine,
+            card.engine if certificate is None else f"{card.engine} {certificate.precision}",
             "none"
             if certificate is None
             else f"Dice ≥ {certificate.dice_min:.4f}"

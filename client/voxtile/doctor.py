@@ -82,7 +82,8 @@ def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
     except VoxtileError as error:
         yield Finding(name, False, str(error))
         return
-    tiles = len(plan_tiles(case.data.shape[1:], tile_shape(model.card), model.card.tiling))
+    shape = case.data.shape[1:]
+    tiles = len(plan_tiles(shape, tile_shape(model.card, shape), model.card.tiling))
     spacing = " × ".join(f"{size:.3g}" for size in volume.spacing)
     grid = " × ".join(map(str, case.data.shape[1:]))
     yield Finding(

@@ -186,7 +186,7 @@ class Endpoint:
         Raises ValueError for an answer of the wrong size or with values that are not finite.
         """
         card = model.card
-        shape = (len(call.request.roi), card.output.scores, *card.roi)
+        shape = _scores_shape(card, call.request)
         dtype = np.dtype(DTYPES[card.output.dtype][1])
         if call.slot is not None:
             answer = result.get_output("scores")
@@ -249,7 +249,7 @@ class Endpoint:
             self._shared = _is_local(self.url) and self._try_sharing()
         if not self._shared:
             return None
-        needed = _output_offset(request) + _scores_bytes(model.card, len(request.roi))
+        needed = _output_offset(request) + _scores_bytes(model.card, request)
         while self._slots:
             slot = self._slots.pop()
             if slot.size >= needed:
@@ -295,7 +295,7 @@ class Endpoint:
             inputs.append(tensor)
         if slot is not None:
             _mark_unwritten(slot, model.card, request)
-            output.set_shared_memory(slot.name, _scores_bytes(model.card, len(request.roi)), _output_offset(request))
+            output.set_shared_memory(slot.name, _scores_bytes(model.card, request), _output_offset(request))
         return inputs, [output]
 
 
@@ -321,15 +321,21 @@ def _output_offset(request: Request) -> int:
     return -(-request.nbytes // 64) * 64
 
 
-def _scores_bytes(card: Card, batch: int) -> int:
-    return batch * card.output.scores * math.prod(card.roi) * np.dtype(DTYPES[card.output.dtype][1]).itemsize
+def _scores_shape(card: Card, request: Request) -> tuple[int, ...]:
+    """[batch, score, *spatial]: scores lie on the grid of the tiles that were sent."""
+    return len(request.roi), card.output.scores, *request.roi.shape[2:]
+
+
+def _scores_bytes(card: Card, request: Request) -> int:
+    return math.prod(_scores_shape(card, request)) * np.dtype(DTYPES[card.output.dtype][1]).itemsize
 
 
 def _mark_unwritten(slot: Region, card: Card, request: Request) -> None:
     """Puts NaN at both ends of every score volume: an answer that was announced but never written shows as such."""
     dtype = np.dtype(DTYPES[card.output.dtype][1])
     if dtype.kind == "f":
-        volumes = (len(request.roi) * card.output.scores, math.prod(card.roi))
+        batch, scores, *spatial = _scores_shape(card, request)
+        volumes = (batch * scores, math.prod(spatial))
         slot.array(dtype, volumes, _output_offset(request))[:, [0, -1]] = np.nan
 
 

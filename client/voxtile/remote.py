@@ -18,6 +18,8 @@ from .transport import Faults, Transport
 class RemoteNetwork:
     """`network(x)` runs x [batch, channel, *roi] on the server and returns scores [batch, score, *roi].
 
+    A model that takes slices of any size (`card.multiple`) takes x of any height and width that are multiples of that.
+
     x is a NumPy array or a torch tensor, and the scores are what x was (float32; on x's device). It holds what the
     model's `roi` takes. A model whose rule needs figures of the whole scan (z-score, percentile) takes x as already
     normalised, which is what MONAI's transforms give, unless `figures` [channel, 2] (subtract, divide) are given.
@@ -43,15 +45,24 @@ class RemoteNetwork:
 
     def __call__(self, x: Any) -> Any:
         values = _to_numpy(x)
-        expected = (len(self.card.channels), *self.card.roi)
-        if values.shape[1:] != expected:
-            raise InputError(
-                f"model {self.card.name!r} takes [batch, {', '.join(map(str, expected))}], found {list(values.shape)}; "
-                "call it with the model's ROI and channels"
-            )
+        self._check(values.shape)
         scores = list(self.transport.infer(self._requests(values)))
-        joined = np.concatenate(scores) if scores else np.empty((0, self.card.output.scores, *self.card.roi))
+        joined = np.concatenate(scores) if scores else np.empty((0, self.card.output.scores, *values.shape[2:]))
         return _like(x, joined.astype(np.float32) / np.float32(self.card.output.scale))
+
+    def _check(self, shape: tuple[int, ...]) -> None:
+        """Raises InputError where the model does not take x of `shape`."""
+        card = self.card
+        if shape[1:2] == (len(card.channels),) and card.takes(shape[2:]):
+            return
+        if card.multiple is None:
+            sizes, advice = ", ".join(map(str, card.roi)), "call it with the model's ROI and channels"
+        else:
+            sizes = "height, width"
+            advice = f"call it with the model's channels, and pad height and width up to multiples of {card.multiple}"
+        raise InputError(
+            f"model {card.name!r} takes [batch, {len(card.channels)}, {sizes}], found {list(shape)}; {advice}"
+        )
 
     def _requests(self, values: NDArray[Any]) -> Iterator[Request]:
         size = self.transport.model.max_batch

@@ -83,14 +83,25 @@ def plan_tiles(image: Sequence[int], roi: Sequence[int], tiling: Tiling) -> Tile
     """The tiles of a volume of shape `image` (voxels per axis) for tiles of shape `roi`."""
     shape, tile = tuple(map(int, image)), tuple(map(int, roi))
     starts = nnunet_starts if tiling.semantics == "nnunet" else monai_starts
-    return TilePlan(shape, tile, tuple(starts(n, r, tiling.overlap) for n, r in zip(shape, tile, strict=True)), tiling)
+    axes = zip(shape, tile, _each(tiling.overlap, tile), strict=True)
+    return TilePlan(shape, tile, tuple(starts(*axis) for axis in axes), tiling)
 
 
-def tile_shape(card: Card) -> tuple[int, int, int]:
-    """The card's ROI as three axes of the volume: a 2D network works on tiles that are one slice thick."""
+def _each(value: float | Sequence[float], roi: Sequence[int]) -> Sequence[float]:
+    """`value` for each axis of a tile, where one number stands for all."""
+    return value if isinstance(value, Sequence) else (value,) * len(roi)
+
+
+def tile_shape(card: Card, image: Sequence[int]) -> tuple[int, int, int]:
+    """The tiles of a volume of shape `image` as three axes: the card's ROI, for a 2D network one slice thick.
+
+    Where the network takes slices of any size, a tile is a whole slice, padded up to the card's multiple.
+    """
     roi = list(card.roi)
     if card.slice_axis is not None:
         roi.insert(card.slice_axis, 1)
+    if card.multiple is not None:
+        roi = [1 if axis == card.slice_axis else -(-n // card.multiple) * card.multiple for axis, n in enumerate(image)]
     return roi[0], roi[1], roi[2]
 
 
@@ -117,27 +128,27 @@ def nnunet_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
     return tuple(round(step * i) for i in range(count))
 
 
-def monai_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
+def monai_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArray[np.float32]:
     """MONAI's importance map [*roi]: exp(-x²/2σ²) per axis, σ = sigma·n, clamped from below (float32 throughout)."""
     weights: NDArray[np.float32] = np.ones((), np.float32)
-    for size in roi:
+    for size, share in zip(roi, _each(sigma, roi), strict=True):
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
-        axis = np.exp(x * x / np.float32(-2 * (size * sigma) ** 2))
+        axis = np.exp(x * x / np.float32(-2 * (size * share) ** 2))
         weights = np.multiply(weights[..., None], axis, dtype=np.float32)
     floor = max(float(weights.min()), MONAI_WEIGHT_FLOOR)
     np.maximum(weights, np.float32(floor), out=weights)
     return weights
 
 
-def nnunet_gaussian(roi: Sequence[int], sigma: float) -> NDArray[np.float32]:
+def nnunet_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArray[np.float32]:
     """nnU-Net's importance map [*roi]: a unit impulse at n//2, Gaussian filtered, rounded to half precision.
 
     Equal to `scipy.ndimage.gaussian_filter` of the impulse, which is separable; zeros take the smallest weight
     that is not zero. Not symmetric for even sizes.
     """
     weights = np.ones((), np.float64)
-    for size in roi:
-        weights = weights[..., None] * _filtered_impulse(size, size * sigma)
+    for size, share in zip(roi, _each(sigma, roi), strict=True):
+        weights = weights[..., None] * _filtered_impulse(size, size * share)
     single = (weights / (weights.max() / NNUNET_PEAK)).astype(np.float32)
     half = single.astype(np.float16)  # by way of float32, as torch rounds double to half
     half[half == 0] = half[half != 0].min()

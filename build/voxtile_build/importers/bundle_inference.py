@@ -50,16 +50,17 @@ def tiling_of(config: Config) -> dict[str, Any]:
         },
         ignored=NO_MATTER,
     )
-    step.require(given, {"mode": ("constant", "gaussian"), "padding_mode": ("constant",), "cval": (0,)})
-    for key in ("overlap", "sigma_scale"):
-        if not isinstance(given[key], int | float):
-            raise step.refusal(f"expected one number for {key}, found {given[key]!r}")
+    step.require(given, {"mode": ("constant", "gaussian"), "padding_mode": ("constant",)})
+    if not isinstance(given["cval"], int | float):
+        raise step.refusal(f"expected a number for cval, found {given['cval']!r}")
+    roi = _roi(step, given["roi_size"])
     return {
         "semantics": "monai",
-        "roi": _roi(step, given["roi_size"]),
-        "overlap": float(given["overlap"]),
+        "roi": roi,
+        "overlap": _per_axis(step, "overlap", given["overlap"], len(roi)),
         "blend": given["mode"],
-        "sigma": float(given["sigma_scale"]),
+        "sigma": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
+        "outside": float(given["cval"]),
         **({"slice_axis": given["spatial_dim"]} if name == "SliceInferer" else {}),
     }
 
@@ -70,6 +71,15 @@ def _roi(step: Step, size: Any) -> list[int]:
     if len(sizes) != axes or not all(isinstance(number, int) and number > 0 for number in sizes):
         raise step.refusal(f"expected roi_size with {axes} whole numbers above 0, found {size!r}")
     return list(sizes)
+
+
+def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float]:
+    """One number for all axes, or one each."""
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, list) and len(value) == axes and all(isinstance(number, int | float) for number in value):
+        return [float(number) for number in value]
+    raise step.refusal(f"expected one number for {key}, or {axes}, found {value!r}")
 
 
 def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:

@@ -16,25 +16,29 @@ from ..errors import NetworkError
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network by name: the module that holds it, and the class in that module."""
+    """A network by name: the module that holds it, and the class in that module.
+
+    any_size: whether one network takes inputs of any size that its strides divide.
+    """
 
     name: str
     module: str
     attribute: str
     in_channels: str | None = "in_channels"
     out_channels: str | None = "out_channels"
+    any_size: bool = True
 
 
 MONAI = "monai.networks.nets"
 
 NETWORKS = (
-    NetworkSpec("SwinUNETR", MONAI, "SwinUNETR"),
+    NetworkSpec("SwinUNETR", MONAI, "SwinUNETR", any_size=False),
     NetworkSpec("UNet", MONAI, "UNet"),
     NetworkSpec("AttentionUnet", MONAI, "AttentionUnet"),
     NetworkSpec("BasicUNetPlusPlus", MONAI, "BasicUNetPlusPlus"),
     NetworkSpec("SegResNet", MONAI, "SegResNet"),
     NetworkSpec("DynUNet", MONAI, "DynUNet"),
-    NetworkSpec("UNETR", MONAI, "UNETR"),
+    NetworkSpec("UNETR", MONAI, "UNETR", any_size=False),
     # Gives its input back: with it, tiling and transport can be checked to the last bit.
     NetworkSpec("Identity", "torch.nn", "Identity", in_channels=None, out_channels=None),
 )

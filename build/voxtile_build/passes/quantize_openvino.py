@@ -3,7 +3,7 @@
 import contextlib
 import io
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import openvino
@@ -37,7 +37,7 @@ def quantize_openvino(
     # OpenVINO reads a convolution with a bias as two operations, and gives the ONNX node's name to the sum.
     kept |= {f"{name}/WithoutBiases" for name in kept} & names
     # Both ends of the network: the scan comes in whole, and the scores go out whole.
-    ends = _end_convolutions(model)
+    ends = _outer_operations(model)
     present = {operation.get_type_name() for operation in model.get_ops()} & set(_LEFT_ALONE)
     nncf.set_log_level(logging.ERROR)
     # NNCF draws its progress on standard output, which belongs to the command's own report.
@@ -65,37 +65,28 @@ def _has_int8_weights(convolution: Any) -> bool:
     return bool(node.get_output_element_type(0) == openvino.Type.i8)
 
 
-def _end_convolutions(model: openvino.Model) -> set[str]:
-    ordered = model.get_ordered_ops()
-    convolutions = [op for op in ordered if "Convolution" in op.get_type_name()]
-    names = {op.get_friendly_name() for op in convolutions}
-    inner = {op.get_friendly_name() for op in convolutions if _leads(op, names) and _follows(op, names)}
-    return names - inner - {op.get_friendly_name() for op in convolutions if "Backprop" in op.get_type_name()}
+def _outer_operations(model: openvino.Model) -> set[str]:
+    """Names of the operations that no convolution comes before, or none after; the end convolutions are among them.
+
+    Besides convolutions NNCF rounds sums, products and comparisons: at the front those of the scan's own values.
+    """
+    ordered = [operation for operation in model.get_ordered_ops() if operation.get_type_name() != "Constant"]
+    producers = {op.get_friendly_name(): {value.get_node() for value in op.input_values()} for op in ordered}
+    after = _beyond(ordered, producers)
+    consumers: dict[str, set[Any]] = {name: set() for name in producers}
+    for op in ordered:
+        for producer in producers[op.get_friendly_name()]:
+            consumers.setdefault(producer.get_friendly_name(), set()).add(op)
+    before = _beyond(ordered[::-1], consumers)
+    inner = after & before
+    return {op.get_friendly_name() for op in ordered if op.inputs() and op.outputs()} - inner
 
 
-def _leads(operation: Any, names: set[str]) -> bool:
-    def consumers(op: Any) -> list[Any]:
-        return [target.get_node() for output in op.outputs() for target in output.get_target_inputs()]
-
-    return _reaches(operation, names, consumers)
-
-
-def _follows(operation: Any, names: set[str]) -> bool:
-    def producers(op: Any) -> list[Any]:
-        return [value.get_node() for value in op.input_values()]
-
-    return _reaches(operation, names, producers)
-
-
-def _reaches(operation: Any, names: set[str], step: Any) -> bool:
-    seen: set[str] = set()
-    front = step(operation)
-    while front:
-        current = front.pop()
-        name = current.get_friendly_name()
-        if name in names:
-            return True
-        if name not in seen:
-            seen.add(name)
-            front.extend(step(current))
-    return False
+def _beyond(ordered: Sequence[Any], neighbours: Mapping[str, set[Any]]) -> set[str]:
+    """Names of the operations that a convolution comes before, in this order of operations."""
+    found: set[str] = set()
+    for operation in ordered:
+        name = operation.get_friendly_name()
+        if any("Convolution" in one.get_type_name() or one.get_friendly_name() in found for one in neighbours[name]):
+            found.add(name)
+    return found

@@ -1,0 +1,35 @@
+"""What cannot be served at any height and width, and what to do instead. Knows names, neither graphs nor engines."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from .errors import SpecError
+from .networks import find_network
+from .spec import Spec
+
+KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi"
+
+
+def require_free_sizes(spec: Spec, engines: Sequence[str]) -> None:
+    """Raises SpecError where `tiling.multiple` asks for slices of any size and the network or an engine has one size.
+
+    Without `tiling.multiple` there is nothing to require.
+    """
+    if spec.tiling.multiple is None:
+        return
+    if spec.network.file is not None:
+        raise SpecError(
+            f"{spec.name}: tiling.multiple: {spec.network.title} is a graph traced at one size; give the network by "
+            f"name, with args and weights, or {KEEP_THE_ROI}"
+        )
+    if not find_network(spec.network.name).any_size:
+        raise SpecError(
+            f"{spec.name}: tiling.multiple: {spec.network.name} is built for one size of input, its attention windows "
+            f"or patches are fixed; {KEEP_THE_ROI}"
+        )
+    if "tensorrt" in engines:
+        raise SpecError(
+            f"{spec.name}: tiling.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out of "
+            f"the engines, or {KEEP_THE_ROI}"
+        )
