@@ -150,7 +150,10 @@ def normalised(values: NDArray[Any]) -> NDArray[np.float32]:
 
 
 def fit_head(network: nn.Module, values: NDArray[np.float32], labels: NDArray[np.uint8], classes: int) -> None:
-    """Sets the last 1³ convolution to `classes` scores by ridge regression from its inputs to the labels."""
+    """Sets the last 1³ convolution to `classes` scores by ridge regression from its inputs to the labels.
+
+    Every class counts alike, however few voxels it has: else a small organ would never win.
+    """
     head = _head(network, classes)
     features: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: features.append(inputs[0]))
@@ -159,10 +162,13 @@ def fit_head(network: nn.Module, values: NDArray[np.float32], labels: NDArray[np
     hook.remove()
     x = features[-1][0].flatten(1).double()
     x = torch.cat([x, torch.ones(1, x.shape[1], dtype=torch.float64)])
-    wanted = LOGIT * nn.functional.one_hot(torch.from_numpy(labels).flatten().long(), classes).T.double()
-    gram = x @ x.T
+    truth = torch.from_numpy(labels).flatten().long()
+    wanted = LOGIT * nn.functional.one_hot(truth, classes).T.double()
+    share = torch.from_numpy(labels).flatten().long()
+    weighted = x / torch.bincount(truth, minlength=classes)[truth]
+    gram = weighted @ x.T
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    solution = torch.linalg.solve(gram + ridge, x @ wanted.T).T
+    solution = torch.linalg.solve(gram + ridge, weighted @ wanted.T).T
     with torch.no_grad():
         head.weight.copy_(solution[:, :-1].reshape(head.weight.shape).float())
         if head.bias is not None:

@@ -100,7 +100,8 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     way = WAYS[job["way"]](job)
     _answer(answers, {"ready": True, "rss_bytes": rss_bytes()})
     for _ in questions:
-        _answer(answers, {"peak_rss_bytes": peak_rss_bytes(), **way()})
+        told = way()
+        _answer(answers, {**told, "peak_rss_bytes": peak_rss_bytes()})
 
 
 def _answer(answers: IO[str], content: Mapping[str, Any]) -> None:

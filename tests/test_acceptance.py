@@ -11,7 +11,7 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from tests.build_specs import fields, spec, tiny_unet
-from voxtile_build.acceptance import MAX_ABS_ERROR, MAX_LOGIT_ERROR, limits_of, misses
+from voxtile_build.acceptance import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, misses
 from voxtile_build.centred_norms import centre_norms
 from voxtile_build.certificate import Reference, certify, make_reference, require_accepted
 from voxtile_build.composing import to_onnx
@@ -112,6 +112,24 @@ def test_a_logits_error_is_a_share_of_the_range_of_all() -> None:
     assert summary([record(0.0, 7, 7)], [])["max_logit_error"] == 0.0
     figures = {"max_abs_error": 0.0, "dice_min": 1.0, "flipped_fraction": 0.0, "max_logit_error": float("nan")}
     assert len(misses(figures, limits_of(spec()))) == 1
+
+
+def test_a_constant_tile_is_told_of_and_not_judged(tmp_path: Path) -> None:
+    found = certificate(tmp_path, "onnxruntime", "logits")
+    constant = {record["name"] for record in found["tiles"] if record.get("constant")}
+    assert constant == {"zeros"}
+    worse = [{**record, "max_abs_error": 1.0, "max_abs_error_stored": 9.0} for record in found["tiles"]]
+    alone = [record for record in worse if record.get("constant")]
+    others = [record for record in found["tiles"] if not record.get("constant")]
+    assert summary([*others, *alone], found["scans"]) == summary(others, found["scans"])
+    assert summary(worse, found["scans"])["max_abs_error"] == summary(alone, [])["max_abs_error"] == 1.0
+
+
+def test_nnunets_logits_have_room_in_fp32_and_only_there() -> None:
+    deep = spec().model_copy(update={"nnunet": {"labels": {}}})
+    assert limits_of(deep)["max_abs_error"] == NNUNET["max_abs_error"] > MAX_ABS_ERROR["fp32"]
+    assert limits_of(deep)["max_logit_error"] == NNUNET["max_logit_error"] > MAX_LOGIT_ERROR
+    assert limits_of(deep, "bf16")["max_abs_error"] is None
 
 
 def test_a_limit_that_is_none_is_refused() -> None:

@@ -131,7 +131,7 @@ def _tiles(tiles: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "| --- | --- | --- | --- | --- | --- |"
     for tile in tiles[:MOST_TILE_ROWS]:
         yield (
-            f"| {tile['name']} | {tile['batch']} | {tile['max_abs_error']:g} | {tile['mean_abs_error']:g} | "
+            f"| {tile['name']}{', not judged' if tile.get('constant') else ''} | {tile['batch']} | {tile['max_abs_error']:g} | {tile['mean_abs_error']:g} | "
             f"{tile['flipped_voxels']} | {tile['near_boundary_voxels']} |"
         )
 
