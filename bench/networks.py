@@ -164,7 +164,6 @@ def fit_head(network: nn.Module, values: NDArray[np.float32], labels: NDArray[np
     x = torch.cat([x, torch.ones(1, x.shape[1], dtype=torch.float64)])
     truth = torch.from_numpy(labels).flatten().long()
     wanted = LOGIT * nn.functional.one_hot(truth, classes).T.double()
-    share = torch.from_numpy(labels).flatten().long()
     weighted = x / torch.bincount(truth, minlength=classes)[truth]
     gram = weighted @ x.T
     ridge = RIDGE * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)

@@ -23,7 +23,7 @@ from bench import masks, networks, readme, scans, section_parts, tables, timing
 from bench.entries import changed, precision_choices
 from bench.nnunet_folder import brain_folder
 from bench.plot import draw
-from bench.readme import block, block_of, with_block
+from bench.readme import block, block_of, parts_block, with_block
 from bench.scan_rows import table
 from bench.settings import SECTIONS, Settings
 from bench.ways import peak_rss_bytes
@@ -405,6 +405,25 @@ def test_the_block_of_the_readme_holds_the_figures() -> None:
     assert block({"machine": {}, "scans": []}) == readme.NO_FIGURES
 
 
+def test_memory_stands_in_the_readme_and_the_other_parts_in_the_log() -> None:
+    def part(section: str, name: str) -> dict[str, Any]:
+        return {"section": section, "part": name, "way": "Voxtile", "ratio": 2.0, "seconds": 1.0}
+
+    engine = {"network": "unet", "engine": "openvino", "precision": "int8", "batch": 2, "ratio": 9.0}
+    engine |= {"seconds_per_roi": 0.5, "dice_min": 0.997, "flipped_fraction": 0.001}
+    missing = [{"where": "unet", "row": "auto", "reason": "it took too long"}]
+    parts = [part("transport", "the wire"), part("memory", "peak memory, 14 scores")]
+    published = {**FIGURES, "parts": parts, "engines": [engine], "left_out": missing}
+    readme_text, log = block(published), parts_block(published)
+    assert "#### peak memory, 14 scores" in readme_text
+    assert "the wire" not in readme_text
+    assert "#### the wire" in log
+    assert "peak memory" not in log
+    assert "| openvino | int8 | 2 | 9.00× | 0.5 | 0.9970 | 0.1 % |" in log
+    assert "- unet: auto: it took too long" in log
+    assert parts_block(FIGURES) == readme.NO_FIGURES
+
+
 def test_the_block_round_trips() -> None:
     text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
     once = with_block(text, block(FIGURES))
@@ -417,19 +436,24 @@ def test_the_block_round_trips() -> None:
 
 def test_a_run_is_adopted_without_a_trace_of_where_it_was_made(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
-    (tmp_path / "README.md").write_text(f"a\n{readme.BEGIN}\n{readme.END}\nb\n")
+    for page in ("README.md", "docs/performance.md"):
+        (tmp_path / page).write_text(f"a\n{readme.BEGIN}\n{readme.END}\nb\n")
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "scans.json").write_text(json.dumps(FIGURES["scans"]))
-    (tmp_path / "run" / "machine.json").write_text(json.dumps({**FIGURES["machine"], "system": "secret"}))
+    missing = {"where": "w", "row": "r", "reason": f"no file {ROOT}/x"}
+    facts = {**FIGURES["machine"], "system": "secret", "left_out": [missing]}
+    (tmp_path / "run" / "machine.json").write_text(json.dumps(facts))
     assert readme.main(["adopt", str(tmp_path / "run")], tmp_path) == 0
     published = read(tmp_path / "docs" / "performance.json")
     assert "secret" not in json.dumps(published)
+    assert str(ROOT) not in json.dumps(published)
     assert block_of((tmp_path / "README.md").read_text()) == block(published)
 
 
 def test_the_readme_shows_the_published_figures() -> None:
     published = read(ROOT / "docs" / "performance.json")
     assert block_of((ROOT / "README.md").read_text(encoding="utf-8")) == block(published)
+    assert block_of((ROOT / "docs" / "performance.md").read_text(encoding="utf-8")) == parts_block(published)
 
 
 def test_empty_columns_are_left_out() -> None:

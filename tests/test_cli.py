@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import gzip
 import json
 import os
@@ -15,6 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 from test_segment import AFFINE, head, image
+from tritonclient.grpc import InferenceServerClient
 from typer.testing import CliRunner, Result
 
 from server.embedded import EmbeddedServer
@@ -186,17 +188,31 @@ def test_options_that_say_nothing(server: EmbeddedServer, scan: Path, option: li
     assert not mask.exists()
 
 
+def tiles_done(url: str) -> int:
+    with contextlib.closing(InferenceServerClient(url)) as client:
+        return int(client.get_inference_statistics("small-unet").model_stats[0].inference_count)
+
+
+def wait_for_tiles(url: str, wanted: int) -> None:
+    """Until the server has segmented so many tiles in all."""
+    until = time.monotonic() + 60
+    while tiles_done(url) < wanted:
+        assert time.monotonic() < until, "no tile came"
+        time.sleep(0.02)
+
+
 def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, tmp_path: Path) -> None:
     scan = tmp_path / "large.nii"
-    nib.save(image(head((200, 200, 200))), scan)
+    nib.save(image(head((320, 320, 320))), scan)  # of small tiles, so that it takes far longer than the wait below
     command = [sys.executable, "-c", "from voxtile.cli import main; main()", "segment", str(scan)]
+    done = tiles_done(server.grpc_url)
     client = subprocess.Popen(
         [*command, "-o", str(tmp_path / "mask.nii.gz"), "-m", "small-unet", "--url", server.grpc_url],
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "error"},
     )
-    time.sleep(4)
+    wait_for_tiles(server.grpc_url, done + 5)
     client.send_signal(signal.SIGINT)
     _, said = client.communicate(timeout=30)
     assert client.returncode == 130, said

@@ -130,8 +130,9 @@ def _tiles(tiles: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield "| tile | batch | largest error | mean error | flipped voxels | within the error of a border |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for tile in tiles[:MOST_TILE_ROWS]:
+        name = f"{tile['name']} (constant: not judged)" if tile.get("constant") else tile["name"]
         yield (
-            f"| {tile['name']}{', not judged' if tile.get('constant') else ''} | {tile['batch']} | {tile['max_abs_error']:g} | {tile['mean_abs_error']:g} | "
+            f"| {name} | {tile['batch']} | {tile['max_abs_error']:g} | {tile['mean_abs_error']:g} | "
             f"{tile['flipped_voxels']} | {tile['near_boundary_voxels']} |"
         )
 

@@ -208,8 +208,9 @@ class Endpoint:
         if trusted:
             self._slots.append(call.slot)
         else:
-            self._distrusted.append(call.slot)
-            self._close_distrusted()
+            self._distrusted.append(
+                call.slot
+            )  # closed later: one by one, a server that is slow to answer would hold up all
         call.slot = None
 
     def forget_slots(self, *, shared: bool | None = None) -> None:
@@ -260,6 +261,7 @@ class Endpoint:
     def _new_slot(self, needed: int) -> Region | None:
         from tritonclient.utils import InferenceServerException
 
+        self._close_distrusted()
         try:
             return Region(self._client, needed)
         except (OSError, InferenceServerException) as error:

@@ -19,6 +19,10 @@ from numpy.typing import NDArray
 
 SHM = Path("/dev/shm")
 PREFIX = "voxtile"
+
+REGISTERING_S, FORGETTING_S = 10.0, 2.0
+"""How long a server may take to map a region, and to let go of one."""
+
 _numbers = itertools.count()
 
 
@@ -38,7 +42,7 @@ class Region:
             os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
             self._memory = mmap.mmap(descriptor, size)
             with _named(descriptor, SHM / self.name):
-                client.register_system_shared_memory(self.name, f"/{self.name}", size)
+                client.register_system_shared_memory(self.name, f"/{self.name}", size, client_timeout=REGISTERING_S)
         finally:
             os.close(descriptor)
 
@@ -54,7 +58,7 @@ class Region:
         from tritonclient.utils import InferenceServerException
 
         try:
-            self._client.unregister_system_shared_memory(self.name, client_timeout=2.0)
+            self._client.unregister_system_shared_memory(self.name, client_timeout=FORGETTING_S)
         except InferenceServerException as error:
             if "in use" in (error.message() or ""):
                 return False

@@ -13,6 +13,7 @@ import heapq
 import logging
 import queue
 import random
+import sys
 import threading
 import time
 from collections.abc import Iterator, Sequence
@@ -182,7 +183,8 @@ class _Pump(threading.Thread):
     def stop(self) -> None:
         """Cancels what is on its way and ends the thread."""
         self._events.put(("stop",))
-        self.join()
+        if not sys.is_finalizing():  # an interpreter that ends has stopped the thread for good
+            self.join()
 
     # The pump's side -----------------------------------------------------------------------------------------
 
@@ -363,8 +365,9 @@ class _Pump(threading.Thread):
 
     def _cancel_all(self) -> None:
         for lane in self._lanes:
-            for call in list(lane.calls):
+            for call in lane.calls:
                 call.cancel()
+            for call in lane.calls:
                 lane.endpoint.release(call, trusted=False)
             lane.calls.clear()
             lane.endpoint.forget_slots()
