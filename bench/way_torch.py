@@ -52,7 +52,8 @@ class WindowedScan:
     """A scan through `sliding_window_inference` with any predictor; what a short script would do, and no more.
 
     rule: "nonzero" or "all": over which voxels the z-score's figures are taken. transposed: axes as nnU-Net has them.
-    single: also leave, beside the mask and outside of what is measured, where this label is more likely than not.
+    cropped: to the box of what is not 0 first, as nnU-Net does. single: also leave, beside the mask and outside of what
+    is measured, where this label is more likely than not.
     """
 
     def __init__(self, job: Job, predict: Callable[[torch.Tensor], torch.Tensor]) -> None:
@@ -66,8 +67,10 @@ class WindowedScan:
         self.predict.reset()
         begun = time.perf_counter()
         image = nib.load(self.job["scan"])
-        values = self._turned(normalised(image.get_fdata(dtype=np.float32), self.job["rule"]))
-        scores, labels = self._infer(values)
+        values = self._turned(image.get_fdata(dtype=np.float32))
+        box = box_of(values) if self.job.get("cropped") else (...,)
+        labels = np.zeros(values.shape, np.uint8)
+        scores, labels[box] = self._infer(normalised(values[box], self.job["rule"]))
         nib.save(nib.Nifti1Image(self._turned(labels), image.affine), self.job["mask"])
         seconds = time.perf_counter() - begun
         told = {"seconds": seconds, "engine_seconds": self.predict.seconds, "tiles": self.predict.calls}
@@ -151,6 +154,12 @@ class FreeScan:
             )  # fmt: skip
             scores.argmax(1).to(torch.uint8)
         return {"seconds": time.perf_counter() - begun}
+
+
+def box_of(values: NDArray[Any]) -> tuple[slice, ...]:
+    """The smallest box that holds every voxel that is not 0."""
+    where = [np.flatnonzero(values.any(tuple({0, 1, 2} - {axis}))) for axis in range(3)]
+    return tuple(slice(int(found[0]), int(found[-1]) + 1) for found in where)
 
 
 def normalised(values: NDArray[np.float32], rule: str) -> NDArray[np.float32]:

@@ -101,7 +101,7 @@ def serve(questions: IO[str], answers: IO[str]) -> None:
     _answer(answers, {"ready": True, "rss_bytes": rss_bytes()})
     for _ in questions:
         told = way()
-        _answer(answers, {**told, "peak_rss_bytes": peak_rss_bytes()})
+        _answer(answers, {"peak_rss_bytes": peak_rss_bytes(), **told})
 
 
 def _answer(answers: IO[str], content: Mapping[str, Any]) -> None:

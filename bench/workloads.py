@@ -81,7 +81,7 @@ def _swinunetr(settings: Settings) -> list[Workload]:
     if settings.quick:
         return [_swin("swinunetr-trained", (96, 96, 96), 60, settings)]
     large: Shape = (168, 168, 168) if settings.device == "cpu" else (192, 224, 184)
-    return [_swin("swinunetr", large, 480, settings), _half_air("swinunetr half air", "swinunetr", large, settings)]
+    return [_swin("swinunetr", large, 420, settings), _half_air("swinunetr half air", "swinunetr", large, settings)]
 
 
 def _swin(key: str, crop: Shape, budget_s: float, settings: Settings) -> Workload:
@@ -142,7 +142,8 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
     scan = brain_crop(settings.data, crop)
     common: dict[str, Any] = {
         "way": "torch", "folder": str(folder), "scan": str(scan), "roi": list(roi), "overlap": 0.5, "rule": "all",
-        "transposed": True, "device": settings.device, "onnx": str(settings.data / f"nnunet-{widths[0]}-{roi[0]}.onnx"),
+        "transposed": True, "cropped": True, "device": settings.device,
+        "onnx": str(settings.data / f"nnunet-{widths[0]}-{roi[0]}.onnx"),
     }  # fmt: skip
     tile = brain_crop(settings.data, roi)
     model = scanned(nnunet_model(folder, "nnunet", settings), tile)
@@ -151,7 +152,7 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
     rows.append(_own_predictor(folder, scan, roi, settings))
     network = f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}"
     title = f"{network}, patch {_times(roi)}, no mirroring, MNI152 brain {_times(crop)}"
-    return Workload("nnunet", title, scan, tuple(rows), 480)
+    return Workload("nnunet", title, scan, tuple(rows), 360)
 
 
 def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Settings) -> Workload:
@@ -185,7 +186,7 @@ def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, An
 
 def _torch_rows(common: Mapping[str, Any], settings: Settings, *, swin: bool) -> list[Row]:
     half = REDUCED[settings.device]
-    rows = [Row(FIRST, {**common, "single": NARROW_LABEL})]
+    rows = [Row(FIRST, dict(common) if common.get("cropped") else {**common, "single": NARROW_LABEL})]
     if settings.tiny:
         return rows
     if swin:

@@ -15,6 +15,8 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
@@ -28,11 +30,13 @@ from voxtile import MemoryLimitError, Segmenter
 from voxtile.card import Tiling
 from voxtile.cases import open_case
 from voxtile.cli import app
+from voxtile.course import LEAST_IN_FLIGHT, MOST_ON_THE_WAY, at_once
 from voxtile.half_stitching import HalfStitcher
 from voxtile.memory import MIB, RUNTIME_BYTES, left_for_preparing, stitching_bytes
 from voxtile.stitching import Stitcher, slab_shape
 from voxtile.strips import Strip
 from voxtile.tiling import plan_tiles
+from voxtile.transport import ready_ahead
 from voxtile_build.spec import parse_spec
 
 SHAPE = (150, 256, 256)
@@ -256,3 +260,11 @@ def test_a_grid_that_exceeds_the_memory_allowed_is_refused_before_it_is_made() -
     left = left_for_preparing(volume, 300 * MIB)
     with pytest.raises(MemoryLimitError, match=r"461 × 451 × 443 voxels for this model.*0.15 GiB are left of what is"):
         open_case(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=left)
+
+
+@given(st.integers(1, 16), st.integers(1, 2**34))
+def test_large_requests_are_fewer_at_once_and_never_stop_the_engine(asked: int, size: int) -> None:
+    allowed = at_once(asked, size)
+    assert min(asked, LEAST_IN_FLIGHT) <= allowed <= asked
+    assert allowed <= LEAST_IN_FLIGHT or allowed * size <= MOST_ON_THE_WAY
+    assert ready_ahead(allowed) <= allowed

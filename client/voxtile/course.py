@@ -13,6 +13,12 @@ from dataclasses import dataclass, replace
 from .strips import Strip, cut_axis, most_strips
 from .tiling import TilePlan
 
+MOST_ON_THE_WAY = 512 * 2**20
+"""Bytes of requests and answers that are on their way to one server at once, unless a single pair is larger."""
+
+LEAST_IN_FLIGHT = 2
+"""With one request computed and one waiting, an engine never idles."""
+
 
 @dataclass(frozen=True)
 class Course:
@@ -23,6 +29,11 @@ class Course:
     batch: int
     strips: tuple[Strip, ...]
     half: bool = False
+
+
+def at_once(in_flight: int, request_bytes: int) -> int:
+    """Requests on their way to one server where `in_flight` may be: fewer of them if they are large."""
+    return min(in_flight, max(MOST_ON_THE_WAY // max(request_bytes, 1), LEAST_IN_FLIGHT))
 
 
 def courses(

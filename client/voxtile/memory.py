@@ -20,7 +20,7 @@ from .half_stitching import PORTION
 from .stitching import slab_shape
 from .strips import Span, Strip
 from .tiling import TilePlan
-from .transport import READY_AHEAD
+from .transport import ready_ahead
 from .volume import Volume
 
 MIB = 1024**2
@@ -68,11 +68,16 @@ class Buffers:
     def _prepared_bytes(self) -> int:
         return 0 if np.shares_memory(self.case.data, self.volume.data) else self.case.data.nbytes
 
-    def _on_their_way(self, course: Course) -> int:
+    @property
+    def tile_bytes(self) -> int:
+        """Of one tile as it is sent, and of its scores."""
         voxels = math.prod(self.plan.roi)
         tile_in = len(self.case.data) * voxels * np.dtype(DTYPES[self.card.input.dtype][1]).itemsize
-        tile_out = self._scores * voxels * np.dtype(DTYPES[self.card.output.dtype][1]).itemsize
-        return 2 * course.batch * (course.in_flight * self.servers + READY_AHEAD) * (tile_in + tile_out)
+        return tile_in + self._scores * voxels * np.dtype(DTYPES[self.card.output.dtype][1]).itemsize
+
+    def _on_their_way(self, course: Course) -> int:
+        requests = course.in_flight * self.servers + ready_ahead(course.in_flight)
+        return 2 * course.batch * requests * self.tile_bytes
 
 
 def _length(span: Span) -> int:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from .card import Card, Tiling
 from .cases import Case, PlaneSink, open_case
-from .course import Course, courses
+from .course import Course, at_once, courses
 from .endpoint import Connection
 from .errors import InputError, ModelError, VoxtileError
 from .half_stitching import HalfStitcher
@@ -258,7 +258,8 @@ class _Job:
         """How the scan is worked through within the memory allowed. Raises MemoryLimitError."""
         options, most = self.options, self.transport.model.max_batch
         batch = min(options.batch or most, most)
-        possible = courses(options.in_flight, batch, self.plan, self.case.strips, options.half_scores)
+        in_flight = at_once(options.in_flight, batch * self.memory.tile_bytes)
+        possible = courses(in_flight, batch, self.plan, self.case.strips, options.half_scores)
         return fitting_course(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 
     def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:

@@ -31,6 +31,12 @@ log = logging.getLogger(__name__)
 READY_AHEAD = 4
 """Finished answers that may wait for the caller; more would only hold memory."""
 
+
+def ready_ahead(in_flight: int) -> int:
+    """Finished answers that may wait where so many requests may be on their way: no more of either than is wanted."""
+    return min(READY_AHEAD, in_flight)
+
+
 BACKOFF_S = (0.1, 1.0)
 """First and longest pause before a failed server is asked again; doubled each time, with jitter."""
 
@@ -160,6 +166,7 @@ class _Pump(threading.Thread):
         self._faults = transport.faults
         self._requests = requests
         self._lanes = [_Lane(endpoint, in_flight) for endpoint in transport.endpoints]
+        self._ahead = ready_ahead(in_flight)
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[NDArray[Any] | BaseException | None] = queue.SimpleQueue()
         self._again: list[tuple[float, int, Request]] = []
@@ -222,7 +229,7 @@ class _Pump(threading.Thread):
         if self._again and self._again[0][0] <= time.monotonic():
             return heapq.heappop(self._again)[2]
         in_flight = sum(len(lane.calls) for lane in self._lanes)
-        if self._all_made or self._made - self._taken >= in_flight + READY_AHEAD + len(self._lanes):
+        if self._all_made or self._made - self._taken >= in_flight + self._ahead + len(self._lanes):
             return None
         request = next(self._requests, None)
         if request is None:
