@@ -218,7 +218,7 @@ def test_less_memory_means_fewer_tiles_at_once_and_the_same_mask(server: Embedde
     limit = whole.report.predicted_peak_bytes - 27 * 1024**2
     with Segmenter(server.grpc_url, "small-unet", max_ram=limit) as tight:
         result = tight.segment(scan)
-        assert tight.transport.traffic.peak_in_flight == 1
+        assert tight.transport.traffic.peak_in_flight <= result.report.in_flight < whole.report.in_flight
     assert result.report.predicted_peak_bytes <= limit
     np.testing.assert_array_equal(result.labels, whole.labels)
 
