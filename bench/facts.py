@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib.metadata
 import os
 import platform
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -57,7 +58,7 @@ def roofline(device: str, repetitions: int = 3) -> dict[str, Any]:
     half = torch.float16 if device == "cuda" else torch.bfloat16
     for name, dtype in (("fp32", torch.float32), (str(half).removeprefix("torch."), half)):
         one = torch.randn(SIDE, SIDE).to(device, dtype)
-        ways[f"matmul {name}"] = timed(lambda one=one: _multiply(one))  # type: ignore[misc]
+        ways[f"matmul {name}"] = timed(partial(_multiply, one))
     for way in ways.values():
         way()
     fastest = {name: spread(found).low for name, found in interleave(ways, repetitions).items()}

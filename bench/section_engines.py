@@ -30,7 +30,6 @@ from .worker import Worker, WorkerError
 from .workloads import common_job, network_of, scanned
 
 BATCHES = (1, 2)
-TILES = max(BATCHES)
 BASELINE = ("PyTorch", "fp32", 1)
 
 Variant = tuple[str, str, int]

@@ -24,25 +24,6 @@ def graphs_of(network: nn.Module, spec: Spec, folder: Path) -> Graphs:
     return Graphs(files[0], traced, wrapper, spec)
 
 
-def loud_network() -> nn.Module:
-    """`loud` lifts the activations far above fp16's 65504, `quiet` brings them back."""
-    torch.manual_seed(4)
-    network = nn.Sequential()
-    network.add_module("first", nn.Conv3d(1, 8, 3, padding=1))
-    network.add_module("loud", nn.Conv3d(8, 8, 3, padding=1))
-    network.add_module("quiet", nn.Conv3d(8, 8, 3, padding=1))
-    network.add_module("act", nn.ReLU())
-    network.add_module("middle", nn.Conv3d(8, 8, 3, padding=1))
-    network.add_module("last", nn.Conv3d(8, 3, 1))
-    with torch.no_grad():
-        for name, factor in (("loud", 1e6), ("quiet", 1e-6)):
-            layer = network.get_submodule(name)
-            layer.weight.mul_(factor)  # type: ignore[operator]
-            layer.bias.mul_(max(1.0, factor))  # type: ignore[operator]
-        network.get_submodule("last").weight.mul_(20)  # type: ignore[operator]
-    return network.eval()
-
-
 class Attending(nn.Module):
     """Convolutions around MONAI's own attention block over all voxels of a coarse grid."""
 

@@ -82,9 +82,9 @@ def plain() -> onnx.ModelProto:
     return export(PlainConvNet(), UNET_ROI)
 
 
-@functools.cache
-def overflowing() -> onnx.ModelProto:
-    """`loud` lifts the activations above fp16's 65504 with weights that fit; `quiet` brings them back."""
+def loud_network(up: float = 1e6, down: float = 1e-6) -> torch.nn.Module:
+    """`loud` lifts the activations above fp16's 65504, with weights that fit where `up` is small enough; `quiet` brings
+    them back."""
     torch.manual_seed(4)
     network = torch.nn.Sequential()
     network.add_module("first", torch.nn.Conv3d(1, 8, 3, padding=1))
@@ -94,11 +94,17 @@ def overflowing() -> onnx.ModelProto:
     network.add_module("middle", torch.nn.Conv3d(8, 8, 3, padding=1))
     network.add_module("last", torch.nn.Conv3d(8, 3, 1))
     with torch.no_grad():
-        for layer, factor in (("loud", 2e5), ("quiet", 5e-6)):
-            network.get_submodule(layer).weight.mul_(factor)  # type: ignore[operator]
-            network.get_submodule(layer).bias.mul_(max(1.0, factor))  # type: ignore[operator]
-        network.get_submodule("last").weight.mul_(20)  # type: ignore[operator]
-    return export(network, (24, 20, 16))
+        for name, factor in (("loud", up), ("quiet", down)):
+            layer = network.get_submodule(name)
+            layer.weight.mul_(factor)
+            layer.bias.mul_(max(1.0, factor))
+        network.get_submodule("last").weight.mul_(20)
+    return network.eval()
+
+
+@functools.cache
+def overflowing() -> onnx.ModelProto:
+    return export(loud_network(2e5, 5e-6), (24, 20, 16))
 
 
 def blobs(roi: tuple[int, ...], batch: int = 1, seed: int = 5) -> NDArray[np.float32]:

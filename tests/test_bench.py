@@ -467,7 +467,7 @@ def test_numbers_are_short() -> None:
 
 
 def test_the_plot_has_a_bar_a_row(tmp_path: Path) -> None:
-    draw(FIGURES["scans"], tmp_path / "plot.png")  # type: ignore[arg-type]
+    draw(FIGURES["scans"], tmp_path / "plot.png")
     assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 

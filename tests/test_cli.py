@@ -203,7 +203,7 @@ def wait_for_tiles(url: str, wanted: int) -> None:
 
 def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, tmp_path: Path) -> None:
     scan = tmp_path / "large.nii"
-    nib.save(image(head((320, 320, 320))), scan)  # of small tiles, so that it takes far longer than the wait below
+    nib.save(image(head((320, 320, 320))), scan)  # far from done after five of its small tiles
     command = [sys.executable, "-c", "from voxtile.cli import main; main()", "segment", str(scan)]
     done = tiles_done(server.grpc_url)
     client = subprocess.Popen(

@@ -13,7 +13,8 @@ import openvino as ov
 import pytest
 
 from tests.build_specs import spec, tiny_unet
-from tests.precision_graphs import Attending, Deceiving, graphs_of, loud_network
+from tests.precision_graphs import Attending, Deceiving, graphs_of
+from tests.small_networks import loud_network
 from voxtile_build.attention import TOLERANCE
 from voxtile_build.builder import build
 from voxtile_build.engines import Compiled, find_engine
@@ -57,7 +58,7 @@ def attending(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
 
 def asking(graphs: Graphs, gpus: str = "none", **precision: str) -> Graphs:
     """The same graphs under a spec that asks for another precision; what was made already is not made again."""
-    changes = {"precision": Precision(**precision), "serving": Serving(max_batch=2, gpus=gpus)}  # type: ignore[arg-type]
+    changes = {"precision": Precision(**precision), "serving": Serving(max_batch=2, gpus=gpus)}
     other = Graphs(graphs.onnx_file, graphs.traced, graphs.wrapper, graphs.spec.model_copy(update=changes))
     known = {name: getattr(graphs, name) for name in ("calibration", "lean", "fused", "expected")}
     vars(other).update(known, reports=graphs.reports, attention_error=graphs.attention_error)
@@ -309,7 +310,7 @@ def test_the_graph_of_each_precision_builds_a_real_engine_of_that_precision(
     assert profile["roi"].maximum == (2, *tiny.spec.roi_shape)
     kept = frozenset(facts.get("kept", ())) | frozenset(facts.get("kept_near_overflow", ()))
     options = EngineOptions(kept_higher=kept)
-    engine = build_engine(trt, model.SerializeToString(), profile, precision, options)  # type: ignore[arg-type]
+    engine = build_engine(trt, model.SerializeToString(), profile, precision, options)
     assert engine.facts.precision == precision
     assert engine.plan
 

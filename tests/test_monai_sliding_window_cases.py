@@ -101,12 +101,7 @@ PADDED = [
 CASES = [*DEFAULT, *WINDOWS, *ANISOTROPIC, *SIGMAS, *PADDED]
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def by_monai(x: NDArray[np.float32], case: Case, network: Callable[..., Any]) -> NDArray[np.float32]:

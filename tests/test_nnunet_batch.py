@@ -17,7 +17,6 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from nnunet_folders import (
     Oracle,
     Training,
@@ -57,12 +56,7 @@ LOWRES = replace(CASCADE, name="3d_lowres")
 SCANS = {"brain_1": ((26, 23, 17), (1.1, 0.9, 1.7)), "brain_2": ((21, 24, 19), (0.9, 1.2, 1.5))}
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,6 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import torch
 from nnunet_folders import (
     LABELS,
     Oracle,
@@ -106,13 +105,7 @@ class Served:
     scans: Path
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    """Networks of a few features lose more by waiting for each other's threads than they win."""
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

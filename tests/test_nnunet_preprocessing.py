@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask  # type: ignore[import-untyped]
+from acvl_utils.cropping_and_padding.bounding_boxes import get_bbox_from_mask
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from nnunetv2.preprocessing.cropping.cropping import create_nonzero_mask

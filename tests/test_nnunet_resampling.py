@@ -20,7 +20,7 @@ from nnunetv2.preprocessing.resampling.default_resampling import (
 from nnunetv2.preprocessing.resampling.resample_torch import resample_torch_fornnunet
 from numpy.typing import NDArray
 from scipy.ndimage import zoom
-from threadpoolctl import threadpool_info  # type: ignore[import-untyped]
+from threadpoolctl import threadpool_info
 
 from voxtile.errors import ModelError
 from voxtile.nnunet.parallel import run_all, single_threaded_blas

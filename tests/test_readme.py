@@ -37,7 +37,7 @@ def test_every_link_leads_somewhere(link: str) -> None:
 
 def option_names(app: typer.Typer, command: str) -> set[str]:
     group = typer.main.get_command(app)
-    found = group.commands[command]  # type: ignore[attr-defined]
+    found = group.commands[command]
     return {name for parameter in found.params for name in (*parameter.opts, *parameter.secondary_opts)}
 
 

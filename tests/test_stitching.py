@@ -27,7 +27,7 @@ def padded_scan(scan: NDArray[np.float32], plan: TilePlan) -> NDArray[np.float32
     return np.pad(scan, [(0, 0), *pads])
 
 
-def stitch(scan: NDArray[np.float32], plan: TilePlan, network=lambda x: x) -> NDArray[np.float32]:  # type: ignore[no-untyped-def]
+def stitch(scan: NDArray[np.float32], plan: TilePlan, network=lambda x: x) -> NDArray[np.float32]:
     """The whole path in process: cut, apply `network` [channel, *roi] -> [score, *roi], stitch."""
     padded = padded_scan(scan, plan)
     channels = len(network(padded[(slice(None), *next(iter(plan)).slices)]))

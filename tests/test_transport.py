@@ -84,7 +84,7 @@ def test_leaving_early_cancels_and_leaves_nothing(server: EmbeddedServer) -> Non
     with Transport([server.grpc_url], "identity") as transport:
         answers = transport.infer(many())
         next(answers)
-        answers.close()  # type: ignore[attr-defined]
+        answers.close()
         assert len(made) < 100
         assert not [
             thread for thread in threading.enumerate() if thread.name.startswith(("voxtile-pump", "voxtile-probe"))

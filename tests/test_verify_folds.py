@@ -10,7 +10,6 @@ from pathlib import Path
 
 import onnx
 import pytest
-import torch
 from nnunet_folders import Training, configuration, write_folder
 
 from server.embedded import EmbeddedServer
@@ -29,12 +28,7 @@ FOLDS = [f"two_fold_{fold}_{engine}" for engine in ("onnxruntime", "openvino") f
 ENTRIES = sorted([*FOLDS, MEAN])
 
 
-@pytest.fixture(scope="module", autouse=True)
-def one_thread() -> Iterator[None]:
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 @pytest.fixture(scope="module")

@@ -38,7 +38,7 @@ def test_the_phantom_shows_every_flip_and_exchange() -> None:
 @pytest.mark.parametrize("view", ["plain", "flipped", "turned", "cropped", "thinned"])
 def test_chunks_walk_through_every_value_once(order: str, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("voxtile.voxels.CHUNK", 7)
-    values = np.array(np.arange(4 * 5 * 6).reshape(4, 5, 6), order=order)  # type: ignore[call-overload]
+    values = np.array(np.arange(4 * 5 * 6).reshape(4, 5, 6), order=order)
     views = {
         "plain": values,
         "flipped": values[::-1, :, ::-1],

@@ -10,7 +10,7 @@ def serve(window: Window, rate: object, answers: int = 400) -> None:
     now = 0.0
     window.sent(now)
     for _ in range(answers):
-        now += 1 / rate(window.size)  # type: ignore[operator]
+        now += 1 / rate(window.size)
         window.answered(now)
 
 

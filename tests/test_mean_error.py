@@ -1,0 +1,76 @@
+"""The measure of the entry that averages: what it lets pass, and what it does not."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as pb
+
+from voxtile_build.mean_error import FREE_SIZE, NUMPY_TYPES, mean_error
+
+Array = NDArray[Any]
+KINDS = pytest.mark.parametrize("kind", NUMPY_TYPES, ids=lambda kind: NUMPY_TYPES[kind].__name__)
+
+
+def config(kind: int, dims: tuple[int, ...] = (3, 5, 6, 7), members: int = 3, batch: int = 2) -> pb.ModelConfig:
+    made = pb.ModelConfig(name="mean", max_batch_size=batch)
+    for index in range(members):
+        made.input.add(name=f"scores_{index}", data_type=kind, dims=dims)
+    return made
+
+
+def mean(scores: Mapping[str, Array]) -> Array:
+    """As the entry does it: summed in fp32, rounded to the type in which scores travel."""
+    first = next(iter(scores.values()))
+    average = np.mean([one.astype(np.float32) for one in scores.values()], axis=0, dtype=np.float32)
+    return (np.rint(average) if first.dtype == np.uint8 else average).astype(first.dtype)
+
+
+@KINDS
+def test_a_mean_that_only_rounds_is_within_the_limit(kind: int) -> None:
+    error, limit = mean_error(config(kind), mean)
+    assert 0 < error <= limit
+
+
+@KINDS
+def test_a_member_that_is_left_out_or_counted_twice_is_beyond_it(kind: int) -> None:
+    def without_the_last(scores: Mapping[str, Array]) -> Array:
+        return mean(dict(list(scores.items())[:-1]))
+
+    def first_twice(scores: Mapping[str, Array]) -> Array:
+        return mean({**scores, "again": scores["scores_0"]})
+
+    for wrong in (without_the_last, first_twice):
+        error, limit = mean_error(config(kind), wrong)
+        assert error > 2 * limit
+
+
+@KINDS
+def test_one_wrong_voxel_of_the_largest_batch_is_beyond_it(kind: int) -> None:
+    def spoilt(scores: Mapping[str, Array]) -> Array:
+        result = mean(scores)
+        result[-1, -1, -1, -1, -1] += 2
+        return result
+
+    error, limit = mean_error(config(kind), spoilt)
+    assert error > limit
+
+
+def test_tensors_have_the_largest_batch_and_sizes_that_requests_choose() -> None:
+    seen: dict[str, tuple[int, ...]] = {}
+
+    def watched(scores: Mapping[str, Array]) -> Array:
+        seen.update({name: value.shape for name, value in scores.items()})
+        return mean(scores)
+
+    mean_error(config(pb.TYPE_FP32, dims=(2, -1, -1), members=2, batch=4), watched)
+    assert seen == {f"scores_{index}": (4, 2, FREE_SIZE, FREE_SIZE) for index in range(2)}
+
+
+def test_an_error_that_is_no_number_is_not_within_the_limit() -> None:
+    error, limit = mean_error(config(pb.TYPE_FP32), lambda scores: mean(scores) * np.float32(np.nan))
+    assert not error <= limit
