@@ -26,13 +26,20 @@ class Repeat(nn.Module):
         return torch.cat([roi] * self.scores, dim=1) if self.scores > 1 else roi * 1.0
 
 
-def free_entry(name: str, scores: int, taken: str, given: str, roi: int, settings: Settings) -> Entry:
-    """A served network of `scores` channels; taken, given: types in which ROI and scores travel."""
+def free_entry(
+    name: str, scores: int, taken: str, given: str, roi: int, settings: Settings, *, one_mask: bool = False
+) -> Entry:
+    """A served network of `scores` channels; taken, given: types in which ROI and scores travel.
+
+    one_mask: the probability of one of its classes is all that comes back.
+    """
+    labels = [f"score {index}" for index in range(scores)]
+    wanted = {"scores": "foreground", "foreground": labels[-1]} if one_mask else {}
     fields: dict[str, Any] = {
         "name": name,
         "network": {"name": "Identity"},
         "input": {"channels": ["any"], "dtype": taken},
-        "output": {"dtype": given, "labels": [f"score {index}" for index in range(scores)]},
+        "output": {"dtype": given, "labels": labels, **wanted},
         "tiling": {"roi": [roi] * 3, "overlap": 0.25, "blend": "gaussian"},
         "serving": {"engines": ["openvino"], "max_batch": MAX_BATCH, "warm_up": False},
         "acceptance": OPEN,

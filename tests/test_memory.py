@@ -262,9 +262,15 @@ def test_a_grid_that_exceeds_the_memory_allowed_is_refused_before_it_is_made() -
         open_case(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=left)
 
 
-@given(st.integers(1, 16), st.integers(1, 2**34))
-def test_large_requests_are_fewer_at_once_and_never_stop_the_engine(asked: int, size: int) -> None:
-    allowed = at_once(asked, size)
-    assert min(asked, LEAST_IN_FLIGHT) <= allowed <= asked
-    assert allowed <= LEAST_IN_FLIGHT or allowed * size <= MOST_ON_THE_WAY
-    assert ready_ahead(allowed) <= allowed
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**34))
+def test_large_requests_are_fewer_and_smaller_and_never_stop_the_engine(asked: int, most: int, size: int) -> None:
+    in_flight, batch = at_once(asked, most, size)
+    assert min(asked, LEAST_IN_FLIGHT) <= in_flight <= asked
+    assert 1 <= batch <= most
+    assert (in_flight <= LEAST_IN_FLIGHT and batch == 1) or in_flight * batch * size <= MOST_ON_THE_WAY
+    assert ready_ahead(in_flight) <= in_flight
+
+
+@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**20))
+def test_small_tiles_are_sent_as_asked(asked: int, most: int, size: int) -> None:
+    assert at_once(asked, most, size) == (asked, most)

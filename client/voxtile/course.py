@@ -13,8 +13,8 @@ from dataclasses import dataclass, replace
 from .strips import Strip, cut_axis, most_strips
 from .tiling import TilePlan
 
-MOST_ON_THE_WAY = 512 * 2**20
-"""Bytes of requests and answers that are on their way to one server at once, unless a single pair is larger."""
+MOST_ON_THE_WAY = 256 * 2**20
+"""Bytes of requests and answers that are on their way to one server at once, unless the fewest that may be are more."""
 
 LEAST_IN_FLIGHT = 2
 """With one request computed and one waiting, an engine never idles."""
@@ -31,9 +31,14 @@ class Course:
     half: bool = False
 
 
-def at_once(in_flight: int, request_bytes: int) -> int:
-    """Requests on their way to one server where `in_flight` may be: fewer of them if they are large."""
-    return min(in_flight, max(MOST_ON_THE_WAY // max(request_bytes, 1), LEAST_IN_FLIGHT))
+def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
+    """Requests on their way to one server, and tiles in one, where `in_flight` and `batch` may be: fewer of large ones.
+
+    tile_bytes: of a tile and of its answer. A batch is cut before the engine would have to wait for its next request.
+    """
+    tiles = MOST_ON_THE_WAY // max(tile_bytes, 1)
+    batch = min(batch, max(tiles // LEAST_IN_FLIGHT, 1))
+    return min(in_flight, max(tiles // batch, LEAST_IN_FLIGHT)), batch
 
 
 def courses(

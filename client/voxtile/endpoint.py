@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 
 from .card import Card, parse_card
 from .errors import InputError, ModelError, NoCardError, ServerUnavailable
+from .half_floats import all_finite
 from .shared_memory import Region, forget_dead_clients
 
 CHANNEL = (
@@ -197,7 +198,7 @@ class Endpoint:
             scores = result.as_numpy("scores")
             if scores is None or scores.shape != shape or scores.dtype != dtype:
                 raise ValueError(f"expected scores {dtype}{shape}, found {scores is not None and scores.shape}")
-        if dtype.kind == "f" and not math.isfinite(float(scores.sum(dtype=np.float32))):
+        if dtype.kind == "f" and not _finite(scores):
             raise ValueError("the scores hold NaN or infinite values")
         return scores
 
@@ -321,6 +322,13 @@ def _client(url: str, connection: Connection) -> Any:
 def _output_offset(request: Request) -> int:
     """Scores begin on a boundary of 64 bytes behind the inputs."""
     return -(-request.nbytes // 64) * 64
+
+
+def _finite(scores: NDArray[Any]) -> bool:
+    """Whether no value is infinite or NaN; either would be left in the sum of all."""
+    if scores.dtype == np.float16:
+        return all_finite(scores)
+    return math.isfinite(float(scores.sum(dtype=np.float32)))
 
 
 def _scores_shape(card: Card, request: Request) -> tuple[int, ...]:

@@ -28,14 +28,16 @@ class HalfStitcher(Stitcher):
     _needs_running_weights = True
 
     def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
-        means, so_far = self._sums[(slice(None), *inside)], self._row[inside]
+        so_far = self._row[inside]
         so_far += weights
-        scratch = self._scratch_for(weights)
-        np.subtract(scores, means, out=scratch, dtype=np.float32)
-        scratch *= weights / so_far
-        scratch += means
-        np.clip(scratch, -LARGEST, LARGEST, out=scratch)
-        means[...] = scratch
+        for planes, step in self._portions(weights.shape):
+            share = weights[planes] / so_far[planes]
+            for channel, means in zip(scores, self._sums[(slice(None), *inside)], strict=True):
+                np.subtract(channel[planes], means[planes], out=step, dtype=np.float32)
+                step *= share
+                step += means[planes]
+                np.clip(step, -LARGEST, LARGEST, out=step)
+                means[planes] = step
 
     def _finished(self, first: int, last: int, done: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, PORTION):

@@ -17,7 +17,7 @@ from .course import Course
 from .endpoint import DTYPES
 from .errors import MemoryLimitError
 from .half_stitching import PORTION
-from .stitching import slab_shape
+from .stitching import scratch_shape, slab_shape
 from .strips import Span, Strip
 from .tiling import TilePlan
 from .transport import ready_ahead
@@ -117,15 +117,16 @@ def _too_little(needed: int, course: Course, buffers: Buffers, max_ram: int) -> 
 
 
 def stitching_bytes(plan: TilePlan, scores: int, strip: Strip | None = None, half: bool = False) -> int:
-    """Sums [score, depth, *plane], weights [depth, *plane] twice and one tile of scratch, float32.
+    """Sums [score, depth, *plane], weights [depth, *plane] twice and scratch for a few planes of a tile, float32.
 
     With `half` the sums are float16, and a few planes of them float32 on their way out.
     """
     slab = slab_shape(plan, strip)
-    tile = scores * math.prod(map(min, plan.roi, slab))
+    scratch = math.prod(scratch_shape(plan, strip))
     if half:
-        return (2 * scores + 8) * math.prod(slab) + 4 * tile + 4 * scores * min(PORTION, slab[0]) * math.prod(slab[1:])
-    return 4 * ((scores + 2) * math.prod(slab) + tile)
+        portion = scores * min(PORTION, slab[0]) * math.prod(slab[1:])
+        return (2 * scores + 8) * math.prod(slab) + 4 * (2 * scratch + portion)
+    return 4 * ((scores + 2) * math.prod(slab) + scratch)
 
 
 def left_for_preparing(volume: Volume, max_ram: int | None) -> int | None:

@@ -40,12 +40,13 @@ Progress = Callable[[int, int], None]
 class Options:
     """How to segment; the defaults are the model's own semantics, exactly.
 
-    overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request (the server's
-    most by default). in_flight: requests on their way to one server at most. skip_empty: leave out tiles outside
-    the body by the card's rule; audit: how many of those to send all the same. max_ram: bytes, to be kept to with
-    fewer tiles at once and with strips, which change nothing; half_scores: and, where that is not enough, by summing
-    scores in half precision, which does. keep_scores: also give the scores on the scan's own grid (as large as they
-    are). learned_steps: whether to do what an nnU-Net model learned to do with finished labels.
+    overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request at most (the
+    server's most by default). in_flight: requests on their way to one server at most. Large tiles are fewer of both.
+    skip_empty: leave out tiles outside the body by the card's rule; audit: how many of those to send all the same.
+    max_ram: bytes, to be kept to with fewer tiles at once and with strips, which change nothing; half_scores: and,
+    where that is not enough, by summing scores in half precision, which does. keep_scores: also give the scores on
+    the scan's own grid (as large as they are). learned_steps: whether to do what an nnU-Net model learned to do with
+    finished labels.
     """
 
     overlap: float | None = None
@@ -257,8 +258,8 @@ class _Job:
     def _course(self) -> Course:
         """How the scan is worked through within the memory allowed. Raises MemoryLimitError."""
         options, most = self.options, self.transport.model.max_batch
-        batch = min(options.batch or most, most)
-        in_flight = at_once(options.in_flight, batch * self.memory.tile_bytes)
+        wanted = min(options.batch or most, most)
+        in_flight, batch = at_once(options.in_flight, wanted, self.memory.tile_bytes)
         possible = courses(in_flight, batch, self.plan, self.case.strips, options.half_scores)
         return fitting_course(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 

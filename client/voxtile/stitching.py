@@ -9,14 +9,18 @@ plane is divided by its weights and handed on, so that only one ROI's depth of s
 from __future__ import annotations
 
 import itertools
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from .half_floats import widen
 from .strips import Span, Strip
 from .tiling import Tile, TilePlan
+
+SCRATCH_BYTES = 1 << 18
 
 
 class Stitcher:
@@ -42,7 +46,7 @@ class Stitcher:
         self._window = plane_window(plan, strip)
         slab = slab_shape(plan, strip)
         self._sums = np.zeros((channels, *slab), self._kept_as)
-        self._scratch = np.empty((channels, *map(min, plan.roi, slab)), np.float32)
+        self._scratch = np.empty(scratch_shape(plan, strip), np.float32)
         # Where every tile takes part, all rows of tiles weigh the same; else the weights are summed like the scores.
         self._weighed_by_tile = self._needs_running_weights or background is not None
         self._row = np.zeros(slab, np.float32) if self._weighed_by_tile else self._row_weights(slab)
@@ -77,9 +81,15 @@ class Stitcher:
     # What is summed ------------------------------------------------------------------------------------------
 
     def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
-        scratch = self._scratch_for(weights)
-        np.multiply(scores, weights, out=scratch)
-        self._sums[(slice(None), *inside)] += scratch
+        """Adds `scores` [channel, x, y, z] times `weights` to the sums `inside` the buffer, a few planes at a time."""
+        for planes, product in self._portions(weights.shape):
+            for channel, sums in zip(scores, self._sums[(slice(None), *inside)], strict=True):
+                if channel.dtype == np.float16:
+                    widen(channel[planes], product)
+                    product *= weights[planes]
+                else:
+                    np.multiply(channel[planes], weights[planes], out=product)
+                sums[planes] += product
         if self._weighed_by_tile:
             self._row[inside] += weights
 
@@ -95,8 +105,12 @@ class Stitcher:
 
     # Where it lies -------------------------------------------------------------------------------------------
 
-    def _scratch_for(self, weights: NDArray[np.float32]) -> NDArray[np.float32]:
-        return self._scratch[(slice(None), *(slice(size) for size in weights.shape))]
+    def _portions(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
+        """The planes of a tile's `shape` in turn, with scratch for one channel of as many."""
+        step = len(self._scratch)
+        for first in range(0, shape[0], step):
+            planes = slice(first, min(first + step, shape[0]))
+            yield planes, self._scratch[(slice(planes.stop - first), *map(slice, shape[1:]))]
 
     def _overlap(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
         """What a tile that begins at `start` shares with the window: within the tile, and within the window."""
@@ -170,6 +184,12 @@ def plane_window(plan: TilePlan, strip: Strip | None = None) -> tuple[Span, ...]
     if strip is not None:
         spans[strip.axis] = strip.rows
     return tuple((before + first, before + last) for before, (first, last) in zip(plan.before, spans, strict=True))[1:]
+
+
+def scratch_shape(plan: TilePlan, strip: Strip | None = None) -> tuple[int, ...]:
+    """Voxels of one score that are worked on at a time: as many planes of a tile as stay in a core's cache."""
+    depth, *plane = map(min, plan.roi, slab_shape(plan, strip))
+    return min(depth, max(SCRATCH_BYTES // (4 * math.prod(plane)), 1)), *plane
 
 
 def slab_shape(plan: TilePlan, strip: Strip | None = None) -> tuple[int, ...]:

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from .card import Card
 from .endpoint import Request
+from .half_floats import as_float32
 from .tiling import Tile, TilePlan
 
 Encode = Callable[[NDArray[Any]], NDArray[Any]]
@@ -78,9 +79,9 @@ def tile_scores(
     while (first := next(jobs, None)) is not None:
         scores = first
         if len(flips) > 1:
-            scores = first.astype(np.float32)
+            scores = as_float32(first)
             for flip in flips[1:]:
-                scores += _flipped(next(jobs), flip)
+                scores += _flipped(as_float32(next(jobs)), flip)
             scores /= len(flips)
         yield scores if card.slice_axis is None else np.expand_dims(scores, 1 + card.slice_axis)
 
