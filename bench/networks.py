@@ -9,6 +9,7 @@ running such a network says how far they agree, and nothing about how good it is
 from __future__ import annotations
 
 import hashlib
+import json
 import warnings
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -213,9 +214,24 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
         return make()
 
 
-def fitted_plain_conv_unet(data: Path, widths: tuple[int, ...], roi: Shape, ct: bool) -> nn.Module:
-    """PlainConvUNet with fitted weights; nnU-Net's axes are (z, y, x)."""
-    classes = CT_LABELS if ct else len(TISSUES)
+def stand_in(data: Path, kind: str, widths: tuple[int, ...]) -> Path:
+    """Where `bench.train` leaves the weights of PlainConvUNet, trained on "brain" or "ct"."""
+    return data / f"plain-conv-unet-{kind}-{widths[0]}.safetensors"
+
+
+def trained_steps(data: Path, kind: str, widths: tuple[int, ...]) -> int | None:
+    """Steps that the stand-in was trained for; None where there is none."""
+    told = stand_in(data, kind, widths).with_suffix(".json")
+    return int(json.loads(told.read_text(encoding="utf-8"))["steps"]) if told.exists() else None
+
+
+def nnunet_network(data: Path, kind: str, widths: tuple[int, ...], roi: Shape) -> nn.Module:
+    """PlainConvUNet of "brain" or "ct", trained where that was done, else fitted; nnU-Net's axes are (z, y, x)."""
+    classes, ct = (CT_LABELS, True) if kind == "ct" else (len(TISSUES), False)
+    if trained_steps(data, kind, widths) is not None:
+        trained = plain_conv_unet(widths, classes)
+        trained.load_state_dict(load_file(stand_in(data, kind, widths)))
+        return trained
     network = seeded(lambda: plain_conv_unet(widths, classes))
     values, labels = ct_patch(roi) if ct else brain_patch(data, roi)
     fit_head(network, values.transpose(2, 1, 0), labels.transpose(2, 1, 0).copy(), classes)

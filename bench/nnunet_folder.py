@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from .networks import TISSUES, Shape, architecture, fitted_plain_conv_unet
+from .networks import TISSUES, Shape, architecture, nnunet_network, trained_steps
 from .scans import CT_LABELS, ct_values
 
 RESAMPLING = "resample_data_or_seg_to_shape"
@@ -38,7 +38,8 @@ def _folder(
     rule: str,
     spacing: tuple[float, float, float],
 ) -> Path:
-    size = f"{widths[0]}-{roi[0]}"
+    steps = trained_steps(data, kind, widths)
+    size = f"{widths[0]}-{roi[0]}" + ("" if steps is None else f"-trained-{steps}")
     folder = data / f"nnunet-{kind}-{size}" / "nnUNetTrainer__nnUNetPlans__3d_fullres"
     checkpoint = folder / "fold_0" / "checkpoint_final.pth"
     if checkpoint.exists():
@@ -47,7 +48,7 @@ def _folder(
     plan = _plans(kind, widths, roi, rule, spacing)
     _write(folder / "plans.json", plan)
     _write(folder / "dataset.json", _dataset(kind, labels, rule))
-    network = fitted_plain_conv_unet(data, widths, roi, ct=kind == "ct")
+    network = nnunet_network(data, kind, widths, roi)
     content = {
         "network_weights": network.state_dict(),
         "init_args": {"configuration": "3d_fullres", "fold": 0},
@@ -119,10 +120,15 @@ def _plans(
 
 def _fingerprint(roi: Shape) -> dict[str, float]:
     """Figures that make nnU-Net's CT rule the normalisation that the weights were fitted with."""
-    values = ct_values(roi).astype("float32")
-    low, high = float(values.min()), float(values.max())
-    figures = {"mean": float(values.mean()), "std": float(values.std()), "median": float(values.mean())}
+    mean, std, low, high = ct_figures(roi)
+    figures = {"mean": mean, "std": std, "median": mean}
     return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
+
+
+def ct_figures(roi: Shape = (96, 96, 96)) -> tuple[float, float, float, float]:
+    """Mean, standard deviation, lowest and highest Hounsfield units of the made-up CT, drawn at so many voxels."""
+    values = ct_values(roi).astype("float32")
+    return float(values.mean()), float(values.std()), float(values.min()), float(values.max())
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -18,7 +18,7 @@ from server.embedded import EmbeddedServer
 from .masks import dice_min, flipped_fraction, only, single_path
 from .settings import Settings, say
 from .timing import interleave, ratio, spread
-from .ways import peak_rss_bytes
+from .ways import forget_peak, peak_rss_bytes, shared_bytes
 from .worker import Worker, WorkerError
 from .workloads import OWN_PREDICTOR, Row, Workload, workloads
 
@@ -42,14 +42,15 @@ def measure(workload: Workload, settings: Settings) -> list[dict[str, Any]]:
         )
         workers = _workers(workload, server, stack, settings)
         if workload.rows[0].name not in workers:
-            return table(workload, {}, {}, settings)
+            return table(workload, {}, settings)
         runs = _without_failures(
             interleave(
-                _guarded(workers, workload, settings), settings.repetitions, settings.budget_s(workload.budget_s)
+                _guarded(workers, workload, server, settings),
+                settings.repetitions,
+                settings.budget_s(workload.budget_s),
             )
         )
-        memory = {row.name: _server_bytes(row, server) for row in workload.rows if row.name in runs}
-    return table(workload, runs, memory, settings)
+    return table(workload, runs, settings)
 
 
 def serving(names: Sequence[str], settings: Settings) -> EmbeddedServer:
@@ -62,9 +63,7 @@ def serving(names: Sequence[str], settings: Settings) -> EmbeddedServer:
     )
 
 
-def table(
-    workload: Workload, runs: Mapping[str, Runs], server_bytes: Mapping[str, int], settings: Settings
-) -> list[dict[str, Any]]:
+def table(workload: Workload, runs: Mapping[str, Runs], settings: Settings) -> list[dict[str, Any]]:
     """The rows of what was run, ratios and masks against the first row; none where that one failed."""
     first = workload.rows[0].name
     if first not in runs:
@@ -82,7 +81,7 @@ def table(
             "row": row.name,
             **_times(runs[row.name], baseline),
             # Whatever a way needs: a served one its server too.
-            "peak_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]) + server_bytes[row.name],
+            "peak_rss_bytes": max(run["peak_rss_bytes"] + run["server_rss_bytes"] for run in runs[row.name]),
             "client_rss_bytes": max(run["peak_rss_bytes"] for run in runs[row.name]),
             **_agreement(
                 only(reference, row.label) if row.label is None or single is None else single,
@@ -120,16 +119,19 @@ def _workers(
 
 
 def _guarded(
-    workers: Mapping[str, Worker], workload: Workload, settings: Settings
+    workers: Mapping[str, Worker], workload: Workload, server: EmbeddedServer | None, settings: Settings
 ) -> dict[str, Callable[[], dict[str, Any] | None]]:
     """Each row as a function; one that fails is told once and gives None from then on."""
     failed: set[str] = set()
+    behind = {row.name: _Behind(row, server) for row in workload.rows}
 
     def run(name: str) -> dict[str, Any] | None:
         if name in failed:
             return None
         try:
-            return workers[name]()
+            behind[name].begin()
+            told = workers[name]()
+            return {**told, "server_rss_bytes": behind[name].peak_bytes()}
         except WorkerError as error:
             failed.add(name)
             settings.leave_out(workload.name, name, str(error))
@@ -184,13 +186,25 @@ def _mask(path: Path) -> NDArray[Any]:
     return np.asanyarray(nib.load(path).dataobj)
 
 
-def _server_bytes(row: Row, server: EmbeddedServer | None) -> int:
-    """Peak memory of tritonserver itself and of the processes that run the row's engine."""
-    if server is None or row.entry is None:
-        return 0
-    parent = psutil.Process(server.pid)
-    mark = f"{row.entry.engine_entry}_0_"
-    engines = [
-        child.pid for child in parent.children(recursive=True) if any(w.startswith(mark) for w in child.cmdline())
-    ]
-    return sum(peak_rss_bytes(pid) for pid in [parent.pid, *engines])
+class _Behind:
+    """The processes behind a served row: tritonserver, and those that run the row's engine; none behind any other."""
+
+    def __init__(self, row: Row, server: EmbeddedServer | None) -> None:
+        self._server: tuple[int, ...] = ()
+        self._engines: tuple[int, ...] = ()
+        if server is None or row.entry is None:
+            return
+        mark = f"{row.entry.engine_entry}_0_"
+        children = psutil.Process(server.pid).children(recursive=True)
+        self._server = (server.pid,)
+        self._engines = tuple(child.pid for child in children if any(w.startswith(mark) for w in child.cmdline()))
+
+    def begin(self) -> None:
+        """Peaks count from here."""
+        for pid in (*self._server, *self._engines):
+            forget_peak(pid)
+
+    def peak_bytes(self) -> int:
+        """The peaks since then, added up. What tritonserver shares is counted in whom it is shared with."""
+        own = sum(peak_rss_bytes(pid) - shared_bytes(pid) for pid in self._server)
+        return own + sum(peak_rss_bytes(pid) for pid in self._engines)

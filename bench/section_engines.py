@@ -27,7 +27,7 @@ from .settings import Settings, say
 from .timing import interleave, ratio, spread
 from .way_torch import normalised
 from .worker import Worker, WorkerError
-from .workloads import common_job, network_of, scanned
+from .workloads import common_job, how_taught, network_of, scanned
 
 BATCHES = (1, 2)
 BASELINE = ("PyTorch", "fp32", 1)
@@ -77,7 +77,12 @@ def _model(key: str, settings: Settings) -> tuple[Model, dict[str, Any], str]:
     roi: Shape = (64,) * 3 if settings.quick else (96,) * 3
     folder = brain_folder(settings.data, DEFAULT_WIDTHS, roi)
     model = scanned(nnunet_model(folder, "nnunet", settings), brain_crop(settings.data, roi))
-    return model, {"folder": str(folder), "device": settings.device}, f"nnU-Net PlainConvUNet, patch {roi[0]}³"
+    taught = how_taught(settings.data, "brain", DEFAULT_WIDTHS)
+    return (
+        model,
+        {"folder": str(folder), "device": settings.device},
+        f"nnU-Net PlainConvUNet, {taught}, patch {roi[0]}³",
+    )
 
 
 def _jobs(

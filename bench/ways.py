@@ -6,6 +6,7 @@ A run of a scan begins with the file of the scan and ends with the file of the m
 
 from __future__ import annotations
 
+import contextlib
 import importlib
 import time
 from collections.abc import Callable, Mapping
@@ -32,6 +33,17 @@ def peak_rss_bytes(pid: int | str = "self") -> int:
     Not `ru_maxrss`: over fork and exec that keeps the peak of the parent, which here holds PyTorch and whole scans.
     """
     return _status("VmHWM", pid)
+
+
+def forget_peak(pid: int | str = "self") -> None:
+    """Lets `peak_rss_bytes` count from now on; where the kernel does not allow it, it counts from the start."""
+    with contextlib.suppress(OSError):
+        Path(f"/proc/{pid}/clear_refs").write_text("5", encoding="ascii")
+
+
+def shared_bytes(pid: int | str = "self") -> int:
+    """The memory that a process shares with others by intent: regions, not libraries."""
+    return _status("RssShmem", pid)
 
 
 def _status(field: str, pid: int | str) -> int:

@@ -94,10 +94,11 @@ class Worker:
 
 def serve(questions: IO[str], answers: IO[str]) -> None:
     """The child's side: make the way ready, then run it once a line."""
-    from .ways import WAYS, peak_rss_bytes, rss_bytes
+    from .ways import WAYS, forget_peak, peak_rss_bytes, rss_bytes
 
     job = json.loads(questions.readline())
     way = WAYS[job["way"]](job)
+    forget_peak()  # what loading took is not what a scan takes
     _answer(answers, {"ready": True, "rss_bytes": rss_bytes()})
     for _ in questions:
         told = way()

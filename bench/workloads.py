@@ -21,7 +21,7 @@ from .entries import (
     on_scan,
     precision_choices,
 )
-from .networks import DEFAULT_WIDTHS, Network, Shape
+from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
 from .nnunet_folder import CT_MODEL_SPACING, brain_folder, ct_folder
 from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
@@ -143,7 +143,7 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
     common: dict[str, Any] = {
         "way": "torch", "folder": str(folder), "scan": str(scan), "roi": list(roi), "overlap": 0.5, "rule": "all",
         "transposed": True, "cropped": True, "device": settings.device,
-        "onnx": str(settings.data / f"nnunet-{widths[0]}-{roi[0]}.onnx"),
+        "onnx": str(settings.data / f"{folder.parent.name}.onnx"),
     }  # fmt: skip
     tile = brain_crop(settings.data, roi)
     model = scanned(nnunet_model(folder, "nnunet", settings), tile)
@@ -151,7 +151,8 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
     rows += _nnunet_ladder("nnunet", model, settings, scan, tile)
     rows.append(_own_predictor(folder, scan, roi, settings))
     network = f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}"
-    title = f"{network}, patch {_times(roi)}, no mirroring, MNI152 brain {_times(crop)}"
+    taught = how_taught(settings.data, "brain", widths)
+    title = f"{network}, {taught}, patch {_times(roi)}, no mirroring, MNI152 brain {_times(crop)}"
     return Workload("nnunet", title, scan, tuple(rows), 360)
 
 
@@ -162,11 +163,18 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
     model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile)
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
+    taught = how_taught(settings.data, "ct", widths)
     title = (
-        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {CT_LABELS} labels, patch {_times(roi)}, resampled to "
-        f"{CT_MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
+        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {taught}, {CT_LABELS} labels, patch {_times(roi)}, resampled "
+        f"to {CT_MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
     )
     return Workload("nnunet-ct", title, scan, tuple(rows), 300)
+
+
+def how_taught(data: Path, kind: str, widths: tuple[int, ...]) -> str:
+    """How the network came by its weights."""
+    steps = trained_steps(data, kind, widths)
+    return "weights not trained" if steps is None else f"{steps} steps of training on this scan"
 
 
 def scanned(model: Model, scan: Path) -> Model:
