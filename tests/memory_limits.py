@@ -17,6 +17,6 @@ def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = Fal
     grid = loaded.case.data.shape[1:]
     plan = plan_tiles(grid, tile_shape(card, grid), segmenter.tiling)
     buffers = Buffers(loaded.volume, loaded.case, card, plan, servers, options.keep_scores, options.skip_empty)
-    possible = courses(1, 1, plan, loaded.case.strips, half_allowed=True)
+    possible = courses(1, 1, plan, loaded.case.strips)
     course = next(one for one in possible if len(one.strips) == strips and one.half == half)
     return predicted_bytes(buffers.terms(course))

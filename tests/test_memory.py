@@ -222,17 +222,37 @@ def test_half_precision_is_the_last_resort_asked_for_and_named(bands: EmbeddedSe
 
 
 @pytest.mark.parametrize("command", ["segment", "batch"])
-def test_the_commands_allow_half_precision(server: EmbeddedServer, tmp_path: Path, command: str) -> None:
+def test_the_commands_allow_half_precision(bands: EmbeddedServer, tmp_path: Path, command: str) -> None:
+    """And advise it only where it would be enough."""
     (tmp_path / "in").mkdir()
-    nib.save(image(head((34, 33, 32))), tmp_path / "in" / "head.nii.gz")
+    scan = image(np.random.default_rng(6).integers(0, 700, (60, 96, 144)).astype(np.float32), np.eye(4))
+    nib.save(scan, tmp_path / "in" / "head.nii.gz")
+    with Segmenter(bands.grpc_url, "bands") as free:
+        most = max(count for count in range(1, 10) if _possible(free, scan, count))
+        least, halved = limit_for(free, scan, most), limit_for(free, scan, most, half=True)
+    between = -(-halved // MIB)
+    assert between < least // MIB
     source, target = ("in/head.nii.gz", "m.nii.gz") if command == "segment" else ("in", "out")
     paths = [str(tmp_path / source), *(["-o"] if command == "segment" else []), str(tmp_path / target)]
-    words = [command, *paths, "-m", "small-unet", "--url", server.grpc_url, "--max-ram", "1"]
-    for words_more, advised in (([], True), (["--allow-half-scores"], False)):
-        result = CliRunner().invoke(app, [*words, *words_more])
-        assert result.exit_code == (2 if command == "segment" else 1)
-        assert "--max-ram allows 1 MiB" in result.output
+    words = [command, *paths, "-m", "bands", "--url", bands.grpc_url, "--max-ram"]
+    failed = 2 if command == "segment" else 1
+    for allowance, more, code, advised in (
+        ("1", [], failed, False),
+        ("1", ["--allow-half-scores"], failed, False),
+        (str(between), [], failed, True),
+        (str(between), ["--allow-half-scores"], 0, False),
+    ):
+        result = CliRunner().invoke(app, [*words, allowance, *more])
+        assert result.exit_code == code, result.output
+        assert (f"--max-ram allows {allowance} MiB" in result.output) == (code != 0)
         assert ("--allow-half-scores" in result.output) == advised
+
+
+def _possible(segmenter: Segmenter, scan: Any, strips: int) -> bool:
+    try:
+        return limit_for(segmenter, scan, strips) > 0
+    except StopIteration:
+        return False
 
 
 # Predictions -------------------------------------------------------------------------------------------------

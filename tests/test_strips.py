@@ -312,17 +312,16 @@ def test_what_is_given_up_comes_in_order() -> None:
     def cut(axis: int, count: int) -> tuple[Strip, ...]:
         return tuple(cut_plan(plan, axis, min(count, 3)))
 
-    found = list(courses(4, 2, plan, cut, half_allowed=True))
+    found = list(courses(4, 2, plan, cut))
     ladder = [(4, 2), (2, 2), (1, 2), (1, 1)]
     expected = [(half, count, *rung) for half in (False, True) for count in (1, 2, 3) for rung in ladder]
     assert [(one.half, len(one.strips), one.in_flight, one.batch) for one in found] == expected
-    assert not any(one.half for one in courses(4, 2, plan, cut, half_allowed=False))
 
 
 def test_strips_stay_wide_enough() -> None:
     plan = plan_tiles((200, 100, 50), (40, 40, 40), Tiling())
-    counts = [len(one.strips) for one in courses(1, 1, plan, lambda axis, n: tuple(cut_plan(plan, axis, n)), False)]
-    assert counts == list(range(1, 11))
+    counts = [len(one.strips) for one in courses(1, 1, plan, lambda axis, n: tuple(cut_plan(plan, axis, n)))]
+    assert counts == 2 * list(range(1, 11))  # in single precision, then in half
 
 
 # Half precision --------------------------------------------------------------------------------------------

@@ -42,10 +42,10 @@ def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
 
 
 def courses(
-    in_flight: int, batch: int, plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]], half_allowed: bool
+    in_flight: int, batch: int, plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]
 ) -> Iterator[Course]:
     """Every course, the one that gives up least first. cut: makes so many (second argument) strips along an axis."""
-    for half in (False, True) if half_allowed else (False,):
+    for half in (False, True):
         for strips in _cuts(plan, cut):
             for fewer in _fewer_at_once(Course(in_flight, batch, strips)):
                 yield replace(fewer, half=half)

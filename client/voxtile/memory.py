@@ -90,19 +90,22 @@ def predicted_bytes(terms: Mapping[str, int]) -> int:
 
 
 def fitting_course(buffers: Buffers, courses: Iterable[Course], max_ram: int | None, *, half_allowed: bool) -> Course:
-    """The first of `courses` on which `buffers` take at most `max_ram` bytes.
+    """The first of `courses` on which `buffers` take at most `max_ram` bytes, in half precision only where allowed.
 
     Raises MemoryLimitError where there is none, with the largest terms of the course that takes least.
     """
     least: tuple[int, Course] | None = None
+    half_would_do = False
     for course in courses:
         needed = predicted_bytes(buffers.terms(course))
-        if max_ram is None or needed <= max_ram:
+        fits, allowed = max_ram is None or needed <= max_ram, half_allowed or not course.half
+        if fits and allowed:
             return course
-        if least is None or needed < least[0]:
+        if allowed and (least is None or needed < least[0]):
             least = needed, course
+        half_would_do = half_would_do or fits
     assert least is not None
-    advice = "" if half_allowed else ", or --allow-half-scores"
+    advice = ", or --allow-half-scores" if half_would_do else ""
     raise MemoryLimitError(_too_little(*least, buffers, max_ram or 0) + advice)
 
 

@@ -260,7 +260,7 @@ class _Job:
         options, most = self.options, self.transport.model.max_batch
         wanted = min(options.batch or most, most)
         in_flight, batch = at_once(options.in_flight, wanted, self.memory.tile_bytes)
-        possible = courses(in_flight, batch, self.plan, self.case.strips, options.half_scores)
+        possible = courses(in_flight, batch, self.plan, self.case.strips)
         return fitting_course(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 
     def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:
