@@ -215,7 +215,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def stand_in(data: Path, kind: str, widths: tuple[int, ...]) -> Path:
-    """Where `bench.train` leaves the weights of PlainConvUNet, trained on "brain" or "ct"."""
+    """Where `bench.train` leaves the weights of PlainConvUNet, trained on the scan `kind`: "brain"."""
     return data / f"plain-conv-unet-{kind}-{widths[0]}.safetensors"
 
 

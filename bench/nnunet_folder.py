@@ -120,15 +120,10 @@ def _plans(
 
 def _fingerprint(roi: Shape) -> dict[str, float]:
     """Figures that make nnU-Net's CT rule the normalisation that the weights were fitted with."""
-    mean, std, low, high = ct_figures(roi)
-    figures = {"mean": mean, "std": std, "median": mean}
-    return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
-
-
-def ct_figures(roi: Shape = (96, 96, 96)) -> tuple[float, float, float, float]:
-    """Mean, standard deviation, lowest and highest Hounsfield units of the made-up CT, drawn at so many voxels."""
     values = ct_values(roi).astype("float32")
-    return float(values.mean()), float(values.std()), float(values.min()), float(values.max())
+    low, high = float(values.min()), float(values.max())
+    figures = {"mean": float(values.mean()), "std": float(values.std()), "median": float(values.mean())}
+    return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -10,7 +10,7 @@ import torch
 
 from bench import train
 from bench.networks import TISSUES, nnunet_network, stand_in, trained_steps
-from bench.nnunet_folder import brain_folder, ct_figures
+from bench.nnunet_folder import brain_folder
 from bench.workloads import how_taught
 from voxtile_build.importers.nnunet import models_of
 
@@ -82,16 +82,3 @@ def test_every_class_is_drawn_although_one_is_rare() -> None:
     rng = np.random.default_rng(0)
     held = [bool(train._patch(example, places, 16, rng)[1].any()) for _ in range(40)]
     assert 10 < sum(held) < 40
-
-
-def test_the_nearest_label_is_that_of_the_voxel_whose_middle_is_nearest() -> None:
-    labels = np.arange(6, dtype=np.uint8)[:, None, None] * np.ones((6, 4, 4), np.uint8)
-    assert train._nearest(labels, (3, 4, 2))[:, 0, 0].tolist() == [1, 3, 5]
-    assert train._nearest(labels, (6, 4, 4)).tolist() == labels.tolist()
-    assert train._nearest(labels, (12, 4, 4))[:, 0, 0].tolist() == [0, 0, 1, 1, 2, 2, 3, 3, 4, 4, 5, 5]
-
-
-def test_figures_of_the_ct_are_those_of_its_values() -> None:
-    mean, std, low, high = ct_figures((24, 24, 24))
-    assert low < -900 < mean < high
-    assert std > 0

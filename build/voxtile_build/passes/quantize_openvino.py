@@ -46,7 +46,9 @@ def quantize_openvino(
             model.clone(),
             nncf.Dataset(list(calibration), dict),
             subset_size=len(calibration),
-            preset=nncf.QuantizationPreset.PERFORMANCE,
+            # Activations may lie off zero, as after a leaky ReLU they do: as fast, and fewer voxels flip (1.4 instead
+            # of 1.6 in 1,000, PlainConvUNet trained on a brain, OpenVINO 2026 on a CPU with VNNI).
+            preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(kept | ends), types=sorted(present)),
         )
     return quantized
