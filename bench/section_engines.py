@@ -109,12 +109,12 @@ def _jobs(
 
 
 def _levels(key: str, settings: Settings) -> tuple[str, ...]:
-    """Quick runs leave out what is calibrated; only the UNet is small enough to be searched for its `auto`."""
+    """Quick runs leave out what is calibrated; SwinUNETR is too large to be searched for its `auto`."""
     if settings.tiny:
         return ("fp32",)
     if settings.quick:
         return ("fp32", "bf16")
-    return tuple(level for level in LEVELS if level != "auto" or key == "unet")
+    return tuple(level for level in LEVELS if level != "auto" or key != "swinunetr")
 
 
 def _three(roi: tuple[int, ...]) -> Shape:

@@ -1,8 +1,8 @@
 """The search for the fastest precision that keeps the segmentation. Knows no engine: it builds and measures by call.
 
 It starts from the fastest candidate, measures it against fp32, and puts the most sensitive layers back into the next
-higher precision until the acceptance figures hold: how many is found by doubling, then by halving the gap. A
-candidate that fails with half of its layers back gives way to the next.
+higher precision until the acceptance figures hold: how many is found by doubling, then by halving the gap; then it
+tries to do without some of them again. A candidate that fails with half of its layers back gives way to the next.
 """
 
 import functools
@@ -23,6 +23,8 @@ Engine = TypeVar("Engine")
 
 # With more than this share of the layers back, the next candidate is as fast and simpler.
 MAX_SHARE_BACK = 0.5
+# Variants that are tried with one layer less than was found to be enough: each is built and measured like any other.
+MOST_SPARED = 4
 
 
 @dataclass(frozen=True)
@@ -111,7 +113,7 @@ def search(
     measure: Callable[[Engine], Figures],
     acceptance: Acceptance = Acceptance(),
 ) -> SearchResult[Engine]:
-    """The first candidate, fastest first, that passes with as few layers back as the doubling finds.
+    """The first candidate, fastest first, that passes, with as few layers back as doubling and sparing find.
 
     Assumes that a variant gains, or at least does not lose, by having more layers back. Raises NoVariantError.
     """
@@ -194,33 +196,43 @@ class _Attempts(Generic[Engine]):
 
     def run(self) -> tuple[Step, Engine] | None:
         failing, back = 0, 1
-        found = self.attempt(0)
+        found = self.attempt(())
         if found is not None or self.broken:
             return found
         most = int(len(self.layers) * MAX_SHARE_BACK)
         while found is None and failing < most and not self.broken:
             back = min(back, most)
-            found = self.attempt(back)
+            found = self.attempt(self.layers[:back])
             if found is None:
                 failing, back = back, 2 * back
-        return None if found is None else self.narrow(failing, back, found)
+        return None if found is None else self.spare(*self.narrow(failing, back, found))
 
-    def narrow(self, failing: int, passing: int, best: tuple[Step, Engine]) -> tuple[Step, Engine]:
-        """Halves the gap between a number of layers that failed and one that passed."""
+    def narrow(
+        self, failing: int, passing: int, best: tuple[Step, Engine]
+    ) -> tuple[Sequence[str], tuple[Step, Engine]]:
+        """Halves the gap between a number of layers that failed and one that passed; the layers, and what passed."""
         while passing - failing > 1:
             middle = (failing + passing) // 2
-            found = self.attempt(middle)
+            found = self.attempt(self.layers[:middle])
             if found is None:
                 failing = middle
             else:
                 passing, best = middle, found
+        return self.layers[:passing], best
+
+    def spare(self, layers: Sequence[str], best: tuple[Step, Engine]) -> tuple[Step, Engine]:
+        """Does without each layer in turn that turns out not to be needed; the last one is known to be."""
+        for layer in layers[-2::-1][:MOST_SPARED]:
+            fewer = [one for one in layers if one != layer]
+            found = self.attempt(fewer)
+            if found is not None:
+                layers, best = fewer, found
         return best
 
-    def attempt(self, back: int) -> tuple[Step, Engine] | None:
-        """Builds and measures with the `back` most sensitive layers, and those forced, put back."""
+    def attempt(self, layers: Sequence[str]) -> tuple[Step, Engine] | None:
+        """Builds and measures with `layers`, and those forced, put back."""
         while True:
-            ranked = self.layers[:back] if back else ()
-            kept = tuple(dict.fromkeys([*self.forced, *ranked]))
+            kept = tuple(dict.fromkeys([*self.forced, *layers]))
             try:
                 engine = self.candidate.build(frozenset(kept))
             except EngineError as error:
