@@ -339,6 +339,25 @@ def test_openvino_variants_are_bounded_and_all_right(variants: Any) -> None:
     assert variants.compiled == [((1, *ROI),), ((3, *ROI),), None]
 
 
+def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:
+    seen: list[tuple[int, ...]] = []
+
+    def run(inputs: dict[str, Array], outputs: list[str]) -> dict[str, Array]:
+        """Overwrites what it gave before, as the real one does."""
+        seen.append(inputs["roi"].shape)
+        memory[...] = inputs["roi"] * 2 + inputs["offset"]
+        return dict.fromkeys(outputs, memory)
+
+    memory = np.zeros((1, 2, 3), np.float32)
+    x, offset = np.arange(24, dtype=np.float32).reshape(4, 2, 3), np.arange(4, dtype=np.float32).reshape(4, 1, 1)
+    for count in (1, 2, 4):
+        answers = ov_variants.one_by_one(run)({"roi": x[:count], "offset": offset[:count]}, ["a", "b"])
+        for name in ("a", "b"):
+            np.testing.assert_array_equal(answers[name], 2 * x[:count] + offset[:count])
+            assert answers[name].dtype == np.float32
+    assert set(seen) == {(1, 2, 3)}
+
+
 def test_openvino_prepares_nothing_where_the_config_is_wrong(variants: Any) -> None:
     variants.prepare(contract(inputs=[("other", "TYPE_INT16", ROI)]))
     variants.prepare(contract(inputs=[("roi", "TYPE_INT16", (9, 9, 9, 9))]))

@@ -186,6 +186,19 @@ def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: 
         dying.stop()
 
 
+def test_scores_do_not_depend_on_the_batch_that_a_tile_came_in(server: EmbeddedServer) -> None:
+    """Neither on that of the request nor on what the server puts together."""
+    from test_segment import head, image
+
+    scan = image(head((70, 64, 61)))
+    found = []
+    for batch, in_flight in ((1, 1), (1, 8), (2, 3), (4, 8)):
+        with Segmenter(server.grpc_url, "small-unet", batch=batch, in_flight=in_flight, keep_scores=True) as segmenter:
+            found.append(segmenter.segment(scan).scores)
+    for scores in found[1:]:
+        np.testing.assert_array_equal(scores, found[0])
+
+
 CLIENT = """
 import sys, time
 sys.path[:0] = {path!r}

@@ -1,8 +1,8 @@
 """Python-based `openvino` backend: runs `model.xml` and reads the parameters of the C++ backend.
 
-Two differences, both for the better: the precision is float32 unless the config says otherwise (OpenVINO's
-own default is bfloat16 on a CPU that has it), and a batch smaller than `max_batch_size` is neither an error
-nor padded.
+Three differences, all for the better: the precision is float32 unless the config says otherwise (OpenVINO's
+own default is bfloat16 on a CPU that has it), a batch smaller than `max_batch_size` is neither an error
+nor padded, and an answer does not depend on the batch that a request came in.
 """
 
 from __future__ import annotations

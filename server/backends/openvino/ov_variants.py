@@ -1,4 +1,4 @@
-"""An OpenVINO model from an entry's config, compiled once for every batch size that comes."""
+"""An OpenVINO model from an entry's config, compiled once for every size that comes, run one sample at a time."""
 
 from __future__ import annotations
 
@@ -6,10 +6,11 @@ import os
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import openvino as ov
 
 if TYPE_CHECKING:
-    from server.backends.batching import Array, ConfigError, Contract, InGraph
+    from server.backends.batching import Array, ConfigError, Contract, InGraph, Run
     from server.backends.entry import Entry, Loaded, count, one_of
 else:  # in the stub the shared files lie in the backend's own folder
     from batching import ConfigError, InGraph
@@ -51,7 +52,31 @@ def load(entry: Entry, contract: Contract) -> Loaded:
     model = core.read_model(entry.model_file("model.xml"))
     variants = Variants(core, model, entry.parameters)
     variants.prepare(contract)
-    return Loaded(variants.run, _in_graph(model.inputs), _in_graph(model.outputs))
+    run = one_by_one(variants.run) if contract.batched else variants.run
+    return Loaded(run, _in_graph(model.inputs), _in_graph(model.outputs))
+
+
+def one_by_one(run: Run) -> Run:
+    """`run` for each sample of a batch alone: what it answers for a tile never depends on the tiles beside it.
+
+    OpenVINO's sums differ in their last digits from one size of batch to the next, and the server makes batches of
+    whatever happens to wait. On a CPU a batch gains nothing, and each of its sizes is another copy of the engine.
+    """
+
+    def each(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        count = min(len(array) for array in inputs.values())
+        if count == 1:
+            return run(inputs, outputs)
+        answers: dict[str, Array] = {}
+        for index in range(count):
+            found = run({name: array[index : index + 1] for name, array in inputs.items()}, outputs)
+            for name, array in found.items():
+                if name not in answers:
+                    answers[name] = np.empty((count, *array.shape[1:]), array.dtype)
+                answers[name][index] = array[0]
+        return answers
+
+    return each
 
 
 class Variants:
