@@ -1,4 +1,4 @@
-"""Order-3 resampling against nnU-Net's own and scipy's: time, memory beyond the input, error."""
+"""Order-3 resampling against nnU-Net's own and scipy's: time, memory beyond input and result, error."""
 
 from __future__ import annotations
 

@@ -62,19 +62,20 @@ def one_by_one(run: Run) -> Run:
     OpenVINO's sums differ in their last digits from one size of batch to the next, and the server makes batches of
     whatever happens to wait. On a CPU a batch gains nothing, and each of its sizes is another copy of the engine.
     """
+    buffers: dict[str, Array] = {}  # fresh memory of their size would cost more than the copy into it
 
     def each(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         count = min(len(array) for array in inputs.values())
         if count == 1:
             return run(inputs, outputs)
-        answers: dict[str, Array] = {}
         for index in range(count):
             found = run({name: array[index : index + 1] for name, array in inputs.items()}, outputs)
             for name, array in found.items():
-                if name not in answers:
-                    answers[name] = np.empty((count, *array.shape[1:]), array.dtype)
-                answers[name][index] = array[0]
-        return answers
+                held = buffers.get(name)
+                if held is None or len(held) < count or held.shape[1:] != array.shape[1:] or held.dtype != array.dtype:
+                    held = buffers[name] = np.empty((count, *array.shape[1:]), array.dtype)
+                held[index] = array[0]
+        return {name: buffers[name][:count] for name in outputs}
 
     return each
 
