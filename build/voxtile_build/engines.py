@@ -82,7 +82,7 @@ def openvino_parameters(spec: Spec) -> dict[str, str]:
     if spec.serving.max_batch > 1:
         parameters["ENABLE_BATCH_PADDING"] = "YES"
     if spec.tiling.multiple is not None:
-        # Each size of slices would cost a compilation for each size of batches, in the middle of a scan.
+        # Each size of slices would cost a compilation in the middle of a scan.
         parameters["STATIC_VARIANTS"] = "0"
     return parameters
 

@@ -62,8 +62,10 @@ def _name_by_place(model: Any) -> None:
 
 
 class OpenVinoRunner:
-    """Runs model.xml as the server does: in fp32 unless told otherwise, and compiled once for each batch size, or
-    once for all shapes where height and width are free.
+    """Runs model.xml in fp32 unless told otherwise, compiled once for each batch size, or once for all shapes where
+    height and width are free.
+
+    A batch of one is what the embedded server runs of each sample; larger ones are run whole, as in the container.
 
     precision: OpenVINO's INFERENCE_PRECISION_HINT, f32 or bf16.
     """

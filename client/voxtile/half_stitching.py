@@ -28,11 +28,11 @@ class HalfStitcher(Stitcher):
     _needs_running_weights = True
 
     def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
-        so_far = self._row[inside]
+        window, so_far = self._sums[(slice(None), *inside)], self._row[inside]
         so_far += weights
         for planes, step in self._portions(weights.shape):
             share = weights[planes] / so_far[planes]
-            for channel, means in zip(scores, self._sums[(slice(None), *inside)], strict=True):
+            for channel, means in zip(scores, window, strict=True):
                 np.subtract(channel[planes], means[planes], out=step, dtype=np.float32)
                 step *= share
                 step += means[planes]

@@ -21,6 +21,7 @@ from .strips import Span, Strip
 from .tiling import Tile, TilePlan
 
 SCRATCH_BYTES = 1 << 18
+"""Of one score's products at a time: few enough to be still in a core's cache when they are added up."""
 
 
 class Stitcher:
@@ -82,8 +83,9 @@ class Stitcher:
 
     def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
         """Adds `scores` [channel, x, y, z] times `weights` to the sums `inside` the buffer, a few planes at a time."""
+        window = self._sums[(slice(None), *inside)]
         for planes, product in self._portions(weights.shape):
-            for channel, sums in zip(scores, self._sums[(slice(None), *inside)], strict=True):
+            for channel, sums in zip(scores, window, strict=True):
                 if channel.dtype == np.float16:
                     widen(channel[planes], product)
                     product *= weights[planes]
