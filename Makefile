@@ -16,10 +16,10 @@ OUT ?= out
 
 setup: $(STAMP)
 
-$(STAMP): client/pyproject.toml build/pyproject.toml requirements-dev.txt requirements-nnunet.txt server/requirements.txt
+$(STAMP): client/pyproject.toml build/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable build --editable client --requirement requirements-dev.txt
+	$(BIN)/python -m pip install --quiet --editable build --editable client --requirement requirements-dev.txt --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nnunet.txt
 	$(BIN)/python -m server.fetching
 	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet tensorrt; fi

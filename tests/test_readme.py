@@ -47,9 +47,3 @@ def test_every_command_line_is_one(line: str) -> None:
     options = {argument for argument in arguments if argument.startswith("-")}
     assert options <= option_names(COMMANDS[program], command)
     assert CliRunner().invoke(COMMANDS[program], [command, "--help"]).exit_code == 0
-
-
-def test_the_requirements_files_pin_what_ci_installs() -> None:
-    makefile = (ROOT / "Makefile").read_text()
-    for file in re.findall(r"--requirement (\S+)", makefile):
-        assert (ROOT / file).is_file()
