@@ -34,18 +34,23 @@ def measure_scans(section: str, settings: Settings) -> list[dict[str, Any]]:
 
 
 def measure(workload: Workload, settings: Settings) -> list[dict[str, Any]]:
-    """One workload: the server once, a process for each row, then the repetitions."""
+    """One workload: a process for each row, and a server where it needs one, then the repetitions.
+
+    Rows do not share a server: what one of them left in its memory would count for the others.
+    """
     say(f"{workload.name}: {workload.title}")
     with contextlib.ExitStack() as stack:
-        server = (
-            stack.enter_context(serving([e.name for e in workload.entries], settings)) if workload.entries else None
-        )
-        workers = _workers(workload, server, stack, settings)
+        servers = {
+            row.name: stack.enter_context(serving([row.entry.name], settings))
+            for row in workload.rows
+            if row.entry is not None
+        }
+        workers = _workers(workload, servers, stack, settings)
         if workload.rows[0].name not in workers:
             return table(workload, {}, settings)
         runs = _without_failures(
             interleave(
-                _guarded(workers, workload, server, settings),
+                _guarded(workers, workload, servers, settings),
                 settings.repetitions,
                 settings.budget_s(workload.budget_s),
             )
@@ -102,14 +107,14 @@ def mask_path(workload: Workload, row: str, settings: Settings) -> Path:
 
 
 def _workers(
-    workload: Workload, server: EmbeddedServer | None, stack: contextlib.ExitStack, settings: Settings
+    workload: Workload, servers: Mapping[str, EmbeddedServer], stack: contextlib.ExitStack, settings: Settings
 ) -> dict[str, Worker]:
     """A ready process for each row; one that cannot be made ready is left out, and the reason told."""
     workers: dict[str, Worker] = {}
     for row in workload.rows:
         job = {**row.job, "mask": str(mask_path(workload, row.name, settings))}
-        if server is not None and row.entry is not None:
-            job["url"] = server.grpc_url
+        if row.name in servers:
+            job["url"] = servers[row.name].grpc_url
         log = mask_path(workload, row.name, settings).with_suffix(".log")
         try:
             workers[row.name] = stack.enter_context(Worker(job, log, row.environment))
@@ -119,11 +124,11 @@ def _workers(
 
 
 def _guarded(
-    workers: Mapping[str, Worker], workload: Workload, server: EmbeddedServer | None, settings: Settings
+    workers: Mapping[str, Worker], workload: Workload, servers: Mapping[str, EmbeddedServer], settings: Settings
 ) -> dict[str, Callable[[], dict[str, Any] | None]]:
     """Each row as a function; one that fails is told once and gives None from then on."""
     failed: set[str] = set()
-    behind = {row.name: _Behind(row, server) for row in workload.rows}
+    behind = {row.name: _Behind(row, servers.get(row.name)) for row in workload.rows}
 
     def run(name: str) -> dict[str, Any] | None:
         if name in failed:

@@ -18,7 +18,7 @@ from onnx import numpy_helper
 from server.embedded import EmbeddedServer
 from tests.build_specs import spec, tiny_unet
 from voxtile_build.acceptance import MAX_ABS_ERROR
-from voxtile_build.builder import build
+from voxtile_build.builder import build, point
 from voxtile_build.cli import main
 from voxtile_build.errors import RepositoryError, VerificationError
 from voxtile_build.served import ServedRunner
@@ -30,7 +30,7 @@ SPEC = spec(
     serving={"engines": ["openvino", "onnxruntime"], "point": "openvino", "max_batch": 2},
     acceptance={"max_flipped": 0.02, "min_dice": 0.95},
 )
-ENTRIES = ("tiny_openvino", "tiny_onnxruntime")
+PUBLIC, *ENTRIES = ("tiny", "tiny_openvino", "tiny_onnxruntime")
 
 
 @pytest.fixture(scope="module")
@@ -78,8 +78,9 @@ def change_weights(repository: Path) -> None:
 
 def test_a_reduced_precision_entry_is_served_and_accepted(built: Path, running: EmbeddedServer) -> None:
     verdicts = by_entry(verify("tiny", built, running.grpc_url))
-    assert set(verdicts) == set(ENTRIES)
+    assert set(verdicts) == {*ENTRIES, PUBLIC}
     assert all(verdict.holds for verdict in verdicts.values()), [verdict.faults for verdict in verdicts.values()]
+    assert verdicts.pop(PUBLIC).figures["max_abs_error"] == 0
     for entry, verdict in verdicts.items():
         certified = certificate(built, entry)["figures"]
         assert verdict.certified == certified
@@ -100,7 +101,7 @@ def test_the_command_says_so_and_ends_with_0(
 ) -> None:
     assert main(["verify", "tiny", "--repository", str(built), "--url", running.grpc_url]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split(":")[0] for line in lines) == sorted(ENTRIES)
+    assert sorted(line.split(":")[0] for line in lines) == sorted((*ENTRIES, PUBLIC))
     assert all(": holds: max_abs_error " in line for line in lines)
 
 
@@ -121,6 +122,23 @@ def test_a_server_that_serves_something_else_is_found(
     out = capsys.readouterr().out
     assert "tiny_onnxruntime: does not hold: max_abs_error" in out
     assert "tiny_openvino: holds" in out
+
+
+def test_a_public_name_that_stands_for_another_engine_is_found(built: Path, copied: Path) -> None:
+    point("tiny", "onnxruntime", copied)
+    with EmbeddedServer(copied) as server:
+        verdicts = by_entry(verify("tiny", built, server.grpc_url))
+        assert all(verdict.holds for verdict in verify("tiny", copied, server.grpc_url))
+    assert [entry for entry, verdict in verdicts.items() if not verdict.holds] == [PUBLIC]
+    assert verdicts[PUBLIC].faults[0].startswith("expected the scores of tiny_openvino within ")
+
+
+def test_a_server_without_the_public_name_is_found(built: Path, copied: Path) -> None:
+    shutil.rmtree(copied / PUBLIC)
+    with EmbeddedServer(copied) as server:
+        verdicts = by_entry(verify("tiny", built, server.grpc_url))
+    assert [entry for entry, verdict in verdicts.items() if not verdict.holds] == [PUBLIC]
+    assert "does not offer tiny;" in verdicts[PUBLIC].faults[0]
 
 
 def test_a_model_that_the_server_does_not_offer_is_named(running: EmbeddedServer) -> None:

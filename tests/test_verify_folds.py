@@ -77,8 +77,12 @@ def certify_again(version: Path, name: str) -> None:
 @pytest.mark.parametrize("served", [True, False], ids=["as served", "in process"])
 def test_every_fold_and_the_mean_hold(built: Path, running: EmbeddedServer, served: bool) -> None:
     verdicts = verify("two", built, running.grpc_url if served else None)
-    assert sorted(verdict.entry for verdict in verdicts) == ENTRIES
     assert failing(verdicts) == {}
+    if served:
+        *verdicts, public = verdicts
+        assert public.entry == "two"
+        assert public.figures["max_abs_error"] <= public.certified["max_abs_error"]
+    assert sorted(verdict.entry for verdict in verdicts) == ENTRIES
     for verdict in verdicts:
         certified = json.loads((built / verdict.entry / "1" / "certificate.json").read_text())["figures"]
         assert verdict.certified == certified
@@ -93,7 +97,7 @@ def test_the_command_has_a_line_for_each(
 ) -> None:
     assert main(["verify", "two", "--repository", str(built), "--url", running.grpc_url]) == 0
     lines = capsys.readouterr().out.splitlines()
-    assert sorted(line.split(":")[0] for line in lines) == ENTRIES
+    assert sorted(line.split(":")[0] for line in lines) == sorted((*ENTRIES, "two"))
     assert all(": holds: " in line and "max_abs_error " in line for line in lines)
 
 
@@ -105,6 +109,14 @@ def test_a_server_with_another_fold_or_another_mean_is_found(built: Path, copied
         found = failing(verify("two", built, server.grpc_url))
     assert sorted(found) == ["two_fold_1_onnxruntime", MEAN]
     assert all("error: expected at most " in fault for fault in found.values())
+
+
+def test_a_public_name_that_gives_one_fold_alone_is_found(built: Path, copied: Path) -> None:
+    first_alone(copied / MEAN / "1" / "model.onnx")
+    with EmbeddedServer(copied) as server:
+        found = failing(verify("two", built, server.grpc_url))
+    assert sorted(found) == ["two", MEAN]
+    assert found["two"].startswith("expected the scores of two_fold_0_onnxruntime and two_fold_1_onnxruntime within ")
 
 
 def test_a_mean_whose_certificate_was_made_to_fit_is_found(copied: Path) -> None:

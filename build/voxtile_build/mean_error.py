@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -28,9 +28,14 @@ def mean_error(config: pb.ModelConfig, run: Runner) -> tuple[float, float]:
     The scores are random, always the same ones; the expected mean is that in float64.
     """
     scores = _random_scores(config)
-    expected = np.mean(np.stack(list(scores.values())), axis=0, dtype=np.float64)
-    error = float(np.abs(run(scores).astype(np.float64) - expected).max())
-    rounding = ROUNDING.get(NUMPY_TYPES[config.input[0].data_type])
+    return error_of(run(scores), list(scores.values()))
+
+
+def error_of(found: Array, scores: Sequence[Array]) -> tuple[float, float]:
+    """The largest error of `found`, the mean of `scores` in their own type, and what rounding allows."""
+    expected = np.mean(np.stack(scores), axis=0, dtype=np.float64)
+    error = float(np.abs(found.astype(np.float64) - expected).max())
+    rounding = ROUNDING.get(scores[0].dtype.type)
     return error, HALF_A_STEP if rounding is None else rounding * float(np.abs(expected).max())
 
 

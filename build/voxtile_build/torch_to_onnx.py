@@ -21,6 +21,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from torch import Tensor, nn
 
 from .errors import ExportError
+from .tidying import tidy
 
 OPSET = 20
 # Containers before 26.01 read nothing newer; onnx itself would write a newer one.
@@ -119,13 +120,14 @@ def _trace(
                 input_names=list(input_names),
                 output_names=list(output_names),
                 dynamic_shapes=_dynamic_shapes(len(inputs), multiple),
-                optimize=True,
+                optimize=False,  # tidy does the same in a fraction of the time
                 verbose=False,
             )
+            if program is None:
+                raise ExportError("the exporter gave nothing")
+            tidy(program.model)
     except Exception as error:  # the exporter raises whatever the network's own code does
         raise ExportError(f"{type(module).__name__} cannot be written as ONNX: {_first_line(error)}") from error
-    if program is None:
-        raise ExportError(f"{type(module).__name__} cannot be written as ONNX: the exporter gave nothing")
     model: ModelProto = program.model_proto
     return model
 

@@ -13,17 +13,24 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
+
+from numpy.typing import NDArray
 
 from .acceptance import misses
 from .errors import AcceptanceError, EngineError, RepositoryError, VerificationError
-from .mean_error import mean_error
+from .mean_error import error_of, mean_error
 from .measures import masks
-from .measuring import Runner, check_finite, compare_masks, describe, measure_tiles, summary
+from .measuring import Runner, check_finite, compare_masks, describe, measure_tiles, run_tiles, summary
 from .members import together_sha256
 from .repository import entry_name, get_card, mean_name, member_names, read_config, warm_up_sizes
 from .stitching import stitch
 from .stored_evidence import Stored, unpack
+
+if TYPE_CHECKING:
+    from .served import ServedRunner
+
+Array = NDArray[Any]
 
 CERTIFICATE = "certificate.json"
 
@@ -53,9 +60,10 @@ class Verdict:
 def verify(name: str, repository: Path, url: str | None = None, *, scans: bool = True) -> tuple[Verdict, ...]:
     """A verdict for each entry behind the public model `name`: every engine's, and the averaging one.
 
-    url: HOST:PORT of the gRPC service of a running Triton, which is then measured; without it, files are opened in
-    this process, where the engine can be. scans: whether the stored scan is run too. An entry whose files are not
-    those of its certificate is not run. Raises RepositoryError where the model is not in the repository.
+    url: HOST:PORT of the gRPC service of a running Triton, which is then measured, the public entry last; without it,
+    files are opened in this process, where the engine can be, and the public entry, which only a server runs, is
+    left out. scans: whether the stored scan is run too. An entry whose files are not those of its certificate is not
+    run. Raises RepositoryError where the model is not in the repository.
     """
     folder = repository / name
     config = read_config(folder)
@@ -68,7 +76,32 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
         verdicts += [_entry(entry, url, scans, (wrong,) if wrong else ()) for entry in entries]
     if len(members) > 1:
         verdicts.append(_mean(repository / mean_name(name), url))
+    if url is not None:
+        verdicts.append(_public(name, [repository / entry_name(member, card["engine"]) for member in members], url))
     return tuple(verdicts)
+
+
+def _public(name: str, entries: Sequence[Path], url: str) -> Verdict:
+    """The public entry: it must give what the entries give that the card says it stands for, or their mean."""
+    try:
+        version, certificate = _certificate(entries[0])
+        stored = unpack(version / certificate["evidence"]["file"])
+        found, *behind = [_answer(url, entry, stored) for entry in (name, *(entry.name for entry in entries))]
+    except VerificationError as error:
+        return Verdict(name, (str(error),))
+    if any(found.shape != scores.shape or found.dtype != scores.dtype for scores in behind):
+        said = " and ".join(f"{scores.dtype} {list(scores.shape)}" for scores in (*behind, found))
+        return Verdict(name, (f"expected scores of the type and shape that the entries behind it give, found {said}",))
+    most, limit = error_of(found, behind)
+    said = " and ".join(entry.name for entry in entries)
+    wrong = () if most <= limit else (f"expected the scores of {said} within {limit:g}, found {most:g} beside them",)
+    return Verdict(name, wrong, {"max_abs_error": most}, {"max_abs_error": limit})
+
+
+def _answer(url: str, entry: str, stored: Stored) -> Array:
+    """Scores of the first stored tile by an entry of the server."""
+    with _served(url, entry) as run:
+        return run_tiles([stored.tiles[0][0]], stored.spec, run)
 
 
 def _mean(entry: Path, url: str | None) -> Verdict:
@@ -175,12 +208,16 @@ def _scan(stored: Stored, engine: str, run: Runner, batch: int) -> dict[str, Any
 @contextlib.contextmanager
 def _runner(entry: Path, version: Path, certificate: Mapping[str, Any], url: str | None) -> Iterator[Runner]:
     if url is not None:
-        from .served import ServedRunner
-
-        with ServedRunner(url, entry.name) as served:
+        with _served(url, entry.name) as served:
             yield served
         return
     yield _in_process(version, certificate, {k: v.string_value for k, v in read_config(entry).parameters.items()})
+
+
+def _served(url: str, entry: str) -> ServedRunner:
+    from .served import ServedRunner
+
+    return ServedRunner(url, entry)
 
 
 def _in_process(version: Path, certificate: Mapping[str, Any], parameters: Mapping[str, str]) -> Runner:
