@@ -17,12 +17,16 @@ Shape = tuple[int, int, int]
 CT_SHAPE: Shape = (512, 512, 300)
 CT_LABELS = 25
 CT_SPACING = (0.8, 0.8, 1.5)
-AIR, WATER_FAT, SOFT, BONE = -1000, -90, 40, 700
+AIR, FAT = -1000, -90
 """Hounsfield units."""
-TEXTURE = 120
+DENSITIES = (60, 400)
+"""Hounsfield units of organs."""
+TEXTURE = 150
 """Hounsfield units that an organ's texture goes up and down."""
-WAVES = (0.06, 0.09, 0.14)
-"""Their lengths, of a scan that is 2 long: four to ten voxels of a grid of 3 mm."""
+WAVES = (9.0, 15.0)
+"""Their lengths in millimetres: three and five voxels of a grid of 3 mm."""
+CT_HALF = (205.0, 205.0, 150.0)
+"""Half of a scan of 512 × 512 × 200 in millimetres; any other is stretched to it."""
 BODY = np.array((0.85, 0.6, 2.0))
 """Half axes of the body; it leaves the scan at both ends."""
 
@@ -72,20 +76,21 @@ def ct_labels(shape: Shape) -> NDArray[np.uint8]:
 
 
 def ct_values(shape: Shape) -> NDArray[np.int16]:
-    """[x, y, z] Hounsfield units: each of `ct_labels` with its own, each organ with a texture, noise over all.
+    """[x, y, z] Hounsfield units: air, fat, and organs of two densities, each with a texture, noise over all.
 
-    Textures are waves along one of the axes, of one of three lengths; organs of the same texture lie nine steps of
-    intensity apart. Instance norm levels small differences of intensity, so by these alone a network hardly learns.
+    A texture is a wave along one, two or all three axes, of one of two lengths. Organs that differed by their density
+    alone a network would hardly tell apart, because instance norm levels it.
     """
     rng = np.random.default_rng(21)
     labels, grid = ct_labels(shape), _grid(shape)
-    units = np.concatenate([[AIR, WATER_FAT], np.linspace(SOFT - 60, BONE, CT_LABELS - 2)]).astype(np.float32)
-    values = units[labels]
+    values = np.where(labels == 0, np.float32(AIR), np.float32(FAT))
     for organ in range(CT_LABELS - 2):
-        axis, length = organ % 3, WAVES[organ // 3 % 3]
-        x, y, z = np.nonzero(labels == organ + 2)
-        along = grid[axis][(x, y, z)[axis]]
-        values[x, y, z] += TEXTURE * np.sin(2 * np.pi / length * along)
+        voxels = np.nonzero(labels == organ + 2)
+        values[voxels] = DENSITIES[organ // 14]
+        for axis, place in enumerate(voxels):
+            if (organ % 7 + 1) >> axis & 1:
+                length = WAVES[organ // 7 % 2] / CT_HALF[axis]
+                values[voxels] += TEXTURE * np.sin(2 * np.pi / length * grid[axis][place])
     values += 12 * rng.standard_normal(shape, dtype=np.float32)
     return np.rint(values).astype(np.int16)
 

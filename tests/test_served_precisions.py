@@ -190,8 +190,9 @@ def test_int8_leaves_the_scans_own_values_alone(brain: Brain) -> None:
 
 @every
 def test_the_entry_holds_as_served(brain: Brain, one: Precise) -> None:
-    (verdict,) = verify(one.model, brain.repository, brain.url)
+    verdict, public = verify(one.model, brain.repository, brain.url)
     assert verdict.holds, verdict.as_line()
+    assert public.holds, public.as_line()
     assert verdict.figures["dice_min"] >= DICE
 
 

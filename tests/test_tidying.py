@@ -28,17 +28,17 @@ class Repeating(nn.Module):
 
 
 NETWORKS = {
-    "UNet": (tiny_unet, 16),
-    "SwinUNETR": (lambda: SwinUNETR(in_channels=1, out_channels=2, feature_size=12), 64),
-    "repeating": (Repeating, 8),
+    "UNet": (tiny_unet, (16, 16, 16)),
+    "SwinUNETR": (lambda: SwinUNETR(in_channels=1, out_channels=2, feature_size=12), (64, 32, 32)),
+    "repeating": (Repeating, (8, 6, 4)),
 }
 
 
 @pytest.fixture(scope="module", params=NETWORKS)
 def raw(request: pytest.FixtureRequest) -> tuple[onnx.ModelProto, nn.Module, Tensor]:
     """As exported, nothing optimised."""
-    make, edge = NETWORKS[request.param]
-    network, example = make().eval(), torch.rand(2, 1, edge, edge, edge)
+    make, shape = NETWORKS[request.param]
+    network, example = make().eval(), torch.rand(2, 1, *shape)
     batch = ({0: torch.export.Dim("batch")},)
     with quiet(), torch.no_grad():
         program = torch.onnx.export(network, (example,), dynamo=True, optimize=False, dynamic_shapes=batch)

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import onnx
+import onnx_ir as ir
 import torch
 from onnx import ModelProto
 from onnx.external_data_helper import convert_model_to_external_data
@@ -117,8 +118,6 @@ def _trace(
                 inputs,
                 dynamo=True,
                 opset_version=opset,
-                input_names=list(input_names),
-                output_names=list(output_names),
                 dynamic_shapes=_dynamic_shapes(len(inputs), multiple),
                 optimize=False,  # tidy does the same in a fraction of the time
                 verbose=False,
@@ -126,10 +125,21 @@ def _trace(
             if program is None:
                 raise ExportError("the exporter gave nothing")
             tidy(program.model)
+            _rename(program.model.graph.inputs, input_names)
+            _rename(program.model.graph.outputs, output_names)
     except Exception as error:  # the exporter raises whatever the network's own code does
         raise ExportError(f"{type(module).__name__} cannot be written as ONNX: {_first_line(error)}") from error
     model: ModelProto = program.model_proto
     return model
+
+
+def _rename(values: Sequence[ir.Value], names: Sequence[str]) -> None:
+    """After tidying, before which an input may be an output too, with one name for both.
+
+    That there are as many as are wanted is checked with the whole interface.
+    """
+    for value, name in zip(values, names, strict=False):
+        value.name = name
 
 
 def _dynamic_shapes(inputs: int, multiple: int | None) -> tuple[dict[int, Any], ...]:
