@@ -9,8 +9,8 @@ from typing import Any
 
 import torch
 
-from .networks import TISSUES, Shape, architecture, ct_figures, nnunet_network, trained_steps
-from .scans import CT_LABELS
+from .networks import TISSUES, Shape, architecture, nnunet_network, trained_steps
+from .scans import CT_LABELS, ct_values
 
 RESAMPLING = "resample_data_or_seg_to_shape"
 CT_MODEL_SPACING = 3.0
@@ -114,8 +114,16 @@ def _plans(
         "configurations": {"3d_fullres": configuration},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": ct_figures()},
+        "foreground_intensity_properties_per_channel": {"0": _fingerprint(roi)},
     }
+
+
+def _fingerprint(roi: Shape) -> dict[str, float]:
+    """Figures that make nnU-Net's CT rule the normalisation that the weights were fitted with."""
+    values = ct_values(roi).astype("float32")
+    low, high = float(values.min()), float(values.max())
+    figures = {"mean": float(values.mean()), "std": float(values.std()), "median": float(values.mean())}
+    return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

@@ -17,18 +17,8 @@ Shape = tuple[int, int, int]
 CT_SHAPE: Shape = (512, 512, 300)
 CT_LABELS = 25
 CT_SPACING = (0.8, 0.8, 1.5)
-AIR, FAT = -1000, -90
+AIR, WATER_FAT, SOFT, BONE = -1000, -90, 40, 700
 """Hounsfield units."""
-DENSITIES = (60, 400)
-"""Hounsfield units of organs."""
-TEXTURE = 150
-"""Hounsfield units that an organ's texture goes up and down."""
-WAVES = (9.0, 15.0)
-"""Their lengths in millimetres: three and five voxels of a grid of 3 mm."""
-CT_HALF = (205.0, 205.0, 150.0)
-"""Half of a scan of 512 × 512 × 200 in millimetres; any other is stretched to it."""
-BODY = np.array((0.85, 0.6, 2.0))
-"""Half axes of the body; it leaves the scan at both ends."""
 
 
 def brain_files(data: Path) -> dict[str, Path]:
@@ -67,55 +57,24 @@ def ct_scan(data: Path, shape: Shape = CT_SHAPE) -> Path:
 
 
 def ct_labels(shape: Shape) -> NDArray[np.uint8]:
-    """[x, y, z]: 0 outside, 1 the body, 2 … 24 organs: ellipsoids apart, at fixed random places in it."""
-    grid = _grid(shape)
-    labels = _ellipsoid(grid, (0, 0, 0), BODY).astype(np.uint8)
-    for value, (centre, half) in enumerate(_organs(), 2):
-        labels[_ellipsoid(grid, centre, half)] = value
+    """[x, y, z]: 0 outside, 1 the body, 2 … 24 organs: ellipsoids at fixed random places inside it."""
+    grid = [np.linspace(-1, 1, size, dtype=np.float32) for size in shape]
+    labels = _ellipsoid(grid, (0, 0, 0), (0.85, 0.6, 2.0)).astype(np.uint8)
+    rng = np.random.default_rng(20)
+    for value in range(2, CT_LABELS):
+        centre = rng.uniform((-0.55, -0.35, -0.8), (0.55, 0.35, 0.8))
+        half = rng.uniform((0.06, 0.06, 0.1), (0.2, 0.18, 0.3))
+        labels[_ellipsoid(grid, centre, half) & (labels > 0)] = value
     return labels
 
 
 def ct_values(shape: Shape) -> NDArray[np.int16]:
-    """[x, y, z] Hounsfield units: air, fat, and organs of two densities, each with a texture, noise over all.
-
-    A texture is a wave along one, two or all three axes, of one of two lengths. Organs that differed by their density
-    alone a network would hardly tell apart, because instance norm levels it.
-    """
+    """[x, y, z] Hounsfield units: each structure of `ct_labels` with its own, noise over all."""
     rng = np.random.default_rng(21)
-    labels, grid = ct_labels(shape), _grid(shape)
-    values = np.where(labels == 0, np.float32(AIR), np.float32(FAT))
-    for organ in range(CT_LABELS - 2):
-        voxels = np.nonzero(labels == organ + 2)
-        values[voxels] = DENSITIES[organ // 14]
-        for axis, place in enumerate(voxels):
-            if (organ % 7 + 1) >> axis & 1:
-                length = WAVES[organ // 7 % 2] / CT_HALF[axis]
-                values[voxels] += TEXTURE * np.sin(2 * np.pi / length * grid[axis][place])
+    units = np.concatenate([[AIR, WATER_FAT], np.linspace(SOFT - 60, BONE, CT_LABELS - 2)]).astype(np.float32)
+    values = units[ct_labels(shape)]
     values += 12 * rng.standard_normal(shape, dtype=np.float32)
     return np.rint(values).astype(np.int16)
-
-
-def ct_crop(data: Path, shape: Shape, crop: Shape) -> Path:
-    """The middle `crop` voxels of the made-up CT of `shape`."""
-    path = data / f"ct-{_times(shape)}-{_times(crop)}.nii.gz"
-    return _made(path, lambda path: _save_crop(ct_scan(data, shape), crop, path))
-
-
-def _grid(shape: Shape) -> list[NDArray[np.float32]]:
-    return [np.linspace(-1, 1, size, dtype=np.float32) for size in shape]
-
-
-def _organs() -> list[tuple[NDArray[np.float64], NDArray[np.float64]]]:
-    """Centre and half axes of each; the whole scan is [-1, 1] along each axis."""
-    rng = np.random.default_rng(20)
-    organs: list[tuple[NDArray[np.float64], NDArray[np.float64]]] = []
-    while len(organs) < CT_LABELS - 2:
-        centre = rng.uniform((-0.7, -0.48, -0.85), (0.7, 0.48, 0.85))
-        half = rng.uniform((0.1, 0.1, 0.14), (0.19, 0.17, 0.26))
-        in_the_body = np.hypot(*(np.abs(centre[:2]) + half[:2]) / BODY[:2]) < 1
-        if in_the_body and all(np.any(np.abs(centre - c) > half + h) for c, h in organs):
-            organs.append((centre, half))
-    return organs
 
 
 def _save_ct(shape: Shape, path: Path) -> None:

@@ -1,6 +1,6 @@
-"""Trains the stand-ins of a user's nnU-Net networks: `python -m bench.train [brain] [ct]`.
+"""Trains the stand-in of a user's nnU-Net network: `python -m bench.train`.
 
-Each learns the very scan that is measured, so it says nothing about segmentation; but unlike random weights it is as
+It learns the very brain that is measured, so it says nothing about segmentation; but unlike random weights it is as
 sure of its labels as trained networks are, which decides how many voxels a lower precision flips. A benchmark takes
 the weights from then on, and its tables say so.
 """
@@ -12,7 +12,7 @@ import json
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -25,9 +25,8 @@ from safetensors.torch import save_file
 from torch import nn
 from torch.nn import functional
 
-from .networks import DEFAULT_WIDTHS, TISSUES, Shape, ct_patch, plain_conv_unet, seeded, stand_in
-from .nnunet_folder import CT_MODEL_SPACING
-from .scans import CT_LABELS, CT_SPACING, brain_files, tissue_labels
+from .networks import DEFAULT_WIDTHS, TISSUES, plain_conv_unet, seeded, stand_in
+from .scans import brain_files, tissue_labels
 from .settings import say
 
 PATCH = 64
@@ -55,19 +54,6 @@ def brain(data: Path) -> Example:
     return Example(_turned((values - values.mean()) / values.std()), _turned(labels), len(TISSUES))
 
 
-def ct(_: Path) -> Example:
-    """The whole made-up CT on the network's own grid, by nnU-Net's CT rule."""
-    values, labels = ct_patch(ct_grid())
-    return Example(_turned(values), _turned(labels), CT_LABELS)
-
-
-def ct_grid() -> Shape:
-    """Voxels of the CT that is measured on a CPU, at the model's spacing."""
-    sides = zip((512, 512, 200), CT_SPACING, strict=True)
-    x, y, z = (round(size * spacing / CT_MODEL_SPACING) for size, spacing in sides)
-    return x, y, z
-
-
 def train(example: Example, steps: int, widths: tuple[int, ...] = DEFAULT_WIDTHS, patch: int = PATCH) -> nn.Module:
     """PlainConvUNet after `steps` patches of `patch` voxels an edge, in bf16; the rate falls along a cosine."""
     network = seeded(lambda: plain_conv_unet(widths, example.classes)).train()
@@ -90,25 +76,6 @@ def train(example: Example, steps: int, widths: tuple[int, ...] = DEFAULT_WIDTHS
         if (step + 1) % 20 == 0:
             say(f"step {step + 1}: loss {np.mean(losses[-20:]):.4f}, {time.monotonic() - begun:.0f} s")
     return network.eval()
-
-
-def widened(narrow: nn.Module, widths: tuple[int, ...], classes: int) -> nn.Module:
-    """PlainConvUNet of `widths` that computes what `narrow` does, whose widths divide these: every channel repeated.
-
-    A weight then meets what it multiplies as many times, by which it is divided.
-    """
-    wide = plain_conv_unet(widths, classes)
-    state = narrow.state_dict()
-    for name, target in wide.state_dict().items():
-        source = 0 if "transpconvs" in name else 1  # the axis of what comes in; vectors have none
-        weights = state[name]
-        for axis, size in enumerate(target.shape):
-            times = size // weights.shape[axis]
-            weights = weights.repeat_interleave(times, axis)
-            if axis == source and weights.dim() > 1:
-                weights = weights / times
-        target.copy_(weights)
-    return wide
 
 
 def _loss(scores: torch.Tensor, labels: torch.Tensor) -> torch.Tensor:
@@ -151,41 +118,20 @@ def keep(network: nn.Module, weights: Path, told: Mapping[str, int]) -> None:
     weights.with_suffix(".json").write_text(json.dumps(told) + "\n", encoding="utf-8")
 
 
-@dataclass(frozen=True)
-class Course:
-    """How a stand-in learns. narrower: at widths divided by this, which takes as much less time, and widened then."""
-
-    example: Callable[[Path], Example]
-    steps: int
-    narrower: int = 1
-
-
-COURSES = {"brain": Course(brain, 400), "ct": Course(ct, 2000, narrower=2)}
-
-
 def main(arguments: Sequence[str] | None = None) -> int:
     """Leaves the weights where the benchmark looks for them, with what made them beside them."""
-    parser = argparse.ArgumentParser(prog="python -m bench.train", description="Train stand-ins for the benchmark.")
-    parser.add_argument("scans", nargs="*", default=list(COURSES), help=f"of {', '.join(COURSES)}; all, left out")
-    parser.add_argument(
-        "--steps", type=int, help="patches of 64³, a second each on two cores, instead of its own number"
-    )
+    parser = argparse.ArgumentParser(prog="python -m bench.train", description="Train a stand-in for the benchmark.")
+    parser.add_argument("--steps", type=int, default=400, help="patches of 64³; about a second each on two cores")
     parser.add_argument("--out", type=Path, default=Path("out/bench"), help="the benchmark's own folder")
     options = parser.parse_args(arguments)
-    unknown = [scan for scan in options.scans if scan not in COURSES]
-    if unknown:
-        parser.error(f"expected scans of {', '.join(COURSES)}, found {', '.join(unknown)}")
     data = options.out / "data"
     data.mkdir(parents=True, exist_ok=True)
     torch.set_flush_denormal(True)
-    for scan in options.scans:
-        course, begun = COURSES[scan], time.monotonic()
-        steps, example = options.steps or course.steps, course.example(data)
-        widths = tuple(width // course.narrower for width in DEFAULT_WIDTHS)
-        network = widened(train(example, steps, widths), DEFAULT_WIDTHS, example.classes)
-        weights = stand_in(data, scan, DEFAULT_WIDTHS)
-        keep(network, weights, {"steps": steps, "seconds": round(time.monotonic() - begun)})
-        sys.stdout.write(f"{weights}\n")
+    begun = time.monotonic()
+    network = train(brain(data), options.steps)
+    weights = stand_in(data, "brain", DEFAULT_WIDTHS)
+    keep(network, weights, {"steps": options.steps, "seconds": round(time.monotonic() - begun)})
+    sys.stdout.write(f"{weights}\n")
     return 0
 
 

@@ -23,7 +23,7 @@ from .entries import (
 )
 from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
 from .nnunet_folder import CT_MODEL_SPACING, brain_folder, ct_folder
-from .scans import CT_LABELS, brain_crop, ct_crop, ct_scan, half_air
+from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
 from .way_torch import find_network
 
@@ -31,8 +31,6 @@ Changes = Mapping[tuple[str, ...], Any]
 
 OWN_PREDICTOR = "6 nnU-Net's own predictor"
 FIRST = "1 MONAI, PyTorch fp32"
-CT_TILE: Shape = (360, 360, 192)
-"""Voxels of the CT that make one patch of 96³ at the model's spacing."""
 NARROW_LABEL = 2
 """White matter: the class whose mask alone the narrow entries give."""
 
@@ -157,7 +155,7 @@ def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Se
 def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Settings) -> Workload:
     """With resampling both ways, so only nnU-Net's own predictor does the same work: it is the first row."""
     folder, scan = ct_folder(settings.data, widths, roi), ct_scan(settings.data, shape)
-    tile = ct_crop(settings.data, shape, CT_TILE)
+    tile = ct_scan(settings.data, (128, 128, 64))
     model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile)
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)

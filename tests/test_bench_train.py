@@ -7,12 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from nnunetv2.preprocessing.normalization.default_normalization_schemes import CTNormalization
 
 from bench import train
-from bench.networks import TISSUES, ct_figures, nnunet_network, stand_in, trained_steps
+from bench.networks import TISSUES, nnunet_network, stand_in, trained_steps
 from bench.nnunet_folder import brain_folder
-from bench.scans import ct_values
 from bench.workloads import how_taught
 from voxtile_build.importers.nnunet import models_of
 
@@ -84,31 +82,3 @@ def test_every_class_is_drawn_although_one_is_rare() -> None:
     rng = np.random.default_rng(0)
     held = [bool(train._patch(example, places, 16, rng)[1].any()) for _ in range(40)]
     assert 10 < sum(held) < 40
-
-
-@pytest.mark.parametrize("times", [1, 2, 3])
-def test_a_widened_network_computes_the_same(network: torch.nn.Module, times: int) -> None:
-    wide = train.widened(network, tuple(times * width for width in WIDTHS), len(TISSUES))
-    sizes = [sum(weights.numel() for weights in one.parameters()) for one in (network, wide)]
-    assert sizes[1] >= sizes[0] * times
-    x = torch.randn(1, 1, *ROI)
-    with torch.inference_mode():
-        torch.testing.assert_close(wide(x), network(x), rtol=1e-4, atol=1e-4)
-
-
-def test_the_ct_is_learnt_as_nnunet_prepares_it(tmp_path: Path) -> None:
-    example = train.ct(tmp_path)
-    assert example.values.shape == example.labels.shape == (100, 137, 137)
-    assert set(np.unique(example.labels)) == set(range(example.classes))
-    rule = CTNormalization(use_mask_for_norm=False, intensityproperties=ct_figures())
-    wanted = rule.run(ct_values((137, 137, 100)).transpose(2, 1, 0).astype(np.float32))
-    np.testing.assert_allclose(example.values, wanted, atol=1e-4)
-
-
-def test_a_scan_that_is_not_known_is_refused_before_any_work(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    with pytest.raises(SystemExit, match="2"):
-        train.main(["ct", "liver", "--out", str(tmp_path / "out")])
-    assert "expected scans of brain, ct, found liver" in capsys.readouterr().err
-    assert not (tmp_path / "out").exists()
