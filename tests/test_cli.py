@@ -10,6 +10,7 @@ import signal
 import subprocess
 import sys
 import time
+from functools import partial
 from pathlib import Path
 
 import nibabel as nib
@@ -212,6 +213,8 @@ def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, t
         stderr=subprocess.PIPE,
         text=True,
         env={**os.environ, "PYTHONWARNINGS": "error"},
+        # A shell starts what it runs in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
     )
     wait_for_tiles(server.grpc_url, done + 5)
     client.send_signal(signal.SIGINT)
