@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -217,7 +218,14 @@ for _ in answers:
 @pytest.mark.parametrize("how", [signal.SIGKILL, signal.SIGINT])
 def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: signal.Signals) -> None:
     code = CLIENT.format(path=[str(Path(__file__).parent), str(Path(__file__).parent.parent)], url=server.grpc_url)
-    client = subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    client = subprocess.Popen(
+        [sys.executable, "-c", code],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        # A shell starts what it runs in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
     assert client.stdout is not None
     assert client.stdout.readline() == "going\n"
     client.send_signal(how)
