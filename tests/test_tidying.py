@@ -9,11 +9,13 @@ import onnxruntime as ort
 import pytest
 import torch
 from monai.networks.nets import SwinUNETR
-from onnxscript import optimizer
+from onnxscript import optimizer, rewriter
+from onnxscript.rewriter import RewriteRule
+from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import Tensor, nn
 
 from tests.build_specs import tiny_unet
-from voxtile_build.tidying import tidy
+from voxtile_build.tidying import RULES, tidy
 from voxtile_build.torch_to_onnx import finished, quiet
 
 
@@ -67,3 +69,12 @@ def test_it_computes_the_same(raw: tuple[onnx.ModelProto, nn.Module, Tensor]) ->
     found = session.run(None, {session.get_inputs()[0].name: example.numpy()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(found, network(example).numpy(), rtol=1e-4, atol=1e-4)
+
+
+def test_the_rules_are_the_optimizers_but_for_one() -> None:
+    """A rule that a later onnxscript adds is to be taken or left knowingly."""
+
+    def told(rule: RewriteRule) -> tuple[str, str]:
+        return str(rule.name), str([node.op_identifier() for node in rule._target_pattern.output_nodes])
+
+    assert sorted([*map(told, RULES), told(slice_split_rule)]) == sorted(map(told, rewriter._DEFAULT_REWRITE_RULES))

@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -22,7 +23,8 @@ from voxtile_build.builder import build, point
 from voxtile_build.cli import main
 from voxtile_build.errors import RepositoryError, VerificationError
 from voxtile_build.served import ServedRunner
-from voxtile_build.verify import Verdict, verify
+from voxtile_build.stored_evidence import unpack
+from voxtile_build.verify import Verdict, most_varied, verify
 
 # A network with random weights flips more in bf16 than a trained one.
 SPEC = spec(
@@ -131,6 +133,14 @@ def test_a_public_name_that_stands_for_another_engine_is_found(built: Path, copi
         assert all(verdict.holds for verdict in verify("tiny", copied, server.grpc_url))
     assert [entry for entry, verdict in verdicts.items() if not verdict.holds] == [PUBLIC]
     assert verdicts[PUBLIC].faults[0].startswith("expected the scores of tiny_openvino within ")
+
+
+def test_the_public_name_is_asked_for_a_tile_that_tells_engines_apart(built: Path) -> None:
+    stored = unpack(built / "tiny_openvino" / "1" / "evidence.npz")
+    (first, scores), *rest = stored.tiles
+    level = np.broadcast_to(scores.mean(axis=(1, 2, 3), keepdims=True), scores.shape)  # as of air: alike everywhere
+    chosen = most_varied(replace(stored, tiles=((first, level), *rest)))
+    assert chosen.name in {"middle", "last corner"}
 
 
 def test_a_server_without_the_public_name_is_found(built: Path, copied: Path) -> None:

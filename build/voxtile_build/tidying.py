@@ -14,7 +14,7 @@ from onnxscript.rewriter import RewritePass, RewriteRuleSet
 from onnxscript.rewriter.rules import common as rules
 
 ROUNDS = 2
-"""What a rewriting leaves can be folded, and the other way round; a third round finds nothing more."""
+"""As many as onnxscript takes: what a rewriting leaves can be folded, and the other way round."""
 
 RULES = (
     *RewriteRuleSet([rules.mul_by_1_rule, rules.add_0_rule], commute=True).rules,
@@ -49,12 +49,15 @@ RULES = (
     rules.no_op_dynamic_scatter_nd_rule,
     rules.no_op_static_scatter_nd_rule,
     rules.normalize_pad_format_conv_rule,
+    rules.normalize_pad_format_conv_integer_rule,
     rules.fuse_pad_into_conv_rule,
+    rules.fuse_pad_into_conv_integer_rule,
     rules.fuse_batchnorm_into_conv_rule,
     rules.fuse_batchnorm_into_conv_transpose_rule,
     rules.fuse_batchnorm_into_gemm_rule,
     rules.remove_optional_bias_from_conv_rule,
     rules.remove_optional_bias_from_conv_transpose_rule,
+    rules.remove_optional_bias_from_qlinear_conv_rule,
     rules.remove_optional_bias_from_gemm_rule,
 )
 
