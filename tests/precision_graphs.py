@@ -8,20 +8,14 @@ import torch
 from monai.networks.blocks import SABlock
 from torch import Tensor, nn
 
-from voxtile_build.centred_norms import centre_norms
-from voxtile_build.composing import to_onnx
 from voxtile_build.graphs import Graphs
 from voxtile_build.spec import Spec
-from voxtile_build.torch_to_onnx import checked, save
 from voxtile_build.wrapper import wrap
 
 
 def graphs_of(network: nn.Module, spec: Spec, folder: Path) -> Graphs:
     """The graphs that a build would hand to the engines."""
-    wrapper = wrap(network, spec)
-    traced = to_onnx(wrapper, spec)
-    files = save(checked(centre_norms(traced)), folder / "source.onnx")
-    return Graphs(files[0], traced, wrapper, spec)
+    return Graphs(wrap(network, spec), spec, folder)
 
 
 class Attending(nn.Module):
@@ -40,17 +34,3 @@ class Attending(nn.Module):
         mixed = (tokens + self.attend(tokens)).transpose(1, 2).reshape(coarse.shape)
         scores: Tensor = self.up(mixed)
         return scores
-
-
-class Deceiving(nn.Module):
-    """Says that it has a fused form, which computes something else."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        torch.manual_seed(7)
-        self.layer = nn.Conv3d(1, 3, 3, padding=1)
-        self.use_flash_attention = False
-
-    def forward(self, image: Tensor) -> Tensor:
-        scores: Tensor = self.layer(image)
-        return scores * 1.01 if self.use_flash_attention else scores

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -13,9 +14,8 @@ import openvino as ov
 import pytest
 
 from tests.build_specs import spec, tiny_unet
-from tests.precision_graphs import Attending, Deceiving, graphs_of
+from tests.precision_graphs import Attending, graphs_of
 from tests.small_networks import loud_network
-from voxtile_build.attention import TOLERANCE
 from voxtile_build.builder import build
 from voxtile_build.engines import Compiled, find_engine
 from voxtile_build.errors import AcceptanceError, EngineError
@@ -59,9 +59,8 @@ def attending(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
 def asking(graphs: Graphs, gpus: str = "none", **precision: str) -> Graphs:
     """The same graphs under a spec that asks for another precision; what was made already is not made again."""
     changes = {"precision": Precision(**precision), "serving": Serving(max_batch=2, gpus=gpus)}
-    other = Graphs(graphs.onnx_file, graphs.traced, graphs.wrapper, graphs.spec.model_copy(update=changes))
-    known = {name: getattr(graphs, name) for name in ("calibration", "lean", "fused", "expected")}
-    vars(other).update(known, reports=graphs.reports, attention_error=graphs.attention_error)
+    other = copy.copy(graphs)
+    other.spec = graphs.spec.model_copy(update=changes)
     return other
 
 
@@ -228,28 +227,18 @@ def test_bf16_says_what_this_cpu_really_computes_in(tiny: Graphs, tmp_path: Path
     assert np.abs(given - expected).max() < BF16
 
 
-def test_attention_becomes_one_operator_of_the_same_weights(attending: Graphs, tmp_path: Path) -> None:
+def test_attention_of_the_same_weights_is_split_(attending: Graphs, tmp_path: Path) -> None:
     found = compiled_at(attending, "openvino", tmp_path, wanted="bf16")
-    assert sum(node.op_type == "Attention" for node in attending.fused.graph.node) == 1
-    assert found.facts["attention_operators"] == 1
-    assert attending.attention_error is not None
-    assert attending.attention_error <= TOLERANCE
+    report = next(report for report in attending.reports["lean"] if "queries" in report.name)
+    # One product for all three becomes one for each.
+    assert report.changed["MatMul"][1] == report.changed["MatMul"][0] + 2
     given, expected = scores_of(found, attending)
     assert np.abs(given - expected).max() < BF16
-    # The switch is back where it was: the reference stays plain.
-    assert not any(getattr(block, "use_flash_attention", False) for block in attending.wrapper.modules())
 
 
-def test_a_fused_form_that_computes_something_else_is_left_out(tmp_path: Path) -> None:
-    graphs = graphs_of(Deceiving(), spec(), tmp_path)
-    assert graphs.fused is graphs.lean
-    assert graphs.attention_error == pytest.approx(0.01, rel=0.5)
-    assert "fused attention is left out" in graphs.notes[0]
-
-
-def test_a_network_without_attention_has_one_reduced_graph(tiny: Graphs) -> None:
-    assert tiny.fused is tiny.lean
-    assert tiny.attention_error is None
+def test_a_network_without_attention_keeps_its_graph(tiny: Graphs) -> None:
+    reports = {report.name: report.changed for report in tiny.reports["lean"]}
+    assert reports["split queries, keys and values"] == reports["group windows"] == {}
 
 
 # auto on the CPU

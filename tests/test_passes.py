@@ -92,6 +92,37 @@ def test_same_infinity_on_both_sides_is_no_difference() -> None:
     assert verify_pass(model, model, [{"x": np.ones_like(X)}]) == 0.0
 
 
+def narrow(to: int, shift: float) -> onnx.ModelProto:
+    """Scores of 0 … 200 and a `shift`, rounded to a narrow type."""
+    nodes = [
+        helper.make_node("Abs", ["x"], ["positive"]),
+        helper.make_node("Mul", ["positive", "scale"], ["scaled"]),
+        helper.make_node("Add", ["scaled", "shift"], ["shifted"]),
+        helper.make_node("Round", ["shifted"], ["whole"]) if to == TensorProto.UINT8 else
+        helper.make_node("Identity", ["shifted"], ["whole"]),
+        helper.make_node("Cast", ["whole"], ["y"], to=to),
+    ]  # fmt: skip
+    model = graph_of(nodes, {"scale": np.float32([50]), "shift": np.float32([shift])})
+    model.graph.output[0].type.tensor_type.elem_type = to
+    return model
+
+
+@pytest.mark.parametrize("to", [TensorProto.UINT8, TensorProto.FLOAT16])
+def test_narrow_scores_may_cross_a_border_now_and_then_but_not_all_at_once(to: int) -> None:
+    x = np.random.default_rng(2).uniform(0, 4, (64, 1, 8, 8)).astype(np.float32)
+    before = narrow(to, 0.0)
+    # Single values lie at a border: one step, of a difference far smaller than it.
+    after, report = apply_pass("shift", lambda _: narrow(to, 1e-3), before, [{"x": x}])
+    assert after.graph.node[-1].op_type == "Cast"
+    assert report.max_abs is not None
+    assert report.max_abs >= 0.06
+    step = 1.0 if to == TensorProto.UINT8 else 0.125
+    with pytest.raises(PassError, match="changes the scores"):
+        apply_pass("shift", lambda _: narrow(to, step), before, [{"x": x}])
+    with pytest.raises(PassError, match="changes the scores"):
+        apply_pass("shift", lambda _: narrow(to, step / 20), before, [{"x": x}])
+
+
 def test_pass_may_not_rename_an_output() -> None:
     before = graph_of([helper.make_node("Relu", ["x"], ["y"])], {})
     after = copy.deepcopy(before)

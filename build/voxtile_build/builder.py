@@ -19,10 +19,8 @@ from torch import nn
 
 from .averaging import write_mean
 from .card import card_of, check_card
-from .centred_norms import centre_norms
 from .certificate import FILE as CERTIFICATE
 from .certificate import Reference, certify, make_reference, require_accepted, short_form
-from .composing import to_onnx
 from .engines import Engine, find_engine
 from .errors import RepositoryError, SpecError
 from .free_sizes import require_free_sizes
@@ -50,7 +48,7 @@ from .repository import (
 )
 from .spec import Spec
 from .tensorrt_precision import accelerator
-from .torch_to_onnx import checked, onnx_sha256, save
+from .torch_to_onnx import onnx_sha256
 from .weights import load_weights
 from .wrapper import wrap
 
@@ -154,13 +152,11 @@ def _build_member(spec: Spec, member: Member, chosen: Sequence[Engine], staged: 
     with step(f"load {spec.name}"):
         wrapper = wrap(member.load(), spec)
     with step("export to ONNX"):
-        traced = to_onnx(wrapper, spec)
-        onnx_files = save(checked(centre_norms(traced)), _folder(staged / f"{spec.name}.onnx") / "model.onnx")
+        graphs = Graphs(wrapper, spec, _folder(staged / f"{spec.name}.onnx"))
     weights = member.weights_sha256 or _weights_sha256(spec, wrapper.network)
-    hashes = {"weights": weights, "onnx": onnx_sha256(onnx_files)}
+    hashes = {"weights": weights, "onnx": onnx_sha256(graphs.files)}
     with step("run the reference in PyTorch"):
         reference = make_reference(wrapper, spec)
-    graphs = Graphs(onnx_files[0], traced, wrapper, spec)
     certificates, notes = {}, []
     for engine in chosen:
         with step(f"build and certify {engine.name}"):

@@ -29,7 +29,7 @@ def has_bf16() -> bool:
 
 
 def compile_bf16(graphs: Graphs, folder: Path, _: frozenset[str] = frozenset()) -> Compiled:
-    """model.xml of the graph with fused attention; the weights stay fp32 in the file, the CPU computes in bf16."""
+    """model.xml of the lean graph; the weights stay fp32 in the file, the CPU computes in bf16."""
     return _open(write(_read(graphs), folder), "bf16", "bf16", graphs)
 
 
@@ -51,16 +51,13 @@ def compile_int8(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset(
 
 def _read(graphs: Graphs) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        files = save(graphs.fused, Path(folder) / "model.onnx")
+        files = save(graphs.lean, Path(folder) / "model.onnx")
         return read(files[0])
 
 
 def _open(files: tuple[Path, ...], precision: str, hint: str, graphs: Graphs) -> Compiled:
     runner = OpenVinoRunner(files[0], graphs.spec.serving.threads, hint)
     facts = effective(runner, graphs.calibration.example, hint)
-    facts["attention_operators"] = sum(node.op_type == "Attention" for node in graphs.fused.graph.node)
-    if graphs.attention_error is not None:
-        facts["attention_error"] = float(f"{graphs.attention_error:.3g}")
     notes = _notes(precision, hint, facts)
     # The C++ backend reads HINT_BF16 alone, the embedded server's either.
     parameters = {"INFERENCE_PRECISION_HINT": hint, **({"HINT_BF16": "YES"} if hint == "bf16" else {})}

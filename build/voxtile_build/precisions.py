@@ -39,7 +39,8 @@ class Variant:
 
 def _fp32(engine: str) -> Variant:
     def build(graphs: Graphs, folder: Path, _: frozenset[str]) -> Compiled:
-        return find_engine(engine).compile(graphs.onnx_file, folder, graphs.spec)
+        compiled = find_engine(engine).compile(graphs.onnx_file, folder, graphs.spec)
+        return replace(compiled, notes=(*graphs.notes, *compiled.notes))
 
     return Variant("fp32", build)
 

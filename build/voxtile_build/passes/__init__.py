@@ -2,7 +2,20 @@
 
 from .clean import clean
 from .fold_constants import fold_constants
+from .group_windows import group_windows
 from .mixed_fp16 import to_mixed
-from .verify import PassError, PassReport, apply_pass, verify_pass
+from .split_qkv import split_qkv
+from .verify import PassError, PassReport, Verified, apply_pass, verify_pass
 
-__all__ = ["PassError", "PassReport", "apply_pass", "clean", "fold_constants", "to_mixed", "verify_pass"]
+__all__ = [
+    "PassError",
+    "PassReport",
+    "Verified",
+    "apply_pass",
+    "clean",
+    "fold_constants",
+    "group_windows",
+    "split_qkv",
+    "to_mixed",
+    "verify_pass",
+]
