@@ -11,7 +11,7 @@ from server.errors import ServerError
 from server.fetching import make_once, short_hash
 
 OURS = Path(__file__).with_name("backends")
-BACKENDS = {"onnxruntime": "ort_session.py", "openvino": "ov_variants.py"}
+BACKENDS = {"onnxruntime": ("ort_session.py",), "openvino": ("ov_variants.py", "ov_pages.py")}
 SHARED = ("batching.py", "entry.py", "serving.py")
 
 
@@ -51,9 +51,9 @@ def _files(triton: Path) -> Iterator[tuple[str, Path]]:
         if not source.is_file():
             raise ServerError(f"{source} is missing: the fetched server is damaged; remove {triton} and start again")
         yield f"python/{source.name}", source
-    for name, engine in BACKENDS.items():
-        yield f"{name}/model.py", OURS / name / "model.py"
-        yield f"{name}/{engine}", OURS / name / engine
+    for name, parts in BACKENDS.items():
+        for part in ("model.py", *parts):
+            yield f"{name}/{part}", OURS / name / part
         for shared in SHARED:
             yield f"{name}/{shared}", OURS / shared
 

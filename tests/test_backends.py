@@ -31,6 +31,7 @@ sys.path.extend(str(folder) for folder in (BACKENDS, BACKENDS / "onnxruntime", B
 batching = importlib.import_module("batching")
 entry = importlib.import_module("entry")
 ort_session = importlib.import_module("ort_session")
+ov_pages = importlib.import_module("ov_pages")
 ov_variants = importlib.import_module("ov_variants")
 
 Array = np.ndarray[Any, Any]
@@ -337,6 +338,51 @@ def test_openvino_variants_are_bounded_and_all_right(variants: Any) -> None:
         x = np.arange(batch * np.prod(ROI), dtype=np.int16).reshape(batch, *ROI)
         np.testing.assert_array_equal(variants.run({"roi": x}, ["scores"])["scores"], 2.0 * x + 1)
     assert variants.compiled == [((1, *ROI),), ((3, *ROI),), None]
+
+
+def resident(file: Path) -> int:
+    """Bytes of this process's resident memory that are pages of `file`."""
+    found, inside = 0, False
+    for line in Path("/proc/self/smaps").read_text().splitlines():
+        fields = line.split()
+        if "-" in fields[0]:
+            inside = fields[-1] == str(file)
+        elif inside and fields[0] == "Rss:":
+            found += 1024 * int(fields[1])
+    return found
+
+
+@pytest.fixture
+def weighty(tmp_path: Path) -> Path:
+    """model.xml of a product with 16 MiB of weights."""
+    weights = np.random.default_rng(3).standard_normal((2048, 2048)).astype(np.float32) / 2048
+    x = ov.opset13.parameter([1, 2048], np.float32, name="x")
+    model = ov.Model([ov.opset13.matmul(x, ov.opset13.constant(weights), False, False)], [x], "weighty")
+    model.inputs[0].set_names({"x"})
+    model.outputs[0].set_names({"y"})
+    ov.save_model(model, tmp_path / "model.xml", compress_to_fp16=False)
+    return tmp_path / "model.xml"
+
+
+def test_openvino_gives_the_weights_file_back_and_computes_the_same(weighty: Path) -> None:
+    x = np.random.default_rng(4).standard_normal((1, 2048)).astype(np.float32)
+    weights = weighty.with_suffix(".bin")
+    answers = []
+    for told in (None, weights):
+        core = ov.Core()
+        model = core.read_model(weighty)
+        before = resident(weights)
+        variants = ov_variants.Variants(core, model, {}, told)
+        answers += [variants.run({"x": x}, ["y"])["y"].copy() for _ in range(3)]
+        kept = resident(weights) - before
+        assert (kept < 2**20) if told else (kept > 2**23)
+    assert all(np.array_equal(answers[0], answer) for answer in answers)
+
+
+def test_pages_of_a_file_that_nobody_maps_are_nobodys(tmp_path: Path) -> None:
+    file = tmp_path / "model.bin"
+    file.write_bytes(bytes(10))
+    assert ov_pages.forget_pages(file) == 0
 
 
 def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -12,9 +13,11 @@ import openvino as ov
 if TYPE_CHECKING:
     from server.backends.batching import Array, ConfigError, Contract, InGraph, Run
     from server.backends.entry import Entry, Loaded, count, one_of
+    from server.backends.openvino.ov_pages import forget_pages
 else:  # in the stub the shared files lie in the backend's own folder
     from batching import ConfigError, InGraph
     from entry import Loaded, count, one_of
+    from ov_pages import forget_pages
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -49,11 +52,11 @@ def load(entry: Entry, contract: Contract) -> Loaded:
     core = ov.Core()
     if "CPU_EXTENSION_PATH" in entry.parameters:
         core.add_extension(entry.parameters["CPU_EXTENSION_PATH"])
-    model = core.read_model(entry.model_file("model.xml"))
-    variants = Variants(core, model, entry.parameters)
+    file = entry.model_file("model.xml")
+    variants = Variants(core, core.read_model(file), entry.parameters, file.with_suffix(".bin"))
     variants.prepare(contract)
     run = one_by_one(variants.run) if contract.batched else variants.run
-    return Loaded(run, _in_graph(model.inputs), _in_graph(model.outputs))
+    return Loaded(run, _in_graph(variants.model.inputs), _in_graph(variants.model.outputs))
 
 
 def one_by_one(run: Run) -> Run:
@@ -81,10 +84,15 @@ def one_by_one(run: Run) -> Run:
 
 
 class Variants:
-    """One graph compiled once a set of input shapes, and once with free shapes when those are too many."""
+    """One graph compiled once a set of input shapes, and once with free shapes when those are too many.
 
-    def __init__(self, core: Any, model: Any, parameters: Mapping[str, str]) -> None:
-        self._core, self._model = core, model
+    weights: the file that `model` maps. Its pages are given back after the first run of each variant, which repacks the
+    last of them: they are as much memory as the weights once more.
+    """
+
+    def __init__(self, core: Any, model: Any, parameters: Mapping[str, str], weights: Path | None = None) -> None:
+        self._core, self.model, self._weights = core, model, weights
+        self._ran: set[int] = set()
         self._device = parameters.get("TARGET_DEVICE", "CPU").upper()
         self._properties = properties(parameters)
         self._limit = count(parameters, "STATIC_VARIANTS", STATIC_VARIANTS)
@@ -107,10 +115,13 @@ class Variants:
         names = list(inputs)
         request = self._request(names, tuple(inputs[name].shape for name in names))
         results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        if self._weights is not None and id(request) not in self._ran:
+            self._ran.add(id(request))  # requests live as long as this does
+            forget_pages(self._weights)
         return {name: results[name] for name in outputs}
 
     def _takes(self, names: Sequence[str], shapes: Shapes) -> bool:
-        in_graph = {tensor.any_name: tensor.partial_shape for tensor in self._model.inputs}
+        in_graph = {tensor.any_name: tensor.partial_shape for tensor in self.model.inputs}
         return set(names) == set(in_graph) and all(
             in_graph[name].compatible(ov.PartialShape(list(shape))) for name, shape in zip(names, shapes, strict=True)
         )
@@ -124,7 +135,7 @@ class Variants:
         return self._requests[shapes]
 
     def _compile(self, names: Sequence[str], shapes: Shapes | None) -> Any:
-        model = self._model
+        model = self.model
         if shapes is not None and model.is_dynamic():
             model = model.clone()  # the constants stay shared
             model.reshape({name: list(shape) for name, shape in zip(names, shapes, strict=True)})
