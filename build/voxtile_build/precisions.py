@@ -7,7 +7,7 @@ import itertools
 import shutil
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -52,9 +52,9 @@ def _rounded_fp16(graphs: Graphs, folder: Path, kept: frozenset[str]) -> Compile
     return replace(compiled, run=onnxruntime_precision.stepwise_runner(model))
 
 
-def _by_int8(graphs: Graphs) -> Sequence[str]:
+def _by_int8(graphs: Graphs, operators: Collection[str] = ("Conv",)) -> Sequence[str]:
     example = graphs.calibration.example
-    return rank_int8(graphs.lean, example, tensor_ranges(graphs.lean, [example]))
+    return rank_int8(graphs.lean, example, tensor_ranges(graphs.lean, [example]), operators)
 
 
 def _by_fp16(graphs: Graphs) -> Sequence[str]:
@@ -64,7 +64,9 @@ def _by_fp16(graphs: Graphs) -> Sequence[str]:
 
 VARIANTS = {
     "openvino": (
-        Variant("int8", openvino_precision.compile_int8, _by_int8),
+        Variant(
+            "int8", openvino_precision.compile_int8, functools.partial(_by_int8, operators=("Conv", "ConvTranspose"))
+        ),
         Variant("bf16", openvino_precision.compile_bf16),
         _fp32("openvino"),
     ),

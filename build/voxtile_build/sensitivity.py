@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,13 +19,15 @@ Array = NDArray[Any]
 STEPS = 127
 
 
-def rank_int8(model: onnx.ModelProto, feed: Feed, ranges: Mapping[str, float]) -> list[str]:
+def rank_int8(
+    model: onnx.ModelProto, feed: Feed, ranges: Mapping[str, float], operators: Collection[str] = ("Conv",)
+) -> list[str]:
     """Quantisable convolutions, the one first that alone in int8 changes the scores of `feed` most.
 
     Each is rounded on its own, weights by their largest value a channel and the input by its range; one run of the
     graph a layer. Nodes must have names.
     """
-    layers = quantizable(model)
+    layers = quantizable(model, operators=operators)
     reference = run_graph(model, [feed])[0]["scores"].astype(np.float64)
 
     def effect(layer: str) -> float:
@@ -44,7 +46,10 @@ def _with_rounded(model: onnx.ModelProto, layer: str, ranges: Mapping[str, float
     constants = {tensor.name: tensor for tensor in copy.graph.initializer}
     if node.input[1] in constants:
         name = f"{layer}::int8 weights"
-        weights = round_weights(numpy_helper.to_array(constants[node.input[1]]))
+        # [output channel, input channel, …], turned around in a transposed convolution.
+        axis = 1 if node.op_type == "ConvTranspose" else 0
+        stored = np.moveaxis(numpy_helper.to_array(constants[node.input[1]]), axis, 0)
+        weights = np.ascontiguousarray(np.moveaxis(round_weights(stored), 0, axis))
         copy.graph.initializer.append(numpy_helper.from_array(weights, name))
         node.input[1] = name
     largest = max(ranges.get(node.input[0], 0.0), 1e-12)

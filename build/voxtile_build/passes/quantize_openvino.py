@@ -9,6 +9,7 @@ from typing import Any
 import openvino
 
 from .quantize_qdq import QuantizationError
+from .upsample_openvino import upsample_by_products
 from .verify import Feed
 
 # As in Q/DQ: what int8 hurts more than it helps. Products and softmax are attention's.
@@ -21,7 +22,9 @@ _LEFT_ALONE = (
 def quantize_openvino(
     model: openvino.Model, calibration: Sequence[Feed], kept: frozenset[str] = frozenset()
 ) -> openvino.Model:
-    """A copy with int8 convolutions. `calibration` holds the model's inputs by name, as [1, channel, *spatial].
+    """A copy with int8 convolutions, transposed ones of blocks that do not overlap among them.
+
+    `calibration` holds the model's inputs by name, as [1, channel, *spatial].
 
     `kept` names operations (`get_friendly_name()`) that stay. NNCF corrects the biases on the same inputs.
     Raises QuantizationError without calibration inputs, or where a kept name is unknown.
@@ -34,6 +37,8 @@ def quantize_openvino(
     names = {operation.get_friendly_name() for operation in model.get_ops()}
     if unknown := kept - names:
         raise QuantizationError(f"Cannot keep {sorted(unknown)}: the model has no operations of these names.")
+    model = model.clone()
+    upsample_by_products(model, kept)
     # OpenVINO reads a convolution with a bias as two operations, and gives the ONNX node's name to the sum.
     kept |= {f"{name}/WithoutBiases" for name in kept} & names
     # Both ends of the network: the scan comes in whole, and the scores go out whole.
@@ -43,7 +48,7 @@ def quantize_openvino(
     # NNCF draws its progress on standard output, which belongs to the command's own report.
     with contextlib.redirect_stdout(io.StringIO()):
         quantized: openvino.Model = nncf.quantize(
-            model.clone(),
+            model,
             nncf.Dataset(list(calibration), dict),
             subset_size=len(calibration),
             # Activations may lie off zero, as after a leaky ReLU they do: as fast, and fewer voxels flip (1.4 instead

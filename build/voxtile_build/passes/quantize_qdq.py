@@ -2,7 +2,7 @@
 
 import logging
 import tempfile
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -82,7 +82,9 @@ def quantize_dynamic(model: onnx.ModelProto, kept: frozenset[str] = frozenset())
         return onnx.load(target)
 
 
-def quantizable(model: onnx.ModelProto, kept: frozenset[str] = frozenset()) -> list[str]:
+def quantizable(
+    model: onnx.ModelProto, kept: frozenset[str] = frozenset(), operators: Collection[str] = ("Conv",)
+) -> list[str]:
     """Convolutions that int8 is meant for: those with a convolution both before and after them, less `kept`.
 
     The first ones see the scan and the last ones make the scores: both are cheap, and the most sensitive.
@@ -94,7 +96,7 @@ def quantizable(model: onnx.ModelProto, kept: frozenset[str] = frozenset()) -> l
     layers = [
         node.name
         for node in nodes
-        if node.op_type == "Conv" and node.name in upstream & downstream and node.name not in kept
+        if node.op_type in operators and node.name in upstream & downstream and node.name not in kept
     ]
     if not layers:
         raise QuantizationError("No convolution is left for int8 between the first and the last: use fp16 or bf16.")
