@@ -23,7 +23,8 @@ from numpy.typing import NDArray
 from safetensors.torch import load_file, save_file
 from torch import nn
 
-from .scans import CT_LABELS, brain_crop, ct_labels, ct_values, tissue_labels
+from .density_network import fit_densities
+from .scans import CT_LABELS, brain_crop, tissue_labels
 
 Shape = tuple[int, int, int]
 
@@ -139,11 +140,6 @@ def brain_patch(data: Path, roi: Shape) -> tuple[NDArray[np.float32], NDArray[np
     return normalised(np.asanyarray(nib.load(brain_crop(data, roi)).dataobj)), tissue_labels(data, roi)
 
 
-def ct_patch(roi: Shape) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
-    """A small made-up CT, normalised, and its 25 labels; both [x, y, z]."""
-    return normalised(ct_values(roi)), ct_labels(roi)
-
-
 def normalised(values: NDArray[Any]) -> NDArray[np.float32]:
     whole = values.astype(np.float32)
     result: NDArray[np.float32] = (whole - whole.mean()) / whole.std()
@@ -226,13 +222,16 @@ def trained_steps(data: Path, kind: str, widths: tuple[int, ...]) -> int | None:
 
 
 def nnunet_network(data: Path, kind: str, widths: tuple[int, ...], roi: Shape) -> nn.Module:
-    """PlainConvUNet of "brain" or "ct", trained where that was done, else fitted; nnU-Net's axes are (z, y, x)."""
-    classes, ct = (CT_LABELS, True) if kind == "ct" else (len(TISSUES), False)
+    """PlainConvUNet of "chest", or of "brain", trained where that was done; nnU-Net's axes are (z, y, x)."""
+    if kind == "chest":
+        network = seeded(lambda: plain_conv_unet(widths, CT_LABELS))
+        fit_densities(network, roi)
+        return network
     if trained_steps(data, kind, widths) is not None:
-        trained = plain_conv_unet(widths, classes)
+        trained = plain_conv_unet(widths, len(TISSUES))
         trained.load_state_dict(load_file(stand_in(data, kind, widths)))
         return trained
-    network = seeded(lambda: plain_conv_unet(widths, classes))
-    values, labels = ct_patch(roi) if ct else brain_patch(data, roi)
-    fit_head(network, values.transpose(2, 1, 0), labels.transpose(2, 1, 0).copy(), classes)
+    network = seeded(lambda: plain_conv_unet(widths, len(TISSUES)))
+    values, labels = brain_patch(data, roi)
+    fit_head(network, values.transpose(2, 1, 0), labels.transpose(2, 1, 0).copy(), len(TISSUES))
     return network

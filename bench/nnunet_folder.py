@@ -9,12 +9,11 @@ from typing import Any
 
 import torch
 
+from .density_network import MODEL_SPACING, fingerprint
 from .networks import TISSUES, Shape, architecture, nnunet_network, trained_steps
-from .scans import CT_LABELS, ct_values
+from .scans import CT_LABELS
 
 RESAMPLING = "resample_data_or_seg_to_shape"
-CT_MODEL_SPACING = 3.0
-"""Millimetres a voxel of the network's grid, as TotalSegmentator's fast model has them."""
 
 
 def brain_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
@@ -26,7 +25,7 @@ def brain_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
 def ct_folder(data: Path, widths: tuple[int, ...], roi: Shape) -> Path:
     """A model of the made-up CT's 25 labels, nnU-Net's CT rule."""
     labels = {"background": 0} | {f"organ {value}": value for value in range(1, CT_LABELS)}
-    return _folder(data, "ct", widths, roi, labels, "CTNormalization", (CT_MODEL_SPACING,) * 3)
+    return _folder(data, "chest", widths, roi, labels, "CTNormalization", (MODEL_SPACING,) * 3)
 
 
 def _folder(
@@ -114,16 +113,8 @@ def _plans(
         "configurations": {"3d_fullres": configuration},
         "experiment_planner_used": "ExperimentPlanner",
         "label_manager": "LabelManager",
-        "foreground_intensity_properties_per_channel": {"0": _fingerprint(roi)},
+        "foreground_intensity_properties_per_channel": {"0": fingerprint(roi)},
     }
-
-
-def _fingerprint(roi: Shape) -> dict[str, float]:
-    """Figures that make nnU-Net's CT rule the normalisation that the weights were fitted with."""
-    values = ct_values(roi).astype("float32")
-    low, high = float(values.min()), float(values.max())
-    figures = {"mean": float(values.mean()), "std": float(values.std()), "median": float(values.mean())}
-    return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
 
 
 def _write(path: Path, content: Mapping[str, Any]) -> None:

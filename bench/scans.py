@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,9 @@ Shape = tuple[int, int, int]
 CT_SHAPE: Shape = (512, 512, 300)
 CT_LABELS = 25
 CT_SPACING = (0.8, 0.8, 1.5)
-AIR, WATER_FAT, SOFT, BONE = -1000, -90, 40, 700
+AIR, FAT = -1000, -90
+LIGHT, HEAVY = (-750, -210), (30, 1500)
+NOISE = 8
 """Hounsfield units."""
 
 
@@ -52,18 +55,19 @@ def half_air(data: Path, shape: Shape) -> Path:
 
 
 def ct_scan(data: Path, shape: Shape = CT_SHAPE) -> Path:
-    """A made-up chest CT, int16 Hounsfield units; its labels lie beside it (see `ct_labels`)."""
-    return _made(data / f"ct-{_times(shape)}.nii.gz", lambda path: _save_ct(shape, path))
+    """A made-up chest CT, int16 Hounsfield units."""
+    return _made(data / f"chest-{_times(shape)}.nii.gz", lambda path: _save_ct(shape, path))
 
 
 def ct_labels(shape: Shape) -> NDArray[np.uint8]:
-    """[x, y, z]: 0 outside, 1 the body, 2 … 24 organs: ellipsoids at fixed random places inside it."""
+    """[x, y, z]: 0 outside, 1 the body, 2 … 24 organs: ellipsoids that lie apart inside it."""
     grid = [np.linspace(-1, 1, size, dtype=np.float32) for size in shape]
-    labels = _ellipsoid(grid, (0, 0, 0), (0.85, 0.6, 2.0)).astype(np.uint8)
+    labels = _ellipsoid(grid, (0, 0, 0), (0.9, 0.75, 2.0)).astype(np.uint8)
     rng = np.random.default_rng(20)
-    for value in range(2, CT_LABELS):
-        centre = rng.uniform((-0.55, -0.35, -0.8), (0.55, 0.35, 0.8))
-        half = rng.uniform((0.06, 0.06, 0.1), (0.2, 0.18, 0.3))
+    places = itertools.product((-0.66, 0, 0.66), (-0.3, 0.3), (-0.58, -0.2, 0.2, 0.58))
+    for value, (z, y, x) in zip(range(2, CT_LABELS), places, strict=False):
+        centre = np.array((x, y, z)) + rng.uniform(-0.02, 0.02, 3)
+        half = rng.uniform((0.13, 0.2, 0.22), (0.17, 0.26, 0.29))
         labels[_ellipsoid(grid, centre, half) & (labels > 0)] = value
     return labels
 
@@ -71,10 +75,16 @@ def ct_labels(shape: Shape) -> NDArray[np.uint8]:
 def ct_values(shape: Shape) -> NDArray[np.int16]:
     """[x, y, z] Hounsfield units: each structure of `ct_labels` with its own, noise over all."""
     rng = np.random.default_rng(21)
-    units = np.concatenate([[AIR, WATER_FAT], np.linspace(SOFT - 60, BONE, CT_LABELS - 2)]).astype(np.float32)
-    values = units[ct_labels(shape)]
-    values += 12 * rng.standard_normal(shape, dtype=np.float32)
+    values = _densities()[ct_labels(shape)]
+    values += NOISE * rng.standard_normal(shape, dtype=np.float32)
     return np.rint(values).astype(np.int16)
+
+
+def _densities() -> NDArray[np.float32]:
+    """Of each label: organs in no order, some lighter than the body and most heavier."""
+    organs = np.concatenate([np.linspace(*LIGHT, 8), np.linspace(*HEAVY, CT_LABELS - 10)])
+    units = np.concatenate([[AIR, FAT], np.random.default_rng(22).permutation(organs)])
+    return units.astype(np.float32)
 
 
 def _save_ct(shape: Shape, path: Path) -> None:

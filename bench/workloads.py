@@ -9,6 +9,7 @@ from typing import Any
 
 from voxtile_build.members import Model
 
+from .density_network import MODEL_SPACING
 from .entries import (
     REDUCED,
     Entry,
@@ -22,7 +23,7 @@ from .entries import (
     precision_choices,
 )
 from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
-from .nnunet_folder import CT_MODEL_SPACING, brain_folder, ct_folder
+from .nnunet_folder import brain_folder, ct_folder
 from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
 from .way_torch import find_network
@@ -159,10 +160,9 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
     model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile)
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
-    taught = how_taught(settings.data, "ct", widths)
     title = (
-        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {taught}, {CT_LABELS} labels, patch {_times(roi)}, resampled "
-        f"to {CT_MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
+        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, weights set and fitted, {CT_LABELS} labels, "
+        f"patch {_times(roi)}, resampled to {MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
     )
     return Workload("nnunet-ct", title, scan, tuple(rows), 300)
 

@@ -20,7 +20,7 @@ from monai.inferers import sliding_window_inference
 from monai.metrics import compute_dice
 
 from bench import __main__ as command
-from bench import masks, networks, readme, scans, section_parts, tables, timing
+from bench import density_network, masks, networks, readme, scans, section_parts, tables, timing
 from bench.entries import changed, precision_choices
 from bench.nnunet_folder import brain_folder
 from bench.plot import draw
@@ -238,6 +238,25 @@ def test_fitted_weights_give_every_label(data: Path) -> None:
         found = network(torch.from_numpy(values.transpose(2, 1, 0).copy())[None, None]).argmax(1)[0].numpy()
     assert set(np.unique(found)) >= set(np.unique(labels)) - {0}
     assert (found.transpose(2, 1, 0) == labels).mean() > 0.5
+
+
+def test_the_made_up_cts_network_knows_every_label_and_keeps_them_in_bf16(data: Path) -> None:
+    roi = (48, 48, 48)
+    network = networks.nnunet_network(data, "chest", (8, 16, 32), roi)
+    figures = density_network.fingerprint(roi)
+    grid = density_network.grid_of(roi)
+    # A tile that the last layer was not fitted on, over the middle of the body.
+    where = tuple(slice((size - edge) // 2, (size + edge) // 2) for size, edge in zip(grid, roi, strict=True))
+    values = ((scans.ct_values(grid) - figures["mean"]) / figures["std"])[where].transpose(2, 1, 0)
+    image = torch.from_numpy(values.astype(np.float32).copy())[None, None]
+    with torch.inference_mode():
+        labels = network(image).argmax(1)[0].numpy()
+        with torch.autocast("cpu", torch.bfloat16):
+            rounded = network(image).argmax(1)[0].numpy()
+    truth = scans.ct_labels(grid)[where].transpose(2, 1, 0)
+    assert len(np.unique(truth)) > 10
+    assert np.mean(labels != truth) < 0.05
+    assert np.mean(labels != rounded) < 0.01
 
 
 def test_the_nnunet_folder_is_one_that_nnunet_and_voxtile_build_read(data: Path) -> None:
