@@ -240,7 +240,7 @@ def test_fitted_weights_give_every_label(data: Path) -> None:
     assert (found.transpose(2, 1, 0) == labels).mean() > 0.5
 
 
-def test_the_made_up_cts_network_knows_every_label_and_keeps_them_in_bf16(data: Path) -> None:
+def test_the_made_up_cts_network_knows_labels_where_it_was_not_fitted(data: Path) -> None:
     roi = (48, 48, 48)
     network = networks.nnunet_network(data, "chest", (8, 16, 32), roi)
     figures = density_network.fingerprint(roi)
@@ -251,12 +251,9 @@ def test_the_made_up_cts_network_knows_every_label_and_keeps_them_in_bf16(data: 
     image = torch.from_numpy(values.astype(np.float32).copy())[None, None]
     with torch.inference_mode():
         labels = network(image).argmax(1)[0].numpy()
-        with torch.autocast("cpu", torch.bfloat16):
-            rounded = network(image).argmax(1)[0].numpy()
     truth = scans.ct_labels(grid)[where].transpose(2, 1, 0)
     assert len(np.unique(truth)) > 5
     assert np.mean(labels != truth) < 0.1
-    assert np.mean(labels != rounded) < 0.01
 
 
 def test_the_nnunet_folder_is_one_that_nnunet_and_voxtile_build_read(data: Path) -> None:
