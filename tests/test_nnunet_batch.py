@@ -9,10 +9,12 @@ from __future__ import annotations
 import contextlib
 import io
 import json
+import pickle
 import warnings
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
@@ -26,6 +28,7 @@ from nnunet_folders import (
     write_folder,
     write_scan,
 )
+from nnunetv2.ensembling.ensemble import merge_files
 from typer.testing import CliRunner, Result
 
 from server.embedded import EmbeddedServer
@@ -113,6 +116,24 @@ def assert_same_folder(found: Path, expected: Path, names: list[str]) -> None:
             np.testing.assert_allclose(one["probabilities"], other["probabilities"], atol=PROBABILITY_ERROR)
 
 
+def assert_same_properties(mine: Any, theirs: Any, key: str = "") -> None:
+    """The same words, nested alike, and numbers that differ by what float32 headers lose."""
+    if isinstance(theirs, dict):
+        assert sorted(mine) == sorted(theirs)
+        for word in theirs:
+            assert_same_properties(mine[word], theirs[word], word)
+    else:
+        np.testing.assert_allclose(mine, theirs, atol=1e-5, err_msg=key)
+
+
+def ensembled(folders: list[Path], name: str, oracle: Oracle, output: Path) -> None:
+    """nnU-Net's own ensemble of one case."""
+    merge_files(
+        [str(folder / f"{name}.npz") for folder in folders], str(output / name), ".nii.gz", oracle.io,
+        oracle.predictor.label_manager,
+    )  # fmt: skip
+
+
 def test_folder_of_two_channels_is_nnunets(url: str, results: Path, tmp_path: Path) -> None:
     images, labels = tmp_path / "imagesTs", tmp_path / "labelsPr"
     for name, (shape, spacing) in SCANS.items():
@@ -124,6 +145,15 @@ def test_folder_of_two_channels_is_nnunets(url: str, results: Path, tmp_path: Pa
     done = batch(url, "pair", images, labels, "--probabilities")
     assert done.exit_code == 0, done.output
     assert_same_folder(labels, tmp_path / "oracle", list(SCANS))
+    oracle = Oracle(next((results / "pair").iterdir()), (0,))
+    for name in SCANS:
+        mine, theirs = (pickle.loads((folder / f"{name}.pkl").read_bytes()) for folder in (labels, tmp_path / "oracle"))
+        assert_same_properties(mine, theirs)
+        ensembled([labels, tmp_path / "oracle"], name, oracle, tmp_path)
+        merged, alone = (nib.load(folder / f"{name}.nii.gz") for folder in (tmp_path, labels))
+        np.testing.assert_allclose(merged.affine, alone.affine, atol=1e-5)
+        differ = np.asarray(merged.dataobj) != np.asarray(alone.dataobj)
+        assert differ.sum() <= differ.size // ONE_VOXEL_IN
 
 
 def test_folder_through_a_cascade_is_nnunets(url: str, results: Path, tmp_path: Path) -> None:

@@ -19,10 +19,10 @@ from voxtile.errors import ModelError
 from voxtile.nnunet.exporting import LabelExporter, export_bytes, export_probabilities, export_strips
 from voxtile.nnunet.postprocessing import postprocess
 from voxtile.nnunet.preprocessing import NnunetPlan, Preprocessed, preprocess
+from voxtile.nnunet.reader_properties import REORIENTING, reader_properties
 from voxtile.strips import Strip
 from voxtile.volume import Volume, spacing_of
 
-REORIENTING = "NibabelIOWithReorient"
 SAME_SPACING = 1e-3
 """How far, as a share, a header's voxel size may lie from its affine's and still be the more exact of the two."""
 
@@ -45,7 +45,9 @@ class NnunetCase:
         self._fields: dict[str, Any] = dict(card.nnunet or {})
         self._plan = NnunetPlan.from_json(self._fields)
         self._steps = self._fields.get("postprocessing", ()) if learned_steps else ()
-        self._axes = Axes(volume, reorient=self._fields.get("image_reader_writer") == REORIENTING)
+        reader = self._fields.get("image_reader_writer", "")
+        self._axes = Axes(volume, reorient=reader == REORIENTING)
+        self._geometry = reader_properties(volume, reader, header_spacing(volume))
         self._ready = self._prepare(volume, previous)
         self.data = self._ready.data
 
@@ -61,6 +63,17 @@ class NnunetCase:
     def as_read(self, values: NDArray[Any]) -> NDArray[Any]:
         """`values` [..., i, j, k] on the scan's own grid as nnU-Net's reader would order them, [..., z, y, x]."""
         return self._axes.forward(values)
+
+    def properties(self) -> dict[str, Any]:
+        """What nnU-Net itself knows of a preprocessed case, in its own words and its own axes."""
+        grid = self._ready.properties
+        return {
+            **self._geometry,
+            "spacing": list(self._axes.spacing),
+            "shape_before_cropping": grid.shape_before_cropping,
+            "bbox_used_for_cropping": [list(bounds) for bounds in grid.bbox],
+            "shape_after_cropping_and_before_resampling": grid.shape_after_cropping,
+        }
 
     def empty_at_most(self, threshold: float) -> list[float]:
         raise ModelError(f"model {self._card.name!r}: nnU-Net's plans have no rule for what is empty")

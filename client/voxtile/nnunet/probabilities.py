@@ -1,7 +1,9 @@
-"""Probabilities as nnU-Net writes them beside a mask: an .npz with the one array `probabilities`."""
+"""Probabilities as nnU-Net writes them beside a mask: an .npz with the one array `probabilities`, and a .pkl with the
+scan's properties, without which `nnUNetv2_ensemble` takes no .npz."""
 
 from __future__ import annotations
 
+import pickle
 from pathlib import Path
 
 import numpy as np
@@ -29,14 +31,18 @@ def check_probabilities(card: Card, path: Path) -> None:
     if path.suffix != ".npz":
         raise OutputError(f"{path}: expected a name that ends in .npz")
     check_writable(path)
+    check_writable(path.with_suffix(".pkl"))
 
 
 def write_probabilities(scores: NDArray[np.float32], case: Case, path: Path) -> None:
-    """Write probabilities [class, i, j, k] of `case` as nnU-Net does: float32 [class, z, y, x], atomically.
+    """Write probabilities [class, i, j, k] of `case` as nnU-Net does: float32 [class, z, y, x], atomically; and before
+    them the properties of the scan, under the same name with .pkl.
 
     Raises OutputError where the file cannot be written, ModelError for a case that is not nnU-Net's.
     """
     if not isinstance(case, NnunetCase):
         raise ModelError(f"expected a case of an nnU-Net model, found {type(case).__name__}")
+    with atomic_file(path.with_suffix(".pkl")) as file:
+        pickle.dump(case.properties(), file)
     with atomic_file(path) as file:
         np.savez_compressed(file, probabilities=case.as_read(scores))
