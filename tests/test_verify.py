@@ -164,9 +164,11 @@ def test_a_refused_request_comes_with_the_servers_words(running: EmbeddedServer)
         run({"roi": np.zeros((1, 1, 3, 3, 3), np.float32)})
 
 
-def test_where_no_server_answers_the_address_is_named(built: Path) -> None:
-    verdicts = verify("tiny", built, "127.0.0.1:1")
-    assert all("127.0.0.1:1: no Triton answers there" in verdict.faults[0] for verdict in verdicts)
+def test_where_no_server_answers_the_address_is_named_once(built: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(VerificationError, match=r"127\.0\.0\.1:1: no Triton answers there"):
+        verify("tiny", built, "127.0.0.1:1")
+    assert main(["verify", "tiny", "--repository", str(built), "--url", "127.0.0.1:1"]) == 1
+    assert capsys.readouterr().err.count("no Triton answers there") == 1
 
 
 # In this process, and what was tampered with

@@ -30,7 +30,7 @@ class ServedRunner:
         self.url, self.model = url, model
         options = [("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES)]
         self._client = grpc.InferenceServerClient(url, channel_args=options)
-        self._check_ready()
+        self._check_offered()
 
     def __enter__(self) -> ServedRunner:
         return self
@@ -58,14 +58,28 @@ class ServedRunner:
             raise VerificationError(f"{self.url}: {self.model} gives no scores for a batch of {batch}")
         return np.asarray(scores)
 
-    def _check_ready(self) -> None:
+    def _check_offered(self) -> None:
         try:
             ready = self._client.is_model_ready(self.model, client_timeout=SECONDS)
         except self._failure as error:
-            raise VerificationError(
-                f"{self.url}: no Triton answers there ({error.message()}); give HOST:PORT of its gRPC service"
-            ) from error
+            raise _silent(self.url, error) from error
         if not ready:
             raise VerificationError(
                 f"{self.url}: the server does not offer {self.model}; serve the repository that is verified"
             )
+
+
+def require_server(url: str) -> None:
+    """Raises VerificationError where no Triton answers at `url`, HOST:PORT of its gRPC service."""
+    from tritonclient import grpc
+    from tritonclient.utils import InferenceServerException
+
+    with grpc.InferenceServerClient(url) as client:
+        try:
+            client.is_server_live(client_timeout=SECONDS)
+        except InferenceServerException as error:
+            raise _silent(url, error) from error
+
+
+def _silent(url: str, error: Any) -> VerificationError:
+    return VerificationError(f"{url}: no Triton answers there ({error.message()}); give HOST:PORT of its gRPC service")

@@ -66,12 +66,15 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     url: HOST:PORT of the gRPC service of a running Triton, which is then measured, the public entry last; without it,
     files are opened in this process, where the engine can be, and the public entry, which only a server runs, is
     left out. scans: whether the stored scan is run too. An entry whose files are not those of its certificate is not
-    run. Raises RepositoryError where the model is not in the repository.
+    run. Raises RepositoryError where the model is not in the repository, VerificationError where nothing answers at
+    `url`.
     """
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
     members = member_names(config)
+    if url is not None:
+        _require_server(url)
     verdicts = []
     for engine, known in card["certificates"].items():
         entries = [repository / entry_name(member, engine) for member in members]
@@ -235,6 +238,12 @@ def _served(url: str, entry: str) -> ServedRunner:
     from .served import ServedRunner
 
     return ServedRunner(url, entry)
+
+
+def _require_server(url: str) -> None:
+    from .served import require_server
+
+    require_server(url)
 
 
 def _in_process(version: Path, certificate: Mapping[str, Any], parameters: Mapping[str, str]) -> Runner:
