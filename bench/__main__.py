@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from .facts import machine_facts, roofline
-from .settings import SECTIONS, Settings, say
+from .settings import QUICK_SECTIONS, SECTIONS, Settings, say
 
 Rows = list[dict[str, Any]]
 
@@ -39,12 +39,16 @@ def parse(arguments: Sequence[str] | None) -> Settings:
     parser = argparse.ArgumentParser(prog="python -m bench", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--out", type=Path, default=Path("out/bench"), metavar="DIR")
     parser.add_argument("--quick", action="store_true", help="small scans, few repetitions: within 10 minutes")
-    parser.add_argument("--only", default=",".join(SECTIONS), metavar="A,B", help=f"of {','.join(SECTIONS)}")
+    parser.add_argument(
+        "--only",
+        metavar="A,B",
+        help=f"of {','.join(SECTIONS)}; left out, all of them, of a quick run all but swinunetr and engines",
+    )
     parser.add_argument("--device", choices=("cpu", "cuda"), default="cpu")
     parser.add_argument("--with-compile", action="store_true", help="torch.compile too: minutes a network")
     parser.add_argument("--tiny", action="store_true", help=argparse.SUPPRESS)
     chosen = parser.parse_args(arguments)
-    wanted = chosen.only.split(",")
+    wanted = chosen.only.split(",") if chosen.only else QUICK_SECTIONS if chosen.quick else SECTIONS
     unknown = [name for name in wanted if name not in SECTIONS]
     if unknown:
         parser.error(f"--only: expected some of {','.join(SECTIONS)}, found {','.join(unknown)}")

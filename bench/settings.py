@@ -10,6 +10,8 @@ SECTIONS = (
     "unet", "swinunetr", "nnunet", "transport", "parts", "resampling", "memory", "engines",
 )  # fmt: skip
 """In the order in which they run: what cannot be had otherwise first, so that a run that is cut off still tells it."""
+QUICK_SECTIONS = tuple(name for name in SECTIONS if name not in ("swinunetr", "engines"))
+"""Of a quick run that names none: building for the other two takes as long as all of these."""
 
 
 @dataclass(frozen=True)

@@ -45,6 +45,12 @@ SAME = 1e-6
 # Arithmetic -------------------------------------------------------------------------------------------------
 
 
+def test_a_quick_run_leaves_out_what_takes_long_to_build_unless_it_is_asked_for() -> None:
+    assert command.parse([]).sections == SECTIONS
+    assert set(SECTIONS) - set(command.parse(["--quick"]).sections) == {"swinunetr", "engines"}
+    assert command.parse(["--quick", "--only", "engines,unet"]).sections == ("unet", "engines")
+
+
 def test_ways_take_turns_in_alternating_order() -> None:
     order: list[str] = []
 
