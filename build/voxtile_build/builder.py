@@ -217,7 +217,7 @@ def _build_engine(
     certificate = certify(spec, engine, compiled, reference, hashes)
     require_accepted(certificate.content)
     digest = certificate.write(version)
-    reports = graphs.graph_reports(compiled.precision)
+    reports = graphs.graph_reports(engine.name, compiled.precision)
     _write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.notes)
     # TensorRT builds an engine for shapes that are known; slices of any size go to the CUDA provider.
     sized = spec.tiling.multiple is None

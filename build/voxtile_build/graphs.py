@@ -2,12 +2,13 @@
 
 `lean` is the network's own, folded, cleaned, its attention in the form that engines fuse; opset 20, which every server
 reads. `onnx_file` is what fp32 engines take: `lean` with norms that keep float32's accuracy, which the other precisions
-round away.
+round away. OpenVINO has both with upsampling composed: `composed`, `composed_file`.
 """
 
 from __future__ import annotations
 
 import functools
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -17,8 +18,17 @@ from onnx import ModelProto
 from .calibration import Calibration, calibrate
 from .centred_norms import centre_norms
 from .composing import to_onnx
-from .passes import PassError, PassReport, Verified, clean, fold_constants, group_windows, split_qkv
-from .passes.verify import changed_operators
+from .passes import (
+    PassError,
+    PassReport,
+    Verified,
+    clean,
+    compose_upsample,
+    fold_constants,
+    group_windows,
+    split_qkv,
+)
+from .passes.verify import GraphPass, changed_operators
 from .spec import Spec
 from .torch_to_onnx import checked, save
 from .whole_scan import segment, torch_runner
@@ -32,6 +42,8 @@ PASSES = (
     ("split queries, keys and values", split_qkv),
     ("group windows", group_windows),
 )
+# The one engine that takes the composed graph.
+COMPOSED = "openvino"
 
 
 class Graphs:
@@ -46,7 +58,9 @@ class Graphs:
         self.wrapper, self.spec = wrapper, spec
         self.reports: dict[str, list[PassReport]] = {}
         self.notes: list[str] = []
-        self.lean = self._passed(to_onnx(wrapper, spec))
+        self._folder = folder
+        self._verified = Verified(to_onnx(wrapper, spec), [self.calibration.example])
+        self.lean = self._passed("lean", PASSES)
         fp32 = checked(centre_norms(self.lean))
         self.reports["fp32"] = [_report("centre norms", self.lean, fp32)]
         self.files = save(fp32, folder / "model.onnx")
@@ -55,6 +69,18 @@ class Graphs:
     def onnx_file(self) -> Path:
         """The fp32 graph."""
         return self.files[0]
+
+    @functools.cached_property
+    def composed(self) -> ModelProto:
+        """`lean` with fewer products where it upsamples; see decision 15."""
+        return self._passed(COMPOSED, (("compose upsampling", compose_upsample),))
+
+    @functools.cached_property
+    def composed_file(self) -> Path:
+        """The fp32 graph with fewer products where it upsamples."""
+        folder = self._folder / COMPOSED
+        folder.mkdir(exist_ok=True)
+        return save(checked(centre_norms(self.composed)), folder / "model.onnx")[0]
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -67,20 +93,20 @@ class Graphs:
         run, batch = torch_runner(self.wrapper), self.spec.serving.max_batch
         return tuple(segment(scan, self.spec, run, batch) for scan in self.calibration.scans)
 
-    def graph_reports(self, precision: str) -> dict[str, list[PassReport]]:
-        """The reports of the graphs that an engine of this precision is made of."""
-        return {name: made for name, made in self.reports.items() if name != "fp32" or precision == "fp32"}
+    def graph_reports(self, engine: str, precision: str) -> dict[str, list[PassReport]]:
+        """The reports of the graphs that an engine in this precision is made of."""
+        foreign = {name for name, only in (("fp32", precision), (COMPOSED, engine)) if name != only}
+        return {name: made for name, made in self.reports.items() if name not in foreign}
 
-    def _passed(self, model: ModelProto) -> ModelProto:
-        """`model` after every pass that leaves its scores as they are; the others are left out and noted."""
-        verified = Verified(model, [self.calibration.example])
-        reports = self.reports.setdefault("lean", [])
-        for name, graph_pass in PASSES:
+    def _passed(self, graph: str, passes: Sequence[tuple[str, GraphPass]]) -> ModelProto:
+        """The graph so far after every pass that leaves its scores as they are; the others are left out and noted."""
+        reports = self.reports.setdefault(graph, [])
+        for name, graph_pass in passes:
             try:
-                reports.append(verified.apply(name, graph_pass))
+                reports.append(self._verified.apply(name, graph_pass))
             except PassError as error:
                 self.notes.append(str(error))
-        return checked(verified.model)
+        return checked(self._verified.model)
 
 
 def _report(name: str, before: ModelProto, after: ModelProto) -> PassReport:

@@ -29,7 +29,7 @@ def has_bf16() -> bool:
 
 
 def compile_bf16(graphs: Graphs, folder: Path, _: frozenset[str] = frozenset()) -> Compiled:
-    """model.xml of the lean graph; the weights stay fp32 in the file, the CPU computes in bf16."""
+    """model.xml of the composed graph; the weights stay fp32 in the file, the CPU computes in bf16."""
     return _open(write(_read(graphs), folder), "bf16", "bf16", graphs)
 
 
@@ -51,7 +51,7 @@ def compile_int8(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset(
 
 def _read(graphs: Graphs) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        files = save(graphs.lean, Path(folder) / "model.onnx")
+        files = save(graphs.composed, Path(folder) / "model.onnx")
         return read(files[0])
 
 

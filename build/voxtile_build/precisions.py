@@ -11,10 +11,12 @@ from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from onnx import ModelProto
+
 from . import onnxruntime_precision, openvino_precision
 from .engines import Compiled, Engine, Runner, find_engine
 from .errors import EngineError
-from .graphs import Graphs
+from .graphs import COMPOSED, Graphs
 from .measures import dice, flipped, mask_names, masks
 from .passes.ranges import tensor_ranges
 from .precision import Acceptance, Candidate, Figures, SearchResult, rank_layers, search
@@ -39,7 +41,8 @@ class Variant:
 
 def _fp32(engine: str) -> Variant:
     def build(graphs: Graphs, folder: Path, _: frozenset[str]) -> Compiled:
-        compiled = find_engine(engine).compile(graphs.onnx_file, folder, graphs.spec)
+        onnx_file = graphs.composed_file if engine == COMPOSED else graphs.onnx_file
+        compiled = find_engine(engine).compile(onnx_file, folder, graphs.spec)
         return replace(compiled, notes=(*graphs.notes, *compiled.notes))
 
     return Variant("fp32", build)
@@ -52,9 +55,17 @@ def _rounded_fp16(graphs: Graphs, folder: Path, kept: frozenset[str]) -> Compile
     return replace(compiled, run=onnxruntime_precision.stepwise_runner(model))
 
 
-def _by_int8(graphs: Graphs, operators: Collection[str] = ("Conv",)) -> Sequence[str]:
+def _by_int8(graphs: Graphs) -> Sequence[str]:
+    return _ranked(graphs.lean, graphs, ("Conv",))
+
+
+def _by_int8_composed(graphs: Graphs) -> Sequence[str]:
+    return _ranked(graphs.composed, graphs, ("Conv", "ConvTranspose"))
+
+
+def _ranked(model: ModelProto, graphs: Graphs, operators: Collection[str]) -> Sequence[str]:
     example = graphs.calibration.example
-    return rank_int8(graphs.lean, example, tensor_ranges(graphs.lean, [example]), operators)
+    return rank_int8(model, example, tensor_ranges(model, [example]), operators)
 
 
 def _by_fp16(graphs: Graphs) -> Sequence[str]:
@@ -64,9 +75,7 @@ def _by_fp16(graphs: Graphs) -> Sequence[str]:
 
 VARIANTS = {
     "openvino": (
-        Variant(
-            "int8", openvino_precision.compile_int8, functools.partial(_by_int8, operators=("Conv", "ConvTranspose"))
-        ),
+        Variant("int8", openvino_precision.compile_int8, _by_int8_composed),
         Variant("bf16", openvino_precision.compile_bf16),
         _fp32("openvino"),
     ),

@@ -9,6 +9,7 @@ from typing import Any
 import openvino
 
 from .quantize_qdq import QuantizationError
+from .upsample_int8 import quantize_upsampling
 from .upsample_openvino import upsample_by_products
 from .verify import Feed
 
@@ -56,6 +57,7 @@ def quantize_openvino(
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(kept | ends), types=sorted(present)),
         )
+    quantize_upsampling(quantized, calibration, kept | ends)
     return quantized
 
 

@@ -1,8 +1,9 @@
 """A transposed convolution whose blocks do not overlap, as a 1×1 convolution and a rearrangement, for int8 in OpenVINO.
 
-OpenVINO has no transposed convolution that ends in int8: the result is written in bf16, turned to another layout in
-fp32, rounded by itself, and turned back, a tenth of the time of a U-Net. The 1×1 convolution ends in int8 at once, and
-the rearrangement moves bytes. The sums are the same ones.
+Of an input that is rounded off zero, as NNCF rounds it, OpenVINO computes a transposed convolution in bf16: the result
+is turned to another layout in fp32, rounded by itself, and turned back, a tenth of the time of a U-Net. The 1×1
+convolution ends in int8 at once, and the rearrangement moves bytes. The sums are the same ones. What is added to
+another tensor stays: see `upsample_int8`.
 """
 
 from __future__ import annotations
@@ -15,7 +16,8 @@ from numpy.typing import NDArray
 from openvino import opset13
 from openvino.passes import ConstantFolding, Manager
 
-OPERATOR = "ConvolutionBackpropData"
+from .upsample_int8 import OPERATOR, is_half_of_a_sum
+
 # Bytes that a rearrangement moves at a time. With fewer, OpenVINO 2026.4 is faster with the blocks' axis behind the
 # channels' (96³, 32 channels: 11 ms instead of 32), with as many in front of it (48³, 64 channels: 0.6 ms, not 2.4).
 WHOLE_LINE = 64
@@ -29,7 +31,7 @@ def upsample_by_products(model: openvino.Model, kept: frozenset[str] = frozenset
     folding.run_passes(model)  # a bias may come in another shape
     done = 0
     for node in model.get_ordered_ops():
-        if node.get_type_name() == OPERATOR and _apart(node):
+        if node.get_type_name() == OPERATOR and _apart(node) and not is_half_of_a_sum(node):
             end, bias = _end(node)
             if not {node.get_friendly_name(), end.get_friendly_name()} & kept:
                 _replace(node, end, bias)
