@@ -64,7 +64,7 @@ def _network(key: str, settings: Settings) -> Rows:
             except WorkerError as error:
                 settings.leave_out(title, " ".join(map(str, variant)), str(error))
         names = {" ".join(map(str, variant)): worker for variant, worker in workers.items()}
-        runs = interleave(names, settings.repetitions, settings.budget_s(140))
+        runs = interleave(names, settings.repetitions, settings.budget_s(90))
     return _rows(key, title, {v: runs[" ".join(map(str, v))] for v in workers}, settings)
 
 

@@ -21,7 +21,7 @@ def measure(settings: Settings) -> Rows:
     try:
         for name, by in WAYS.items():
             workers[name] = Worker({**job, "by": by}, settings.work / f"resample-{by}.log")
-        runs = interleave(workers, settings.repetitions, settings.budget_s(150))
+        runs = interleave(workers, settings.repetitions, settings.budget_s(80))
     finally:
         for worker in workers.values():
             worker.close()

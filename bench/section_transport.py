@@ -143,7 +143,7 @@ def _with_overhead(
 
     for work in ways.values():
         work()
-    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(300))
+    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(180))
     rows = rows_of(f"transport, {title}", runs)
     for row in rows:
         engine = spread(compute[row["way"]]).median
