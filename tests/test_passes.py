@@ -4,6 +4,7 @@ import copy
 import json
 import warnings
 from collections import Counter
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
@@ -14,6 +15,7 @@ import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from bench.ways import forget_peak, peak_rss_bytes
 from tests.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
 from voxtile_build.onnx_to_tensorrt import build_engine
 from voxtile_build.passes import PassError, apply_pass, clean, fold_constants, to_mixed, verify_pass
@@ -235,6 +237,16 @@ def test_ranges_grow_with_more_scans() -> None:
     alone = tensor_ranges(plain(), PLAIN_FEEDS[:1])
     more = tensor_ranges(plain(), PLAIN_FEEDS)
     assert all(more[name] >= alone[name] for name in alone)
+
+
+def test_ranges_hold_no_more_at_a_time_where_there_are_more_tensors() -> None:
+    x = np.ones((1 << 16, 1, 8, 8), np.float32)
+    names = ["x", *(f"t{index}" for index in range(40)), "y"]
+    model = graph_of([helper.make_node("Exp", [one], [other]) for one, other in pairwise(names)], {})
+    forget_peak()
+    before = peak_rss_bytes()
+    tensor_ranges(model, [{"x": x}])
+    assert peak_rss_bytes() - before < 8 * x.nbytes
 
 
 def test_a_tensor_that_is_not_finite_counts_as_infinite() -> None:

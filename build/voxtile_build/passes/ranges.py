@@ -1,10 +1,11 @@
 """The largest magnitude of every tensor in a graph, measured on calibration inputs."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from typing import Any
 
 import numpy as np
 import onnx
+import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
@@ -16,8 +17,8 @@ _EXTREMES = ("ReduceMin", "ReduceMax")
 def tensor_ranges(model: onnx.ModelProto, inputs: Iterable[Feed]) -> dict[str, float]:
     """max |x| of each fp32 tensor by name: inputs, constants and everything computed between.
 
-    The graph is run in fp32 with two scalars added per tensor, so that memory does not grow with the number
-    of tensors. A tensor that is not finite anywhere counts as infinite.
+    The graph is run in fp32 with two scalars added per tensor, taken as soon as the tensor is there, so that memory
+    does not grow with the number of tensors. A tensor that is not finite anywhere counts as infinite.
     """
     typed = onnx.shape_inference.infer_shapes(model)
     ranges = {
@@ -26,7 +27,8 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Iterable[Feed]) -> dict[str, f
         if tensor.data_type == TensorProto.FLOAT
     }
     names = _float_tensors(typed)
-    opened = open_graph(_with_extremes(typed, names))
+    # In any other order extremes are left for last, and every tensor is held until then.
+    opened = open_graph(_with_extremes(typed, names), onnxruntime.ExecutionOrder.PRIORITY_BASED)
     outputs = [_output(extreme, name) for name in names for extreme in _EXTREMES]
     for feed in inputs:
         found = np.abs(np.array(opened.run(outputs, dict(feed)), dtype=np.float64)).reshape(-1, 2)
@@ -56,15 +58,30 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
+    """The extremes of each tensor are computed right behind it, and are all that the graph gives."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
-    del exposed.graph.output[:]
-    for name in names:
-        for extreme in _EXTREMES:
-            output = _output(extreme, name)
-            exposed.graph.node.append(helper.make_node(extreme, [name], [output], keepdims=0))
-            exposed.graph.output.append(helper.make_tensor_value_info(output, TensorProto.FLOAT, []))
+    del exposed.graph.node[:], exposed.graph.output[:]
+    exposed.graph.output.extend(
+        helper.make_tensor_value_info(_output(extreme, name), TensorProto.FLOAT, [])
+        for name in names
+        for extreme in _EXTREMES
+    )
+    wanted = set(names)
+    exposed.graph.node.extend(_extremes([value.name for value in model.graph.input], wanted))
+    for node in model.graph.node:
+        exposed.graph.node.append(node)
+        exposed.graph.node.extend(_extremes(node.output, wanted))
     return exposed
+
+
+def _extremes(names: Iterable[str], wanted: Collection[str]) -> list[onnx.NodeProto]:
+    return [
+        helper.make_node(extreme, [name], [_output(extreme, name)], keepdims=0)
+        for name in names
+        if name in wanted
+        for extreme in _EXTREMES
+    ]
 
 
 def _output(extreme: str, name: str) -> str:

@@ -126,10 +126,13 @@ def run_graph(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[Scores]:
     return [dict(zip(names, opened.run(names, dict(feed)), strict=True)) for feed in inputs]
 
 
-def open_graph(model: onnx.ModelProto) -> onnxruntime.InferenceSession:
-    """The graph opened by ONNX Runtime on the CPU, without a word on standard error."""
+def open_graph(
+    model: onnx.ModelProto, order: onnxruntime.ExecutionOrder = onnxruntime.ExecutionOrder.DEFAULT
+) -> onnxruntime.InferenceSession:
+    """The graph opened by ONNX Runtime on the CPU, without a word on standard error. order: in which nodes run."""
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
+    options.execution_order = order
     return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
 
 
