@@ -6,12 +6,11 @@ import hashlib
 import json
 import shutil
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any
 
-from pydantic import BaseModel
 from torch import nn
 
 import voxtile_build
@@ -36,7 +35,10 @@ LEVELS: Mapping[str, Mapping[str, str]] = {
     "int8": {"openvino": "int8", "onnxruntime": "int8"},
     "auto": {"openvino": "auto"},
 }
-"""Precisions by the CPU's engines; those of one level are built in one go, under one public name."""
+"""Precisions by the CPU's engines; those of one level have one public name."""
+
+Changes = Mapping[tuple[str, ...], Any]
+"""New values by their path in a spec."""
 
 
 @dataclass(frozen=True)
@@ -53,16 +55,7 @@ class Entry:
         return entry_name(self.name, self.engine)
 
 
-def precision_choices(engine: str) -> tuple[str, ...]:
-    """The precisions that this voxtile-build offers for `engine`; none where its spec says nothing of precision."""
-    field = Spec.model_fields.get("precision")
-    part = field.annotation if field is not None else None
-    if not (isinstance(part, type) and issubclass(part, BaseModel)) or engine not in part.model_fields:
-        return ()
-    return tuple(word for word in get_args(part.model_fields[engine].annotation) if isinstance(word, str))
-
-
-def changed(spec: Spec, changes: Mapping[tuple[str, ...], Any]) -> Spec:
+def changed(spec: Spec, changes: Changes) -> Spec:
     """`spec` with the keys at the given paths changed, and checked again."""
     fields = spec.model_dump()
     for (*path, last), value in changes.items():
@@ -121,55 +114,92 @@ def nnunet_model(folder: Path, name: str, settings: Settings) -> Model:
     return Model(changed(model.spec, opened), model.members)
 
 
-def build_entry(
-    model: Model, name: str, changes: Mapping[tuple[str, ...], Any], settings: Settings, engine: str | None = None
-) -> Entry | None:
-    """Builds `model` as `name`, unless that was done before; None where it cannot be built, which is told."""
-    engine = engine or engine_of(settings.device)
-    return next(iter(build_entries(model, name, changes, settings, (engine,))), None)
+def build_entries(model: Model, variants: Mapping[str, Changes], settings: Settings) -> dict[str, dict[str, Entry]]:
+    """Builds `model` with each of the changes under its public name, unless that was done before.
+
+    What can share an export is built in one go. Returns the entries by name and engine; none for a name that cannot be
+    built, which is told.
+    """
+    specs: dict[str, Spec] = {}
+    for name, changes in variants.items():
+        try:
+            specs[name] = changed(model.spec, {("name",): name, **changes})
+        except ValueError as error:
+            _leave_out(model, name, error, settings)
+    return {name: {} for name in variants} | _built_together(model, specs, settings)
 
 
-def build_entries(
-    model: Model, name: str, changes: Mapping[tuple[str, ...], Any], settings: Settings, engines: tuple[str, ...]
-) -> list[Entry]:
-    """The same for several engines in one go, which share the export; none where one of them cannot be built."""
-    wanted = {("name",): name, ("serving", "engines"): engines, ("serving", "point"): engines[0], **changes}
+def _built_together(model: Model, specs: Mapping[str, Spec], settings: Settings) -> dict[str, dict[str, Entry]]:
+    """All in one go; where that fails, each by itself, so that one takes no other with it."""
+    member = model.members[0]
+    models = [Model(spec, (Member(name, member.load, member.weights_sha256),)) for name, spec in specs.items()]
     try:
-        spec = changed(model.spec, wanted)
-        members = tuple(Member(name, member.load, member.weights_sha256) for member in model.members[:1])
-        precisions = _built(Model(spec, members), settings)
+        return _built(models, settings)
     except (BuildError, ValueError) as error:
-        settings.leave_out(model.spec.name, name, " ".join(str(error).split())[:300])
-        return []
-    return [Entry(name, engine, precisions[engine]) for engine in engines]
+        if len(specs) == 1:
+            _leave_out(model, next(iter(specs)), error, settings)
+            return {}
+    alone = [_built_together(model, {name: spec}, settings) for name, spec in specs.items()]
+    return {name: entries for made in alone for name, entries in made.items()}
 
 
-def build_level(model: Model, key: str, level: str, settings: Settings) -> dict[str, Entry]:
-    """`model` at a level of `LEVELS`, as `key`-`level`: the entries by engine; none where it cannot be built."""
-    words = LEVELS[level]
+def _leave_out(model: Model, name: str, error: Exception, settings: Settings) -> None:
+    settings.leave_out(model.spec.name, name, " ".join(str(error).split())[:300])
+
+
+def build_entry(model: Model, name: str, changes: Changes, settings: Settings) -> Entry | None:
+    """The entry of one variant for the device's engine; None where it cannot be built, which is told."""
+    return build_entries(model, {name: changes}, settings)[name].get(engine_of(settings.device))
+
+
+def build_levels(model: Model, key: str, wanted: Sequence[str], settings: Settings) -> dict[str, dict[str, Entry]]:
+    """`model` at the levels `wanted` as `key`-level: entries by level and engine, none where one cannot be built.
+
+    Levels that the table of engines will want in this run are built with them.
+    """
+    levels = dict.fromkeys((*wanted, *(engine_levels(key, settings) if "engines" in settings.sections else ())))
+    names = {f"{key}-{level}": level for level in levels}
+    built = build_entries(model, {name: _at_level(key, level, settings) for name, level in names.items()}, settings)
+    return {level: built[name] for name, level in names.items() if level in wanted}
+
+
+def engine_levels(key: str, settings: Settings) -> tuple[str, ...]:
+    """Of which the table of engines tells. Quick runs leave out what is calibrated; SwinUNETR is too large to be
+    searched for its `auto`."""
+    if key not in engine_keys(settings):
+        return ()
+    if settings.tiny:
+        return ("fp32",)
+    if settings.quick:
+        return ("fp32", "bf16")
+    return tuple(level for level in LEVELS if level != "auto" or key != "swinunetr")
+
+
+def engine_keys(settings: Settings) -> tuple[str, ...]:
+    """Networks in the table of engines."""
+    return ("unet",) if settings.tiny else ("unet", "nnunet") if settings.quick else ("unet", "nnunet", "swinunetr")
+
+
+def _at_level(key: str, level: str, settings: Settings) -> Changes:
+    engine = engine_of(settings.device)
+    words = LEVELS[level] if settings.device == "cpu" else {engine: level}
+    if key not in engine_keys(settings):
+        words = {engine: words[engine]}
     changes: dict[tuple[str, ...], Any] = {
-        ("precision", engine): word for engine, word in words.items() if word != "fp32"
+        ("serving", "engines"): tuple(words),
+        ("serving", "point"): engine,
+        **{("precision", name): word for name, word in words.items() if word != "fp32"},
     }
     if level == "auto":
         # The search needs figures to reach; open ones would make it stop at the first.
         changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_flipped"): 1e-3}
-    made = build_entries(model, f"{key}-{level}", changes, settings, tuple(words))
-    return {entry.engine: entry for entry in made}
-
-
-def level_entry(model: Model, key: str, level: str, settings: Settings) -> Entry | None:
-    """The entry that serves `model` at this level; on a CPU one of those that the table of engines measures too."""
-    engine = model.spec.serving.engines[0]
-    if settings.device == "cpu":
-        return build_level(model, key, level, settings).get(engine)
-    return build_entry(model, f"{key}-{level}", {} if level == "fp32" else {("precision", engine): level}, settings)
+    return changes
 
 
 def build_network(network: nn.Module, spec: Spec, settings: Settings) -> Entry:
     """Builds an unnamed network, such as one that costs nothing."""
-    engine = spec.serving.engines[0]
-    precisions = _built(Model(spec, (Member(spec.name, lambda: network, "0" * 64),)), settings)
-    return Entry(spec.name, engine, precisions[engine])
+    model = Model(spec, (Member(spec.name, lambda: network, "0" * 64),))
+    return _built([model], settings)[spec.name][spec.serving.engines[0]]
 
 
 def clone(entry: Entry, name: str, instances: int, threads: int, settings: Settings) -> Entry:
@@ -198,18 +228,32 @@ def engine_files(entry: Entry, settings: Settings) -> dict[str, Any]:
     return {"engine": entry.engine, "folder": str(folder / "1"), "parameters": parameters}
 
 
-def _built(model: Model, settings: Settings) -> dict[str, str]:
-    """Builds where spec, sources or versions have changed since; the precision of each engine by its certificate."""
-    name, stamp = model.spec.name, settings.data / f"{model.spec.name}.stamp"
-    digest = _digest(model)
-    if not (stamp.exists() and stamp.read_text() == digest and (settings.repository / name).is_dir()):
-        say(f"building {name} for {' and '.join(model.spec.serving.engines)}")
+def _built(models: Sequence[Model], settings: Settings) -> dict[str, dict[str, Entry]]:
+    """Builds where spec, sources or versions have changed since; the entries by name and engine."""
+    stamps = {model.spec.name: settings.data / f"{model.spec.name}.stamp" for model in models}
+    digests = {model.spec.name: _digest(model) for model in models}
+
+    def stands(name: str) -> bool:
+        stamp = stamps[name]
+        return stamp.exists() and stamp.read_text() == digests[name] and (settings.repository / name).is_dir()
+
+    missing = [model for model in models if not stands(model.spec.name)]
+    if missing:
+        named = ", ".join(f"{model.spec.name} for {' and '.join(model.spec.serving.engines)}" for model in missing)
+        say(f"building {named}")
         begun = time.monotonic()
-        build_models([model], settings.repository)
-        stamp.write_text(digest)
-        say(f"built {name} in {time.monotonic() - begun:.0f} s")
+        build_models(missing, settings.repository)
+        for model in missing:
+            stamps[model.spec.name].write_text(digests[model.spec.name])
+        say(f"built {len(missing)} in {time.monotonic() - begun:.0f} s")
+    return {model.spec.name: _entries(model.spec.name, settings) for model in models}
+
+
+def _entries(name: str, settings: Settings) -> dict[str, Entry]:
+    """What is in the repository under a public name, by engine, with the precision that the certificate tells."""
     card = get_card(read_config(settings.repository / name), settings.repository / name)
-    return {engine: str(certificate["precision"]) for engine, certificate in card["certificates"].items()}
+    told = card["certificates"].items()
+    return {engine: Entry(name, engine, str(certificate["precision"])) for engine, certificate in told}
 
 
 def _digest(model: Model) -> str:

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from voxtile_build.members import Model
 
-from .entries import LEVELS, build_level, engine_files, model_of, nnunet_model
+from .entries import LEVELS, build_levels, engine_files, engine_keys, engine_levels, model_of, nnunet_model
 from .masks import dice_min, flipped_fraction
 from .networks import DEFAULT_WIDTHS, Shape
 from .nnunet_folder import brain_folder
@@ -38,8 +38,7 @@ Variant = tuple[str, str, int]
 
 def measure(settings: Settings) -> Rows:
     rows: Rows = []
-    keys = ("unet",) if settings.tiny else ("unet", "nnunet") if settings.quick else ("unet", "nnunet", "swinunetr")
-    for key in keys:
+    for key in engine_keys(settings):
         try:
             rows += _network(key, settings)
         except WorkerError as error:
@@ -98,23 +97,14 @@ def _jobs(
         jobs["PyTorch", "bf16 autocast", batch] = {**job, "half": True}
         if swin:
             jobs["PyTorch flash", "fp32", batch] = {**job, "flash": True}
-    for level in _levels(key, settings):
-        for engine, entry in build_level(model, key, level, settings).items():
+    for level, entries in build_levels(model, key, engine_levels(key, settings), settings).items():
+        for engine, entry in entries.items():
             for batch in batches:
                 jobs[engine, LEVELS[level][engine], batch] = {
                     "way": "engine-tile", "files": engine_files(entry, settings), "tiles": str(tiles[batch]),
                     "device": settings.device, "intensity": model.spec.whole_scan_intensity,
                 }  # fmt: skip
     return jobs
-
-
-def _levels(key: str, settings: Settings) -> tuple[str, ...]:
-    """Quick runs leave out what is calibrated; SwinUNETR is too large to be searched for its `auto`."""
-    if settings.tiny:
-        return ("fp32",)
-    if settings.quick:
-        return ("fp32", "bf16")
-    return tuple(level for level in LEVELS if level != "auto" or key != "swinunetr")
 
 
 def _three(roi: tuple[int, ...]) -> Shape:

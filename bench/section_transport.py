@@ -21,7 +21,7 @@ from voxtile.segment import Segmenter
 from voxtile.tiling import plan_tiles, tile_shape
 from voxtile.transport import Transport
 
-from .entries import Entry, level_entry, model_of
+from .entries import Entry, build_levels, engine_of, model_of
 from .free import MAX_BATCH, free_entry
 from .scan_rows import serving
 from .scans import Shape, brain_crop, brain_files
@@ -111,7 +111,7 @@ def real_network(settings: Settings) -> Rows:
     network = network_of("tiny" if settings.tiny else key, settings)
     scan = _crop(settings, (40, 36, 33) if settings.tiny else (96, 96, 96) if settings.quick else (168, 168, 96))
     model = model_of(network, _crop(settings, network.roi), settings)
-    entry = level_entry(model, key, "fp32", settings)
+    entry = build_levels(model, key, ["fp32"], settings)["fp32"].get(engine_of(settings.device))
     if entry is None:
         return []
     with serving([entry.name], settings) as server:

@@ -12,23 +12,23 @@ from voxtile_build.members import Model
 from .density_network import MODEL_SPACING
 from .entries import (
     REDUCED,
+    Changes,
     Entry,
+    build_entries,
     build_entry,
+    build_levels,
     changed,
     clone,
-    level_entry,
+    engine_of,
     model_of,
     nnunet_model,
     on_scan,
-    precision_choices,
 )
 from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
 from .nnunet_folder import brain_folder, ct_folder
 from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
 from .way_torch import find_network
-
-Changes = Mapping[tuple[str, ...], Any]
 
 OWN_PREDICTOR = "6 nnU-Net's own predictor"
 FIRST = "1 MONAI, PyTorch fp32"
@@ -217,11 +217,11 @@ def _runtime_rows(common: Mapping[str, Any], settings: Settings) -> list[Row]:
 def _ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
     """Ours, one step at a time; each step keeps those before it."""
     rows = []
-    plain = level_entry(model, name, "fp32", settings)
-    if plain is not None:
+    engine, half = engine_of(settings.device), REDUCED[settings.device]
+    levels = build_levels(model, name, ["fp32"] if settings.tiny else ["fp32", half], settings)
+    if (plain := levels["fp32"].get(engine)) is not None:
         rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
-    lower = None if settings.tiny else level_entry(model, name, REDUCED[settings.device], settings)
-    if lower is not None:
+    if (lower := levels.get(half, {}).get(engine)) is not None:
         rows.append(_served(f"5 Voxtile {lower.precision}", lower, scan, warm, shared_memory=False))
     best = _best(name, model, settings)
     if best is None:
@@ -238,48 +238,37 @@ def _ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path)
 def _nnunet_ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
     """As `_ladder`; nnU-Net's own preprocessing gives fractions, so that only fp16 is narrow."""
     rows = []
-    plain = level_entry(model, name, "fp32", settings)
-    if plain is not None:
+    engine = engine_of(settings.device)
+    if (plain := build_levels(model, name, ["fp32"], settings)["fp32"].get(engine)) is not None:
         rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
     if settings.tiny:
         return rows
     narrow: Changes = {("input", "dtype"): "fp16", ("output", "dtype"): "fp16"}
-    best = _reduced(f"{name}-narrow", model, settings, narrow)
-    if best is not None:
+    half, least = f"{name}-narrow", f"{name}-narrow-int8"
+    precisions = {half: REDUCED[settings.device], least: "int8"}
+    made = build_entries(model, {key: _reduced(narrow, word, settings) for key, word in precisions.items()}, settings)
+    if (best := made[half].get(engine)) is not None:
         rows.append(_served(f"5 + {best.precision}, fp16 in and out", best, scan, warm, shared_memory=False))
         rows.append(_served("5 + shared memory", best, scan, warm))
-    lowest = _at("int8", f"{name}-narrow-int8", model, settings, narrow)
-    if lowest is not None:
+    if (lowest := made[least].get(engine)) is not None:
         rows.append(_served("5 + int8", lowest, scan, warm))
     return rows
 
 
 def _best(name: str, model: Model, settings: Settings) -> Entry | None:
-    """int16 in, one class as uint8 out, in the reduced precision; in fp32 where the spec offers none."""
+    """int16 in, one class as uint8 out, in the reduced precision."""
     narrow: Changes = {
         ("input", "dtype"): "int16",
         ("output", "scores"): "foreground",
         ("output", "dtype"): "uint8",
         ("output", "foreground"): model.spec.output.labels[NARROW_LABEL].name,
     }
-    if not precision_choices(model.spec.serving.engines[0]):
-        return build_entry(model, f"{name}-narrow", narrow, settings)
-    return _reduced(f"{name}-narrow", model, settings, narrow)
+    return build_entry(model, f"{name}-narrow", _reduced(narrow, REDUCED[settings.device], settings), settings)
 
 
-def _reduced(name: str, model: Model, settings: Settings, changes: Changes) -> Entry | None:
-    return _at(REDUCED[settings.device], name, model, settings, changes)
-
-
-def _at(word: str, name: str, model: Model, settings: Settings, changes: Changes) -> Entry | None:
-    """The entry in the precision `word`; None, which is told, where the spec does not offer it."""
-    engine = model.spec.serving.engines[0]
-    offered = precision_choices(engine)
-    if word not in offered:
-        said = f"{', '.join(offered) or 'no precision'} for {engine}, not {word}"
-        settings.leave_out(model.spec.name, name, f"voxtile-build's spec offers {said}")
-        return None
-    return build_entry(model, name, {**changes, ("precision", engine): word}, settings)
+def _reduced(changes: Changes, word: str, settings: Settings) -> Changes:
+    """The changes, and the precision `word` for the device's engine."""
+    return {**changes, ("precision", engine_of(settings.device)): word}
 
 
 def _served(name: str, entry: Entry, scan: Path, warm: Path, label: int | None = None, **options: Any) -> Row:

@@ -21,7 +21,7 @@ from monai.metrics import compute_dice
 
 from bench import __main__ as command
 from bench import density_network, masks, networks, readme, scans, section_parts, tables, timing
-from bench.entries import changed, precision_choices
+from bench.entries import LEVELS, OPEN, REDUCED, Changes, build_entries, build_levels, changed
 from bench.nnunet_folder import brain_folder
 from bench.plot import draw
 from bench.readme import block, block_of, parts_block, with_block
@@ -31,7 +31,9 @@ from bench.ways import forget_peak, peak_rss_bytes, shared_bytes
 from bench.worker import Worker, WorkerError
 from bench.workloads import FIRST, Row, Workload
 from models.training.mni152 import FILES, fetch_mni152
-from voxtile_build.spec import parse_spec
+from tests.build_specs import spec, tiny_unet
+from voxtile_build.members import Member, Model
+from voxtile_build.spec import Precision, parse_spec
 
 ROOT = Path(__file__).parent.parent
 SCAN_KEYS = {"workload", "row", "seconds", "ratio", "peak_rss_bytes", "dice_min", "flipped_fraction"}
@@ -310,9 +312,47 @@ def test_spec_changes_are_checked_again() -> None:
         changed(spec, {("input", "dtype"): "int17"})
 
 
-def test_precisions_are_those_of_the_spec() -> None:
-    assert {"fp32", "bf16"} <= set(precision_choices("openvino"))
-    assert precision_choices("no such engine") == ()
+def test_every_level_is_a_precision_that_a_spec_may_ask_for() -> None:
+    for words in (*LEVELS.values(), {"openvino": REDUCED["cpu"]}, {"tensorrt": REDUCED["cuda"]}):
+        assert Precision(**words).of(next(iter(words))) == next(iter(words.values()))
+
+
+def test_entries_are_built_once_and_one_that_fails_takes_no_other_with_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    settings = Settings(tmp_path, tiny=True)
+    model = Model(spec(serving={"engines": ["openvino"]}), (Member("tiny", tiny_unet),))
+    exact = {("acceptance", "min_dice"): 1.0, ("acceptance", "max_flipped"): 0.0}
+    variants: dict[str, Changes] = {
+        "plain": {},
+        "again": {("title",): "another"},
+        "half": {("precision", "openvino"): "bf16", ("acceptance", "max_abs_error"): 1e-30, **exact},
+        "wrong": {("tiling", "overlap"): 7},
+    }
+    made = build_entries(model, variants, settings)
+    assert {name: sorted(entries) for name, entries in made.items()} == {
+        "plain": ["openvino"], "again": ["openvino"], "half": [], "wrong": [],
+    }  # fmt: skip
+    assert made["plain"]["openvino"].precision == "fp32"
+    assert [left["row"] for left in settings.left_out] == ["wrong", "half"]
+    assert "max_abs_error" in settings.left_out[1]["reason"]
+    capsys.readouterr()
+    good = {name: variants[name] for name in ("plain", "again")}
+    assert build_entries(model, good, settings) == {name: made[name] for name in good}
+    assert "building" not in capsys.readouterr().err
+
+
+def test_levels_that_the_table_of_engines_will_want_are_built_with_the_first(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    model = Model(spec(serving={"engines": ["openvino"]}, acceptance=OPEN), (Member("tiny", tiny_unet),))
+    for sections, built in ((("unet",), ["unet-fp32"]), (("unet", "engines"), ["unet-fp32", "unet-bf16"])):
+        settings = Settings(tmp_path / str(len(built)), quick=True, sections=sections)
+        assert list(build_levels(model, "unet", ["fp32"], settings)) == ["fp32"]
+        assert sorted(path.stem for path in settings.data.glob("*.stamp")) == sorted(built)
+        assert capsys.readouterr().err.count("bench: building") == 1
+    # The CT's network is in no table of engines: nothing is built for another engine than the served one.
+    assert list(build_levels(model, "nnunet-ct", ["fp32"], settings)["fp32"]) == ["openvino"]
 
 
 WITHOUT_NNUNET = ",".join(section for section in SECTIONS if section not in ("nnunet", "swinunetr"))

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import json
 from pathlib import Path
@@ -59,9 +58,7 @@ def attending(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
 def asking(graphs: Graphs, gpus: str = "none", **precision: str) -> Graphs:
     """The same graphs under a spec that asks for another precision; what was made already is not made again."""
     changes = {"precision": Precision(**precision), "serving": Serving(max_batch=2, gpus=gpus)}
-    other = copy.copy(graphs)
-    other.spec = graphs.spec.model_copy(update=changes)
-    return other
+    return graphs.under(graphs.spec.model_copy(update=changes))
 
 
 def compiled_at(graphs: Graphs, engine: str, folder: Path, gpus: str = "none", *, wanted: str) -> Compiled:

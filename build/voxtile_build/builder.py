@@ -7,24 +7,21 @@ import itertools
 import json
 import platform
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import nn
 
 from .averaging import write_mean
 from .card import card_of, check_card
 from .certificate import FILE as CERTIFICATE
-from .certificate import Reference, certify, make_reference, require_accepted, short_form
+from .certificate import certify, require_accepted, short_form
 from .engines import Engine, find_engine
 from .errors import RepositoryError, SpecError
 from .free_sizes import require_free_sizes
-from .graphs import Graphs
 from .machine import versions
 from .members import Member, Model, together, together_sha256
 from .names import check_names, entries_of
@@ -33,6 +30,7 @@ from .networks.file_network import open_network
 from .networks.heads import OneHead
 from .passes import PassReport
 from .precisions import compile_at, require_buildable
+from .prepared import Prepared, Preparer, Step, silent
 from .publishing import publish, staging
 from .report import as_json, as_lines
 from .repository import (
@@ -48,14 +46,9 @@ from .repository import (
 )
 from .spec import Spec
 from .tensorrt_precision import accelerator
-from .torch_to_onnx import onnx_sha256
 from .weights import load_weights
-from .wrapper import wrap
 
 BUILD_FACTS = "build.json"
-
-Step = Callable[[str], AbstractContextManager[None]]
-"""Called with what is being done; the context lasts as long as it takes."""
 
 
 @dataclass(frozen=True)
@@ -69,12 +62,6 @@ class Published:
     card: dict[str, Any]
     notes: tuple[str, ...] = ()
     graphs: tuple[str, ...] = ()
-
-
-@contextmanager
-def silent(_: str) -> Iterator[None]:
-    """A step that tells nobody."""
-    yield
 
 
 def build(
@@ -105,11 +92,13 @@ def build_models(
 ) -> tuple[Published, ...]:
     """Build every entry of several public models into `repository`; all of them appear, or none.
 
+    Models that follow each other with the same `Member.load` and differ in precision, say, share export and reference.
     Takes and raises what `build` does. The last model's public entry appears last.
     """
     check_names(models, repository)
     with staging(repository) as staged:
-        built = tuple(_build_model(model, engines, staged, step) for model in models)
+        prepare = Preparer(staged, step)
+        built = tuple(_build_model(model, engines, staged, prepare, step) for model in models)
         names = [name for published in built for name in published.entries]
         obsolete = [name for model in models for name in entries_of(model.spec.name, repository) if name not in names]
         with step("publish"):
@@ -117,14 +106,14 @@ def build_models(
     return built
 
 
-def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, step: Step) -> Published:
+def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prepare: Preparer, step: Step) -> Published:
     """Every entry of one public model under `staged`."""
     spec, members = model.spec, model.members
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
     require_free_sizes(spec, [engine.name for engine in chosen])
     for engine in chosen:
         require_buildable(engine, spec)
-    built = [_build_member(model.spec_of(member), member, chosen, staged, step) for member in members]
+    built = [_build_member(prepare(member, model.spec_of(member)), chosen, staged, step) for member in members]
     certificates = {engine.name: together([one.certificates[engine.name] for one in built]) for engine in chosen}
     hashes = {key: together_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
     card = card_of(spec, _point(spec, chosen), certificates, _provenance(spec, hashes))
@@ -147,22 +136,14 @@ class _BuiltMember:
     graphs: tuple[str, ...]
 
 
-def _build_member(spec: Spec, member: Member, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltMember:
-    """One network's entries, one an engine; `spec` is the member's own."""
-    with step(f"load {spec.name}"):
-        wrapper = wrap(member.load(), spec)
-    with step("export to ONNX"):
-        graphs = Graphs(wrapper, spec, _folder(staged / f"{spec.name}.onnx"))
-    weights = member.weights_sha256 or _weights_sha256(spec, wrapper.network)
-    hashes = {"weights": weights, "onnx": onnx_sha256(graphs.files)}
-    with step("run the reference in PyTorch"):
-        reference = make_reference(wrapper, spec)
-    certificates, notes = {}, []
+def _build_member(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltMember:
+    """One network's entries, one an engine."""
+    graphs, certificates, notes = prepared.graphs, {}, []
     for engine in chosen:
         with step(f"build and certify {engine.name}"):
-            certificates[engine.name], more = _build_engine(engine, graphs, reference, hashes, staged)
-            notes += [f"{entry_name(spec.name, engine.name)}: {note}" for note in more]
-    return _BuiltMember(certificates, hashes, tuple(notes), tuple(as_lines(graphs.reports)))
+            certificates[engine.name], more = _build_engine(engine, prepared, staged)
+            notes += [f"{entry_name(graphs.spec.name, engine.name)}: {note}" for note in more]
+    return _BuiltMember(certificates, dict(prepared.hashes), tuple(notes), tuple(as_lines(graphs.reports)))
 
 
 def load_network(spec: Spec) -> nn.Module:
@@ -204,17 +185,15 @@ def point(name: str, engine: str, repository: Path) -> dict[str, Any]:
     return card
 
 
-def _build_engine(
-    engine: Engine, graphs: Graphs, reference: Reference, hashes: Mapping[str, str], staged: Path
-) -> tuple[dict[str, Any], tuple[str, ...]]:
+def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[dict[str, Any], tuple[str, ...]]:
     """One engine's whole entry under `staged`; returns the short form of its certificate, and notes for the user."""
-    spec = graphs.spec
+    graphs, spec = prepared.graphs, prepared.graphs.spec
     entry = _folder(staged / entry_name(spec.name, engine.name))
     version = _folder(entry / str(spec.version))
     begun = time.perf_counter()
     compiled = compile_at(engine, graphs, version)
     compiling = time.perf_counter() - begun
-    certificate = certify(spec, engine, compiled, reference, hashes)
+    certificate = certify(spec, engine, compiled, prepared.reference, prepared.hashes)
     require_accepted(certificate.content)
     digest = certificate.write(version)
     reports = graphs.graph_reports(engine.name, compiled.precision)
@@ -263,17 +242,6 @@ def _provenance(spec: Spec, hashes: Mapping[str, str]) -> dict[str, Any]:
         "licence": weights.licence if weights else "",
         "versions": versions(),
     }
-
-
-def _weights_sha256(spec: Spec, network: nn.Module) -> str:
-    """Of the weights file; of the tensors themselves, in order of their names, where there is no file."""
-    if spec.weights is not None:
-        return spec.weights.sha256
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
-    return digest.hexdigest()
 
 
 def _check_certificates(entries: Sequence[Path], expected: str) -> None:

@@ -7,6 +7,7 @@ round away. OpenVINO has both with upsampling composed: `composed`, `composed_fi
 
 from __future__ import annotations
 
+import copy
 import functools
 from collections.abc import Sequence
 from pathlib import Path
@@ -92,6 +93,12 @@ class Graphs:
         """What fp32 PyTorch says of each calibration scan: stitched scores [score, *spatial]."""
         run, batch = torch_runner(self.wrapper), self.spec.serving.max_batch
         return tuple(segment(scan, self.spec, run, batch) for scan in self.calibration.scans)
+
+    def under(self, spec: Spec) -> Graphs:
+        """The same graphs for a spec that differs in what comes after them; what was made is not made again."""
+        other = copy.copy(self)
+        other.spec = spec
+        return other
 
     def graph_reports(self, engine: str, precision: str) -> dict[str, list[PassReport]]:
         """The reports of the graphs that an engine in this precision is made of."""

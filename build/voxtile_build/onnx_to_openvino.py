@@ -43,6 +43,7 @@ def read(onnx_file: Path) -> Any:
 
 def write(model: Any, folder: Path) -> tuple[Path, Path]:
     """Write `folder`/model.xml and `folder`/model.bin, weights kept as they are."""
+    _name_by_place(model)  # once more: passes and NNCF leave nodes without a name
     xml = folder / "model.xml"
     ov.save_model(model, str(xml), compress_to_fp16=False)
     return xml, xml.with_suffix(".bin")

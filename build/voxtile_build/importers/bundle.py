@@ -10,10 +10,11 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..builder import Published, build, silent
-from ..builder import Step as Say
+from ..builder import Published, build
 from ..errors import NetworkError, SourceError
 from ..networks import find_network
+from ..prepared import Step as Say
+from ..prepared import silent
 from ..spec import Spec, parse_spec
 from ..weights import file_sha256
 from .bundle_config import Config, read_config, target_of

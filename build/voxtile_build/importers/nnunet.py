@@ -14,9 +14,10 @@ from typing import Any
 
 from torch import nn
 
-from ..builder import Published, Step, build_models, silent
+from ..builder import Published, build_models
 from ..errors import SourceError, WeightsError
 from ..members import Member, Model
+from ..prepared import Step, silent
 from .nnunet_checkpoint import Checkpoint, load_into, read_checkpoints
 from .nnunet_folder import ModelFolder, configuration_of, open_folder
 from .nnunet_labels import Labels, channels_of, labels_of

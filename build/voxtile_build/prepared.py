@@ -1,0 +1,100 @@
+"""A network made ready for its engines: its graphs, what fp32 PyTorch says of its tiles and scans, its hashes.
+
+Models of one build that take the same network and differ in what comes after it alone, such as the precision, share it:
+the export and the reference take longer than most engines.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from .certificate import Reference, make_reference
+from .graphs import Graphs
+from .members import Member
+from .spec import Spec
+from .torch_to_onnx import onnx_sha256
+from .wrapper import wrap
+
+Step = Callable[[str], AbstractContextManager[None]]
+"""Called with what is being done; the context lasts as long as it takes."""
+
+AFTER_IT: dict[str, Any] = {
+    "name": True,
+    "title": True,
+    "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_flipped"},
+    "precision": {"openvino", "onnxruntime", "tensorrt"},
+    "serving": {"engines", "point"},
+}
+"""What of a spec neither graphs nor reference depend on."""
+
+
+@contextmanager
+def silent(_: str) -> Iterator[None]:
+    """A step that tells nobody."""
+    yield
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """hashes: of the weights and of the ONNX file."""
+
+    graphs: Graphs
+    reference: Reference
+    hashes: Mapping[str, str]
+
+
+class Preparer:
+    """Prepares networks one after the other; what one leaves serves the next, where that is the same network.
+
+    No more than one is held: the folds of a cross-validation are networks of their own, and would fill the memory.
+    """
+
+    def __init__(self, folder: Path, step: Step = silent) -> None:
+        self._folder, self._step = folder, step
+        self._last: tuple[object, Prepared] | None = None
+
+    def __call__(self, member: Member, spec: Spec) -> Prepared:
+        """`member` under `spec`, which bears its name; the graphs' files lie in the folder.
+
+        Raises what loading, wrapping and exporting raise; ScanError where a scan of the spec cannot be used.
+        """
+        key = member.load, spec.model_dump_json(exclude=AFTER_IT)
+        if self._last is not None and self._last[0] == key:
+            known = self._last[1]
+            prepared = Prepared(known.graphs.under(spec), known.reference, known.hashes)
+        else:
+            self._last = None  # frees it before the next one is made
+            prepared = self._prepare(member, spec)
+        self._last = key, prepared
+        return prepared
+
+    def _prepare(self, member: Member, spec: Spec) -> Prepared:
+        with self._step(f"load {spec.name}"):
+            wrapper = wrap(member.load(), spec)
+        files = self._folder / f"{spec.name}.onnx"
+        files.mkdir()
+        with self._step("export to ONNX"):
+            graphs = Graphs(wrapper, spec, files)
+        weights = member.weights_sha256 or weights_sha256(spec, wrapper.network)
+        with self._step("run the reference in PyTorch"):
+            reference = make_reference(wrapper, spec)
+        return Prepared(graphs, reference, {"weights": weights, "onnx": onnx_sha256(graphs.files)})
+
+
+def weights_sha256(spec: Spec, network: nn.Module) -> str:
+    """Of the weights file; of the tensors themselves, in order of their names, where there is no file."""
+    if spec.weights is not None:
+        return spec.weights.sha256
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(name.encode())
+        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    return digest.hexdigest()
