@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Mapping, Sequence
+import threading
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ from .worker import Worker, WorkerError
 from .workloads import OWN_PREDICTOR, Row, Workload, workloads
 
 Runs = list[dict[str, Any]]
+
+WATCH_S = 0.05
+"""Between two looks at what tritonserver shares."""
 
 
 def measure_scans(section: str, settings: Settings) -> list[dict[str, Any]]:
@@ -134,8 +138,8 @@ def _guarded(
         if name in failed:
             return None
         try:
-            behind[name].begin()
-            told = workers[name]()
+            with behind[name].watched():
+                told = workers[name]()
             return {**told, "server_rss_bytes": behind[name].peak_bytes()}
         except WorkerError as error:
             failed.add(name)
@@ -197,6 +201,7 @@ class _Behind:
     def __init__(self, row: Row, server: EmbeddedServer | None) -> None:
         self._server: tuple[int, ...] = ()
         self._engines: tuple[int, ...] = ()
+        self._shared: list[int] = []
         if server is None or row.entry is None:
             return
         mark = f"{row.entry.engine_entry}_0_"
@@ -204,12 +209,29 @@ class _Behind:
         self._server = (server.pid,)
         self._engines = tuple(child.pid for child in children if any(w.startswith(mark) for w in child.cmdline()))
 
-    def begin(self) -> None:
-        """Peaks count from here."""
+    @contextlib.contextmanager
+    def watched(self) -> Iterator[None]:
+        """Peaks count from here to the end of the context."""
         for pid in (*self._server, *self._engines):
             forget_peak(pid)
+        self._shared = [0] * len(self._server)
+        done = threading.Event()
+        watcher = threading.Thread(target=self._watch, args=(done,))
+        watcher.start()
+        try:
+            yield
+        finally:
+            done.set()
+            watcher.join()
 
     def peak_bytes(self) -> int:
-        """The peaks since then, added up. What tritonserver shares is counted in whom it is shared with."""
-        own = sum(peak_rss_bytes(pid) - shared_bytes(pid) for pid in self._server)
+        """The peaks in that time, added up. What tritonserver shares is counted in whom it is shared with."""
+        own = sum(peak_rss_bytes(pid) - shared for pid, shared in zip(self._server, self._shared, strict=True))
         return own + sum(peak_rss_bytes(pid) for pid in self._engines)
+
+    def _watch(self, done: threading.Event) -> None:
+        """The most that tritonserver shares: what a client shares with it is gone before the client is done."""
+        while self._server:
+            self._shared = [max(most, shared_bytes(pid)) for pid, most in zip(self._server, self._shared, strict=True)]
+            if done.wait(WATCH_S):
+                return

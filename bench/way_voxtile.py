@@ -7,6 +7,7 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
+from voxtile.allocator import one_arena
 from voxtile.endpoint import Connection
 from voxtile.io import write_image
 from voxtile.segment import Options, Segmenter
@@ -23,6 +24,7 @@ class VoxtileScan:
 
     def __init__(self, job: Job) -> None:
         self.job = job
+        one_arena()  # as the command does
         options = Options(
             skip_empty=job.get("skip_empty", False),
             batch=job.get("batch"),

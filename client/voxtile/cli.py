@@ -13,6 +13,7 @@ from rich.console import Console
 from rich.table import Table
 
 from . import cli_options as options
+from .allocator import one_arena
 from .cli_options import DEFAULT_URL, connection_from, errors_for_the_user, progress_bar
 from .endpoint import Endpoint
 from .errors import OutputError
@@ -281,6 +282,7 @@ def _tell_outcome(outcome: object, _: None) -> None:
 
 def main() -> None:
     """The console script's entry point."""
+    one_arena()
     logging.basicConfig(level=logging.WARNING, format="voxtile: %(message)s")
     app()
 

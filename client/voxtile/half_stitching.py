@@ -13,10 +13,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .stitching import Stitcher
-
-PORTION = 2
-"""Planes that are widened to float32 at a time: all of them at once would take what half precision saves."""
+from .stitching import PORTION, Stitcher
 
 LARGEST = float(np.finfo(np.float16).max)
 
@@ -39,7 +36,7 @@ class HalfStitcher(Stitcher):
                 np.clip(step, -LARGEST, LARGEST, out=step)
                 means[planes] = step
 
-    def _finished(self, first: int, last: int, done: int) -> Iterator[NDArray[np.float32]]:
+    def _finished(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, PORTION):
             part = slice(start, min(start + PORTION, last))
             planes = self._sums[:, part].astype(np.float32)

@@ -16,8 +16,7 @@ from .cases import Case
 from .course import Course
 from .endpoint import DTYPES
 from .errors import MemoryLimitError
-from .half_stitching import PORTION
-from .stitching import scratch_shape, slab_shape
+from .stitching import PORTION, scratch_shape, slab_shape
 from .strips import Span, Strip
 from .tiling import TilePlan
 from .transport import ready_ahead
@@ -120,16 +119,16 @@ def _too_little(needed: int, course: Course, buffers: Buffers, max_ram: int) -> 
 
 
 def stitching_bytes(plan: TilePlan, scores: int, strip: Strip | None = None, half: bool = False) -> int:
-    """Sums [score, depth, *plane], weights [depth, *plane] twice and scratch for a few planes of a tile, float32.
+    """Sums [score, depth, *plane], weights [depth, *plane] and scratch for a few planes of all and of a tile, float32.
 
     With `half` the sums are float16, and a few planes of them float32 on their way out.
     """
     slab = slab_shape(plan, strip)
     scratch = math.prod(scratch_shape(plan, strip))
+    portion = min(PORTION, slab[0]) * math.prod(slab[1:])
     if half:
-        portion = scores * min(PORTION, slab[0]) * math.prod(slab[1:])
-        return (2 * scores + 8) * math.prod(slab) + 4 * (2 * scratch + portion)
-    return 4 * ((scores + 2) * math.prod(slab) + scratch)
+        return (2 * scores + 8) * math.prod(slab) + 4 * (2 * scratch + scores * portion)
+    return 4 * ((scores + 1) * math.prod(slab) + scratch + portion)
 
 
 def left_for_preparing(volume: Volume, max_ram: int | None) -> int | None:

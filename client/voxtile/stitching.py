@@ -23,6 +23,9 @@ from .tiling import Tile, TilePlan
 SCRATCH_BYTES = 1 << 18
 """Of one score's products at a time: few enough to be still in a core's cache when they are added up."""
 
+PORTION = 2
+"""Planes that are finished at a time: the weights of all, or their widened sums, would take as much as a score."""
+
 
 class Stitcher:
     """Turns tiles' scores into finished planes along axis 0 of the volume.
@@ -95,15 +98,14 @@ class Stitcher:
         if self._weighed_by_tile:
             self._row[inside] += weights
 
-    def _finished(self, first: int, last: int, done: int) -> Iterator[NDArray[np.float32]]:
-        """The planes [first, last) of the buffer, of which [0, done) have all their tiles."""
-        sums, weights = self._sums[:, first:last], self._weights(done)[first:last]
-        if self._background is None:
-            yield np.divide(sums, weights, out=sums)
-            return
-        np.divide(sums, weights, out=sums, where=weights > 0)
-        self._fill_background(sums, weights)
-        yield sums
+    def _finished(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
+        """The planes [first, last) of the buffer, all of whose tiles have come."""
+        for start in range(first, last, PORTION):
+            stop = min(start + PORTION, last)
+            sums, weights = self._sums[:, start:stop], self._weights(start, stop)
+            np.divide(sums, weights, out=sums, where=True if self._background is None else weights > 0)
+            self._fill_background(sums, weights)
+        yield self._sums[:, first:last]
 
     # Where it lies -------------------------------------------------------------------------------------------
 
@@ -135,15 +137,16 @@ class Stitcher:
             row[(slice(None), *inside)] += self._plan.weights[(slice(None), *own)]
         return row
 
-    def _weights(self, done: int) -> NDArray[np.float32]:
-        """Sums of weights [done, *plane] of the planes at the front of the buffer."""
+    def _weights(self, first: int, last: int) -> NDArray[np.float32]:
+        """Sums of weights of planes [first, last) of the buffer, all of whose tiles have come."""
         if self._weighed_by_tile:
-            return self._row[:done]
-        weights = np.zeros((done, *self._row.shape[1:]), np.float32)
+            return self._row[first:last]
+        weights = np.zeros((last - first, *self._row.shape[1:]), np.float32)
         for start in self._plan.starts[0]:
-            first, last = max(start, self._base), min(start + len(self._row), self._base + done)
-            if first < last:
-                weights[first - self._base : last - self._base] += self._row[first - start : last - start]
+            row = start - self._base
+            begin, end = max(row, first), min(row + len(self._row), last)
+            if begin < end:
+                weights[begin - first : end - first] += self._row[begin - row : end - row]
         return weights
 
     # Handing on ----------------------------------------------------------------------------------------------
@@ -159,7 +162,7 @@ class Stitcher:
         first = max(before - self._base, 0)
         last = min(before + image - self._base, done)
         if first < last:
-            yield from self._finished(first, last, done)
+            yield from self._finished(first, last)
         self._shift(done)
 
     def _fill_background(self, sums: NDArray[Any], weights: NDArray[np.float32]) -> None:
