@@ -36,6 +36,8 @@ LEVELS: Mapping[str, Mapping[str, str]] = {
     "auto": {"openvino": "auto"},
 }
 """Precisions by the CPU's engines; those of one level have one public name."""
+SMALL = "unet"
+"""The network for which ONNX Runtime's reduced precisions are measured too: on a CPU they gain large ones nothing."""
 
 Changes = Mapping[tuple[str, ...], Any]
 """New values by their path in a spec."""
@@ -183,7 +185,7 @@ def engine_keys(settings: Settings) -> tuple[str, ...]:
 def _at_level(key: str, level: str, settings: Settings) -> Changes:
     engine = engine_of(settings.device)
     words = LEVELS[level] if settings.device == "cpu" else {engine: level}
-    if key not in engine_keys(settings):
+    if key not in engine_keys(settings) or (key != SMALL and level != "fp32"):
         words = {engine: words[engine]}
     changes: dict[tuple[str, ...], Any] = {
         ("serving", "engines"): tuple(words),

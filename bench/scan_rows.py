@@ -132,7 +132,7 @@ def _guarded(
 ) -> dict[str, Callable[[], dict[str, Any] | None]]:
     """Each row as a function; one that fails is told once and gives None from then on."""
     failed: set[str] = set()
-    behind = {row.name: _Behind(row, servers.get(row.name)) for row in workload.rows}
+    behind = {row.name: Behind(row, servers[row.name].pid if row.name in servers else None) for row in workload.rows}
 
     def run(name: str) -> dict[str, Any] | None:
         if name in failed:
@@ -195,28 +195,29 @@ def _mask(path: Path) -> NDArray[Any]:
     return np.asanyarray(nib.load(path).dataobj)
 
 
-class _Behind:
+class Behind:
     """The processes behind a served row: tritonserver, and those that run the row's engine; none behind any other."""
 
-    def __init__(self, row: Row, server: EmbeddedServer | None) -> None:
-        self._server: tuple[int, ...] = ()
-        self._engines: tuple[int, ...] = ()
-        self._shared: list[int] = []
-        if server is None or row.entry is None:
-            return
-        mark = f"{row.entry.engine_entry}_0_"
-        children = psutil.Process(server.pid).children(recursive=True)
-        self._server = (server.pid,)
-        self._engines = tuple(child.pid for child in children if any(w.startswith(mark) for w in child.cmdline()))
+    def __init__(self, row: Row, server: int | None) -> None:
+        self._server = server
+        self._engines: list[int] = []
+        self._shared = 0
+        if server is not None and row.entry is not None:
+            mark = f"{row.entry.engine_entry}_0_"
+            children = psutil.Process(server).children(recursive=True)
+            self._engines = [child.pid for child in children if any(word.startswith(mark) for word in child.cmdline())]
 
     @contextlib.contextmanager
     def watched(self) -> Iterator[None]:
         """Peaks count from here to the end of the context."""
-        for pid in (*self._server, *self._engines):
+        if self._server is None:
+            yield
+            return
+        for pid in (self._server, *self._engines):
             forget_peak(pid)
-        self._shared = [0] * len(self._server)
+        self._shared = 0
         done = threading.Event()
-        watcher = threading.Thread(target=self._watch, args=(done,))
+        watcher = threading.Thread(target=self._watch, args=(self._server, done))
         watcher.start()
         try:
             yield
@@ -226,12 +227,12 @@ class _Behind:
 
     def peak_bytes(self) -> int:
         """The peaks in that time, added up. What tritonserver shares is counted in whom it is shared with."""
-        own = sum(peak_rss_bytes(pid) - shared for pid, shared in zip(self._server, self._shared, strict=True))
-        return own + sum(peak_rss_bytes(pid) for pid in self._engines)
+        own = 0 if self._server is None else peak_rss_bytes(self._server) - self._shared
+        return own + sum(map(peak_rss_bytes, self._engines))
 
-    def _watch(self, done: threading.Event) -> None:
+    def _watch(self, server: int, done: threading.Event) -> None:
         """The most that tritonserver shares: what a client shares with it is gone before the client is done."""
-        while self._server:
-            self._shared = [max(most, shared_bytes(pid)) for pid, most in zip(self._server, self._shared, strict=True)]
+        while True:
+            self._shared = max(self._shared, shared_bytes(server))
             if done.wait(WATCH_S):
                 return

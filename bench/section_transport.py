@@ -66,7 +66,7 @@ def free_network(settings: Settings) -> Rows:
                 "limit: the requests alone, int16 in, fp16 out": limit,
             }
             rows = compare(
-                "transport, a network that costs nothing", ways, settings, f"{len(limit.tiles)} tiles of {roi}³", 150
+                "transport, a network that costs nothing", ways, settings, f"{len(limit.tiles)} tiles of {roi}³", 120
             )
         limit.close()
         plain.close()
@@ -99,7 +99,7 @@ def many_scores(settings: Settings) -> Rows:
                 ways,
                 settings,
                 f"{tiles} tiles of {roi}³",
-                150,
+                120,
             )
         plain.close()
     return rows
@@ -143,7 +143,7 @@ def _with_overhead(
 
     for work in ways.values():
         work()
-    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(180))
+    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(120))
     rows = rows_of(f"transport, {title}", runs)
     for row in rows:
         engine = spread(compute[row["way"]]).median

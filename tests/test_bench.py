@@ -21,11 +21,11 @@ from monai.metrics import compute_dice
 
 from bench import __main__ as command
 from bench import density_network, masks, networks, readme, scans, section_parts, tables, timing
-from bench.entries import LEVELS, OPEN, REDUCED, Changes, build_entries, build_levels, changed
+from bench.entries import LEVELS, OPEN, REDUCED, Changes, Entry, build_entries, build_levels, changed
 from bench.nnunet_folder import brain_folder
 from bench.plot import draw
 from bench.readme import block, block_of, parts_block, with_block
-from bench.scan_rows import table
+from bench.scan_rows import Behind, table
 from bench.settings import SECTIONS, Settings
 from bench.ways import forget_peak, peak_rss_bytes, shared_bytes
 from bench.worker import Worker, WorkerError
@@ -194,6 +194,37 @@ def test_a_peak_that_was_forgotten_does_not_come_back() -> None:
     assert peak_rss_bytes() <= before
 
 
+SHARING = """
+import mmap, sys, time
+sys.stdin.readline()
+region = mmap.mmap(-1, 64 << 20)
+for _ in range(64):
+    region.write(bytes(1 << 20))
+time.sleep(0.5)
+region.close()
+print("let go", flush=True)
+sys.stdin.readline()
+"""
+
+
+def test_what_a_server_shared_for_a_while_is_not_its_own() -> None:
+    entry = Entry("brain", "openvino", "fp32")
+    child = subprocess.Popen(
+        [sys.executable, "-c", SHARING], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, bufsize=1
+    )
+    with child:
+        assert child.stdin is not None
+        assert child.stdout is not None
+        behind = Behind(Row("5 ours", {}, entry=entry), child.pid)
+        with behind.watched():
+            child.stdin.write("share\n")
+            assert child.stdout.readline() == "let go\n"
+        assert peak_rss_bytes(child.pid) > 64 << 20
+        assert shared_bytes(child.pid) < 8 << 20
+        assert behind.peak_bytes() < 48 << 20
+        child.stdin.close()
+
+
 def test_a_way_that_cannot_be_made_ready_says_why(tmp_path: Path) -> None:
     with pytest.raises(WorkerError, match="KeyError: 'no such way'"):
         Worker({"way": "no such way"}, tmp_path / "log")
@@ -351,6 +382,7 @@ def test_levels_that_the_table_of_engines_will_want_are_built_with_the_first(
         assert list(build_levels(model, "unet", ["fp32"], settings)) == ["fp32"]
         assert sorted(path.stem for path in settings.data.glob("*.stamp")) == sorted(built)
         assert capsys.readouterr().err.count("bench: building") == 1
+    assert list(build_levels(model, "nnunet", ["bf16"], settings)["bf16"]) == ["openvino"]
     # The CT's network is in no table of engines: nothing is built for another engine than the served one.
     assert list(build_levels(model, "nnunet-ct", ["fp32"], settings)["fp32"]) == ["openvino"]
 

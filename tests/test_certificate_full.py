@@ -27,7 +27,7 @@ from voxtile_build.certificate_page import picture_of
 from voxtile_build.distances import hausdorff_95
 from voxtile_build.engines import Compiled, Runner, find_engine
 from voxtile_build.errors import VerificationError
-from voxtile_build.evidence import Scan, gather_scans
+from voxtile_build.evidence import Scan, Tile, gather_scans
 from voxtile_build.measures import masks, probabilities
 from voxtile_build.measuring import as_votes, compare, measure_tiles, near_boundary
 from voxtile_build.spec import Spec, parse_spec
@@ -338,6 +338,17 @@ def test_the_picture_is_of_the_plane_with_most_flips() -> None:
     assert np.argwhere(picture.borders)[:, 0].tolist() == [1] * 5
     unchanged = picture_of(Scan("scan", volume, np.zeros((1, 2))), wanted, wanted)
     assert unchanged.title == "scan, plane 3 of 6: 0 of 0 flipped voxels"
+
+
+@pytest.mark.parametrize(("ends", "constant"), [((-65504, 65504), False), ((7, 7), True)])
+def test_tiles_of_one_value_are_told_apart_whatever_halves_they_hold(ends: tuple[float, float], constant: bool) -> None:
+    chosen = spec(input={"dtype": "fp16"})
+    roi = np.full(chosen.roi_shape, ends[0], np.float16)
+    roi[0, 0, 0, 0] = ends[1]
+    tile = Tile("any", roi, np.array([[0, 1]], np.float32))
+    scores = np.zeros((3, *chosen.tiling.roi), np.float32)
+    records, _ = measure_tiles(chosen, "any", lambda inputs: scores[None], [(tile, scores)], 1, spacing=(1, 1, 1))
+    assert records[0].get("constant", False) == constant
 
 
 # The stored reference

@@ -76,7 +76,7 @@ def _measure_size(
             pair = reference[index][1], thinned(found, stride)
             figures = compare(*pair, spec, engine, where, _plane(spec, spacing, stride))
             record = {"name": tiles[index].name, "batch": batch, **figures}
-            if np.ptp(tiles[index].roi) == 0:
+            if tiles[index].roi.min() == tiles[index].roi.max():
                 record["constant"] = True
             records[index] = max(records.get(index, record), record, key=lambda one: float(one["max_abs_error"]))
     return list(records.values()), fastest / batch
