@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import shutil
 import signal
 import subprocess
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
 
@@ -133,19 +134,28 @@ def test_a_server_that_stays_away_ends_the_scan_after_its_patience(repository: P
         server.stop()
 
 
-def segment_up_to(tile: int, segmenter: Segmenter, scan: object) -> tuple[threading.Thread, list[np.ndarray]]:
-    """Starts a segmentation and returns once `tile` tiles are stitched; the rest goes on in the background."""
+@contextlib.contextmanager
+def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[list[np.ndarray], Callable[[], None]]]:
+    """A segmentation in the background that waits, once `tile` tiles are stitched, until it is let go.
+
+    Gives the list that its labels are in after the context, and what lets it go; the context's end does so too.
+    """
     results: list[np.ndarray] = []
-    reached = threading.Event()
+    reached, released = threading.Event(), threading.Event()
 
     def progress(done: int, _: int) -> None:
         if done == tile:
             reached.set()
+            assert released.wait(60)
 
     thread = threading.Thread(target=lambda: results.append(segmenter.segment(scan, progress).labels))
     thread.start()
-    assert reached.wait(60)
-    return thread, results
+    try:
+        assert reached.wait(60)
+        yield results, released.set
+    finally:
+        released.set()
+        thread.join(120)
 
 
 def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path) -> None:
@@ -158,11 +168,10 @@ def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: P
         with Segmenter(server.grpc_url, "small-unet", batch=1) as segmenter:
             undisturbed = segmenter.segment(scan)
             for tile in random.integers(1, undisturbed.report.tiles // 2, 20):  # far from done when the server dies
-                thread, results = segment_up_to(tile, segmenter, scan)
-                server.kill()
-                assert thread.is_alive()
-                server.start()
-                thread.join(120)
+                with held_at(tile, segmenter, scan) as (results, let_go):
+                    server.kill()
+                    let_go()
+                    server.start()
                 np.testing.assert_array_equal(results[0], undisturbed.labels)
             assert segmenter.transport.traffic.retries >= 20
         assert not regions()
@@ -178,10 +187,8 @@ def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: 
     try:
         with Segmenter([dying.grpc_url, server.grpc_url], "small-unet", batch=1) as segmenter:
             undisturbed = segmenter.segment(scan)
-            thread, results = segment_up_to(3, segmenter, scan)
-            dying.kill()
-            assert thread.is_alive()
-            thread.join(120)
+            with held_at(3, segmenter, scan) as (results, _):
+                dying.kill()
         np.testing.assert_array_equal(results[0], undisturbed.labels)
     finally:
         dying.stop()
