@@ -211,7 +211,7 @@ def seeded(make: Callable[[], nn.Module]) -> nn.Module:
 
 
 def stand_in(data: Path, kind: str, widths: tuple[int, ...]) -> Path:
-    """Where `bench.train` leaves the weights of PlainConvUNet, trained on the scan `kind`: "brain"."""
+    """Where `bench.train` leaves the weights of PlainConvUNet, trained on the scan `kind`: "brain" or "chest"."""
     return data / f"plain-conv-unet-{kind}-{widths[0]}.safetensors"
 
 
@@ -222,16 +222,16 @@ def trained_steps(data: Path, kind: str, widths: tuple[int, ...]) -> int | None:
 
 
 def nnunet_network(data: Path, kind: str, widths: tuple[int, ...], roi: Shape) -> nn.Module:
-    """PlainConvUNet of "chest", or of "brain", trained where that was done; nnU-Net's axes are (z, y, x)."""
-    if kind == "chest":
-        network = seeded(lambda: plain_conv_unet(widths, CT_LABELS))
-        fit_densities(network, roi)
-        return network
+    """PlainConvUNet of "brain" or "chest", trained where that was done; nnU-Net's axes are (z, y, x)."""
+    classes = CT_LABELS if kind == "chest" else len(TISSUES)
     if trained_steps(data, kind, widths) is not None:
-        trained = plain_conv_unet(widths, len(TISSUES))
+        trained = plain_conv_unet(widths, classes)
         trained.load_state_dict(load_file(stand_in(data, kind, widths)))
         return trained
-    network = seeded(lambda: plain_conv_unet(widths, len(TISSUES)))
-    values, labels = brain_patch(data, roi)
-    fit_head(network, values.transpose(2, 1, 0), labels.transpose(2, 1, 0).copy(), len(TISSUES))
+    network = seeded(lambda: plain_conv_unet(widths, classes))
+    if kind == "chest":
+        fit_densities(network, roi)
+    else:
+        values, labels = brain_patch(data, roi)
+        fit_head(network, values.transpose(2, 1, 0), labels.transpose(2, 1, 0).copy(), classes)
     return network

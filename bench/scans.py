@@ -31,7 +31,7 @@ def brain_files(data: Path) -> dict[str, Path]:
 
 def brain_crop(data: Path, shape: Shape) -> Path:
     """The middle `shape` voxels of the brain."""
-    return _made(data / f"brain-{_times(shape)}.nii.gz", lambda path: _save_crop(brain_files(data)["t1"], shape, path))
+    return made(data / f"brain-{_times(shape)}.nii.gz", lambda path: _save_crop(brain_files(data)["t1"], shape, path))
 
 
 def tissue_labels(data: Path, shape: Shape) -> NDArray[np.uint8]:
@@ -51,12 +51,12 @@ def half_air(data: Path, shape: Shape) -> Path:
         values = np.asanyarray(brain.dataobj)
         nib.save(nib.Nifti1Image(np.concatenate([values, np.zeros_like(values)]), brain.affine), path)
 
-    return _made(data / f"half-air-{_times(shape)}.nii.gz", make)
+    return made(data / f"half-air-{_times(shape)}.nii.gz", make)
 
 
 def ct_scan(data: Path, shape: Shape = CT_SHAPE) -> Path:
     """A made-up chest CT, int16 Hounsfield units."""
-    return _made(data / f"chest-{_times(shape)}.nii.gz", lambda path: _save_ct(shape, path))
+    return made(data / f"chest-{_times(shape)}.nii.gz", lambda path: _save_ct(shape, path))
 
 
 def ct_labels(shape: Shape) -> NDArray[np.uint8]:
@@ -121,7 +121,8 @@ def _ellipsoid(grid: list[NDArray[np.float32]], centre: Any, half: Any) -> NDArr
     return inside
 
 
-def _made(path: Path, make: Callable[[Path], None]) -> Path:
+def made(path: Path, make: Callable[[Path], None]) -> Path:
+    """`path`, made under another name first where it is not there."""
     if not path.exists():
         partial = path.with_name(f"partial-{path.name}")
         make(partial)

@@ -26,6 +26,7 @@ from .entries import (
 )
 from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
 from .nnunet_folder import brain_folder, ct_folder
+from .prepared_scans import prepared
 from .scans import CT_LABELS, brain_crop, ct_scan, half_air
 from .settings import Settings
 from .way_torch import find_network
@@ -131,7 +132,7 @@ def _half_air(name: str, key: str, crop: Shape, settings: Settings) -> Workload:
         rows.append(_served("5 Voxtile, the same entry", entry, scan, warm, label=NARROW_LABEL))
         rows.append(_served("5 + empty tiles skipped", entry, scan, warm, label=NARROW_LABEL, skip_empty=True))
     title = f"{network.title}, ROI {_times(network.roi)}, MNI152 brain {_times(crop)} with as much air beside it"
-    return Workload(name, title, scan, tuple(rows), 120)
+    return Workload(name, title, scan, tuple(rows), 260)
 
 
 def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Settings) -> Workload:
@@ -157,11 +158,12 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
     """With resampling both ways, so only nnU-Net's own predictor does the same work: it is the first row."""
     folder, scan = ct_folder(settings.data, widths, roi), ct_scan(settings.data, shape)
     tile = ct_scan(settings.data, (128, 128, 64))
-    model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile)
+    model = scanned(nnunet_model(folder, "nnunet-ct", settings), scan)
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
+    taught = how_taught(settings.data, "chest", widths)
     title = (
-        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, weights set and fitted, {CT_LABELS} labels, "
+        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {taught}, {CT_LABELS} labels, "
         f"patch {_times(roi)}, resampled to {MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
     )
     return Workload("nnunet-ct", title, scan, tuple(rows), 300)
@@ -170,12 +172,14 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
 def how_taught(data: Path, kind: str, widths: tuple[int, ...]) -> str:
     """How the network came by its weights."""
     steps = trained_steps(data, kind, widths)
-    return "weights not trained" if steps is None else f"{steps} steps of training on this scan"
+    if steps is not None:
+        return f"{steps} steps of training on this scan"
+    return "weights set and fitted" if kind == "chest" else "weights not trained"
 
 
 def scanned(model: Model, scan: Path) -> Model:
-    """The same model, its certificate taken and its calibration done on one small scan."""
-    return Model(changed(model.spec, on_scan(model.spec, scan)), model.members)
+    """The same nnU-Net model, its certificate taken and its calibration done on one scan."""
+    return Model(changed(model.spec, on_scan(model.spec, prepared(model, scan))), model.members)
 
 
 def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, Any]:
