@@ -69,8 +69,11 @@ def test_page_from_results_folder_to_masks(tmp_path: Path) -> None:
         "3d_lowres": TRAINING.configurations["3d_fullres"]
     }))  # fmt: skip
     files = write_scan(tmp_path / "imagesTs", "case", (24, 20, 17), (1.1, 0.9, 1.7))
-    (settings,) = re.findall(r"^```toml\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    (tmp_path / "settings.toml").write_text(settings)
+    text = PAGE.read_text(encoding="utf-8")
+    settings = re.findall(r"as\s`(\w+\.toml)`[^`]*^```toml\n(.*?)^```$", text, re.M | re.S)
+    assert [name for name, _ in settings] == ["settings.toml", "reduced.toml"]
+    for name, content in settings:
+        (tmp_path / name).write_text(content)
     install, *rest = commands()
     name, version = install[-1].split("==")
     assert install[:3] == ["pip", "install", "--no-deps"]

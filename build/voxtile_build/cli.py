@@ -71,7 +71,7 @@ def nnunet(
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""
     from .importers.nnunet import import_nnunet
-    from .spec import read_toml
+    from .importers.nnunet_spec import read_settings
 
     imported = import_nnunet(
         folder,
@@ -81,7 +81,7 @@ def nnunet(
         checkpoint=checkpoint,
         configuration=configuration,
         engines=_split(engines),
-        settings=read_toml(settings) if settings else None,
+        settings=read_settings(settings) if settings else None,
         step=_Steps(name),
     )
     for published in imported:

@@ -19,6 +19,8 @@ from .spec import PADDING, IntensityPercentile, IntensityZscore, Spec
 Array = NDArray[Any]
 
 FULL_SCALE = 32_000.0
+PREPARED, PREPARED_DIGITS = "voxtile prepared ", 32
+"""How `voxtile prepare` marks its files: this, and so much of the plan's checksum, as the header's description."""
 NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int16": np.int16}
 
 
@@ -116,7 +118,10 @@ def _read(file: Path, spec: Spec, key: str) -> Array:
     if not file.is_file():
         raise ScanError(f"{file}: no such file; {key} must name NIfTI files, relative to the spec")
     try:
+        _check_prepared(file, spec, key)
         volume = np.asarray(Compose(steps)(str(file)), dtype=np.float64)
+    except ScanError:
+        raise
     except Exception as error:  # MONAI's readers raise each their own kinds
         reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
         raise ScanError(f"{file}: expected a NIfTI scan, found what cannot be read: {reason}") from error
@@ -125,6 +130,21 @@ def _read(file: Path, spec: Spec, key: str) -> Array:
     if not np.isfinite(volume).all():
         raise ScanError(f"{file}: expected finite values, found NaN or infinity; repair the scan")
     return volume
+
+
+def _check_prepared(file: Path, spec: Spec, key: str) -> None:
+    """Refuse a scan that the client has not prepared by the very plan: an engine would be fitted to other values."""
+    if spec.nnunet is None:
+        return
+    image: Any = nib.load(file)
+    found = bytes(image.header["descrip"].item()).rstrip(b"\0").decode("ascii", "replace")
+    wanted = f"{PREPARED}{spec.nnunet['preparation'][:PREPARED_DIGITS]}"
+    if found != wanted:
+        told = "another plan's" if found.startswith(PREPARED) else "one as it was taken"
+        raise ScanError(
+            f"{file}: {key}: expected a scan prepared by this nnU-Net plan, found {told}; build and serve the model "
+            "without, write the file with `voxtile prepare SCAN --model NAME --output FILE`, and build again"
+        )
 
 
 def _scan(name: str, values: Array, spec: Spec) -> Scan:

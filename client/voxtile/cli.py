@@ -185,6 +185,29 @@ def batch(
 
 
 @app.command()
+def prepare(
+    scans: Scans,
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="CASE.nii.gz", help="Several channels: CASE_0000.nii.gz, ….")
+    ],
+    model: options.Model,
+    url: options.Urls = DEFAULT_URL,
+    tls_ca: options.TlsFile = None,
+    tls_cert: options.TlsFile = None,
+    tls_key: options.TlsFile = None,
+    header: options.Header = [],  # noqa: B006 - typer reads it once
+) -> None:
+    """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
+    from .nnunet.prepared_files import prepare_scan
+    from .segment import Options, Segmenter
+
+    chosen = Options(connection=connection_from(tls_ca, tls_cert, tls_key, header, None))
+    with errors_for_the_user(), Segmenter(url, model, chosen) as segmenter:
+        for file in prepare_scan(segmenter, scans, output):
+            typer.echo(str(file))
+
+
+@app.command()
 def bench(
     scans: Scans,
     model: options.Model,

@@ -6,6 +6,7 @@ Nothing of nnunetv2 is imported; its networks come from dynamic_network_architec
 
 from __future__ import annotations
 
+import hashlib
 import json
 from collections.abc import Mapping, Sequence
 from functools import partial
@@ -23,7 +24,7 @@ from .nnunet_folder import ModelFolder, configuration_of, open_folder
 from .nnunet_labels import Labels, channels_of, labels_of
 from .nnunet_network import network_of
 from .nnunet_postprocessing import read_steps
-from .nnunet_spec import check_names, check_settings, plan_of, spec_of
+from .nnunet_spec import check_names, check_settings, plan_of, refuse_scans, spec_of
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -67,6 +68,7 @@ def models_of(
     stage = opened.configuration(checkpoints[0].configuration).get("previous_stage")
     if not stage:
         return (_model(name, opened, checkpoints, settings or {}, None),)
+    refuse_scans(settings or {})
     place = opened.stage(stage).path
     first = models_of(place, f"{name}_{stage}", folds=folds, checkpoint=checkpoint, settings=settings)
     return (*first, _model(name, opened, checkpoints, settings or {}, first[-1]))
@@ -126,10 +128,12 @@ def _model(
     channels = channels_of(folder.dataset, str(folder.dataset_file))
     plan = plan_of(folder, configuration)
     _check_channels(folder, channels, plan)
+    reader = folder.plans.get("image_reader_writer", "SimpleITKIO")
     nnunet = {
         **plan,
         "configuration": checkpoints[0].configuration,
-        "image_reader_writer": folder.plans.get("image_reader_writer", "SimpleITKIO"),
+        "image_reader_writer": reader,
+        "preparation": hashlib.sha256(_plain([plan, reader]).encode()).hexdigest(),
         "n_labels": labels.count,
         "regions_class_order": list(labels.values) if labels.regions else None,
         "postprocessing": read_steps(folder.path, [checkpoint.fold for checkpoint in checkpoints]),

@@ -55,6 +55,12 @@ class NnunetCase:
         labels = None if previous is None else self._axes.forward(previous)
         return preprocess(self._axes.forward(volume.data), self._axes.spacing, self._plan, previous_stage_seg=labels)
 
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres a voxel of `data`, in the plan's axes."""
+        first, second, third = self._ready.properties.target_spacing
+        return first, second, third
+
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         if self._card.input.dtype == "int16":
             raise ModelError(f"model {self._card.name!r}: normalised values cannot travel as int16; build it with fp32")
