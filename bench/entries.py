@@ -85,11 +85,11 @@ def spec_of(network: Network, scan: Path, settings: Settings) -> Spec:
     return changed(spec, on_scan(spec, scan))
 
 
-def on_scan(spec: Spec, scan: Path) -> dict[tuple[str, ...], Any]:
-    """The changes that take certificate and calibration from `scan` instead of a phantom."""
+def on_scan(spec: Spec, scan: Path, calibration: Path | None = None) -> dict[tuple[str, ...], Any]:
+    """The changes that take certificate and calibration from `scan`, or from two scans, instead of a phantom."""
     found: dict[tuple[str, ...], Any] = {("acceptance", "scans"): ((scan,),)}
     if "calibration" in spec.model_dump().get("precision", {}):
-        found["precision", "calibration"] = ((scan,),)
+        found["precision", "calibration"] = ((calibration or scan,),)
     return found
 
 

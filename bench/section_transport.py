@@ -143,7 +143,7 @@ def _with_overhead(
 
     for work in ways.values():
         work()
-    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(120))
+    runs = interleave({name: partial(run, name) for name in ways}, settings.repetitions, settings.budget_s(100))
     rows = rows_of(f"transport, {title}", runs)
     for row in rows:
         engine = spread(compute[row["way"]]).median

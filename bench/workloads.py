@@ -71,7 +71,7 @@ def _unet(settings: Settings) -> list[Workload]:
     if settings.tiny:
         return [_monai("unet", "tiny", (40, 36, 33), 20, settings)]
     crop: Shape = (128, 128, 128) if settings.quick else (184, 224, 184)
-    return [_monai("unet", "unet", crop, 200, settings)]
+    return [_monai("unet", "unet", crop, 150, settings)]
 
 
 def _swinunetr(settings: Settings) -> list[Workload]:
@@ -158,7 +158,7 @@ def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Sett
     """With resampling both ways, so only nnU-Net's own predictor does the same work: it is the first row."""
     folder, scan = ct_folder(settings.data, widths, roi), ct_scan(settings.data, shape)
     tile = ct_scan(settings.data, (128, 128, 64))
-    model = scanned(nnunet_model(folder, "nnunet-ct", settings), scan)
+    model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile, calibration=scan)
     rows = [_own_predictor(folder, scan, roi, settings)]
     rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
     taught = how_taught(settings.data, "chest", widths)
@@ -177,9 +177,11 @@ def how_taught(data: Path, kind: str, widths: tuple[int, ...]) -> str:
     return "weights set and fitted" if kind == "chest" else "weights not trained"
 
 
-def scanned(model: Model, scan: Path) -> Model:
-    """The same nnU-Net model, its certificate taken and its calibration done on one scan."""
-    return Model(changed(model.spec, on_scan(model.spec, prepared(model, scan))), model.members)
+def scanned(model: Model, scan: Path, calibration: Path | None = None) -> Model:
+    """The same nnU-Net model, its certificate taken on a small scan, its calibration done on that or on another."""
+    ready = prepared(model, scan)
+    other = ready if calibration is None else prepared(model, calibration)
+    return Model(changed(model.spec, on_scan(model.spec, ready, other)), model.members)
 
 
 def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, Any]:
