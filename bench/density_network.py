@@ -3,7 +3,8 @@
 Twenty-five labels that differ by density take hours to learn on a CPU (docs/performance.md tells of the attempts). So
 the two stages at full resolution pass each voxel's density on and nothing of its neighbours, and the last layer is
 fitted to the labels by multinomial regression. All other weights are random, all layers run as they would; only what
-comes from below is not heard. Dice says how far two ways of running it agree, and nothing else.
+comes from below is not heard. Dice says how far two ways of running it agree, and nothing else. `bench.train` goes on
+from here, which borders between organs need.
 """
 
 from __future__ import annotations
