@@ -143,3 +143,13 @@ def test_nnunet_entries_are_calibrated_on_values_as_they_travel(tmp_path: Path) 
     for found in (gather_scans(chosen)[0], calibrate(chosen).scans[0]):
         np.testing.assert_allclose(found.volume, prepared_by_nnunet(folder, scan), atol=1e-4)
         assert found.spacing == (density_network.MODEL_SPACING,) * 3
+
+
+def test_the_rate_rises_and_then_falls_to_nothing() -> None:
+    rates = [train._share(step, 150, 20) for step in range(151)]
+    assert rates[0] < 0.1
+    assert np.argmax(rates) in (18, 19)
+    assert max(rates) > 0.95
+    assert np.all(np.diff(rates[20:]) < 0)
+    assert rates[-1] < 1e-9
+    assert train._share(0, 150, 0) == 1

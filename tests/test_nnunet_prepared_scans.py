@@ -22,7 +22,7 @@ from server.embedded import EmbeddedServer
 from voxtile.cli import app
 from voxtile.errors import ModelError, OutputError
 from voxtile.nnunet.prepared_files import files_of, preparation_of, write_prepared
-from voxtile_build.errors import BuildError, ScanError, SourceError
+from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evidence import gather_scans
 from voxtile_build.importers.nnunet import import_nnunet, models_of
 from voxtile_build.importers.nnunet_spec import read_settings
@@ -110,9 +110,11 @@ def test_certificate_and_calibration_are_of_the_scan(served: Served, tmp_path: P
     _, written = prepare(served, "plain", tmp_path)
     settings = settings_with(written, openvino="int8")
     import_nnunet(served.folders["plain"], "p", tmp_path / "models", engines=["openvino"], settings=settings)
-    told = json.dumps(json.loads((tmp_path / "models/p_openvino/1/certificate.json").read_text()))
-    assert "ready.nii.gz" in told
-    assert '"generated": true' not in told
+    certificate = json.loads((tmp_path / "models/p_openvino/1/certificate.json").read_text())
+    calibration = certificate["precision_facts"]["calibration"]
+    assert calibration["generated"] is False
+    for scans in (calibration["scans"], certificate["scans"]):
+        assert [scan["name"] for scan in scans] == ["ready.nii.gz"]
 
 
 @pytest.mark.parametrize("key", ["acceptance", "precision"])
@@ -145,6 +147,9 @@ def test_a_cascade_takes_no_scans(tmp_path: Path) -> None:
     write_folder(tmp_path, replace(training, name="3d_lowres"))
     with pytest.raises(SourceError, match=r"acceptance.scans: a cascade is certified .* on a generated volume"):
         models_of(folder, "c", settings=settings_with([tmp_path / "a.nii.gz"]))
+    for settings in ({"acceptance": 3}, {"precision": "scans"}):
+        with pytest.raises(SpecError):
+            models_of(folder, "c", settings=settings)
 
 
 def test_a_file_that_is_not_there_is_named(served: Served, tmp_path: Path) -> None:
@@ -216,3 +221,6 @@ def test_other_models_need_none() -> None:
         preparation_of(card)
     with pytest.raises(ModelError, match="build it anew"):
         preparation_of(card.model_copy(update={"nnunet": {}}))
+    second = {"preparation": "0" * 64, "previous_stage": "first"}
+    with pytest.raises(ModelError, match="a cascade's second stage"):
+        preparation_of(card.model_copy(update={"nnunet": second}))

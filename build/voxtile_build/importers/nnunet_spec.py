@@ -67,7 +67,7 @@ def check_settings(settings: Mapping[str, Any]) -> None:
 def refuse_scans(settings: Mapping[str, Any]) -> None:
     """Refuse, with SourceError, scans for a cascade: each of its two stages prepares them in its own way."""
     for section, key in SCANS.items():
-        if key in settings.get(section, {}):
+        if isinstance(settings.get(section), Mapping) and key in settings[section]:
             raise SourceError(
                 f"settings: {section}.{key}: a cascade is certified and calibrated on a generated volume, because "
                 "its stages prepare a scan in two ways; leave the key out"

@@ -25,11 +25,16 @@ DIGITS = 32
 
 
 def preparation_of(card: Card) -> str:
-    """The checksum of the card's plan. Raises ModelError for a model that is not nnU-Net's, or was built without."""
+    """The checksum of the card's plan. Raises ModelError where voxtile-build takes no prepared scans for the model."""
     if card.nnunet is None:
         raise ModelError(
             f"model {card.name!r}: expected an nnU-Net model; voxtile-build prepares scans for any other by itself: "
             "name them in the spec as they are"
+        )
+    if card.previous_stage:
+        raise ModelError(
+            f"model {card.name!r}: expected a model of one stage, found a cascade's second stage, which voxtile-build "
+            "certifies on a generated volume: there is nothing to prepare"
         )
     found = card.nnunet.get("preparation")
     if not isinstance(found, str):
