@@ -29,8 +29,10 @@ from voxtile.nnunet import (
     export_probabilities,
     postprocess,
     preprocess,
+    winning,
 )
 from voxtile.nnunet.exporting import label_dtype
+from voxtile.nnunet.preprocessing import box_slices
 from voxtile.nnunet.winning import REGION_LOGIT, contenders
 
 TIES = 2e-5
@@ -248,7 +250,7 @@ def test_old_plans_and_inherited_configurations(name: str) -> None:
 
 
 @pytest.mark.parametrize("regions", [None, [1, 3, 2]])
-@pytest.mark.parametrize("name", ["upsampled", "downsampled", "transposed", "separate z", "torch"])
+@pytest.mark.parametrize("name", ["upsampled", "downsampled", "transposed", "separate z", "torch", "no resampling"])
 def test_many_blocks_equal_nnunet(name: str, regions: list[int] | None) -> None:
     changes, spacing = CHAINS[name]
     plan, data = plans(**changes), case((45, 71, 80))
@@ -269,7 +271,10 @@ def prepared(changes: dict[str, Any] | None = None, spacing: Any = (2.0, 1.3, 1.
     return card, preprocess(case((14, 22, 27)), spacing, card).properties
 
 
-@given(cuts=st.lists(st.integers(1, 18), max_size=6), name=st.sampled_from(["upsampled", "separate z", "cubic scores"]))
+PIECES = ("upsampled", "separate z", "cubic scores", "no resampling")
+
+
+@given(cuts=st.lists(st.integers(1, 18), max_size=6), name=st.sampled_from([*PIECES]))
 @settings(max_examples=25, deadline=None)
 def test_feeding_in_pieces_changes_nothing(cuts: list[int], name: str) -> None:
     card, grid = prepared(*CHAINS[name])
@@ -284,9 +289,26 @@ def test_feeding_in_pieces_changes_nothing(cuts: list[int], name: str) -> None:
     np.testing.assert_array_equal(exporter.finish(), whole)
 
 
+@pytest.mark.parametrize("planes", [1, 5, 400])
+@pytest.mark.parametrize("classes", [1, 2, 7])
+def test_without_resampling_the_highest_score_wins_voxel_by_voxel(
+    classes: int, planes: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    card, grid = prepared(*CHAINS["no resampling"])
+    shape = grid.shape_after_resampling
+    monkeypatch.setattr(winning, "AT_ONCE", planes * shape[1] * shape[2])
+    # Rounded, so that classes tie often: the first of them counts.
+    logits = np.round(smooth_logits(shape, classes) / 4)
+    wanted = np.zeros(grid.shape_before_cropping, np.uint8)
+    wanted[box_slices(grid.bbox)] = logits.argmax(0)
+    found = export_labels(logits, grid, card, n_labels=classes, threads=2)
+    np.testing.assert_array_equal(found, wanted.transpose(card.transpose_backward))
+
+
+@pytest.mark.parametrize("name", ["upsampled", "no resampling"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
-def test_other_float_types_are_taken(dtype: Any) -> None:
-    card, grid = prepared()
+def test_other_float_types_are_taken(dtype: Any, name: str) -> None:
+    card, grid = prepared(*CHAINS[name])
     logits = smooth_logits(grid.shape_after_resampling, 4).astype(dtype)
     expected = export_labels(logits.astype(np.float32), grid, card, n_labels=4)
     np.testing.assert_array_equal(export_labels(logits, grid, card, n_labels=4), expected)

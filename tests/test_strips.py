@@ -257,7 +257,7 @@ def test_a_plan_that_resamples_scores_by_order_three_is_not_cut() -> None:
     assert export_strips(grid, card, 1, 2) == (whole(grid.shape_after_resampling, grid.shape_after_cropping),)
 
 
-@pytest.mark.parametrize("name", ["upsampled", "downsampled", "separate z", "cubic scores"])
+@pytest.mark.parametrize("name", ["upsampled", "downsampled", "separate z", "cubic scores", "no resampling"])
 @pytest.mark.parametrize("count", [1, 2])
 def test_nnunets_export_takes_no_more_than_predicted(name: str, count: int) -> None:
     changes, spacing = CHAINS[name]
