@@ -21,6 +21,7 @@ from typer.testing import CliRunner
 from server.embedded import EmbeddedServer
 from voxtile.cli import app
 from voxtile.errors import ModelError, OutputError
+from voxtile.io import write_images
 from voxtile.nnunet.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evidence import gather_scans
@@ -44,6 +45,7 @@ TRAININGS = {
     "oriented": Training("3d_fullres", {"3d_fullres": FULL}, reader="NibabelIOWithReorient"),
 }
 SERVING = {"warm_up": False, "max_batch": 1, "threads": 1}
+TWO = ("one.nii.gz", "two.nii")
 SHAPE, SPACING = (34, 31, 21), (1.0, 1.1, 1.7)
 
 
@@ -195,13 +197,29 @@ def test_too_few_channels(served: Served, tmp_path: Path) -> None:
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scans"]
 
 
-def test_several_channels_are_written_all_or_not_at_all(tmp_path: Path) -> None:
-    data = np.zeros((3, 4, 5, 6), np.float32)
-    blocked = tmp_path / "case_0002.nii.gz"
-    blocked.mkdir()
-    with pytest.raises(OutputError):
-        write_prepared(data, (1, 2, 3), "0" * 64, tmp_path / "case.nii.gz")
-    assert [path.name for path in tmp_path.iterdir()] == [blocked.name]
+@pytest.mark.parametrize("channel", range(3))
+def test_several_channels_are_written_all_or_not_at_all(tmp_path: Path, channel: int) -> None:
+    (tmp_path / f"case_000{channel}.nii.gz").mkdir()
+    older = tmp_path / f"case_000{(channel + 1) % 3}.nii.gz"
+    older.write_bytes(b"what was there before")
+    with pytest.raises(OutputError, match=f"case_000{channel}"):
+        write_prepared(np.zeros((3, 4, 5, 6), np.float32), (1, 2, 3), "0" * 64, tmp_path / "case.nii.gz")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert older.read_bytes() == b"what was there before"
+
+
+def test_no_channel_takes_its_name_before_all_are_written(tmp_path: Path) -> None:
+    def images() -> Iterator[tuple[Any, Path]]:
+        for channel in range(2):
+            yield nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / f"{channel}.nii"
+            assert not any(path.suffix == ".nii" for path in tmp_path.iterdir())
+        raise ScanError("the third cannot be had")
+
+    with pytest.raises(ScanError):
+        write_images(images())
+    assert list(tmp_path.iterdir()) == []
+    write_images((nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / name) for name in TWO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TWO)
 
 
 def test_axes_and_spacing_lie_as_in_a_scan(tmp_path: Path) -> None:

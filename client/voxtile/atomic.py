@@ -20,6 +20,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     that loses power, finds the old file or the complete new one. Raises OutputError where it cannot be written.
     """
     target = Path(path)
+    _refuse_folder(target)
     temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.part"
     try:
         with temporary.open("xb") as file:
@@ -41,8 +42,7 @@ def check_writable(path: str | Path) -> None:
     folder = target.parent
     if not folder.is_dir():
         raise OutputError(f"{target}: expected a folder {folder} to write into, found none; make it first")
-    if target.is_dir():
-        raise OutputError(f"{target}: expected the name of a file, found a folder")
+    _refuse_folder(target)
     probe = folder / f".{target.name}.{secrets.token_hex(6)}.part"
     try:
         with probe.open("xb"):
@@ -50,6 +50,11 @@ def check_writable(path: str | Path) -> None:
         probe.unlink()
     except OSError as error:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+
+
+def _refuse_folder(target: Path) -> None:
+    if target.is_dir():
+        raise OutputError(f"{target}: expected the name of a file, found a folder")
 
 
 def _sync_folder(folder: Path) -> None:

@@ -6,10 +6,11 @@ appears whole or not at all.
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 import zlib
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -123,18 +124,26 @@ def write_image(image: Any, path: str | Path) -> None:
 
     Voxels are stored as they are (slope 1, intercept 0); header extensions are left out. Raises OutputError.
     """
-    check_mask_name(path)
+    write_images([(image, path)])
+
+
+def write_images(images: Iterable[tuple[Any, str | Path]]) -> None:
+    """As `write_image`, each to its path; none of them takes its name before all are written."""
+    with contextlib.ExitStack() as whole:
+        for image, path in images:
+            check_mask_name(path)
+            _write_image(image, whole.enter_context(atomic_file(path)), compressed=str(path).endswith(".gz"))
+
+
+def _write_image(image: Any, file: BinaryIO, compressed: bool) -> None:
     header = image.header.as_byteswapped("<" if sys.byteorder == "little" else ">")
     data = np.asanyarray(image.dataobj)
     header.set_data_dtype(data.dtype)
     header.set_slope_inter(1.0, 0.0)
     header["vox_offset"] = header.single_vox_offset
     padding = bytes(header.single_vox_offset - len(header.binaryblock))
-    with atomic_file(path) as file:
-        pieces = _pieces(header.binaryblock + padding, data)
-        if str(path).endswith(".gz"):
-            pieces = _deflated(pieces, masks=data.dtype.kind in "iu")
-        _write_all(file, pieces)
+    pieces = _pieces(header.binaryblock + padding, data)
+    _write_all(file, _deflated(pieces, masks=data.dtype.kind in "iu") if compressed else pieces)
 
 
 def _assemble(sources: Iterator[tuple[str, Stored]] | list[tuple[str, Stored]], channels: Sequence[str]) -> Volume:

@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
-from voxtile.errors import ModelError, OutputError
-from voxtile.io import SUFFIXES, check_mask_name, check_writable, write_image
+from voxtile.errors import ModelError
+from voxtile.io import SUFFIXES, check_mask_name, check_writable, write_images
 from voxtile.nnunet.case import NnunetCase
 from voxtile.segment import Segmenter
 
@@ -78,14 +78,11 @@ def write_prepared(
     """
     from nibabel.nifti1 import Nifti1Image
 
+    def image(channel: NDArray[np.float32]) -> Nifti1Image:
+        made = Nifti1Image(channel.astype(np.float32, copy=False).T, np.diag([*spacing[::-1], 1.0]))
+        made.header["descrip"] = f"{MARK}{preparation[:DIGITS]}"
+        return made
+
     files = files_of(path, len(data))
-    for channel, file in zip(data, files, strict=True):
-        image = Nifti1Image(channel.astype(np.float32, copy=False).T, np.diag([*spacing[::-1], 1.0]))
-        image.header["descrip"] = f"{MARK}{preparation[:DIGITS]}"
-        try:
-            write_image(image, file)
-        except OutputError:
-            for written in files[: files.index(file)]:
-                written.unlink(missing_ok=True)
-            raise
+    write_images(zip(map(image, data), files, strict=True))
     return files
