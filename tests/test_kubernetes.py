@@ -114,10 +114,17 @@ def test_ports_have_one_name_everywhere(container: Object) -> None:
     service = only("network.yaml", "Service")["spec"]["ports"]
     assert {port["name"]: port["port"] for port in service} == open_ports
     assert all(port["targetPort"] == port["name"] for port in service)
-    [rule] = only("network.yaml", "NetworkPolicy")["spec"]["ingress"]
-    assert {port["port"] for port in rule["ports"]} == set(open_ports)
+    rules = only("network.yaml", "NetworkPolicy")["spec"]["ingress"]
+    assert {port["port"] for rule in rules for port in rule["ports"]} == set(open_ports)
     for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
         assert container[probe]["httpGet"]["port"] == "http"
+
+
+def test_scans_come_from_pods_with_the_label_alone() -> None:
+    """A rule without `from` lets everybody in: metrics are read by whoever watches the cluster."""
+    for rule in only("network.yaml", "NetworkPolicy")["spec"]["ingress"]:
+        senders = [{"podSelector": {"matchLabels": {"voxtile-client": "true"}}}]
+        assert rule.get("from") == senders or [port["port"] for port in rule["ports"]] == ["metrics"]
 
 
 def test_volumes_are_mounted_and_models_cannot_be_written(pod: Object, container: Object) -> None:
