@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import importlib
 import json
+import os
+import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -383,6 +385,28 @@ def test_pages_of_a_file_that_nobody_maps_are_nobodys(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(bytes(10))
     assert ov_pages.forget_pages(file) == 0
+
+
+def test_what_was_freed_between_what_is_used_is_returned() -> None:
+    """In a process of its own: what others have freed in this one would count."""
+    program = r"""
+import ctypes, ov_pages, re
+libc = ctypes.CDLL(None)
+libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
+def resident():
+    return int(re.search(r"RssAnon:\s+(\d+)", open("/proc/self/status").read())[1]) * 1024
+blocks = [libc.malloc(ctypes.c_size_t(16000)) for _ in range(4000)]
+for block in blocks:
+    ctypes.memset(block, 1, 16000)
+for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
+    libc.free(block)
+kept = resident()
+ov_pages.return_freed()
+assert kept - resident() > 3000 * 16000, (kept, resident())
+assert ctypes.string_at(blocks[-1], 16000) == bytes([1]) * 16000
+"""
+    folder = Path(ov_pages.__file__).parent
+    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(folder)}, check=True)
 
 
 def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:

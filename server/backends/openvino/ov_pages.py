@@ -1,4 +1,4 @@
-"""Gives the pages of a model's weights file back, which the engine maps, repacks into a form of its own, and keeps."""
+"""Gives memory back that compiling a model leaves behind: its weights file, mapped and repacked, and what was freed."""
 
 from __future__ import annotations
 
@@ -22,6 +22,13 @@ def forget_pages(file: Path) -> int:
         if libc.madvise(ctypes.c_void_p(first), ctypes.c_size_t(last - first), DONTNEED) == 0:
             done += last - first
     return done
+
+
+def return_freed() -> None:
+    """Returns to the system what this process has freed and glibc keeps, in holes between what is in use."""
+    trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
+    if trim is not None:  # another C library has none
+        trim(ctypes.c_size_t(0))
 
 
 def _read_only(path: str) -> Iterator[tuple[int, int]]:

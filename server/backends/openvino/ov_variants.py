@@ -13,11 +13,11 @@ import openvino as ov
 if TYPE_CHECKING:
     from server.backends.batching import Array, ConfigError, Contract, InGraph, Run
     from server.backends.entry import Entry, Loaded, count, one_of
-    from server.backends.openvino.ov_pages import forget_pages
+    from server.backends.openvino.ov_pages import forget_pages, return_freed
 else:  # in the stub the shared files lie in the backend's own folder
     from batching import ConfigError, InGraph
     from entry import Loaded, count, one_of
-    from ov_pages import forget_pages
+    from ov_pages import forget_pages, return_freed
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -87,7 +87,7 @@ class Variants:
     """One graph compiled once a set of input shapes, and once with free shapes when those are too many.
 
     weights: the file that `model` maps. Its pages are given back after the first run of each variant, which repacks the
-    last of them: they are as much memory as the weights once more.
+    last of them: they are as much memory as the weights once more. So is what compiling has freed.
     """
 
     def __init__(self, core: Any, model: Any, parameters: Mapping[str, str], weights: Path | None = None) -> None:
@@ -118,6 +118,7 @@ class Variants:
         if self._weights is not None and id(request) not in self._ran:
             self._ran.add(id(request))  # requests live as long as this does
             forget_pages(self._weights)
+            return_freed()
         return {name: results[name] for name in outputs}
 
     def _takes(self, names: Sequence[str], shapes: Shapes) -> bool:
