@@ -14,8 +14,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from voxtile.nnunet.resampling import resample
-from voxtile.tiling import nnunet_starts
+from voxtile.chains.nnunet.resampling import resample
+from voxtile.tiling.plan import nnunet_starts
 
 from .density_network import SCAN, fingerprint, fit_densities, grid_of
 from .networks import DEFAULT_WIDTHS, TISSUES, plain_conv_unet, seeded

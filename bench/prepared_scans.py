@@ -7,8 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from voxtile.nnunet.prepared_files import write_prepared
-from voxtile.nnunet.preprocessing import NnunetPlan, preprocess
+from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
+from voxtile.outputs.prepared_files import write_prepared
 from voxtile_build.members import Model
 
 from .scans import made

@@ -14,10 +14,10 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 
 from voxtile.card import Tiling
-from voxtile.io import mask_image, read_scan, write_image
-from voxtile.stitching import Stitcher
-from voxtile.tiles import Cutter
-from voxtile.tiling import plan_tiles
+from voxtile.io.images import mask_image, read_scan, write_image
+from voxtile.tiling.extract import Cutter
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.stitch import Stitcher
 
 from .scans import Shape, brain_files, ct_labels, ct_scan
 from .settings import Settings

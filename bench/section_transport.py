@@ -16,10 +16,10 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from voxtile.endpoint import Connection, Request
-from voxtile.segment import Segmenter
-from voxtile.tiling import plan_tiles, tile_shape
-from voxtile.transport import Transport
+from voxtile.segmenter import Segmenter
+from voxtile.tiling.plan import plan_tiles, tile_shape
+from voxtile.triton.endpoint import Connection, Request
+from voxtile.triton.transport import Transport
 
 from .entries import Entry, build_levels, engine_of, model_of
 from .free import MAX_BATCH, free_entry

@@ -40,7 +40,7 @@ class Resample:
 
 
 def ours(data: NDArray[np.float32], shape: tuple[int, ...]) -> NDArray[Any]:
-    from voxtile.nnunet.resampling import resample
+    from voxtile.chains.nnunet.resampling import resample
 
     return resample(data, shape, order=3)
 

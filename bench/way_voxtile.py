@@ -7,10 +7,10 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
-from voxtile.allocator import one_arena
-from voxtile.endpoint import Connection
-from voxtile.io import write_image
-from voxtile.segment import Options, Segmenter
+from voxtile.cli.allocator import one_arena
+from voxtile.io.images import write_image
+from voxtile.segmenter import Options, Segmenter
+from voxtile.triton.endpoint import Connection
 
 from .ways import Job
 

@@ -9,9 +9,9 @@ from numpy.typing import NDArray
 from test_card import card
 
 from voxtile.card import Card, Tiling
-from voxtile.stitching import Stitcher
-from voxtile.tiles import Cutter, mirrorings, requests, tile_scores
-from voxtile.tiling import plan_tiles
+from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.stitch import Stitcher
 
 ANY = Card.model_validate(card())
 """Of a card, the tiles only ask whether the network takes slices."""

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from voxtile import Segmenter
-from voxtile.course import courses
-from voxtile.memory import Buffers, predicted_bytes
-from voxtile.tiling import plan_tiles, tile_shape
+from voxtile.budget import Buffers, predicted_bytes
+from voxtile.tiling.plan import plan_tiles, tile_shape
+from voxtile.tiling.schedule import courses
 
 
 def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = False) -> int:

@@ -14,7 +14,7 @@ from nibabel import orientations
 from numpy.typing import NDArray
 
 from voxtile.card import Card
-from voxtile.volume import Volume
+from voxtile.io.volume import Volume
 
 ORIENTATIONS = tuple(
     "".join(code) for axes in itertools.permutations(("RL", "AP", "SI")) for code in itertools.product(*axes)

@@ -11,8 +11,8 @@ from scipy.special import expit, softmax
 
 from tests.build_specs import spec
 from tests.phantoms import card_of, phantom_volume
-from voxtile.preparing import prepare
-from voxtile.restoring import Restorer, activator, restore_bytes
+from voxtile.chains.monai.invert import Restorer, activator, restore_bytes
+from voxtile.chains.monai.preprocess import prepare
 from voxtile_build.card import card_of as built_card
 from voxtile_build.errors import SpecError
 

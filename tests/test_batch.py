@@ -19,7 +19,7 @@ from test_segment import head, image
 
 from server.embedded import EmbeddedServer
 from voxtile import InputError, ModelError, OutputError, Segmenter
-from voxtile.batch import find_cases, segment_folder
+from voxtile.batch.folder import find_cases, segment_folder
 
 
 @pytest.fixture
@@ -85,7 +85,14 @@ def test_killed_and_started_again_each_mask_is_written_once(server: EmbeddedServ
     inputs, outputs = folders
     names = fill(inputs, 20, (60, 50, 50))
     (inputs / f"{names[3]}.nii.gz").write_bytes(b"no scan")
-    command = [sys.executable, "-c", "from voxtile.cli import main; main()", "batch", str(inputs), str(outputs)]
+    command = [
+        sys.executable,
+        "-c",
+        "from voxtile.cli.commands import main; main()",
+        "batch",
+        str(inputs),
+        str(outputs),
+    ]
     command += ["--model", "small-unet", "--url", server.grpc_url, "--quiet"]
     first = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(list(outputs.rglob("*.nii.gz"))) < 4:

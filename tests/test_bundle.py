@@ -34,7 +34,7 @@ from tests.bundles import (
     write_scan,
 )
 from voxtile import Segmenter
-from voxtile.cli import app as client
+from voxtile.cli.commands import app as client
 from voxtile_build.cli import main
 from voxtile_build.errors import BuildError, SourceError, WeightsError
 from voxtile_build.importers.bundle import import_bundle, spec_of

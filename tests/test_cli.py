@@ -21,7 +21,7 @@ from tritonclient.grpc import InferenceServerClient
 from typer.testing import CliRunner, Result
 
 from server.embedded import EmbeddedServer
-from voxtile.cli import app
+from voxtile.cli.commands import app
 
 REPORT_KEYS = {
     "model", "version", "shape", "tiles", "seconds", "bytes_sent", "bytes_received", "peak_rss_bytes", "retries",
@@ -205,7 +205,7 @@ def wait_for_tiles(url: str, wanted: int) -> None:
 def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, tmp_path: Path) -> None:
     scan = tmp_path / "large.nii"
     nib.save(image(head((320, 320, 320))), scan)
-    command = [sys.executable, "-c", "from voxtile.cli import main; main()", "segment", str(scan)]
+    command = [sys.executable, "-c", "from voxtile.cli.commands import main; main()", "segment", str(scan)]
     command += ["--overlap", "0.75"]  # 50,000 small tiles: far from done, however late the signal comes
     done = tiles_done(server.grpc_url)
     client = subprocess.Popen(
@@ -229,7 +229,8 @@ def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, t
 def test_importing_is_quick_and_never_brings_torch() -> None:
     code = (
         "import time, sys; t = time.perf_counter(); import voxtile; s = time.perf_counter() - t; "
-        "voxtile.Segmenter, voxtile.RemoteNetwork; import voxtile.cli; assert 'torch' not in sys.modules; print(s)"
+        "voxtile.Segmenter, voxtile.RemoteNetwork; import voxtile.cli.commands; "
+        "assert 'torch' not in sys.modules; print(s)"
     )
     seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
     assert seconds < 0.5

@@ -25,9 +25,9 @@ from tests.test_backends import ov_variants
 from tests.test_card import card as card_fields
 from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Card, Tiling, parse_card
-from voxtile.endpoint import Connection
 from voxtile.errors import InputError, ModelError
-from voxtile.tiling import plan_tiles, tile_shape
+from voxtile.tiling.plan import plan_tiles, tile_shape
+from voxtile.triton.endpoint import Connection
 from voxtile_build.averaging import mean_graph
 from voxtile_build.builder import build, load_network
 from voxtile_build.composing import to_onnx

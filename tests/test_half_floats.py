@@ -7,8 +7,8 @@ import pytest
 
 from voxtile.card import Tiling
 from voxtile.half_floats import CHUNK, all_finite, as_float32, widen
-from voxtile.stitching import Stitcher
-from voxtile.tiling import plan_tiles
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.stitch import Stitcher
 
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE = EVERY[np.isfinite(EVERY)]

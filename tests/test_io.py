@@ -13,10 +13,10 @@ import numpy as np
 import pytest
 
 from tests.phantoms import affine_of, in_file_order, phantom_volume, sampled, saved
-from voxtile import io
-from voxtile.atomic import atomic_file
 from voxtile.errors import InputError, OutputError
-from voxtile.io import (
+from voxtile.io import images as io
+from voxtile.io.atomic import atomic_file
+from voxtile.io.images import (
     check_mask_name,
     check_writable,
     mask_image,

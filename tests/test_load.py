@@ -12,7 +12,7 @@ from test_segment import head, image
 
 from server.embedded import EmbeddedServer
 from voxtile import ModelError
-from voxtile.load import measure_load
+from voxtile.cli.load_test import measure_load
 
 
 def test_figures_add_up(server: EmbeddedServer, tmp_path: Path) -> None:

@@ -27,16 +27,16 @@ from tests.memory_limits import limit_for
 from tests.phantoms import card_of, phantom_volume
 from tests.test_segment import head, image
 from voxtile import MemoryLimitError, Segmenter
+from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing, stitching_bytes
 from voxtile.card import Tiling
-from voxtile.cases import open_case
-from voxtile.cli import app
-from voxtile.course import LEAST_IN_FLIGHT, MOST_ON_THE_WAY, at_once
-from voxtile.half_stitching import HalfStitcher
-from voxtile.memory import MIB, RUNTIME_BYTES, left_for_preparing, stitching_bytes
-from voxtile.stitching import PORTION, Stitcher, slab_shape
-from voxtile.strips import Strip
-from voxtile.tiling import plan_tiles
-from voxtile.transport import ready_ahead
+from voxtile.chains.base import open_case
+from voxtile.cli.commands import app
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.schedule import LEAST_IN_FLIGHT, MOST_ON_THE_WAY, at_once
+from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
+from voxtile.tiling.stitch_fp16 import HalfStitcher
+from voxtile.tiling.strips import Strip
+from voxtile.triton.transport import ready_ahead
 from voxtile_build.spec import parse_spec
 
 SHAPE = (150, 256, 256)

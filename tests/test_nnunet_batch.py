@@ -32,7 +32,7 @@ from nnunetv2.ensembling.ensemble import merge_files
 from typer.testing import CliRunner, Result
 
 from server.embedded import EmbeddedServer
-from voxtile.cli import app
+from voxtile.cli.commands import app
 from voxtile_build.importers.nnunet import import_nnunet
 
 ONE_VOXEL_IN = 20_000

@@ -36,7 +36,7 @@ from typer.testing import CliRunner
 from server.embedded import EmbeddedServer
 from tests.memory_limits import limit_for
 from voxtile import InputError, ModelError, Segmenter
-from voxtile.cli import app
+from voxtile.cli.commands import app
 from voxtile_build.importers.nnunet import import_nnunet
 
 ONE_VOXEL_IN = 20_000

@@ -21,19 +21,19 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from voxtile.errors import ModelError
-from voxtile.nnunet import (
+from voxtile.chains.nnunet import (
     LabelExporter,
     NnunetPlan,
     export_labels,
     export_probabilities,
     postprocess,
     preprocess,
-    winning,
 )
-from voxtile.nnunet.exporting import label_dtype
-from voxtile.nnunet.preprocessing import box_slices
-from voxtile.nnunet.winning import REGION_LOGIT, contenders
+from voxtile.chains.nnunet import block_argmax as winning
+from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, contenders
+from voxtile.chains.nnunet.exporting import label_dtype
+from voxtile.chains.nnunet.preprocessing import box_slices
+from voxtile.errors import ModelError
 
 TIES = 2e-5
 """Share of voxels whose two best scores are equal to float32's rounding, in which either label is right."""

@@ -19,10 +19,10 @@ from phantoms import card_of
 from typer.testing import CliRunner
 
 from server.embedded import EmbeddedServer
-from voxtile.cli import app
+from voxtile.cli.commands import app
 from voxtile.errors import ModelError, OutputError
-from voxtile.io import write_images
-from voxtile.nnunet.prepared_files import files_of, preparation_of, write_prepared
+from voxtile.io.images import write_images
+from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evidence import gather_scans
 from voxtile_build.importers.nnunet import import_nnunet, models_of

@@ -22,10 +22,10 @@ from numpy.typing import NDArray
 from scipy.ndimage import zoom
 from threadpoolctl import threadpool_info
 
+from voxtile.chains.nnunet.resampling import AxisZoom, resample, zoom_matrix
+from voxtile.chains.nnunet.resampling_rules import ResamplingRule
+from voxtile.chains.nnunet.threads import run_all, single_threaded_blas
 from voxtile.errors import ModelError
-from voxtile.nnunet.parallel import run_all, single_threaded_blas
-from voxtile.nnunet.resampling import AxisZoom, resample, zoom_matrix
-from voxtile.nnunet.resampling_rules import ResamplingRule
 
 MATRIX_TOLERANCE = 1e-12  # scipy's recursive filter and the closed form differ by float64's rounding only
 SINGLE_TOLERANCE = 1e-6  # of the range: float32 sums of some thirty products

@@ -18,9 +18,9 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 from voxtile import InputError
-from voxtile.io import read_scan
-from voxtile.nnunet import NnunetPlan, preprocess
-from voxtile.nnunet.case import Axes
+from voxtile.chains.nnunet import NnunetPlan, preprocess
+from voxtile.chains.nnunet.prepared_scan import Axes
+from voxtile.io.images import read_scan
 
 DATA_TOLERANCE = 1e-5
 """Of the range: order-3 resampling in float32 against nnU-Net's in float64."""

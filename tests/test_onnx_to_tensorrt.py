@@ -27,14 +27,7 @@ from voxtile_build.tensorrt_errors import (
     ProfileError,
     TensorRtError,
 )
-from voxtile_build.tensorrt_facts import (
-    PlanFacts,
-    Runtime,
-    check_plan_facts,
-    sha256,
-    this_runtime,
-    visible_gpu,
-)
+from voxtile_build.tensorrt_facts import PlanFacts, Runtime, check_plan_facts, sha256, this_runtime, visible_gpu
 from voxtile_build.tensorrt_inspect import check_engine_precision, engine_precisions, inspect_engine
 from voxtile_build.tensorrt_network import allow_decomposed_attention, check_network_precision, parse_onnx
 from voxtile_build.tensorrt_profile import ShapeRange, batch_profile, input_shapes

@@ -30,12 +30,7 @@ from voxtile_build.passes.mixed_fp16 import (
     refuse_overflow,
 )
 from voxtile_build.passes.quantize_openvino import quantize_openvino, quantized_convolutions
-from voxtile_build.passes.quantize_qdq import (
-    QuantizationError,
-    quantizable,
-    quantize_dynamic,
-    quantize_qdq,
-)
+from voxtile_build.passes.quantize_qdq import QuantizationError, quantizable, quantize_dynamic, quantize_qdq
 from voxtile_build.passes.ranges import tensor_ranges
 from voxtile_build.passes.run_stepwise import run_stepwise
 from voxtile_build.passes.verify import run_graph

@@ -15,14 +15,14 @@ from monai.transforms import Compose, NormalizeIntensity, Orientation, Spacing
 from numpy.typing import NDArray
 
 from tests.phantoms import ORIENTATIONS, affine_of, card_of, in_file_order, phantom_volume, restored_as, sampled
-from voxtile import resampling
 from voxtile.card import Card
-from voxtile.encoding import LARGEST
+from voxtile.chains.monai import resample as resampling
+from voxtile.chains.monai.encoding import LARGEST
+from voxtile.chains.monai.grid import plan_grid, skewed
+from voxtile.chains.monai.intensity import mean_and_deviation, percentiles
+from voxtile.chains.monai.preprocess import Prepared, choose_encoding, prepare, prepare_bytes
 from voxtile.errors import InputError, MemoryLimitError
-from voxtile.figures import mean_and_deviation, percentiles
-from voxtile.grid import plan_grid, skewed
-from voxtile.preparing import Prepared, choose_encoding, prepare, prepare_bytes
-from voxtile.volume import Volume
+from voxtile.io.volume import Volume
 
 OBLIQUE = (14.0, -27.0, 33.0)
 FLOAT32_ROUNDING = 1e-6
@@ -183,7 +183,7 @@ def test_the_prepared_affine_places_what_the_scan_showed() -> None:
 
 def test_memory_is_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "SLAB_BYTES", 1 << 20)
-    monkeypatch.setattr("voxtile.preparing.SLAB_BYTES", 1 << 20)
+    monkeypatch.setattr("voxtile.chains.monai.preprocess.SLAB_BYTES", 1 << 20)
     volume = phantom_volume((128, 128, 60), (1.0, 1.0, 3.0))
     card = card_of(spacing=(1.0, 1.0, 1.0))
     predicted = prepare_bytes(plan_grid(volume.affine, volume.shape, card), 1)

@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 from tests.phantoms import ORIENTATIONS, phantom_volume
 from voxtile.card import Label
 from voxtile.errors import OutputError
-from voxtile.preview import choose_slices, colours, draw_preview, grey_window
-from voxtile.volume import Volume
+from voxtile.io.volume import Volume
+from voxtile.outputs.preview import choose_slices, colours, draw_preview, grey_window
 
 LABELS = (Label(name="background", value=0), Label(name="head", value=1), Label(name="lesion", value=300))
 

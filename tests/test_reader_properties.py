@@ -12,9 +12,9 @@ from nibabel.eulerangles import euler2mat
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from voxtile.io import read_scan
-from voxtile.nnunet.case import header_spacing
-from voxtile.nnunet.reader_properties import reader_properties
+from voxtile.chains.nnunet.prepared_scan import header_spacing
+from voxtile.chains.nnunet.reader_properties import reader_properties
+from voxtile.io.images import read_scan
 
 READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": NibabelIO, "NibabelIOWithReorient": NibabelIOWithReorient}
 HEADER = 1e-5

@@ -11,8 +11,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
 
-from voxtile import resampling
-from voxtile.resampling import AxisMap, blend, blend_axes, resample
+from voxtile.chains.monai import resample as resampling
+from voxtile.chains.monai.resample import AxisMap, blend, blend_axes, resample
 
 FLOAT32_ROUNDING = 3e-6
 """Relative: three blends in float32, each of a few units in the last place."""

@@ -17,14 +17,14 @@ from monai.transforms import Compose, Invertd, Orientationd, Spacingd
 from numpy.typing import NDArray
 
 from tests.phantoms import ORIENTATIONS, affine_of, card_of, in_file_order, phantom_volume, restored_as, sampled
-from voxtile import restoring
 from voxtile.card import Card
+from voxtile.chains.monai import invert as restoring
+from voxtile.chains.monai.grid import Grid, plan_grid
+from voxtile.chains.monai.invert import Restorer, decider, label_type, restore_bytes
+from voxtile.chains.monai.preprocess import prepare
 from voxtile.errors import ModelError
-from voxtile.grid import Grid, plan_grid
-from voxtile.io import mask_image, volume_from_image
-from voxtile.preparing import prepare
-from voxtile.restoring import Restorer, decider, label_type, restore_bytes
-from voxtile.volume import Volume
+from voxtile.io.images import mask_image, volume_from_image
+from voxtile.io.volume import Volume
 
 OBLIQUE = (14.0, -27.0, 33.0)
 FLOAT32_ROUNDING = 3e-6

@@ -29,9 +29,9 @@ from typer.testing import CliRunner
 from models.training.mni152 import fetch_mni152
 from server.embedded import EmbeddedServer
 from voxtile import Connection, Segmenter
-from voxtile.catalogue import offered_models
-from voxtile.cli import app
-from voxtile.endpoint import Endpoint
+from voxtile.cli.commands import app
+from voxtile.triton.catalogue import offered_models
+from voxtile.triton.endpoint import Endpoint
 from voxtile_build.builder import build, load_network
 from voxtile_build.measuring import Runner
 from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner

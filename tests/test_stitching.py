@@ -9,8 +9,8 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 
 from voxtile.card import Tiling
-from voxtile.stitching import Stitcher
-from voxtile.tiling import TilePlan, plan_tiles
+from voxtile.tiling.plan import TilePlan, plan_tiles
+from voxtile.tiling.stitch import Stitcher
 
 SHAPES = [
     ((33, 20, 27), (16, 16, 16)),

@@ -14,17 +14,17 @@ from numpy.typing import NDArray
 
 from tests.phantoms import ORIENTATIONS, affine_of, card_of, phantom_volume
 from tests.test_nnunet_export import CHAINS, as_card, case, plans, smooth_logits
-from voxtile import restoring
 from voxtile.card import Card, Tiling
-from voxtile.course import courses
-from voxtile.grid import Grid, plan_grid
-from voxtile.half_stitching import HalfStitcher
-from voxtile.nnunet import LabelExporter, preprocess
-from voxtile.nnunet.exporting import export_bytes, export_strips
-from voxtile.restoring import Restorer, grid_strips, restore_bytes
-from voxtile.stitching import Stitcher
-from voxtile.strips import Strip, cut_axis, most_strips, sent_again, spans, tiles_of, whole
-from voxtile.tiling import TilePlan, plan_tiles
+from voxtile.chains.monai import invert as restoring
+from voxtile.chains.monai.grid import Grid, plan_grid
+from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
+from voxtile.chains.nnunet import LabelExporter, preprocess
+from voxtile.chains.nnunet.exporting import export_bytes, export_strips
+from voxtile.tiling.plan import TilePlan, plan_tiles
+from voxtile.tiling.schedule import courses
+from voxtile.tiling.stitch import Stitcher
+from voxtile.tiling.stitch_fp16 import HalfStitcher
+from voxtile.tiling.strips import Strip, cut_axis, most_strips, sent_again, spans, tiles_of, whole
 
 HALF_STEP = 2.0**-11
 """float16 rounds by at most this share of a number."""

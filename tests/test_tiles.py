@@ -10,9 +10,9 @@ from numpy.typing import NDArray
 from test_card import card
 
 from voxtile.card import Card, Tiling
-from voxtile.skipping import empty_tiles
-from voxtile.tiles import Cutter, mirrorings, requests, tile_scores
-from voxtile.tiling import plan_tiles
+from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.skip import empty_tiles
 
 PADDING = -32768.0
 

@@ -12,7 +12,7 @@ from monai.inferers.utils import _get_scan_interval
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
 from voxtile.card import Tiling
-from voxtile.tiling import monai_gaussian, monai_starts, nnunet_gaussian, nnunet_starts, plan_tiles
+from voxtile.tiling.plan import monai_gaussian, monai_starts, nnunet_gaussian, nnunet_starts, plan_tiles
 
 SIZES = [(31, 16), (100, 100), (110, 64), (7, 16), (96, 95), (233, 64), (197, 100), (1, 1), (5, 1)]
 OVERLAPS = [0.0, 0.1, 0.25, 0.5, 0.6, 0.8, 0.9, 0.99]

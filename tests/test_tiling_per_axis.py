@@ -18,7 +18,7 @@ from test_card import card
 
 from voxtile.card import Card, parse_card
 from voxtile.errors import ModelError
-from voxtile.tiling import TilePlan, plan_tiles, tile_shape
+from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape
 from voxtile_build.card import card_of
 from voxtile_build.errors import SpecError
 from voxtile_build.evidence import phantom_scan

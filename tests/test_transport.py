@@ -18,8 +18,8 @@ import pytest
 
 from server.embedded import EmbeddedServer
 from voxtile import Connection, Faults, ModelError, Segmenter, ServerUnavailable, TileError
-from voxtile.endpoint import Endpoint, Request
-from voxtile.transport import Transport
+from voxtile.triton.endpoint import Endpoint, Request
+from voxtile.triton.transport import Transport
 
 ROI = (16, 24, 8)
 

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from tests.phantoms import ORIENTATIONS, affine_of, phantom_volume, sampled
-from voxtile.volume import spacing_of
-from voxtile.voxels import chunks, memory_order
+from voxtile.io.scaling import chunks, memory_order
+from voxtile.io.volume import spacing_of
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)
@@ -37,7 +37,7 @@ def test_the_phantom_shows_every_flip_and_exchange() -> None:
 @pytest.mark.parametrize("order", ["C", "F"])
 @pytest.mark.parametrize("view", ["plain", "flipped", "turned", "cropped", "thinned"])
 def test_chunks_walk_through_every_value_once(order: str, view: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxtile.voxels.CHUNK", 7)
+    monkeypatch.setattr("voxtile.io.scaling.CHUNK", 7)
     values = np.array(np.arange(4 * 5 * 6).reshape(4, 5, 6), order=order)
     views = {
         "plain": values,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from voxtile.window import Window
+from voxtile.triton.window import Window
 
 
 def serve(window: Window, rate: object, answers: int = 400) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 
-from .spec import Spec
+from voxtile_build.spec import Spec
 
 Limits = Mapping[str, float | None]
 

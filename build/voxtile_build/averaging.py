@@ -12,15 +12,15 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, checker, helper
 from tritonclient.grpc import model_config_pb2 as pb
 
-from .certificate import FILE as CERTIFICATE
-from .certificate import VERSION as CERTIFICATE_VERSION
-from .errors import AcceptanceError, SpecError
-from .machine import machine, versions
-from .mean_error import mean_error
-from .onnx_to_onnxruntime import OnnxRuntimeRunner
-from .repository import TRITON_TYPES, mean_name, score_name, write_config
-from .spec import Spec
-from .torch_to_onnx import IR_VERSION, OPSET, save
+from voxtile_build.certificate import FILE as CERTIFICATE
+from voxtile_build.certificate import VERSION as CERTIFICATE_VERSION
+from voxtile_build.errors import AcceptanceError, SpecError
+from voxtile_build.machine import machine, versions
+from voxtile_build.mean_error import mean_error
+from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner
+from voxtile_build.repository import TRITON_TYPES, mean_name, score_name, write_config
+from voxtile_build.spec import Spec
+from voxtile_build.torch_to_onnx import IR_VERSION, OPSET, save
 
 ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 

@@ -15,25 +15,25 @@ from typing import Any
 
 from torch import nn
 
-from .averaging import write_mean
-from .card import card_of, check_card
-from .certificate import FILE as CERTIFICATE
-from .certificate import certify, require_accepted, short_form
-from .engines import Engine, find_engine
-from .errors import RepositoryError, SpecError
-from .free_sizes import require_free_sizes
-from .machine import versions
-from .members import Member, Model, together, together_sha256
-from .names import check_names, entries_of
-from .networks import make_network
-from .networks.file_network import open_network
-from .networks.heads import OneHead
-from .passes import PassReport
-from .precisions import compile_at, require_buildable
-from .prepared import Prepared, Preparer, Step, silent
-from .publishing import publish, staging
-from .report import as_json, as_lines
-from .repository import (
+from voxtile_build.averaging import write_mean
+from voxtile_build.card import card_of, check_card
+from voxtile_build.certificate import FILE as CERTIFICATE
+from voxtile_build.certificate import certify, require_accepted, short_form
+from voxtile_build.engines import Engine, find_engine
+from voxtile_build.errors import RepositoryError, SpecError
+from voxtile_build.free_sizes import require_free_sizes
+from voxtile_build.machine import versions
+from voxtile_build.members import Member, Model, together, together_sha256
+from voxtile_build.names import check_names, entries_of
+from voxtile_build.networks import make_network
+from voxtile_build.networks.file_network import open_network
+from voxtile_build.networks.heads import OneHead
+from voxtile_build.passes import PassReport
+from voxtile_build.precisions import compile_at, require_buildable
+from voxtile_build.prepared import Prepared, Preparer, Step, silent
+from voxtile_build.publishing import publish, staging
+from voxtile_build.report import as_json, as_lines
+from voxtile_build.repository import (
     PLACEHOLDER,
     engine_config,
     entry_name,
@@ -44,9 +44,9 @@ from .repository import (
     set_card,
     write_config,
 )
-from .spec import Spec
-from .tensorrt_precision import accelerator
-from .weights import load_weights
+from voxtile_build.spec import Spec
+from voxtile_build.tensorrt_precision import accelerator
+from voxtile_build.weights import load_weights
 
 BUILD_FACTS = "build.json"
 

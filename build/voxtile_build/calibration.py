@@ -7,10 +7,10 @@ from typing import Any
 
 import numpy as np
 
-from .errors import ScanError
-from .evidence import Scan, Tile, cut_tiles, phantom_scan, scans_of, tile_inputs
-from .passes.verify import Feed
-from .spec import Spec
+from voxtile_build.errors import ScanError
+from voxtile_build.evidence import Scan, Tile, cut_tiles, phantom_scan, scans_of, tile_inputs
+from voxtile_build.passes.verify import Feed
+from voxtile_build.spec import Spec
 
 KEY = "precision.calibration"
 # NNCF's own default is 300 inputs of 2D images; a 3D tile has as many voxels as dozens of those.

@@ -12,8 +12,8 @@ from typing import Any
 
 import jsonschema
 
-from .errors import BuildError
-from .spec import PADDING, Spec, Tiling
+from voxtile_build.errors import BuildError
+from voxtile_build.spec import PADDING, Spec, Tiling
 
 SCHEMA_VERSION = 1
 

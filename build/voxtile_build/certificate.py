@@ -15,21 +15,21 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from .acceptance import limits_of as limits_of
-from .acceptance import misses as misses
-from .certificate_page import Picture, picture_of, write_page
-from .engines import Compiled, Engine
-from .errors import AcceptanceError
-from .evidence import Scan, Tile, cut_tiles, gather_scans
-from .machine import machine, versions
-from .measures import masks
-from .measuring import measure_scan, measure_tiles, run_tiles, summary
-from .repository import warm_up_sizes
-from .spec import Spec
-from .stored_evidence import FILE as EVIDENCE
-from .stored_evidence import pack
-from .whole_scan import segment, torch_runner
-from .wrapper import Wrapper
+from voxtile_build.acceptance import limits_of as limits_of
+from voxtile_build.acceptance import misses as misses
+from voxtile_build.certificate_page import Picture, picture_of, write_page
+from voxtile_build.engines import Compiled, Engine
+from voxtile_build.errors import AcceptanceError
+from voxtile_build.evidence import Scan, Tile, cut_tiles, gather_scans
+from voxtile_build.machine import machine, versions
+from voxtile_build.measures import masks
+from voxtile_build.measuring import measure_scan, measure_tiles, run_tiles, summary
+from voxtile_build.repository import warm_up_sizes
+from voxtile_build.spec import Spec
+from voxtile_build.stored_evidence import FILE as EVIDENCE
+from voxtile_build.stored_evidence import pack
+from voxtile_build.whole_scan import segment, torch_runner
+from voxtile_build.wrapper import Wrapper
 
 Array = NDArray[Any]
 

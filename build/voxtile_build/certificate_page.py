@@ -12,7 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
-from .evidence import Scan
+from voxtile_build.evidence import Scan
 
 Array = NDArray[Any]
 

@@ -14,10 +14,10 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 from rich.console import Console
 
-from .errors import BuildError
+from voxtile_build.errors import BuildError
 
 if TYPE_CHECKING:
-    from .builder import Published
+    from voxtile_build.builder import Published
 
 app = typer.Typer(
     help="Builds entries of a Triton model repository, each engine with its certificate.",
@@ -39,8 +39,8 @@ def spec(
     ] = None,
 ) -> None:
     """Build models from their specs."""
-    from .builder import build
-    from .spec import load_spec
+    from voxtile_build.builder import build
+    from voxtile_build.spec import load_spec
 
     for file in files:
         loaded = load_spec(file)
@@ -70,8 +70,8 @@ def nnunet(
     ] = None,
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""
-    from .importers.nnunet import import_nnunet
-    from .importers.nnunet_spec import read_settings
+    from voxtile_build.importers.nnunet import import_nnunet
+    from voxtile_build.importers.nnunet_spec import read_settings
 
     imported = import_nnunet(
         folder,
@@ -98,7 +98,7 @@ def bundle(
     ] = None,
 ) -> None:
     """Import a MONAI bundle; what cannot be translated is named and refused."""
-    from .importers.bundle import import_bundle
+    from voxtile_build.importers.bundle import import_bundle
 
     published = import_bundle(folder, name, repository, engines=_split(engines), step=_Steps(name))
     _say(f"{name}: published {', '.join(published.entries)}; {name} is {published.card['engine']}")
@@ -115,8 +115,8 @@ def profile(
     top: Annotated[int, typer.Option("--top", metavar="N", help="Rows of each table.")] = 15,
 ) -> None:
     """Show where each engine spends its time, by kind of operator and by layer."""
-    from .profile import profile as measure
-    from .profile_report import as_text, write
+    from voxtile_build.profile import profile as measure
+    from voxtile_build.profile_report import as_text, write
 
     measured = measure(name, repository, runs=runs, batch=batch)
     typer.echo(as_text(measured, top))
@@ -130,7 +130,7 @@ def point(
     repository: Repository,
 ) -> None:
     """Let a public name stand for another of its engines."""
-    from .builder import point as point_to
+    from voxtile_build.builder import point as point_to
 
     point_to(name, engine, repository)
     _say(f"{name} is {engine}")
@@ -149,7 +149,7 @@ def verify(
     ] = False,
 ) -> None:
     """Repeat a model's certificates: the files' hashes, and the figures as its engines give them here and now."""
-    from .verify import verify as verify_model
+    from voxtile_build.verify import verify as verify_model
 
     verdicts = verify_model(name, repository, url, scans=not tiles_only)
     for verdict in verdicts:
@@ -161,7 +161,7 @@ def verify(
 @app.command()
 def networks() -> None:
     """List the networks that a spec can name."""
-    from .networks import NETWORKS
+    from voxtile_build.networks import NETWORKS
 
     for network in NETWORKS:
         typer.echo(f"{network.name:20} {network.module}.{network.attribute}")

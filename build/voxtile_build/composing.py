@@ -8,11 +8,11 @@ import torch
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from .errors import ExportError
-from .networks.file_network import IMAGE, LOGITS, FileNetwork
-from .spec import Spec
-from .torch_to_onnx import IR_VERSION, OPSET, checked, export, finished
-from .wrapper import Wrapper, example_inputs, input_names
+from voxtile_build.errors import ExportError
+from voxtile_build.networks.file_network import IMAGE, LOGITS, FileNetwork
+from voxtile_build.spec import Spec
+from voxtile_build.torch_to_onnx import IR_VERSION, OPSET, checked, export, finished
+from voxtile_build.wrapper import Wrapper, example_inputs, input_names
 
 # A batch of 2, because the exporter takes 0 and 1 for constants.
 TRACED_BATCH = 2

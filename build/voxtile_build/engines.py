@@ -16,10 +16,10 @@ import onnxruntime as ort
 import openvino as ov
 from numpy.typing import NDArray
 
-from .errors import EngineError
-from .onnx_to_onnxruntime import OnnxRuntimeRunner, copy
-from .onnx_to_openvino import OpenVinoRunner, convert
-from .spec import Spec
+from voxtile_build.errors import EngineError
+from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner, copy
+from voxtile_build.onnx_to_openvino import OpenVinoRunner, convert
+from voxtile_build.spec import Spec
 
 Array = NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], Array]

@@ -12,9 +12,9 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import ScanError
-from .phantom import SEED, phantom
-from .spec import PADDING, IntensityPercentile, IntensityZscore, Spec
+from voxtile_build.errors import ScanError
+from voxtile_build.phantom import SEED, phantom
+from voxtile_build.spec import PADDING, IntensityPercentile, IntensityZscore, Spec
 
 Array = NDArray[Any]
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from .errors import SpecError
-from .networks import find_network
-from .spec import Spec
+from voxtile_build.errors import SpecError
+from voxtile_build.networks import find_network
+from voxtile_build.spec import Spec
 
 KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi"
 

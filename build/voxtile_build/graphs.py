@@ -16,10 +16,10 @@ from typing import Any
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from .calibration import Calibration, calibrate
-from .centred_norms import centre_norms
-from .composing import to_onnx
-from .passes import (
+from voxtile_build.calibration import Calibration, calibrate
+from voxtile_build.centred_norms import centre_norms
+from voxtile_build.composing import to_onnx
+from voxtile_build.passes import (
     PassError,
     PassReport,
     Verified,
@@ -29,11 +29,11 @@ from .passes import (
     group_windows,
     split_qkv,
 )
-from .passes.verify import GraphPass, changed_operators
-from .spec import Spec
-from .torch_to_onnx import checked, save
-from .whole_scan import segment, torch_runner
-from .wrapper import Wrapper
+from voxtile_build.passes.verify import GraphPass, changed_operators
+from voxtile_build.spec import Spec
+from voxtile_build.torch_to_onnx import checked, save
+from voxtile_build.whole_scan import segment, torch_runner
+from voxtile_build.wrapper import Wrapper
 
 Array = NDArray[Any]
 

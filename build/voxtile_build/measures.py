@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import Output
+from voxtile_build.spec import Output
 
 Array = NDArray[Any]
 

@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .distances import hausdorff_95
-from .errors import AcceptanceError
-from .evidence import Scan, Tile, tile_inputs
-from .measures import dice, flipped, mask_names, masks, probabilities
-from .spec import Output, Spec
+from voxtile_build.distances import hausdorff_95
+from voxtile_build.errors import AcceptanceError
+from voxtile_build.evidence import Scan, Tile, tile_inputs
+from voxtile_build.measures import dice, flipped, mask_names, masks, probabilities
+from voxtile_build.spec import Output, Spec
 
 Array = NDArray[Any]
 Runner = Callable[[Mapping[str, Array]], Array]

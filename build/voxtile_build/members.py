@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from .spec import Spec
+from voxtile_build.spec import Spec
 
 if TYPE_CHECKING:
     from torch import nn

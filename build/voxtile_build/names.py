@@ -7,10 +7,10 @@ import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from .errors import RepositoryError, SpecError
-from .members import Model
-from .repository import CONFIG, entry_name, mean_name, member_names, read_config
-from .spec import ENGINE_NAMES
+from voxtile_build.errors import RepositoryError, SpecError
+from voxtile_build.members import Model
+from voxtile_build.repository import CONFIG, entry_name, mean_name, member_names, read_config
+from voxtile_build.spec import ENGINE_NAMES
 
 INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
 

@@ -11,7 +11,7 @@ import numpy as np
 import onnxruntime as ort
 from numpy.typing import NDArray
 
-from .errors import EngineError
+from voxtile_build.errors import EngineError
 
 Array = NDArray[Any]
 ERRORS_ONLY = 3
@@ -20,7 +20,7 @@ ERRORS_ONLY = 3
 def copy(onnx_file: Path, folder: Path) -> tuple[Path, ...]:
     """Copy the model, and the weights beside it where it has any, to `folder`/model.onnx."""
     # Here, because who only runs the file has no use for torch.
-    from .torch_to_onnx import EXTERNAL_SUFFIX
+    from voxtile_build.torch_to_onnx import EXTERNAL_SUFFIX
 
     target = folder / "model.onnx"
     shutil.copyfile(onnx_file, target)

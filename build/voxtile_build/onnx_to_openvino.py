@@ -11,7 +11,7 @@ import numpy as np
 import openvino as ov
 from numpy.typing import NDArray
 
-from .errors import EngineError
+from voxtile_build.errors import EngineError
 
 Array = NDArray[Any]
 

@@ -15,10 +15,10 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal
 
-from .tensorrt_errors import EngineBuildError, TensorRtError
-from .tensorrt_facts import PlanFacts, profile_facts, sha256, visible_gpu
-from .tensorrt_inspect import check_engine_precision, inspect_engine
-from .tensorrt_network import (
+from voxtile_build.tensorrt_errors import EngineBuildError, TensorRtError
+from voxtile_build.tensorrt_facts import PlanFacts, profile_facts, sha256, visible_gpu
+from voxtile_build.tensorrt_inspect import check_engine_precision, inspect_engine
+from voxtile_build.tensorrt_network import (
     ParsedNetwork,
     Precision,
     check_network_precision,
@@ -26,7 +26,7 @@ from .tensorrt_network import (
     layers,
     parse_onnx,
 )
-from .tensorrt_profile import Profile, check_profile
+from voxtile_build.tensorrt_profile import Profile, check_profile
 
 # phase, steps done, steps of the phase; return False to stop the build.
 Progress = Callable[[str, int, int], bool]

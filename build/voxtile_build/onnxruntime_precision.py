@@ -10,17 +10,17 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from .engines import Compiled, Runner
-from .errors import AcceptanceError
-from .graphs import Graphs
-from .measures import probabilities
-from .onnx_to_onnxruntime import OnnxRuntimeRunner
-from .passes.mixed_fp16 import low_nodes, out_of_range, preparing_nodes, refuse_overflow, to_mixed
-from .passes.quantize_qdq import quantizable, quantize_dynamic, quantize_qdq
-from .passes.ranges import tensor_ranges
-from .passes.run_stepwise import run_stepwise
-from .torch_to_onnx import save
-from .whole_scan import torch_runner
+from voxtile_build.engines import Compiled, Runner
+from voxtile_build.errors import AcceptanceError
+from voxtile_build.graphs import Graphs
+from voxtile_build.measures import probabilities
+from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner
+from voxtile_build.passes.mixed_fp16 import low_nodes, out_of_range, preparing_nodes, refuse_overflow, to_mixed
+from voxtile_build.passes.quantize_qdq import quantizable, quantize_dynamic, quantize_qdq
+from voxtile_build.passes.ranges import tensor_ranges
+from voxtile_build.passes.run_stepwise import run_stepwise
+from voxtile_build.torch_to_onnx import save
+from voxtile_build.whole_scan import torch_runner
 
 Array = NDArray[Any]
 

@@ -10,13 +10,13 @@ from typing import Any
 
 import openvino as ov
 
-from .engines import Compiled
-from .graphs import Graphs
-from .onnx_to_openvino import OpenVinoRunner, read, write
-from .passes.quantize_openvino import quantize_openvino, quantized_convolutions
-from .passes.quantize_qdq import QuantizationError
-from .passes.verify import Feed
-from .torch_to_onnx import save
+from voxtile_build.engines import Compiled
+from voxtile_build.graphs import Graphs
+from voxtile_build.onnx_to_openvino import OpenVinoRunner, read, write
+from voxtile_build.passes.quantize_openvino import quantize_openvino, quantized_convolutions
+from voxtile_build.passes.quantize_qdq import QuantizationError
+from voxtile_build.passes.verify import Feed
+from voxtile_build.torch_to_onnx import save
 
 # Kinds of layers, in the words of OpenVINO's own executable graph, that carry nearly all arithmetic.
 COMPUTE = frozenset({"Convolution", "Deconvolution", "FullyConnected", "MatMul", "ScaledDotProductAttention", "SDPA"})

@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .spec import IntensityFixed, IntensityRange, Spec
+from voxtile_build.spec import IntensityFixed, IntensityRange, Spec
 
 Array = NDArray[Any]
 

@@ -14,10 +14,10 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .errors import EngineError
-from .passes.mixed_fp16 import COMPUTE, Low, first_overflow, low_nodes, refuse_overflow, to_mixed
-from .passes.run_stepwise import run_stepwise
-from .passes.verify import Feed, run_graph
+from voxtile_build.errors import EngineError
+from voxtile_build.passes.mixed_fp16 import COMPUTE, Low, first_overflow, low_nodes, refuse_overflow, to_mixed
+from voxtile_build.passes.run_stepwise import run_stepwise
+from voxtile_build.passes.verify import Feed, run_graph
 
 Engine = TypeVar("Engine")
 

@@ -13,17 +13,17 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from . import onnxruntime_precision, openvino_precision
-from .engines import Compiled, Engine, Runner, find_engine
-from .errors import EngineError
-from .graphs import COMPOSED, Graphs
-from .measures import dice, flipped, mask_names, masks
-from .passes.ranges import tensor_ranges
-from .precision import Acceptance, Candidate, Figures, SearchResult, rank_layers, search
-from .sensitivity import rank_int8
-from .spec import Spec
-from .tensorrt_precision import compile_plan, require_gpu
-from .whole_scan import segment
+from voxtile_build import onnxruntime_precision, openvino_precision
+from voxtile_build.engines import Compiled, Engine, Runner, find_engine
+from voxtile_build.errors import EngineError
+from voxtile_build.graphs import COMPOSED, Graphs
+from voxtile_build.measures import dice, flipped, mask_names, masks
+from voxtile_build.passes.ranges import tensor_ranges
+from voxtile_build.precision import Acceptance, Candidate, Figures, SearchResult, rank_layers, search
+from voxtile_build.sensitivity import rank_int8
+from voxtile_build.spec import Spec
+from voxtile_build.tensorrt_precision import compile_plan, require_gpu
+from voxtile_build.whole_scan import segment
 
 # Limits such as 1 - 0.995 are a hair off in binary.
 HAIR = 1e-12

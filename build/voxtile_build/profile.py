@@ -15,9 +15,9 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from .certificate import FILE as CERTIFICATE
-from .errors import RepositoryError
-from .repository import entry_name, get_card, member_names, read_config
+from voxtile_build.certificate import FILE as CERTIFICATE
+from voxtile_build.errors import RepositoryError
+from voxtile_build.repository import entry_name, get_card, member_names, read_config
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -108,8 +108,8 @@ def profile(name: str, repository: Path, *, runs: int = RUNS, batch: int = 1) ->
 
 def profilers() -> dict[str, Callable[[Path, Inputs, pb.ModelConfig, int], Timed]]:
     """By engine, what times its file: (version folder, inputs, config, runs)."""
-    from .profile_onnxruntime import profile_onnxruntime
-    from .profile_openvino import profile_openvino
+    from voxtile_build.profile_onnxruntime import profile_onnxruntime
+    from voxtile_build.profile_openvino import profile_openvino
 
     return {"onnxruntime": profile_onnxruntime, "openvino": profile_openvino}
 

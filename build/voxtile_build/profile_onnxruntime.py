@@ -12,8 +12,8 @@ from typing import Any
 import onnxruntime as ort
 from tritonclient.grpc import model_config_pb2 as pb
 
-from .errors import EngineError
-from .profile import Inputs, Layer, Timed, mean, timed_runs
+from voxtile_build.errors import EngineError
+from voxtile_build.profile import Inputs, Layer, Timed, mean, timed_runs
 
 ERRORS_ONLY = 3
 KERNEL = "_kernel_time"

@@ -10,8 +10,8 @@ from typing import Any
 import openvino as ov
 from tritonclient.grpc import model_config_pb2 as pb
 
-from .errors import EngineError
-from .profile import Inputs, Layer, Timed, mean, timed_runs
+from voxtile_build.errors import EngineError
+from voxtile_build.profile import Inputs, Layer, Timed, mean, timed_runs
 
 PROPERTIES = ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT", "NUM_STREAMS", "INFERENCE_NUM_THREADS")
 """Those of an entry's parameters that are the engine's own; the others are the server's."""

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from .errors import RepositoryError
-from .profile import EngineProfile, Profile
+from voxtile_build.errors import RepositoryError
+from voxtile_build.profile import EngineProfile, Profile
 
 OPERATORS = 8
 LAYERS = 12

@@ -7,9 +7,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from .errors import RepositoryError
-from .profile import EngineProfile, Profile
-from .profile_plot import plot
+from voxtile_build.errors import RepositoryError
+from voxtile_build.profile import EngineProfile, Profile
+from voxtile_build.profile_plot import plot
 
 WIDTH = 56
 TOP = 15

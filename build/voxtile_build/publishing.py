@@ -14,7 +14,7 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
-from .errors import RepositoryError
+from voxtile_build.errors import RepositoryError
 
 LOCK = ".voxtile-build.lock"
 AT_FDCWD = -100

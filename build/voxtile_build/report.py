@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from .passes import PassReport
+from voxtile_build.passes import PassReport
 
 MOST_OPERATORS = 4
 

@@ -12,11 +12,11 @@ from typing import TYPE_CHECKING, Any
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from .errors import RepositoryError
-from .spec import ENGINE_NAMES, Serving, Spec, input_names
+from voxtile_build.errors import RepositoryError
+from voxtile_build.spec import ENGINE_NAMES, Serving, Spec, input_names
 
 if TYPE_CHECKING:  # so that who only reads a repository loads no engine
-    from .engines import Engine
+    from voxtile_build.engines import Engine
 
 CONFIG = "config.pbtxt"
 TRITON_TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}

@@ -10,8 +10,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from .passes.quantize_qdq import quantizable
-from .passes.verify import Feed, run_graph
+from voxtile_build.passes.quantize_qdq import quantizable
+from voxtile_build.passes.verify import Feed, run_graph
 
 Array = NDArray[Any]
 

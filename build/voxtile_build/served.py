@@ -8,7 +8,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .errors import VerificationError
+from voxtile_build.errors import VerificationError
 
 Array = NDArray[Any]
 

@@ -14,8 +14,8 @@ from typing import Annotated, Any, Literal, get_args
 import tomllib
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, field_validator, model_validator
 
-from .errors import SpecError
-from .spec_errors import explain
+from voxtile_build.errors import SpecError
+from voxtile_build.spec_errors import explain
 
 EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
 InputDtype = Literal["fp32", "fp16", "int16"]

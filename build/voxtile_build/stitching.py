@@ -9,9 +9,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .evidence import NUMPY_DTYPES, Scan, tile_inputs
-from .measuring import Runner, as_votes
-from .spec import PADDING, Spec, Tiling
+from voxtile_build.evidence import NUMPY_DTYPES, Scan, tile_inputs
+from voxtile_build.measuring import Runner, as_votes
+from voxtile_build.spec import PADDING, Spec, Tiling
 
 Array = NDArray[Any]
 Start = tuple[int, ...]

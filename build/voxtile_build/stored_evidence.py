@@ -20,11 +20,11 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import ValidationError
 
-from .errors import VerificationError
-from .evidence import Scan, Tile
-from .measures import masks
-from .measuring import thinned
-from .spec import Acceptance, Network, Precision, Spec
+from voxtile_build.errors import VerificationError
+from voxtile_build.evidence import Scan, Tile
+from voxtile_build.measures import masks
+from voxtile_build.measuring import thinned
+from voxtile_build.spec import Acceptance, Network, Precision, Spec
 
 Array = NDArray[Any]
 

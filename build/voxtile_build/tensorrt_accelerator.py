@@ -2,8 +2,8 @@
 
 from pathlib import PurePosixPath
 
-from .tensorrt_errors import TensorRtError
-from .tensorrt_profile import Profile, profile_shapes
+from voxtile_build.tensorrt_errors import TensorRtError
+from voxtile_build.tensorrt_profile import Profile, profile_shapes
 
 # Triton's name for the provider in `optimization.execution_accelerators.gpu_execution_accelerator`.
 ACCELERATOR_NAME = "tensorrt"

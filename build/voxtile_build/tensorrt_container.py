@@ -5,7 +5,7 @@ import shlex
 from collections.abc import Sequence
 from pathlib import Path
 
-from .tensorrt_errors import TensorRtError
+from voxtile_build.tensorrt_errors import TensorRtError
 
 # Both images of one release carry the same TensorRT, which is all that a plan's validity asks for.
 BUILD_IMAGE = "nvcr.io/nvidia/tensorrt:{release}-py3"

@@ -8,7 +8,7 @@ TensorRtError (an EngineError)
 └── PlanMismatchError     a plan does not fit the file, the TensorRT or the GPU that it would be served with
 """
 
-from .errors import EngineError
+from voxtile_build.errors import EngineError
 
 
 class TensorRtError(EngineError):

@@ -11,7 +11,7 @@ from pathlib import Path
 from types import ModuleType
 from typing import Any
 
-from .tensorrt_errors import PlanMismatchError
+from voxtile_build.tensorrt_errors import PlanMismatchError
 
 # Oldest compute capability that `ampere_plus` engines run on.
 AMPERE = 80

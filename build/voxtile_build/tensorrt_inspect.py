@@ -6,8 +6,8 @@ from collections import Counter
 from types import ModuleType
 from typing import Any
 
-from .tensorrt_errors import EngineBuildError, EnginePrecisionError
-from .tensorrt_network import Precision
+from voxtile_build.tensorrt_errors import EngineBuildError, EnginePrecisionError
+from voxtile_build.tensorrt_network import Precision
 
 # Types as inspectors spell them: "Half" in new releases, "Row major linear FP32" in older ones.
 _SPELLINGS = {

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from types import ModuleType
 from typing import Any, Literal
 
-from .tensorrt_errors import EnginePrecisionError, OnnxParseError
+from voxtile_build.tensorrt_errors import EnginePrecisionError, OnnxParseError
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 

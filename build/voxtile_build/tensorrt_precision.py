@@ -13,21 +13,21 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
-from .engines import Compiled
-from .errors import EngineError
-from .graphs import Graphs
-from .onnx_to_tensorrt import EngineOptions, build_engine, write_plan
-from .onnxruntime_precision import mixed_fp16
-from .passes.mixed_fp16 import preparing_nodes, to_mixed
-from .passes.quantize_qdq import quantize_qdq
-from .repository import entry_name
-from .spec import Serving, Spec
-from .tensorrt_accelerator import tensorrt_accelerator_parameters
-from .tensorrt_container import container_advice
-from .tensorrt_facts import visible_gpu
-from .tensorrt_network import Precision
-from .tensorrt_profile import Profile, batch_profile
-from .weights import file_sha256
+from voxtile_build.engines import Compiled
+from voxtile_build.errors import EngineError
+from voxtile_build.graphs import Graphs
+from voxtile_build.onnx_to_tensorrt import EngineOptions, build_engine, write_plan
+from voxtile_build.onnxruntime_precision import mixed_fp16
+from voxtile_build.passes.mixed_fp16 import preparing_nodes, to_mixed
+from voxtile_build.passes.quantize_qdq import quantize_qdq
+from voxtile_build.repository import entry_name
+from voxtile_build.spec import Serving, Spec
+from voxtile_build.tensorrt_accelerator import tensorrt_accelerator_parameters
+from voxtile_build.tensorrt_container import container_advice
+from voxtile_build.tensorrt_facts import visible_gpu
+from voxtile_build.tensorrt_network import Precision
+from voxtile_build.tensorrt_profile import Profile, batch_profile
+from voxtile_build.weights import file_sha256
 
 Array = NDArray[Any]
 

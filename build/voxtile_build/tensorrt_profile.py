@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import onnx
 
-from .tensorrt_errors import ProfileError
+from voxtile_build.tensorrt_errors import ProfileError
 
 DYNAMIC = -1
 

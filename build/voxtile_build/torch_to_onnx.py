@@ -21,8 +21,8 @@ from onnx import ModelProto
 from onnx.external_data_helper import convert_model_to_external_data
 from torch import Tensor, nn
 
-from .errors import ExportError
-from .tidying import tidy
+from voxtile_build.errors import ExportError
+from voxtile_build.tidying import tidy
 
 OPSET = 20
 # Containers before 26.01 read nothing newer; onnx itself would write a newer one.

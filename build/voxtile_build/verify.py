@@ -18,19 +18,19 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .acceptance import misses
-from .errors import AcceptanceError, EngineError, RepositoryError, VerificationError
-from .evidence import Tile
-from .mean_error import error_of, mean_error
-from .measures import masks
-from .measuring import Runner, check_finite, compare_masks, describe, measure_tiles, run_tiles, summary
-from .members import together_sha256
-from .repository import entry_name, get_card, mean_name, member_names, read_config, warm_up_sizes
-from .stitching import stitch
-from .stored_evidence import Stored, unpack
+from voxtile_build.acceptance import misses
+from voxtile_build.errors import AcceptanceError, EngineError, RepositoryError, VerificationError
+from voxtile_build.evidence import Tile
+from voxtile_build.mean_error import error_of, mean_error
+from voxtile_build.measures import masks
+from voxtile_build.measuring import Runner, check_finite, compare_masks, describe, measure_tiles, run_tiles, summary
+from voxtile_build.members import together_sha256
+from voxtile_build.repository import entry_name, get_card, mean_name, member_names, read_config, warm_up_sizes
+from voxtile_build.stitching import stitch
+from voxtile_build.stored_evidence import Stored, unpack
 
 if TYPE_CHECKING:
-    from .served import ServedRunner
+    from voxtile_build.served import ServedRunner
 
 Array = NDArray[Any]
 
@@ -235,13 +235,13 @@ def _runner(entry: Path, version: Path, certificate: Mapping[str, Any], url: str
 
 
 def _served(url: str, entry: str) -> ServedRunner:
-    from .served import ServedRunner
+    from voxtile_build.served import ServedRunner
 
     return ServedRunner(url, entry)
 
 
 def _require_server(url: str) -> None:
-    from .served import require_server
+    from voxtile_build.served import require_server
 
     require_server(url)
 
@@ -249,11 +249,11 @@ def _require_server(url: str) -> None:
 def _in_process(version: Path, certificate: Mapping[str, Any], parameters: Mapping[str, str]) -> Runner:
     engine = certificate["engine"]
     if engine == "onnxruntime":
-        from .onnx_to_onnxruntime import OnnxRuntimeRunner
+        from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner
 
         return OnnxRuntimeRunner(version / "model.onnx", int(parameters.get("intra_op_thread_count", "0")))
     if engine == "openvino":
-        from .onnx_to_openvino import OpenVinoRunner
+        from voxtile_build.onnx_to_openvino import OpenVinoRunner
 
         threads = int(parameters.get("INFERENCE_NUM_THREADS", "0"))
         return OpenVinoRunner(version / "model.xml", threads, parameters.get("INFERENCE_PRECISION_HINT", "f32"))

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
-from .errors import WeightsError
+from voxtile_build.errors import WeightsError
 
 # Under these keys training frameworks keep the state dict beside optimiser and epoch.
 CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net")

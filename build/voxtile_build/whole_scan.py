@@ -11,10 +11,10 @@ from monai.inferers.utils import sliding_window_inference
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from .engines import Runner
-from .evidence import NUMPY_DTYPES, Scan, tile_inputs
-from .spec import PADDING, Spec
-from .wrapper import Wrapper
+from voxtile_build.engines import Runner
+from voxtile_build.evidence import NUMPY_DTYPES, Scan, tile_inputs
+from voxtile_build.spec import PADDING, Spec
+from voxtile_build.wrapper import Wrapper
 
 Array = NDArray[Any]
 

@@ -10,16 +10,9 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from .errors import NetworkError
-from .spec import (
-    IntensityFixed,
-    IntensityPercentile,
-    IntensityRange,
-    IntensityZscore,
-    Output,
-    Spec,
-)
-from .spec import input_names as input_names
+from voxtile_build.errors import NetworkError
+from voxtile_build.spec import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore, Output, Spec
+from voxtile_build.spec import input_names as input_names
 
 MARK_AT_MOST = {"fp32": -3.2e38, "fp16": -65250.0, "int16": -32767.5}
 """Between the value that marks padding and the lowest one that a scan travels with: an engine that rounds its input,

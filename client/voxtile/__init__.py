@@ -14,34 +14,20 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from .card import Card as Card
-    from .endpoint import Connection as Connection
-    from .errors import (
-        InputError as InputError,
-    )
-    from .errors import (
-        MemoryLimitError as MemoryLimitError,
-    )
-    from .errors import (
-        ModelError as ModelError,
-    )
-    from .errors import (
-        OutputError as OutputError,
-    )
-    from .errors import (
-        ServerUnavailable as ServerUnavailable,
-    )
-    from .errors import (
-        TileError as TileError,
-    )
-    from .errors import (
-        VoxtileError as VoxtileError,
-    )
-    from .remote import RemoteNetwork as RemoteNetwork
-    from .segment import Options as Options
-    from .segment import Segmentation as Segmentation
-    from .segment import Segmenter as Segmenter
-    from .transport import Faults as Faults
+    from voxtile.card import Card as Card
+    from voxtile.errors import InputError as InputError
+    from voxtile.errors import MemoryLimitError as MemoryLimitError
+    from voxtile.errors import ModelError as ModelError
+    from voxtile.errors import OutputError as OutputError
+    from voxtile.errors import ServerUnavailable as ServerUnavailable
+    from voxtile.errors import TileError as TileError
+    from voxtile.errors import VoxtileError as VoxtileError
+    from voxtile.remote import RemoteNetwork as RemoteNetwork
+    from voxtile.segmenter import Options as Options
+    from voxtile.segmenter import Segmentation as Segmentation
+    from voxtile.segmenter import Segmenter as Segmenter
+    from voxtile.triton.endpoint import Connection as Connection
+    from voxtile.triton.transport import Faults as Faults
 
 __version__ = "0.1.0"
 
@@ -49,16 +35,16 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever embeds 
 
 _HOMES = {
     "Card": "card",
-    "Connection": "endpoint",
-    "Faults": "transport",
+    "Connection": "triton.endpoint",
+    "Faults": "triton.transport",
     "InputError": "errors",
     "MemoryLimitError": "errors",
     "ModelError": "errors",
-    "Options": "segment",
+    "Options": "segmenter",
     "OutputError": "errors",
     "RemoteNetwork": "remote",
-    "Segmentation": "segment",
-    "Segmenter": "segment",
+    "Segmentation": "segmenter",
+    "Segmenter": "segmenter",
     "ServerUnavailable": "errors",
     "TileError": "errors",
     "VoxtileError": "errors",

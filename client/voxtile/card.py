@@ -13,7 +13,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
-from .errors import ModelError
+from voxtile.errors import ModelError
 
 SCHEMA_VERSION = 1
 """Raised when a client of the older version would misread a card, never for an added optional field."""

@@ -9,10 +9,10 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from .encoding import SCALED_TO
-from .endpoint import DTYPES, Connection, Request
-from .errors import InputError
-from .transport import Faults, Transport
+from voxtile.chains.monai.encoding import SCALED_TO
+from voxtile.errors import InputError
+from voxtile.triton.endpoint import DTYPES, Connection, Request
+from voxtile.triton.transport import Faults, Transport
 
 
 class RemoteNetwork:

@@ -10,17 +10,17 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..builder import Published, build
-from ..errors import NetworkError, SourceError
-from ..networks import find_network
-from ..prepared import Step as Say
-from ..prepared import silent
-from ..spec import Spec, parse_spec
-from ..weights import file_sha256
-from .bundle_config import Config, read_config, target_of
-from .bundle_inference import decision_of, tiling_of
-from .bundle_preprocessing import input_of
-from .bundle_steps import steps_of
+from voxtile_build.builder import Published, build
+from voxtile_build.errors import NetworkError, SourceError
+from voxtile_build.importers.bundle_config import Config, read_config, target_of
+from voxtile_build.importers.bundle_inference import decision_of, tiling_of
+from voxtile_build.importers.bundle_preprocessing import input_of
+from voxtile_build.importers.bundle_steps import steps_of
+from voxtile_build.networks import find_network
+from voxtile_build.prepared import Step as Say
+from voxtile_build.prepared import silent
+from voxtile_build.spec import Spec, parse_spec
+from voxtile_build.weights import file_sha256
 
 WEIGHTS = ("models/model.safetensors", "models/model.pt")
 GONE = {"SwinUNETR": ("img_size",)}

@@ -15,7 +15,7 @@ from typing import Any
 
 import yaml
 
-from ..errors import SourceError
+from voxtile_build.errors import SourceError
 
 REFERENCE = re.compile(r"[@%](\w+(?:(?:::|#)\w+)*)")
 DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|int64|uint8)")

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from ..errors import SourceError
-from .bundle_config import Config, target_of
-from .bundle_steps import REQUIRED, Step
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.bundle_config import Config, target_of
+from voxtile_build.importers.bundle_steps import REQUIRED, Step
 
 NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
 """Arguments of the inferer that change speed or memory, not results."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from .bundle_steps import REQUIRED, Step
+from voxtile_build.importers.bundle_steps import REQUIRED, Step
 
 NO_OPERATION = {
     "LoadImage": ("keys", "image_only", "ensure_channel_first", "dtype", "meta_keys", "meta_key_postfix"),

@@ -7,8 +7,8 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SourceError
-from .bundle_config import DISABLED, TARGET, Config, target_of
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.bundle_config import DISABLED, TARGET, Config, target_of
 
 HARMLESS = {"allow_missing_keys": (False, True), "lazy": (False, None)}
 REQUIRED = object()

@@ -15,16 +15,16 @@ from typing import Any
 
 from torch import nn
 
-from ..builder import Published, build_models
-from ..errors import SourceError, WeightsError
-from ..members import Member, Model
-from ..prepared import Step, silent
-from .nnunet_checkpoint import Checkpoint, load_into, read_checkpoints
-from .nnunet_folder import ModelFolder, configuration_of, open_folder
-from .nnunet_labels import Labels, channels_of, labels_of
-from .nnunet_network import network_of
-from .nnunet_postprocessing import read_steps
-from .nnunet_spec import check_names, check_settings, plan_of, refuse_scans, spec_of
+from voxtile_build.builder import Published, build_models
+from voxtile_build.errors import SourceError, WeightsError
+from voxtile_build.importers.nnunet_checkpoint import Checkpoint, load_into, read_checkpoints
+from voxtile_build.importers.nnunet_folder import ModelFolder, configuration_of, open_folder
+from voxtile_build.importers.nnunet_labels import Labels, channels_of, labels_of
+from voxtile_build.importers.nnunet_network import network_of
+from voxtile_build.importers.nnunet_postprocessing import read_steps
+from voxtile_build.importers.nnunet_spec import check_names, check_settings, plan_of, refuse_scans, spec_of
+from voxtile_build.members import Member, Model
+from voxtile_build.prepared import Step, silent
 
 CHECKPOINT = "checkpoint_final.pth"
 

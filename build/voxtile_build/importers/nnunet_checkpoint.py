@@ -15,8 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from ..errors import SourceError, WeightsError
-from ..weights import check_fit, file_sha256
+from voxtile_build.errors import SourceError, WeightsError
+from voxtile_build.weights import check_fit, file_sha256
 
 PREFIXES = ("module.", "_orig_mod.")
 """What DataParallel and torch.compile put before every name."""

@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
-from .nnunet_old_plans import with_architecture
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet_old_plans import with_architecture
 
 SEPARATOR = "__"
 """nnU-Net names a trained model TRAINER__PLANS__CONFIGURATION."""

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from ..errors import SourceError
+from voxtile_build.errors import SourceError
 
 IGNORE = "ignore"
 

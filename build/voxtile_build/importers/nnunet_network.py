@@ -13,8 +13,8 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import NetworkError
-from .nnunet_old_plans import ARCHITECTURES
+from voxtile_build.errors import NetworkError
+from voxtile_build.importers.nnunet_old_plans import ARCHITECTURES
 
 PACKAGE = "dynamic_network_architectures"
 BLOCKS = ("torch.nn", PACKAGE)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from ..errors import SourceError
+from voxtile_build.errors import SourceError
 
 ARCHITECTURES = "dynamic_network_architectures.architectures"
 NETWORKS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}

@@ -13,8 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from ..errors import SourceError
-from .nnunet_folder import read_json
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet_folder import read_json
 
 KEEP_LARGEST = "remove_all_but_largest_component_from_segmentation"
 """The one function that nnU-Net's determine_postprocessing chooses."""

@@ -6,10 +6,10 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from ..errors import SourceError
-from ..spec import Spec, parse_spec, read_toml
-from .nnunet_folder import ModelFolder
-from .nnunet_labels import Labels
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet_folder import ModelFolder
+from voxtile_build.importers.nnunet_labels import Labels
+from voxtile_build.spec import Spec, parse_spec, read_toml
 
 OVERLAP = 0.5
 """nnU-Net's tile_step_size of 0.5."""

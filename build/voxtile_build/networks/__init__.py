@@ -11,7 +11,7 @@ from typing import Any
 
 from torch import nn
 
-from ..errors import NetworkError
+from voxtile_build.errors import NetworkError
 
 
 @dataclass(frozen=True)

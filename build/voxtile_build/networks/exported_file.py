@@ -20,9 +20,9 @@ import torch
 from onnx import ModelProto
 from onnx.inliner import inline_local_functions
 
-from ..errors import ExportError, NetworkError
-from .file_network import IMAGE, LOGITS, Source
-from .onnx_file import between
+from voxtile_build.errors import ExportError, NetworkError
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
+from voxtile_build.networks.onnx_file import between
 
 MEMBERS = (
     r"models/[^/]+\.json",
@@ -78,7 +78,7 @@ def _image_of(path: Path, program: Any) -> Any:
 
 
 def _graph(path: Path, program: Any, opset: int) -> ModelProto:
-    from ..torch_to_onnx import quiet
+    from voxtile_build.torch_to_onnx import quiet
 
     outputs = [f"{LOGITS}_{index}" for index in range(len(program.graph_signature.user_outputs))]
     try:

@@ -14,9 +14,9 @@ from typing import Any
 from onnx import ModelProto
 from torch import Tensor, nn
 
-from ..errors import NetworkError
-from ..weights import check_sha256
-from .heads import choose
+from voxtile_build.errors import NetworkError
+from voxtile_build.networks.heads import choose
+from voxtile_build.weights import check_sha256
 
 IMAGE, LOGITS = "image", "logits"
 
@@ -65,9 +65,9 @@ def open_network(path: Path, sha256: str, head: int | None, max_batch: int) -> F
     Raises NetworkError for another kind, a damaged file, one that could run code of its own, and one that does not
     take batches up to `max_batch`; WeightsError where the file cannot be read or has another SHA-256.
     """
-    from .exported_file import open_exported
-    from .onnx_file import open_onnx
-    from .torchscript_file import open_torchscript
+    from voxtile_build.networks.exported_file import open_exported
+    from voxtile_build.networks.onnx_file import open_onnx
+    from voxtile_build.networks.torchscript_file import open_torchscript
 
     kinds: dict[str, Callable[[Path, bytes], Source]] = {
         ".onnx": open_onnx,

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from ..errors import NetworkError
+from voxtile_build.errors import NetworkError
 
 
 class OneHead(nn.Module):

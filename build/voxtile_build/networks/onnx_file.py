@@ -15,10 +15,10 @@ from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInf
 from onnx.inliner import inline_local_functions
 from torch import Tensor
 
-from ..errors import NetworkError
-from .file_network import IMAGE, LOGITS, Source
-from .heads import choose_index
-from .onnx_opset import at_opset
+from voxtile_build.errors import NetworkError
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
+from voxtile_build.networks.heads import choose_index
+from voxtile_build.networks.onnx_opset import at_opset
 
 ERRORS_ONLY = 3
 STANDARD = ("", "ai.onnx")

@@ -11,7 +11,7 @@ import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, version_converter
 
-from ..errors import ExportError
+from voxtile_build.errors import ExportError
 
 ERRORS_ONLY = 3
 TOLERANCE = 1e-4

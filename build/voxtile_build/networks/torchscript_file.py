@@ -21,11 +21,11 @@ import onnxruntime as ort
 import torch
 from onnx import ModelProto
 
-from ..errors import ExportError, NetworkError
-from .file_network import IMAGE, LOGITS, Source
-from .heads import choose
-from .onnx_file import between
-from .onnx_opset import ERRORS_ONLY, TOLERANCE
+from voxtile_build.errors import ExportError, NetworkError
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
+from voxtile_build.networks.heads import choose
+from voxtile_build.networks.onnx_file import between
+from voxtile_build.networks.onnx_opset import ERRORS_ONLY, TOLERANCE
 
 BATCHES = (1, 3)
 NEWEST_OPSET = 20

@@ -1,12 +1,12 @@
 """Graph passes: small, separate functions from one ONNX model to another, each verified by running both."""
 
-from .clean import clean
-from .compose_upsample import compose_upsample
-from .fold_constants import fold_constants
-from .group_windows import group_windows
-from .mixed_fp16 import to_mixed
-from .split_qkv import split_qkv
-from .verify import PassError, PassReport, Verified, apply_pass, verify_pass
+from voxtile_build.passes.clean import clean
+from voxtile_build.passes.compose_upsample import compose_upsample
+from voxtile_build.passes.fold_constants import fold_constants
+from voxtile_build.passes.group_windows import group_windows
+from voxtile_build.passes.mixed_fp16 import to_mixed
+from voxtile_build.passes.split_qkv import split_qkv
+from voxtile_build.passes.verify import PassError, PassReport, Verified, apply_pass, verify_pass
 
 __all__ = [
     "PassError",

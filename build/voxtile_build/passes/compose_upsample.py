@@ -21,7 +21,7 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .matching import Array, Writer, constant, without_unused
+from voxtile_build.passes.matching import Array, Writer, constant, without_unused
 
 # Of the ones beside the input: a bias is in two weights, so that bf16, with its 8 bits each, keeps 16 of it.
 ONES = 2

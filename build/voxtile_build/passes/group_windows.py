@@ -15,7 +15,16 @@ import onnx
 import onnx_ir as ir
 import onnxruntime
 
-from .matching import Array, Writer, constant, made_by, only_user, permutation, split_constant, without_unused
+from voxtile_build.passes.matching import (
+    Array,
+    Writer,
+    constant,
+    made_by,
+    only_user,
+    permutation,
+    split_constant,
+    without_unused,
+)
 
 # [batch · window, head, token, size] to [batch · window, token, head, size].
 FROM_HEADS = (0, 2, 1, 3)

@@ -13,9 +13,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from ..errors import EngineError
-from .clean import name_nodes
-from .ranges import types_of
+from voxtile_build.errors import EngineError
+from voxtile_build.passes.clean import name_nodes
+from voxtile_build.passes.ranges import types_of
 
 Low = Literal["fp16", "bf16"]
 

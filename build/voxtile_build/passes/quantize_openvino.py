@@ -8,10 +8,10 @@ from typing import Any
 
 import openvino
 
-from .quantize_qdq import QuantizationError
-from .upsample_int8 import quantize_upsampling
-from .upsample_openvino import upsample_by_products
-from .verify import Feed
+from voxtile_build.passes.quantize_qdq import QuantizationError
+from voxtile_build.passes.upsample_int8 import quantize_upsampling
+from voxtile_build.passes.upsample_openvino import upsample_by_products
+from voxtile_build.passes.verify import Feed
 
 # As in Q/DQ: what int8 hurts more than it helps. Products and softmax are attention's.
 _LEFT_ALONE = (

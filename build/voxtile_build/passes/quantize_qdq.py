@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 from onnxruntime import quantization
 
-from ..errors import EngineError
-from .clean import name_nodes
-from .verify import Feed
+from voxtile_build.errors import EngineError
+from voxtile_build.passes.clean import name_nodes
+from voxtile_build.passes.verify import Feed
 
 
 class QuantizationError(EngineError):

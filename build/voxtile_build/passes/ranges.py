@@ -9,7 +9,7 @@ import onnxruntime
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from .verify import Feed, open_graph
+from voxtile_build.passes.verify import Feed, open_graph
 
 _EXTREMES = ("ReduceMin", "ReduceMax")
 

@@ -12,8 +12,8 @@ import onnx
 from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from .ranges import types_of
-from .verify import Feed, open_graph
+from voxtile_build.passes.ranges import types_of
+from voxtile_build.passes.verify import Feed, open_graph
 
 
 def run_stepwise(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[dict[str, NDArray[Any]]]:

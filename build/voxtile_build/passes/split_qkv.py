@@ -13,7 +13,16 @@ import numpy as np
 import onnx
 import onnx_ir as ir
 
-from .matching import Array, Writer, constant, made_by, only_user, permutation, split_constant, without_unused
+from voxtile_build.passes.matching import (
+    Array,
+    Writer,
+    constant,
+    made_by,
+    only_user,
+    permutation,
+    split_constant,
+    without_unused,
+)
 
 # From [batch, token, which, head, size] to [which, batch, head, token, size].
 CUT_UP = (2, 0, 3, 1, 4)

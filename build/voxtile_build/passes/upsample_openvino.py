@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from openvino import opset13
 from openvino.passes import ConstantFolding, Manager
 
-from .upsample_int8 import OPERATOR, is_half_of_a_sum
+from voxtile_build.passes.upsample_int8 import OPERATOR, is_half_of_a_sum
 
 # Bytes that a rearrangement moves at a time. With fewer, OpenVINO 2026.4 is faster with the blocks' axis behind the
 # channels' (96³, 32 channels: 11 ms instead of 32), with as many in front of it (48³, 64 channels: 0.6 ms, not 2.4).

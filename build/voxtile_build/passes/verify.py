@@ -10,7 +10,7 @@ import onnx
 import onnxruntime
 from numpy.typing import NDArray
 
-from ..errors import EngineError
+from voxtile_build.errors import EngineError
 
 Feed = Mapping[str, NDArray[Any]]
 GraphPass = Callable[[onnx.ModelProto], onnx.ModelProto]

@@ -1,0 +1,161 @@
+"""How a prepared scan travels: in the type that the card asks for, exactly where it can, with a known error where not.
+
+No voxel ever takes the value that marks padding (`card.input.padding`, the type's lowest).
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card, IntensityFixed, IntensityRange
+from voxtile.errors import InputError
+from voxtile.io.scaling import chunks
+
+if TYPE_CHECKING:
+    from voxtile.chains.monai.preprocess import Prepared
+
+LOGGER = logging.getLogger(__name__)
+
+LARGEST = {"int16": 32767.0, "fp16": 65000.0, "fp32": 3e38}
+"""The largest magnitude sent in each type: short of the lowest value, which marks padding."""
+
+SCALED_TO = {"int16": 32000.0, "fp16": 32000.0, "fp32": 1e30}
+"""What the largest magnitude of a scan becomes where values have to be rescaled to fit their type."""
+
+NUMPY_TYPES: dict[str, type[np.generic]] = {"int16": np.int16, "fp16": np.float16, "fp32": np.float32}
+
+COARSE = 0.01
+"""Rounding, in units of the normalised scan, above which a warning is logged: coarser than any training data."""
+
+
+@dataclass(frozen=True, eq=False)
+class Encoding:
+    """sent = round(value · scale), clipped to `low` and `high`, in `dtype`.
+
+    scale, low, high: [channel] float64. low and high bound values as they are sent; they only ever cut what the
+    model's own rule clips. exact: nothing is scaled or cut, only rounded to the type. max_rounding: the largest
+    |value - sent / scale| of the scan, in the scan's own units. figures: [channel, 2] float32, the model's input
+    `intensity`, in the units of the values as they are sent, so that `(x - a) / b` stays what it was; or None.
+    """
+
+    dtype: str
+    scale: NDArray[np.float64]
+    low: NDArray[np.float64]
+    high: NDArray[np.float64]
+    exact: bool
+    max_rounding: float = 0.0
+    figures: NDArray[np.float32] | None = None
+
+    def encode(self, values: NDArray[Any]) -> NDArray[Any]:
+        """`values` [channel, ...] of the prepared scan as they are sent; no copy where they are so already."""
+        target = NUMPY_TYPES[self.dtype]
+        if self.exact and values.dtype == target:
+            return values
+        result = np.empty(values.shape, target)
+        for channel, (source, sent) in enumerate(zip(values, result, strict=True)):
+            sent[...] = self._rounded(source, channel)
+        return result
+
+    def _rounded(self, values: NDArray[Any], channel: int) -> NDArray[Any]:
+        """One channel, scaled, rounded and cut, in a type that the cast to `dtype` leaves as it is."""
+        scale, low, high = float(self.scale[channel]), float(self.low[channel]), float(self.high[channel])
+        if values.dtype.kind in "iu" and scale == 1:
+            return values if self.exact else np.clip(values, *_bounds_within(values.dtype, low, high))
+        scaled = values.astype(np.float64) * scale if scale != 1 else values
+        if self.dtype == "int16":
+            scaled = np.rint(scaled)
+        return scaled if self.exact else np.clip(scaled, low, high)
+
+
+def choose_encoding(prepared: Prepared, card: Card) -> Encoding:
+    """How `prepared` is to be sent to the model of `card`.
+
+    Whole numbers that fit are sent exactly. What does not fit is rescaled where the model normalises by figures of
+    the whole scan (which are rescaled alike), cut where the model's own rule cuts it, and else refused by InputError.
+    """
+    data, names = prepared.data, prepared.names
+    parts = [_for_channel(channel, card, number, names[number]) for number, channel in enumerate(data)]
+    scale, low, high = (np.array(column, np.float64) for column in list(zip(*parts, strict=True))[:3])
+    exact = all(fits for *_, fits in parts)
+    figures = prepared.figures if prepared.figures is None else (prepared.figures * scale[:, None]).astype(np.float32)
+    encoding = Encoding(card.input.dtype, scale, low, high, exact, figures=figures)
+    encoding = replace(encoding, max_rounding=_largest_rounding(data, encoding))
+    _warn_if_coarse(encoding, prepared)
+    return encoding
+
+
+def _for_channel(values: NDArray[Any], card: Card, channel: int, name: str) -> tuple[float, float, float, bool]:
+    """Scale and bounds of one channel, and whether it is sent as it is."""
+    dtype, limit = card.input.dtype, LARGEST[card.input.dtype]
+    low, high = ends(values)
+    if max(-low, high) <= limit and not (card.whole_scan_intensity and dtype == "int16" and not whole_numbers(values)):
+        return 1.0, -limit, limit, True
+    if card.whole_scan_intensity:
+        return SCALED_TO[dtype] / max(-low, high), -limit, limit, False
+    bounds = _harmless_bounds(card, channel)
+    if bounds is None or (low < -limit and bounds[0] < -limit) or (high > limit and bounds[1] > limit):
+        raise InputError(
+            f"{name}: expected values within ±{limit:g}, which this model's input type {dtype} can hold, "
+            f"found {low:g} to {high:g}; scale the scan, or build the model with input type fp32"
+        )
+    return 1.0, max(bounds[0], -limit), min(bounds[1], limit), False
+
+
+def _harmless_bounds(card: Card, channel: int) -> tuple[float, float] | None:
+    """The values beyond which the model's own rule cuts, rounded outwards to whole numbers."""
+    rule = card.intensity
+    if isinstance(rule, IntensityRange) and rule.clip:
+        return float(np.floor(rule.low)), float(np.ceil(rule.high))
+    if isinstance(rule, IntensityFixed) and (rule.low is not None or rule.high is not None):
+        low = -np.inf if rule.low is None else np.floor(rule.low[channel])
+        high = np.inf if rule.high is None else np.ceil(rule.high[channel])
+        return float(low), float(high)
+    return None
+
+
+def ends(values: NDArray[Any]) -> tuple[float, float]:
+    """The lowest and the highest of `values` (any shape, not empty)."""
+    lows, highs = zip(*((part.min(), part.max()) for part in chunks(values)), strict=True)
+    return float(min(lows)), float(max(highs))
+
+
+def whole_numbers(values: NDArray[Any]) -> bool:
+    """Whether all of `values` are whole."""
+    return values.dtype.kind in "iu" or all(bool((np.rint(part) == part).all()) for part in chunks(values))
+
+
+def _largest_rounding(data: NDArray[Any], encoding: Encoding) -> float:
+    """In the scan's own units, over what is not cut on purpose."""
+    return max(max(_roundings(values, encoding, channel), default=0.0) for channel, values in enumerate(data))
+
+
+def _roundings(values: NDArray[Any], encoding: Encoding, channel: int) -> Iterator[float]:
+    target, scale = NUMPY_TYPES[encoding.dtype], float(encoding.scale[channel])
+    if scale == 1 and (target == np.float32 or (target == np.int16 and values.dtype.kind in "iu")):
+        return
+    for part in chunks(values):
+        wanted = np.clip(part.astype(np.float64) * scale, encoding.low[channel], encoding.high[channel])
+        sent = (np.rint(wanted) if target == np.int16 else wanted).astype(target)
+        yield float(np.abs(wanted - sent).max()) / scale
+
+
+def _bounds_within(dtype: np.dtype[Any], low: float, high: float) -> tuple[int, int]:
+    """Bounds as numbers of an integer type, so that clipping keeps the type."""
+    limits = np.iinfo(dtype)
+    return min(max(math.ceil(low), limits.min), limits.max), max(min(math.floor(high), limits.max), limits.min)
+
+
+def _warn_if_coarse(encoding: Encoding, prepared: Prepared) -> None:
+    """Logs where rounding is large against what the network sees: a few extreme voxels can take the whole range."""
+    if prepared.figures is None or encoding.max_rounding == 0:
+        return
+    for channel, divide in enumerate(prepared.figures[:, 1].tolist()):
+        if encoding.max_rounding > COARSE * divide:
+            LOGGER.warning("channel %d: rounded by up to %.3g to be sent", channel + 1, encoding.max_rounding)

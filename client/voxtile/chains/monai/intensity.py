@@ -1,0 +1,147 @@
+"""Figures of a whole scan: mean and standard deviation, percentiles; in chunks, so that no copy of the scan is made."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import IntensityPercentile, IntensityZscore
+from voxtile.errors import InputError
+from voxtile.io.scaling import chunks
+
+HALF = 1 << 16
+"""How many values 16 bits have."""
+
+SHORTS = HALF // 2 + HALF
+"""How many values 8 and 16 bit integers have, signed and unsigned: from -32,768 to 65,535."""
+
+
+def whole_scan_figures(
+    data: NDArray[Any], rule: IntensityZscore | IntensityPercentile, names: tuple[str, ...]
+) -> NDArray[np.float32]:
+    """[channel, 2] float32 of `data` [channel, x, y, z]: what to subtract and what to divide by.
+
+    zscore: mean and population standard deviation, in float64. percentile: the lower one, and how far the upper one
+    lies above it, interpolated linearly as `numpy.percentile` does. Raises InputError, by the channel's name in
+    `names`, for a scan that is zero or the same everywhere.
+    """
+    found = [_of_channel(channel, rule, name) for channel, name in zip(data, names, strict=True)]
+    return np.array(found, np.float32)
+
+
+def _of_channel(values: NDArray[Any], rule: IntensityZscore | IntensityPercentile, name: str) -> tuple[float, float]:
+    nonzero = rule.mask == "nonzero"
+    if nonzero and not any(part.any() for part in chunks(values)):
+        raise InputError(f"{name}: expected a scan with voxels other than 0, found none: nothing to normalise by")
+    if isinstance(rule, IntensityZscore):
+        subtract, divide = mean_and_deviation(values, nonzero)
+        what = "standard deviation"
+    else:
+        low, high = percentiles(values, (rule.low, rule.high), nonzero)
+        subtract, divide = low, high - low
+        what = f"range between the percentiles {rule.low:g} and {rule.high:g}"
+    if not np.float32(divide) > 0:
+        raise InputError(f"{name}: expected a scan whose voxels differ, found a {what} of 0: nothing to normalise by")
+    return subtract, divide
+
+
+def mean_and_deviation(values: NDArray[Any], nonzero: bool) -> tuple[float, float]:
+    """Mean and population standard deviation in float64 of `values` (any shape), in two passes; of 8 and 16 bit
+    integers from their histogram. At least one value has to count."""
+    if _short(values):
+        counts = _short_histogram(values, nonzero)
+        levels = np.arange(SHORTS, dtype=np.float64) - HALF // 2
+        mean = float(counts @ levels) / int(counts.sum())
+        return mean, float(np.sqrt(counts @ (levels - mean) ** 2 / counts.sum()))
+    total, squares, count = 0.0, 0.0, 0
+    for part in _parts(values, nonzero):
+        total += float(np.sum(part, dtype=np.float64))
+        count += part.size
+    for part in _parts(values, nonzero):
+        apart = part.astype(np.float64) - total / count
+        squares += float(np.dot(apart, apart))
+    return total / count, float(np.sqrt(squares / count))
+
+
+def percentiles(values: NDArray[Any], wanted: tuple[float, ...], nonzero: bool) -> list[float]:
+    """`numpy.percentile(values, wanted)` (linear), of `values` rounded to float32, without sorting or copying them.
+
+    8 and 16 bit integers are counted in one histogram; others are found by their upper 16 bits first and by their
+    lower 16 bits next. At least one value has to count.
+    """
+    counts = _short_histogram(values, nonzero) if _short(values) else _upper_histogram(values, nonzero)
+    last = int(counts.sum()) - 1
+    places = [percent / 100 * last for percent in wanted]
+    ranks = sorted({rank for place in places for rank in (int(place), min(int(place) + 1, last))})
+    if _short(values):
+        at = np.searchsorted(np.cumsum(counts), ranks, side="right") - HALF // 2
+        found = dict(zip(ranks, at.astype(float).tolist(), strict=True))
+    else:
+        found = dict(zip(ranks, _values_at(values, nonzero, counts, ranks), strict=True))
+    return [_between(found[int(place)], found[min(int(place) + 1, last)], place % 1) for place in places]
+
+
+def _short(values: NDArray[Any]) -> bool:
+    return values.dtype.kind in "iu" and values.dtype.itemsize <= 2
+
+
+def _short_histogram(values: NDArray[Any], nonzero: bool) -> NDArray[np.int64]:
+    """[SHORTS] how often each value occurs, from -32,768 up."""
+    counts = np.zeros(SHORTS, np.int64)
+    for part in chunks(values):
+        counts += np.bincount(part.astype(np.intp) + HALF // 2, minlength=SHORTS)
+    if nonzero:
+        counts[HALF // 2] = 0
+    return counts
+
+
+def _upper_histogram(values: NDArray[Any], nonzero: bool) -> NDArray[np.int64]:
+    """[HALF] how often each upper half of the ordered bits occurs."""
+    counts = np.zeros(HALF, np.int64)
+    for part in _parts(values, nonzero):
+        counts += np.bincount((_ordered_bits(part) >> 16).astype(np.intp), minlength=HALF)
+    return counts
+
+
+def _between(low: float, high: float, share: float) -> float:
+    return low + (high - low) * share
+
+
+def _values_at(values: NDArray[Any], nonzero: bool, upper: NDArray[np.int64], ranks: list[int]) -> list[float]:
+    """The values of these ranks, once the histogram of their upper halves is known."""
+    ends = np.cumsum(upper)
+    bins = [int(np.searchsorted(ends, rank, side="right")) for rank in ranks]
+    lower = {index: np.zeros(HALF, np.int64) for index in bins}
+    for part in _parts(values, nonzero):
+        bits = _ordered_bits(part)
+        halves = bits >> 16
+        for index, histogram in lower.items():
+            hits = bits[halves == index]
+            if hits.size:
+                histogram += np.bincount(hits & 0xFFFF, minlength=HALF)
+    result = []
+    for rank, index in zip(ranks, bins, strict=True):
+        before = int(ends[index] - upper[index])
+        low = int(np.searchsorted(np.cumsum(lower[index]), rank - before, side="right"))
+        result.append(_value_of_bits(index << 16 | low))
+    return result
+
+
+def _ordered_bits(values: NDArray[Any]) -> NDArray[np.uint32]:
+    """Bits of float32 values, changed so that they sort as the values do: negative ones inverted, others above them."""
+    bits = values.astype(np.float32)
+    flip = (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)  # all ones below zero, else the sign alone
+    return bits.view(np.uint32) ^ flip
+
+
+def _value_of_bits(ordered: int) -> float:
+    bits = ordered & 0x7FFFFFFF if ordered >> 31 else ~ordered & 0xFFFFFFFF
+    return float(np.array(bits, np.uint32).view(np.float32))
+
+
+def _parts(values: NDArray[Any], nonzero: bool) -> Iterator[NDArray[Any]]:
+    for part in chunks(values):
+        yield part[part != 0] if nonzero else part

@@ -1,0 +1,117 @@
+"""Resampling of label maps, for the segmentation that a cascade's second stage receives from its first.
+
+Arrays are [channel, z, y, x]; nnU-Net's reference functions are named at each function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.chains.nnunet.resampling import Rule, resample
+
+Score = Callable[[NDArray[Any]], NDArray[Any]]
+TORCH_SCALE = 1000.0
+"""nnU-Net scales torch's scores by this before it rounds them to half precision."""
+
+
+def _in_plane_shape(shape: Sequence[int], new_shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
+    return tuple(old if i == axis else new for i, (old, new) in enumerate(zip(shape, new_shape, strict=True)))
+
+
+def _argmax_labels(labels: NDArray[Any], seg: NDArray[Any], score: Score, nearest: NDArray[Any] | None) -> NDArray[Any]:
+    """The label whose score is highest; ties go to the nearest voxel's label if tied, else to the lowest label."""
+    best = score(seg == labels[0])
+    winner = np.full(best.shape, labels[0], seg.dtype)
+    nearest_leads = None if nearest is None else (nearest == labels[0]) & (best > 0)
+    for label in labels[1:]:
+        here = score(seg == label)
+        better = here > best
+        if nearest is not None and nearest_leads is not None:
+            level = (here == best) & (here > 0) & (nearest == label)
+            nearest_leads = np.where(better, nearest == label, nearest_leads | level)
+        winner[better] = label
+        np.maximum(best, here, out=best)
+    return winner if nearest_leads is None or nearest is None else np.where(nearest_leads, nearest, winner)
+
+
+def _over_half(labels: NDArray[Any], seg: NDArray[Any], score: Score) -> NDArray[Any]:
+    """Each label in ascending order where its score passes one half; 0 where none does."""
+    out: NDArray[Any] | None = None
+    for label in labels:
+        passes = score(seg == label) > 0.5
+        out = np.zeros(passes.shape, seg.dtype) if out is None else out
+        out[passes] = label
+    return seg if out is None else out
+
+
+def resample_labels(
+    seg: NDArray[Any],
+    new_shape: Sequence[int],
+    *,
+    order: int = 1,
+    separate_z_axis: int | None = None,
+    order_z: int = 0,
+) -> NDArray[Any]:
+    """Resample label maps [channel, z, y, x] to ``new_shape``; same dtype.
+
+    Equal to ``resample_data_or_seg(is_seg=True)`` with batchgenerators 0.25.5: in each plane (or volume) the label of
+    the highest resampled indicator, then along the separate axis the nearest plane (``order_z`` 0) or every label
+    whose indicator passes one half. Scores are computed in float64, since exact ties decide voxels.
+    """
+    if seg.shape[1:] == tuple(new_shape):
+        return seg
+    in_plane = _in_plane_shape(seg.shape[1:], new_shape, separate_z_axis)
+    flat = _resample_in_plane(seg, in_plane, order, separate_z_axis)
+    if separate_z_axis is None or flat.shape[1:] == tuple(new_shape):
+        return flat
+    if order_z == 0:
+        return resample(flat, new_shape, order=0)
+
+    def score(mask: NDArray[Any]) -> NDArray[Any]:
+        return resample(mask.astype(np.float64), new_shape, order=0, separate_z_axis=separate_z_axis, order_z=order_z)
+
+    return _over_half(np.unique(flat), flat, score)
+
+
+def _resample_in_plane(seg: NDArray[Any], shape: tuple[int, ...], order: int, axis: int | None) -> NDArray[Any]:
+    labels = np.unique(seg)
+    if order == 0 or seg.shape[1:] == shape:
+        return resample(seg, shape, order=0)
+
+    def score(mask: NDArray[Any]) -> NDArray[Any]:
+        return resample(mask.astype(np.float64), shape, order=order, separate_z_axis=axis)
+
+    return np.concatenate([_argmax_labels(labels, one, score, resample(one, shape, order=0)) for one in seg[:, None]])
+
+
+def resample_labels_torch(
+    seg: NDArray[Any],
+    new_shape: Sequence[int],
+    *,
+    separate_z_axis: int | None = None,
+    order: int = 1,
+    order_z: int = 0,
+    memory_efficient: bool = False,
+) -> NDArray[Any]:
+    """Equal to ``resample_torch_fornnunet(is_seg=True)``: the highest score after rounding to half precision.
+
+    With ``memory_efficient``, every label in ascending order where its score passes one half.
+    """
+    if seg.shape[1:] == tuple(new_shape):
+        return seg
+    rule: Rule = "torch"
+    if separate_z_axis is not None:
+        in_plane = _in_plane_shape(seg.shape[1:], new_shape, separate_z_axis)
+        flat = resample_labels_torch(seg, in_plane, order=order, memory_efficient=memory_efficient)
+        return resample_labels_torch(flat, new_shape, order=order_z, memory_efficient=memory_efficient)
+
+    def score(mask: NDArray[Any]) -> NDArray[Any]:
+        scores = resample(mask.astype(np.float32), new_shape, order=order, rule=rule)
+        return scores if memory_efficient else (scores * np.float32(TORCH_SCALE)).astype(np.float16)
+
+    labels = np.unique(seg)
+    return _over_half(labels, seg, score) if memory_efficient else _argmax_labels(labels, seg, score, None)

@@ -1,0 +1,94 @@
+"""Why a segmentation will not work, found before it is tried: one finding for each thing that it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtile.budget import MIB
+from voxtile.errors import VoxtileError
+from voxtile.triton.catalogue import offered_models
+from voxtile.triton.endpoint import Connection, Endpoint, ServedModel
+
+
+@dataclass(frozen=True)
+class Finding:
+    """One thing that was looked at; `detail` says what was found and, if it is not `ok`, what to do."""
+
+    what: str
+    ok: bool
+    detail: str
+
+
+def examine(urls: Sequence[str], model: str | None, scans: Sequence[Path], connection: Connection) -> Iterator[Finding]:
+    """Looks at the servers, then at the model, then at the scan; each needs the one before."""
+    served: list[ServedModel] = []
+    for url in urls:
+        endpoint = Endpoint(url, connection)
+        try:
+            yield from _server(endpoint)
+            if model:
+                served.append(endpoint.model(model))
+                yield _model(served[-1], url)
+                yield _shared_memory(endpoint, url)
+        except VoxtileError as error:
+            yield Finding(url, False, str(error))
+        finally:
+            endpoint.close()
+    if len({offer.card_text for offer in served}) > 1:
+        yield Finding("servers", False, f"they serve different builds of {model!r}; give every server the same one")
+    if scans and served:
+        yield from _scan(scans, served[0])
+
+
+def _server(endpoint: Endpoint) -> Iterator[Finding]:
+    offers = offered_models(endpoint)
+    broken = [f"{offer.name} ({offer.problem})" for offer in offers if offer.problem]
+    names = ", ".join(offer.name for offer in offers if not offer.problem)
+    yield Finding(endpoint.url, True, f"a Triton server answers; it offers {names or 'no model with a card'}")
+    if broken:
+        yield Finding(endpoint.url, False, f"models that cannot be used: {'; '.join(broken)}")
+
+
+def _model(model: ServedModel, url: str) -> Finding:
+    certificate = model.card.certificates.get(model.card.engine)
+    name = f"{model.card.name} at {url}"
+    if certificate is None or not certificate.accepted:
+        return Finding(name, False, f"engine {model.card.engine} has no accepted certificate; build the model again")
+    return Finding(
+        name,
+        True,
+        f"engine {model.card.engine} ({certificate.precision}), batches up to {model.max_batch}, certificate accepted: "
+        f"Dice ≥ {certificate.dice_min:.4f}, {certificate.flipped_fraction:.2e} of the voxels flipped",
+    )
+
+
+def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
+    shared = endpoint.can_share_memory()
+    detail = "tiles go through shared memory" if shared else "not shared with this machine; tiles go through gRPC"
+    return Finding(f"memory of {url}", True, detail)
+
+
+def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
+    from voxtile.chains.base import open_case
+    from voxtile.io.images import read_scan
+    from voxtile.tiling.plan import plan_tiles, tile_shape
+
+    name = scans[0].name
+    try:
+        volume = read_scan(scans, model.card.images)
+        case = open_case(volume, model.card)
+    except VoxtileError as error:
+        yield Finding(name, False, str(error))
+        return
+    shape = case.data.shape[1:]
+    tiles = len(plan_tiles(shape, tile_shape(model.card, shape), model.card.tiling))
+    spacing = " × ".join(f"{size:.3g}" for size in volume.spacing)
+    grid = " × ".join(map(str, case.data.shape[1:]))
+    yield Finding(
+        name,
+        True,
+        f"{' × '.join(map(str, volume.shape))} voxels of {spacing} mm, {volume.data.nbytes / MIB:.0f} MiB; "
+        f"{grid} for the model, {tiles} tiles",
+    )

@@ -1,0 +1,130 @@
+"""Stored numbers to the values that they stand for, in the smallest type that holds them exactly.
+
+Everything runs in chunks, so that a scan of 16 bit integers never grows into float64.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.errors import InputError
+
+CHUNK = 1 << 18
+"""Values worked on at a time: 2 MiB in float64, which stays in the cache."""
+
+
+def values_of(raw: NDArray[Any], slope: float | None, inter: float | None, name: str) -> NDArray[Any]:
+    """`raw · slope + inter`, of the shape of `raw` (real numbers, native byte order), memory order kept.
+
+    Integers stay integers where slope and intercept are whole numbers and the result fits 32 bits: 8 and 16 bit types
+    as they are, wider ones as int16 or int32. All else is computed in float64 and rounded to float32.
+    Raises InputError where a value is not finite, with the count and the first position.
+    """
+    slope, inter = (1.0 if slope is None else slope), (inter or 0.0)
+    if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
+        whole = _whole(raw, int(slope), int(inter))
+        if whole is not None:
+            return whole
+    if raw.dtype == np.float32 and (slope, inter) == (1.0, 0.0):
+        result: NDArray[Any] = raw
+    else:
+        result = _scaled(raw, slope, inter)
+    if result.dtype.kind == "f":
+        check_finite(result, name)
+    return result
+
+
+def flat(values: NDArray[Any]) -> NDArray[Any]:
+    """[n] the values in memory order; a view where the array is in C or Fortran order."""
+    return values.reshape(-1, order="F" if values.flags.f_contiguous else "C")
+
+
+def chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
+    """[≤ CHUNK] pieces of `values`, whatever its strides, each value once and in a fixed order.
+
+    Axes are walked as they lie in memory, so that a view with flipped or permuted axes is read where it is; of other
+    views, a chunk at a time is copied.
+    """
+    forward = values[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in values.strides)]
+    ordered = forward.transpose(memory_order(forward))
+    if ordered.flags.c_contiguous:
+        line = ordered.reshape(-1)
+        for first in range(0, line.size, CHUNK):
+            yield line[first : first + CHUNK]
+        return
+    plane = ordered[0].size
+    if plane > CHUNK:
+        for part in ordered:
+            yield from chunks(part)
+        return
+    step = CHUNK // plane
+    for first in range(0, len(ordered), step):
+        yield ordered[first : first + step].reshape(-1)
+
+
+def memory_order(values: NDArray[Any]) -> tuple[int, ...]:
+    """The axes of `values` from the slowest in memory to the fastest."""
+    return tuple(sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis])))
+
+
+def check_finite(values: NDArray[Any], name: str) -> None:
+    """Raises InputError where `values` [i, j, k, …] has NaN or infinite voxels: how many, and the first position."""
+    line, bad, first = flat(values), 0, -1
+    for start in range(0, line.size, CHUNK):
+        wrong = ~np.isfinite(line[start : start + CHUNK])
+        found = int(np.count_nonzero(wrong))
+        if found and first < 0:
+            first = start + int(np.argmax(wrong))
+        bad += found
+    if bad:
+        backwards = values.flags.f_contiguous
+        place = np.unravel_index(first, values.shape[::-1] if backwards else values.shape)
+        where = tuple(int(index) for index in (place[::-1] if backwards else place))
+        where = where[:3] if values.shape[3:] == (1,) else where
+        raise InputError(
+            f"{name}: expected finite voxels, found {bad:,} that are NaN, infinite or beyond float32, "
+            f"the first at voxel {where}; replace them (most often with 0) and try again"
+        )
+
+
+def _whole(raw: NDArray[Any], slope: int, inter: int) -> NDArray[Any] | None:
+    """Integers scaled by whole numbers, or None where they would not fit 32 bits."""
+    if (slope, inter) == (1, 0) and raw.dtype.itemsize <= 2:
+        return raw
+    ends = sorted(int(value) * slope + inter for value in (raw.min(), raw.max()))
+    fitting = (kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max)
+    dtype = next(fitting, None)
+    if dtype is None:
+        return None
+    if raw.dtype == dtype and (slope, inter) == (1, 0):
+        return raw
+    result = np.empty_like(raw, dtype)
+    source, target = flat(raw), flat(result)
+    for first in range(0, source.size, CHUNK):
+        target[first : first + CHUNK] = _times(source[first : first + CHUNK], slope, inter)
+    return result
+
+
+def _times(part: NDArray[Any], slope: int, inter: int) -> NDArray[Any]:
+    """Exact: where the result fits 32 bits, so does the product's sum in 64, unless a 64 bit number is only shifted."""
+    if (slope, inter) == (1, 0):
+        return part
+    return part.astype(object if part.dtype.itemsize == 8 else np.int64) * slope + inter
+
+
+def _scaled(raw: NDArray[Any], slope: float, inter: float) -> NDArray[np.float32]:
+    result = np.empty_like(raw, np.float32)
+    source, target = flat(raw), flat(result)
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, and is reported as such
+        for first in range(0, source.size, CHUNK):
+            part = source[first : first + CHUNK].astype(np.float64)
+            if slope != 1:
+                part *= slope
+            if inter != 0:
+                part += inter
+            target[first : first + CHUNK] = part
+    return result

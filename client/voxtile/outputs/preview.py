@@ -1,0 +1,189 @@
+"""One picture that shows at a glance whether a mask lies where it should: three slices with the labels over them.
+
+Slices are anatomical (Left on the left, Anterior and Superior up or to the right), in true proportions, and lie where
+the mask is largest. matplotlib is loaded only here, and only when a picture is drawn.
+"""
+
+from __future__ import annotations
+
+import colorsys
+import io
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Label
+from voxtile.chains.monai.intensity import percentiles
+from voxtile.errors import OutputError
+from voxtile.io.atomic import atomic_file
+from voxtile.io.volume import Volume, spacing_of
+
+HEIGHT = 4.6
+"""Inches of the slices' row; with DPI, 690 pixels: an isotropic head at about three pixels a millimetre."""
+
+DPI = 150
+
+OPACITY = 0.45
+"""Of the labels: colours are told apart and the anatomy under them is still seen."""
+
+MOST_NAMES = 14
+"""Labels named in the legend, the largest first; more would be smaller than can be read."""
+
+WINDOW = (1.0, 99.0)
+"""Percentiles of the voxels other than 0 that become black and white, so that one bright vessel darkens nothing."""
+
+SAMPLES = 2_000_000
+"""Voxels that the window is taken from, evenly spread."""
+
+VIEWS = ((1, 2, "sagittal"), (0, 2, "coronal"), (0, 1, "axial"))
+"""Which of the axes R, A, S run to the right and up, by the axis that is cut."""
+
+LETTERS = ("LR", "PA", "IS")
+
+
+@dataclass(frozen=True, eq=False)
+class Slice:
+    """One cut: grey [across, up], labels [across, up], millimetres a voxel, where it lies and what its edges are."""
+
+    grey: NDArray[Any]
+    labels: NDArray[Any]
+    spacing: tuple[float, float]
+    axis: int
+    index: int
+
+    @property
+    def size(self) -> tuple[float, float]:
+        """Millimetres across and up."""
+        return self.grey.shape[0] * self.spacing[0], self.grey.shape[1] * self.spacing[1]
+
+
+def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Label], path: str | Path) -> None:
+    """Draws `labels` [i, j, k] over the first channel of `volume` into the PNG file `path`, atomically.
+
+    card_labels: names and values; 0 is background and left clear. Raises OutputError where it cannot be written.
+    """
+    if not str(path).endswith(".png"):
+        raise OutputError(f"{path}: expected the name of a picture that ends in .png")
+    slices = choose_slices(volume, labels)
+    shown = [label for label in card_labels if label.value != 0]
+    picture = _drawn(slices, grey_window(volume.data[0]), shown, _millilitres(labels, shown, volume))
+    with atomic_file(path) as file:
+        file.write(picture)
+
+
+def choose_slices(volume: Volume, labels: NDArray[Any]) -> list[Slice]:
+    """A sagittal, a coronal and an axial cut, each where the labels other than 0 fill most of it; else the middle."""
+    from nibabel import orientations
+
+    change = orientations.io_orientation(volume.affine)
+    axes = [int(axis) for axis in np.argsort(change[:, 0])]
+    flips = tuple(slice(None, None, -1 if change[axis, 1] < 0 else 1) for axis in axes)
+    grey, turned = volume.data[0].transpose(axes)[flips], labels.transpose(axes)[flips]
+    spacing = spacing_of(volume.affine)[axes]
+    return [_cut(grey, turned, spacing, axis) for axis in range(3)]
+
+
+def grey_window(values: NDArray[Any]) -> tuple[float, float]:
+    """The values that become black and white: percentiles of what is not 0, apart where everything is the same."""
+    step = max(round((values.size / SAMPLES) ** (1 / 3)), 1)
+    some = values[::step, ::step, ::step]
+    if not some.any():
+        return 0.0, 1.0
+    low, high = percentiles(some, WINDOW, nonzero=True)
+    return (low, high) if high > low else (min(low, 0.0), max(low, 0.0))
+
+
+def colours(count: int) -> list[tuple[float, float, float]]:
+    """So many colours, red, green, blue in 0 to 1: hues a golden section apart, so that neighbours always differ, in
+    turns strong, pale and dark."""
+    tones = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.7))
+    return [colorsys.hsv_to_rgb((0.02 + 0.618034 * index) % 1, *tones[index % 3]) for index in range(count)]
+
+
+def _cut(grey: NDArray[Any], labels: NDArray[Any], spacing: NDArray[np.float64], axis: int) -> Slice:
+    across, up, _ = VIEWS[axis]
+    filled = np.array([np.count_nonzero(plane) for plane in np.moveaxis(labels, axis, 0)])
+    index = int(np.argmax(filled)) if filled.any() else len(filled) // 2
+    step = float(spacing[across]), float(spacing[up])
+    return Slice(grey.take(index, axis), labels.take(index, axis), step, axis, index)
+
+
+def _millilitres(labels: NDArray[Any], shown: Sequence[Label], volume: Volume) -> list[float]:
+    counts = np.bincount(labels.ravel(order="K"), minlength=1 + max((label.value for label in shown), default=0))
+    return [float(counts[label.value]) * volume.voxel_ml for label in shown]
+
+
+def _drawn(
+    slices: Sequence[Slice], window: tuple[float, float], shown: Sequence[Label], amounts: Sequence[float]
+) -> bytes:
+    """The PNG file. Uses matplotlib's objects directly: pyplot would keep state, and look for a display."""
+    from matplotlib.backends.backend_agg import FigureCanvasAgg
+    from matplotlib.figure import Figure
+
+    named = sorted(range(len(shown)), key=lambda index: -amounts[index])[:MOST_NAMES]
+    rows = -(-len(named) // 4)
+    widths = [cut.size[0] / cut.size[1] for cut in slices]
+    legend = 0.32 * rows + (0.15 if rows else 0.0)
+    figure = Figure((max(HEIGHT * sum(widths), 6.0), HEIGHT + legend + 0.3), dpi=DPI, facecolor="black")
+    grid = figure.add_gridspec(
+        1, 3, width_ratios=widths, wspace=0.02, left=0.01, right=0.99,
+        bottom=(legend + 0.02) / figure.get_figheight(), top=1 - 0.3 / figure.get_figheight(),
+    )  # fmt: skip
+    palette = dict(zip((label.value for label in shown), colours(len(shown)), strict=True))
+    for column, cut in enumerate(slices):
+        _show(figure.add_subplot(grid[0, column]), cut, window, palette)
+    _legend(figure, [shown[index] for index in named], [amounts[index] for index in named], palette, len(shown))
+    buffer = io.BytesIO()
+    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
+    return buffer.getvalue()
+
+
+def _show(axes: Any, cut: Slice, window: tuple[float, float], palette: dict[int, tuple[float, float, float]]) -> None:
+    from matplotlib.patheffects import withStroke
+
+    place = {"origin": "lower", "extent": (0, cut.size[0], 0, cut.size[1]), "aspect": "equal"}
+    low, high = window
+    axes.imshow(cut.grey.T, cmap="gray", vmin=low, vmax=high, interpolation="bilinear", **place)
+    axes.imshow(_tinted(cut.labels.T, palette), interpolation="nearest", **place)
+    across, up, name = VIEWS[cut.axis]
+    left, right, bottom, top = (*LETTERS[across], *LETTERS[up])
+    for x, y, letter in ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.02, bottom), (0.5, 0.98, top)):
+        side = {0.02: "left", 0.98: "right"}.get(x, "center")
+        level = {0.02: "bottom", 0.98: "top"}.get(y, "center")
+        text = axes.text(x, y, letter, color="white", fontsize=11, ha=side, va=level, transform=axes.transAxes)
+        text.set_path_effects([withStroke(linewidth=2.5, foreground="black")])
+    axes.set_title(name, color="white", fontsize=11, pad=4)
+    axes.set_axis_off()
+
+
+def _tinted(labels: NDArray[Any], palette: dict[int, tuple[float, float, float]]) -> NDArray[np.float32]:
+    """[up, across, 4] red, green, blue and opacity of each voxel."""
+    result = np.zeros((*labels.shape, 4), np.float32)
+    for value, colour in palette.items():
+        result[labels == value] = (*colour, OPACITY)
+    return result
+
+
+def _legend(
+    figure: Any,
+    labels: Sequence[Label],
+    amounts: Sequence[float],
+    palette: dict[int, tuple[float, float, float]],
+    total: int,
+) -> None:
+    from matplotlib.patches import Patch
+
+    if not labels:
+        return
+    entries = [
+        Patch(color=palette[label.value], label=f"{label.name}  {amount:,.1f} ml")
+        for label, amount in zip(labels, amounts, strict=True)
+    ]
+    title = f"the largest {len(labels)} of {total} labels" if total > len(labels) else None
+    legend = figure.legend(handles=entries, loc="lower center", ncols=4, frameon=False, fontsize=10, title=title)
+    for text in (*legend.get_texts(), legend.get_title()):
+        text.set_color("white")

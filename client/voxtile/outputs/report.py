@@ -1,0 +1,148 @@
+"""What a segmentation did, in figures: the object that `voxtile segment --json` writes."""
+
+from __future__ import annotations
+
+import contextlib
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel
+
+from voxtile.card import Card
+from voxtile.io.atomic import atomic_file
+from voxtile.io.scaling import chunks
+
+
+class Seconds(BaseModel):
+    """Wall-clock seconds of each step. Steps overlap the server's work: `infer` is the time that the client waited
+    for scores, so that the steps add up to `total`."""
+
+    read: float = 0.0
+    prepare: float = 0.0
+    infer: float = 0.0
+    stitch: float = 0.0
+    restore: float = 0.0
+    write: float = 0.0
+    total: float = 0.0
+
+
+class LabelVolume(BaseModel):
+    """One label of the mask: voxels, and millilitres by the scan's own voxel size."""
+
+    voxels: int
+    ml: float
+
+
+class Report(BaseModel):
+    """Everything about one segmentation, and nothing about the patient: no file names, no header fields."""
+
+    model: str
+    version: str
+    shape: tuple[int, int, int]
+    tiles: int
+    seconds: Seconds
+    bytes_sent: int
+    bytes_received: int
+    peak_rss_bytes: int
+    retries: int
+    labels: dict[str, LabelVolume]
+    certificate: dict[str, Any]
+    engine: str
+    servers: list[str]
+    grid: tuple[int, int, int]
+    tiling: dict[str, Any]
+    changes: list[str]
+    """What was asked for that may change the result, in words; empty for the model's own semantics."""
+    input_rounding: float = 0.0
+    """Largest difference (in the scan's units) between a voxel and what travelled as a narrow type."""
+    skipped_tiles: int = 0
+    audited_tiles: int = 0
+    audit_changed_tiles: int = 0
+    predicted_peak_bytes: int = 0
+    shared_memory: bool = False
+    in_flight: int = 0
+    """Requests on their way to one server at most, and tiles in each (`batch`), within the memory allowed."""
+    batch: int = 0
+    strips: int = 1
+    """Parts that the scan was worked through in, and tiles that had to be sent for more than one of them."""
+    tiles_sent_again: int = 0
+
+
+class Stopwatch:
+    """Adds up seconds by step; a step inside another one stops the outer one's clock meanwhile."""
+
+    def __init__(self) -> None:
+        self.seconds = Seconds()
+        self._begin = self._mark = time.perf_counter()
+        self._running: list[str] = []
+
+    @contextlib.contextmanager
+    def step(self, name: str) -> Iterator[None]:
+        self._lap()
+        self._running.append(name)
+        try:
+            yield
+        finally:
+            self._lap()
+            self._running.pop()
+
+    def _lap(self) -> None:
+        """Gives the time since the last mark to the innermost step."""
+        now = time.perf_counter()
+        if self._running:
+            name = self._running[-1]
+            setattr(self.seconds, name, getattr(self.seconds, name) + now - self._mark)
+        self._mark = now
+
+    def resume(self) -> None:
+        """Leaves out of `total` the time since the last step ended, in which the scan lay waiting for its turn."""
+        now = time.perf_counter()
+        self._begin += now - self._mark
+        self._mark = now
+
+    def stop(self) -> Seconds:
+        """The seconds so far; `total` counts from the watch's making."""
+        self.seconds.total = time.perf_counter() - self._begin
+        return Seconds(**{name: round(value, 6) for name, value in self.seconds.model_dump().items()})
+
+
+def peak_rss_bytes() -> int:
+    """The largest resident memory that this process has had.
+
+    From VmHWM where there is one: what getrusage tells begins, after a fork, at the parent's peak.
+    """
+    status = Path("/proc/self/status")
+    for line in status.read_text().splitlines() if status.exists() else ():
+        if line.startswith("VmHWM:"):
+            return int(line.split()[1]) * 1024
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak if sys.platform == "darwin" else peak * 1024
+
+
+def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str, LabelVolume]:
+    """Voxels and millilitres of every label of the card."""
+    values = 1 + max(label.value for label in card.labels)
+    # In pieces, because bincount makes int64 of what it is given.
+    counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
+    return {
+        label.name: LabelVolume(voxels=int(counts[label.value]), ml=round(int(counts[label.value]) * voxel_ml, 4))
+        for label in card.labels
+    }
+
+
+def certificate_summary(card: Card) -> dict[str, Any]:
+    """The certificate of the engine behind the public name, as the card tells it."""
+    certificate = card.certificates.get(card.engine)
+    return {"engine": card.engine, **(certificate.model_dump() if certificate else {"accepted": False})}
+
+
+def write_text(text: str, path: Path) -> None:
+    """Writes `text` so that the file is either the old one or whole. Raises OutputError."""
+    with atomic_file(path) as file:
+        file.write(text.encode())
