@@ -14,13 +14,13 @@ from typing import Any
 from torch import nn
 
 import voxtile_build
-from voxtile_build.builder import build_models
+from voxtile_build.build import build_models
 from voxtile_build.errors import BuildError
-from voxtile_build.importers.nnunet import models_of
+from voxtile_build.importers.nnunet.folds import models_of
 from voxtile_build.machine import versions
-from voxtile_build.members import Member, Model
-from voxtile_build.repository import entry_name, get_card, read_config, set_card, write_config
-from voxtile_build.spec import Spec, parse_spec
+from voxtile_build.repository.config import entry_name, get_card, read_config, set_card, write_config
+from voxtile_build.repository.folds import Member, Model
+from voxtile_build.spec.spec import Spec, parse_spec
 
 from .networks import Network
 from .settings import Settings, say

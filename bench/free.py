@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from voxtile_build.spec import parse_spec
+from voxtile_build.spec.spec import parse_spec
 
 from .entries import OPEN, Entry, build_network
 from .settings import Settings

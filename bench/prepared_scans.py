@@ -9,7 +9,7 @@ import numpy as np
 
 from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
 from voxtile.outputs.prepared_files import write_prepared
-from voxtile_build.members import Model
+from voxtile_build.repository.folds import Model
 
 from .scans import made
 

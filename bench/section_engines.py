@@ -15,7 +15,7 @@ import nibabel as nib
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile_build.members import Model
+from voxtile_build.repository.folds import Model
 
 from .entries import LEVELS, build_levels, engine_files, engine_keys, engine_levels, model_of, nnunet_model
 from .masks import dice_min, flipped_fraction

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from voxtile_build.torch_to_onnx import export, save
+from voxtile_build.graph.torch_to_onnx import export, save
 
 from .way_torch import WindowedScan, load_network
 from .ways import Job

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from voxtile_build.members import Model
+from voxtile_build.repository.folds import Model
 
 from .density_network import MODEL_SPACING
 from .entries import (

@@ -10,7 +10,7 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
-from voxtile_build.spec import Spec, parse_spec
+from voxtile_build.spec.spec import Spec, parse_spec
 
 ROI = (16, 8, 12)
 

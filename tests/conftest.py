@@ -12,8 +12,8 @@ from monai.networks.nets import UNet
 from safetensors.torch import save_file
 
 from server.embedded import EmbeddedServer
-from voxtile_build.builder import build
-from voxtile_build.spec import load_spec
+from voxtile_build.build import build
+from voxtile_build.spec.spec import load_spec
 
 ROI = (32, 32, 32)
 

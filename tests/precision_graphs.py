@@ -8,9 +8,9 @@ import torch
 from monai.networks.blocks import SABlock
 from torch import Tensor, nn
 
-from voxtile_build.graphs import Graphs
-from voxtile_build.spec import Spec
-from voxtile_build.wrapper import wrap
+from voxtile_build.graph.graphs import Graphs
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.spec.spec import Spec
 
 
 def graphs_of(network: nn.Module, spec: Spec, folder: Path) -> Graphs:

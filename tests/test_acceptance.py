@@ -11,16 +11,16 @@ import pytest
 from onnx import ModelProto, numpy_helper
 
 from tests.build_specs import fields, spec, tiny_unet
-from voxtile_build.acceptance import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, misses
-from voxtile_build.centred_norms import centre_norms
-from voxtile_build.certificate import Reference, certify, make_reference, require_accepted
-from voxtile_build.composing import to_onnx
-from voxtile_build.engines import find_engine
+from voxtile_build.certificate.certificate import Reference, certify, make_reference, require_accepted
+from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, misses
+from voxtile_build.engines.base import find_engine
 from voxtile_build.errors import AcceptanceError, SpecError
-from voxtile_build.measuring import summary
-from voxtile_build.spec import load_spec, parse_spec
-from voxtile_build.torch_to_onnx import checked, save
-from voxtile_build.wrapper import wrap
+from voxtile_build.evaluation.evaluate import summary
+from voxtile_build.graph.centred_norms import centre_norms
+from voxtile_build.graph.composing import to_onnx
+from voxtile_build.graph.torch_to_onnx import checked, save
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.spec.spec import load_spec, parse_spec
 
 MODELS = Path(__file__).parent.parent / "models"
 

@@ -13,8 +13,8 @@ from tests.build_specs import spec
 from tests.phantoms import card_of, phantom_volume
 from voxtile.chains.monai.invert import Restorer, activator, restore_bytes
 from voxtile.chains.monai.preprocess import prepare
-from voxtile_build.card import card_of as built_card
 from voxtile_build.errors import SpecError
+from voxtile_build.repository.card import card_of as built_card
 
 ROUNDING = 1e-6
 PROVENANCE = {"network": "none", "weights_sha256": "", "onnx_sha256": ""}

@@ -18,10 +18,10 @@ from torch import nn
 from tritonclient.grpc import InferenceServerClient, InferInput
 
 from server.embedded import EmbeddedServer
-from voxtile_build.builder import build, load_network
+from voxtile_build.build import build, load_network
+from voxtile_build.graph.wrapper import wrap
 from voxtile_build.networks import NETWORKS, make_network
-from voxtile_build.spec import Spec, parse_spec
-from voxtile_build.wrapper import wrap
+from voxtile_build.spec.spec import Spec, parse_spec
 
 SUM_ORDER = 1e-3
 """Of the largest score: fp32 sums in another order; most in OpenVINO's norms over 64³ voxels of a SwinUNETR (3e-4)."""

@@ -32,8 +32,8 @@ from bench.worker import Worker, WorkerError
 from bench.workloads import FIRST, Row, Workload
 from models.training.mni152 import FILES, fetch_mni152
 from tests.build_specs import spec, tiny_unet
-from voxtile_build.members import Member, Model
-from voxtile_build.spec import Precision, parse_spec
+from voxtile_build.repository.folds import Member, Model
+from voxtile_build.spec.spec import Precision, parse_spec
 
 ROOT = Path(__file__).parent.parent
 SCAN_KEYS = {"workload", "row", "seconds", "ratio", "peak_rss_bytes", "dice_min", "flipped_fraction"}
@@ -298,7 +298,7 @@ def test_the_made_up_cts_network_knows_labels_where_it_was_not_fitted(data: Path
 def test_the_nnunet_folder_is_one_that_nnunet_and_voxtile_build_read(data: Path) -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from voxtile_build.importers.nnunet import models_of
+    from voxtile_build.importers.nnunet.folds import models_of
 
     folder = brain_folder(data, (4, 8, 16), (32, 32, 32))
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)

@@ -16,9 +16,9 @@ from bench.networks import TISSUES, nnunet_network, stand_in, trained_steps
 from bench.nnunet_folder import brain_folder, ct_folder
 from bench.settings import Settings
 from bench.workloads import how_taught, scanned
-from voxtile_build.calibration import calibrate
-from voxtile_build.evidence import gather_scans
-from voxtile_build.importers.nnunet import models_of
+from voxtile_build.evaluation.calibration import calibrate
+from voxtile_build.evaluation.samples import gather_scans
+from voxtile_build.importers.nnunet.folds import models_of
 
 WIDTHS = (4, 8, 8)
 ROI = (32, 32, 32)

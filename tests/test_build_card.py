@@ -10,8 +10,8 @@ import pytest
 
 import voxtile.card
 from tests.build_specs import ROI, spec
-from voxtile_build.card import SCHEMA_VERSION, card_of, check_card, schema
 from voxtile_build.errors import BuildError
+from voxtile_build.repository.card import SCHEMA_VERSION, card_of, check_card, schema
 
 ROOT = Path(__file__).parent.parent
 CERTIFICATES = {
@@ -98,7 +98,7 @@ def test_a_mask_of_one_class_has_that_class_with_its_own_value() -> None:
 
 @pytest.mark.parametrize("dtype", ["fp32", "fp16", "int16"])
 def test_the_padding_value_survives_json_to_the_last_bit(dtype: str) -> None:
-    from voxtile_build.spec import PADDING
+    from voxtile_build.spec.spec import PADDING
 
     assert read(card(input={"dtype": dtype})).input.padding == PADDING[dtype]
 

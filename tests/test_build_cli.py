@@ -18,9 +18,9 @@ from safetensors.torch import save_file
 
 import voxtile.card
 from tests.build_specs import ROI, tiny_unet
-from voxtile_build import cli
-from voxtile_build.certificate import FILE as CERTIFICATE
-from voxtile_build.repository import read_config
+from voxtile_build.certificate.certificate import FILE as CERTIFICATE
+from voxtile_build.cli import commands as cli
+from voxtile_build.repository.config import read_config
 
 # Each build appears with these, and only build.json may differ between two of them.
 ENTRY_FILES = {

@@ -35,10 +35,10 @@ from tests.bundles import (
 )
 from voxtile import Segmenter
 from voxtile.cli.commands import app as client
-from voxtile_build.cli import main
+from voxtile_build.cli.commands import main
 from voxtile_build.errors import BuildError, SourceError, WeightsError
-from voxtile_build.importers.bundle import import_bundle, spec_of
-from voxtile_build.importers.bundle_config import Config
+from voxtile_build.importers.bundle.bundle import import_bundle, spec_of
+from voxtile_build.importers.bundle.config import Config
 
 ROOT = Path(__file__).parent.parent
 PAGE = ROOT / "docs/how-to/bundle.md"
@@ -412,7 +412,7 @@ def test_the_page_leads_from_a_bundle_to_a_mask(tmp_path: Path, monkeypatch: pyt
 
 
 def test_the_page_names_every_step_that_is_translated() -> None:
-    from voxtile_build.importers.bundle_preprocessing import RULES
+    from voxtile_build.importers.bundle.preprocessing import RULES
 
     page = PAGE.read_text()
     assert not [name for name in RULES if f"`{name}d`" not in page]

@@ -13,7 +13,7 @@ from voxtile.card import SCHEMA_VERSION, Card, parse_card, schema
 from voxtile.errors import ModelError
 
 ROOT = Path(__file__).parent.parent
-PUBLISHED = (ROOT / "docs/reference/card.schema.json", ROOT / "build/voxtile_build/card.schema.json")
+PUBLISHED = (ROOT / "docs/reference/card.schema.json", ROOT / "build/voxtile_build/repository/card.schema.json")
 
 
 def card(**changes: Any) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import pytest
 from numpy.typing import NDArray
 from onnx import TensorProto, helper
 
-from voxtile_build.centred_norms import OPERATOR, centre_norms
+from voxtile_build.graph.centred_norms import OPERATOR, centre_norms
 
 Array = NDArray[np.float32]
 CHANNELS = 2

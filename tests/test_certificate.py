@@ -18,7 +18,7 @@ from monai.transforms import NormalizeIntensity
 from numpy.typing import NDArray
 
 from tests.build_specs import Linear, fields, spec, tiny_unet
-from voxtile_build.certificate import (
+from voxtile_build.certificate.certificate import (
     Reference,
     certify,
     limits_of,
@@ -27,14 +27,14 @@ from voxtile_build.certificate import (
     require_accepted,
     short_form,
 )
-from voxtile_build.engines import Compiled, Engine, Runner, find_engine
+from voxtile_build.engines.base import Compiled, Engine, Runner, find_engine
 from voxtile_build.errors import AcceptanceError, ScanError
-from voxtile_build.evidence import as_travels, cut_tiles, gather_scans, whole_scan_figures
-from voxtile_build.measures import dice, flipped, masks, probabilities
-from voxtile_build.phantom import phantom, phantom_shape
-from voxtile_build.spec import PADDING, Spec, parse_spec
-from voxtile_build.whole_scan import segment, torch_runner
-from voxtile_build.wrapper import Wrapper
+from voxtile_build.evaluation.metrics import dice, flipped, masks, probabilities
+from voxtile_build.evaluation.phantom import phantom, phantom_shape
+from voxtile_build.evaluation.samples import as_travels, cut_tiles, gather_scans, whole_scan_figures
+from voxtile_build.evaluation.whole_scan import segment, torch_runner
+from voxtile_build.graph.wrapper import Wrapper
+from voxtile_build.spec.spec import PADDING, Spec, parse_spec
 
 Array = NDArray[Any]
 ENGINE: Engine = find_engine("onnxruntime")

@@ -20,21 +20,21 @@ from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from tests.build_specs import Linear, fields, spec, tiny_unet
-from voxtile_build import stored_evidence
-from voxtile_build.acceptance import MAX_ABS_ERROR, limits_of, misses
-from voxtile_build.certificate import Certificate, Reference, certify, make_reference
-from voxtile_build.certificate_page import picture_of
-from voxtile_build.distances import hausdorff_95
-from voxtile_build.engines import Compiled, Runner, find_engine
+from voxtile_build.certificate import archive as stored_evidence
+from voxtile_build.certificate.archive import pack, unpack
+from voxtile_build.certificate.certificate import Certificate, Reference, certify, make_reference
+from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, misses
+from voxtile_build.certificate.page import picture_of
+from voxtile_build.engines.base import Compiled, Runner, find_engine
 from voxtile_build.errors import VerificationError
-from voxtile_build.evidence import Scan, Tile, gather_scans
-from voxtile_build.measures import masks, probabilities
-from voxtile_build.measuring import as_votes, compare, measure_tiles, near_boundary
-from voxtile_build.spec import Spec, parse_spec
-from voxtile_build.stitching import importance, stitch, window_starts
-from voxtile_build.stored_evidence import pack, unpack
-from voxtile_build.whole_scan import segment, torch_runner
-from voxtile_build.wrapper import Wrapper
+from voxtile_build.evaluation.distances import hausdorff_95
+from voxtile_build.evaluation.evaluate import as_votes, compare, measure_tiles, near_boundary
+from voxtile_build.evaluation.metrics import masks, probabilities
+from voxtile_build.evaluation.samples import Scan, Tile, gather_scans
+from voxtile_build.evaluation.stitching import importance, stitch, window_starts
+from voxtile_build.evaluation.whole_scan import segment, torch_runner
+from voxtile_build.graph.wrapper import Wrapper
+from voxtile_build.spec.spec import Spec, parse_spec
 
 Array = NDArray[Any]
 HASHES = {"weights": "a" * 64, "onnx": "b" * 64}

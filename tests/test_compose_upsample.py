@@ -16,9 +16,9 @@ from torch import Tensor, nn
 from tests.build_specs import spec
 from tests.precision_graphs import graphs_of
 from tests.small_networks import blobs, export, swin
-from voxtile_build.passes import apply_pass, clean, compose_upsample, fold_constants
-from voxtile_build.passes.compose_upsample import composed
-from voxtile_build.passes.verify import run_graph
+from voxtile_build.graph.passes import apply_pass, clean, compose_upsample, fold_constants
+from voxtile_build.graph.passes.compose_upsample import composed
+from voxtile_build.graph.passes.verify import run_graph
 
 ROI = (5, 4, 3)
 ROUNDING = 1e-5

@@ -15,24 +15,24 @@ import pytest
 from tests.build_specs import spec, tiny_unet
 from tests.precision_graphs import Attending, graphs_of
 from tests.small_networks import loud_network
-from voxtile_build.builder import build
-from voxtile_build.engines import Compiled, find_engine
+from voxtile_build.build import build
+from voxtile_build.engines.base import Compiled, find_engine
+from voxtile_build.engines.onnxruntime.variants import mixed_fp16, stepwise_runner
+from voxtile_build.engines.openvino.quantize import quantized_convolutions
+from voxtile_build.engines.openvino.variants import has_bf16
+from voxtile_build.engines.select import calibration_figures, compile_at
+from voxtile_build.engines.tensorrt.plan import EngineOptions, build_engine
+from voxtile_build.engines.tensorrt.variants import plan_graph, serving_profile
 from voxtile_build.errors import AcceptanceError, EngineError
-from voxtile_build.graphs import Graphs
-from voxtile_build.onnx_to_tensorrt import EngineOptions, build_engine
-from voxtile_build.onnxruntime_precision import mixed_fp16, stepwise_runner
-from voxtile_build.openvino_precision import has_bf16
-from voxtile_build.passes.mixed_fp16 import Fp16OverflowError, preparing_nodes
-from voxtile_build.passes.quantize_openvino import quantized_convolutions
-from voxtile_build.passes.quantize_qdq import QuantizationError
-from voxtile_build.passes.ranges import tensor_ranges
-from voxtile_build.precisions import calibration_figures, compile_at
-from voxtile_build.report import as_json, as_lines
-from voxtile_build.repository import read_config
-from voxtile_build.sensitivity import rank_int8, round_weights
-from voxtile_build.spec import PADDING, Precision, Serving
-from voxtile_build.tensorrt_precision import plan_graph, serving_profile
-from voxtile_build.whole_scan import torch_runner
+from voxtile_build.evaluation.whole_scan import torch_runner
+from voxtile_build.graph.graphs import Graphs
+from voxtile_build.graph.report import as_json, as_lines
+from voxtile_build.precision.mixed_precision import Fp16OverflowError, preparing_nodes
+from voxtile_build.precision.quantize_qdq import QuantizationError
+from voxtile_build.precision.ranges import tensor_ranges
+from voxtile_build.precision.sensitivity import rank_int8, round_weights
+from voxtile_build.repository.config import read_config
+from voxtile_build.spec.spec import PADDING, Precision, Serving
 
 # Random weights give scores so close to each other that rounding flips more than it would in a trained network.
 LENIENT = {"min_dice": 0.9, "max_flipped": 0.05}
@@ -324,7 +324,7 @@ def test_on_gpus_the_server_builds_the_engine_itself(tmp_path: Path) -> None:
 
 
 def test_on_the_cpu_no_accelerator_is_asked_for(tmp_path: Path) -> None:
-    from voxtile_build.repository import engine_config
+    from voxtile_build.repository.config import engine_config
 
     config = engine_config(spec(), find_engine("onnxruntime"), {"intra_op_thread_count": "3"})
     assert not config.HasField("optimization")

@@ -28,19 +28,19 @@ from voxtile.card import Card, Tiling, parse_card
 from voxtile.errors import InputError, ModelError
 from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.endpoint import Connection
-from voxtile_build.averaging import mean_graph
-from voxtile_build.builder import build, load_network
-from voxtile_build.composing import to_onnx
+from voxtile_build.build import build, load_network
+from voxtile_build.certificate.fold_mean import mean_graph
+from voxtile_build.certificate.verify import verify
 from voxtile_build.errors import NetworkError, SpecError
-from voxtile_build.evidence import cut_tiles, gather_scans, phantom_scan, tile_inputs
+from voxtile_build.evaluation.samples import cut_tiles, gather_scans, phantom_scan, tile_inputs
+from voxtile_build.evaluation.whole_scan import torch_runner
 from voxtile_build.free_sizes import require_free_sizes
+from voxtile_build.graph.composing import to_onnx
+from voxtile_build.graph.torch_to_onnx import save
+from voxtile_build.graph.wrapper import wrap
 from voxtile_build.networks import make_network
-from voxtile_build.repository import PLACEHOLDER, public_config, read_config, write_config
-from voxtile_build.spec import Network, Spec, parse_spec
-from voxtile_build.torch_to_onnx import save
-from voxtile_build.verify import verify
-from voxtile_build.whole_scan import torch_runner
-from voxtile_build.wrapper import wrap
+from voxtile_build.repository.config import PLACEHOLDER, public_config, read_config, write_config
+from voxtile_build.spec.spec import Network, Spec, parse_spec
 
 LABELS = ["background", "one", "two"]
 ENGINES = ("onnxruntime", "openvino")

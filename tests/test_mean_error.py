@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.mean_error import FREE_SIZE, NUMPY_TYPES, mean_error
+from voxtile_build.certificate.mean_error import FREE_SIZE, NUMPY_TYPES, mean_error
 
 Array = NDArray[Any]
 KINDS = pytest.mark.parametrize("kind", NUMPY_TYPES, ids=lambda kind: NUMPY_TYPES[kind].__name__)

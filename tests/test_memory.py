@@ -37,7 +37,7 @@ from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
 from voxtile.tiling.stitch_fp16 import HalfStitcher
 from voxtile.tiling.strips import Strip
 from voxtile.triton.transport import ready_ahead
-from voxtile_build.spec import parse_spec
+from voxtile_build.spec.spec import parse_spec
 
 SHAPE = (150, 256, 256)
 SCORES = 14

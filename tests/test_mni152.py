@@ -16,8 +16,8 @@ from test_segment import FLIPPED, PROBABILITY_ERROR
 from models.training.mni152 import fetch_mni152
 from server.embedded import EmbeddedServer
 from voxtile import RemoteNetwork, Segmenter
-from voxtile_build.builder import build, load_network
-from voxtile_build.spec import load_spec
+from voxtile_build.build import build, load_network
+from voxtile_build.spec.spec import load_spec
 
 SPEC = Path(__file__).parent.parent / "models/brain-unet.toml"
 ROI = (64, 64, 64)

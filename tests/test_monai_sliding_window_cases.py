@@ -23,7 +23,7 @@ from torch import nn
 from server.embedded import EmbeddedServer
 from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Tiling
-from voxtile_build.builder import build
+from voxtile_build.build import build
 
 RELATIVE = 1e-5
 """float32: the same products, summed in another order."""

@@ -9,11 +9,11 @@ import pytest
 from torch import nn
 
 from tests.build_specs import spec, tiny_unet
-from voxtile_build.builder import build, build_models
+from voxtile_build.build import build, build_models
 from voxtile_build.errors import SpecError
-from voxtile_build.members import Member, Model
-from voxtile_build.names import entries_of
-from voxtile_build.repository import PLACEHOLDER, public_config, write_config
+from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
+from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.names import entries_of
 
 
 def never() -> nn.Module:

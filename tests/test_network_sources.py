@@ -26,13 +26,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.build_specs import ROI, fields, tiny_unet
-from voxtile_build.builder import build, load_network
-from voxtile_build.composing import to_onnx
+from voxtile_build.build import build, load_network
 from voxtile_build.errors import BuildError, ExportError, NetworkError, SpecError, WeightsError
-from voxtile_build.networks.onnx_opset import at_opset
-from voxtile_build.spec import Spec, parse_spec
-from voxtile_build.torch_to_onnx import export
-from voxtile_build.wrapper import wrap
+from voxtile_build.graph.composing import to_onnx
+from voxtile_build.graph.torch_to_onnx import export
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.importers.files.onnx_opset import at_opset
+from voxtile_build.spec.spec import Spec, parse_spec
 
 SUM_ORDER = 2e-5
 """Of the largest score: another exporter writes the same sums in another order."""

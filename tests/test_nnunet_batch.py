@@ -33,7 +33,7 @@ from typer.testing import CliRunner, Result
 
 from server.embedded import EmbeddedServer
 from voxtile.cli.commands import app
-from voxtile_build.importers.nnunet import import_nnunet
+from voxtile_build.importers.nnunet.folds import import_nnunet
 
 ONE_VOXEL_IN = 20_000
 """As in test_nnunet_end_to_end.py: scores that are equal to float32's rounding have no right label."""

@@ -37,7 +37,7 @@ from server.embedded import EmbeddedServer
 from tests.memory_limits import limit_for
 from voxtile import InputError, ModelError, Segmenter
 from voxtile.cli.commands import app
-from voxtile_build.importers.nnunet import import_nnunet
+from voxtile_build.importers.nnunet.folds import import_nnunet
 
 ONE_VOXEL_IN = 20_000
 """How many voxels share one that may differ: scores that are equal to float32's rounding have no right label."""

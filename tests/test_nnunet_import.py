@@ -37,17 +37,17 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
-from voxtile_build.averaging import mean_graph
-from voxtile_build.builder import point
-from voxtile_build.cli import main
+from voxtile_build.build import point
+from voxtile_build.certificate.fold_mean import mean_graph
+from voxtile_build.cli.commands import main
 from voxtile_build.errors import BuildError, NetworkError, SourceError, SpecError, WeightsError
-from voxtile_build.importers.nnunet import import_nnunet, models_of
-from voxtile_build.importers.nnunet_checkpoint import read_checkpoint
-from voxtile_build.importers.nnunet_folder import configuration_of, open_folder
-from voxtile_build.importers.nnunet_labels import channels_of, labels_of
-from voxtile_build.importers.nnunet_network import TAKEN, find_block, find_network, network_of
-from voxtile_build.importers.nnunet_postprocessing import read_steps
-from voxtile_build.repository import get_card, read_config
+from voxtile_build.importers.nnunet.checkpoint import read_checkpoint
+from voxtile_build.importers.nnunet.folder import configuration_of, open_folder
+from voxtile_build.importers.nnunet.folds import import_nnunet, models_of
+from voxtile_build.importers.nnunet.labels import channels_of, labels_of
+from voxtile_build.importers.nnunet.network import TAKEN, find_block, find_network, network_of
+from voxtile_build.importers.nnunet.postprocessing import read_steps
+from voxtile_build.repository.config import get_card, read_config
 
 FULL = configuration((16, 16, 16), (1.5, 1.0, 1.0))
 PLAIN = Training("3d_fullres", {"3d_fullres": FULL}, mirror_axes=(0, 2))

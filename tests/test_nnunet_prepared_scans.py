@@ -24,9 +24,9 @@ from voxtile.errors import ModelError, OutputError
 from voxtile.io.images import write_images
 from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
-from voxtile_build.evidence import gather_scans
-from voxtile_build.importers.nnunet import import_nnunet, models_of
-from voxtile_build.importers.nnunet_spec import read_settings
+from voxtile_build.evaluation.samples import gather_scans
+from voxtile_build.importers.nnunet.folds import import_nnunet, models_of
+from voxtile_build.importers.nnunet.spec import read_settings
 
 FULL = configuration((16, 16, 16), (1.2, 1.2, 1.2))
 TRAININGS = {

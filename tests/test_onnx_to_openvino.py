@@ -10,11 +10,11 @@ import pytest
 import torch
 
 from tests.build_specs import ROI, spec, tiny_unet
+from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner, copy
+from voxtile_build.engines.openvino.runner import OpenVinoRunner, convert
 from voxtile_build.errors import EngineError
-from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner, copy
-from voxtile_build.onnx_to_openvino import OpenVinoRunner, convert
-from voxtile_build.torch_to_onnx import export, save
-from voxtile_build.wrapper import Wrapper, example_inputs
+from voxtile_build.graph.torch_to_onnx import export, save
+from voxtile_build.graph.wrapper import Wrapper, example_inputs
 
 # bfloat16 would be off by more than 1e-2 here.
 FP32 = 1e-4

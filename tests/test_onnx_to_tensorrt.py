@@ -15,11 +15,9 @@ import tensorrt_rtx
 from onnx import helper
 
 from tests.small_networks import graph_of, plain, swin, unet
-from voxtile_build.onnx_to_tensorrt import EngineOptions, build_engine, error_log, write_plan
-from voxtile_build.passes.mixed_fp16 import to_mixed
-from voxtile_build.tensorrt_accelerator import tensorrt_accelerator_parameters
-from voxtile_build.tensorrt_container import container_advice, container_command
-from voxtile_build.tensorrt_errors import (
+from voxtile_build.engines.onnxruntime.accelerator import tensorrt_accelerator_parameters
+from voxtile_build.engines.tensorrt.container import container_advice, container_command
+from voxtile_build.engines.tensorrt.errors import (
     EngineBuildError,
     EnginePrecisionError,
     OnnxParseError,
@@ -27,10 +25,12 @@ from voxtile_build.tensorrt_errors import (
     ProfileError,
     TensorRtError,
 )
-from voxtile_build.tensorrt_facts import PlanFacts, Runtime, check_plan_facts, sha256, this_runtime, visible_gpu
-from voxtile_build.tensorrt_inspect import check_engine_precision, engine_precisions, inspect_engine
-from voxtile_build.tensorrt_network import allow_decomposed_attention, check_network_precision, parse_onnx
-from voxtile_build.tensorrt_profile import ShapeRange, batch_profile, input_shapes
+from voxtile_build.engines.tensorrt.facts import PlanFacts, Runtime, check_plan_facts, sha256, this_runtime, visible_gpu
+from voxtile_build.engines.tensorrt.inspect import check_engine_precision, engine_precisions, inspect_engine
+from voxtile_build.engines.tensorrt.network import allow_decomposed_attention, check_network_precision, parse_onnx
+from voxtile_build.engines.tensorrt.plan import EngineOptions, build_engine, error_log, write_plan
+from voxtile_build.engines.tensorrt.profile import ShapeRange, batch_profile, input_shapes
+from voxtile_build.precision.mixed_precision import to_mixed
 
 WEIGHT = np.random.default_rng(0).normal(size=(2, 1, 3, 3)).astype(np.float32)
 FIRST = helper.make_node("Conv", ["x", "w"], ["a"], name="first_conv", pads=[1] * 4)

@@ -17,10 +17,13 @@ from onnx import TensorProto, helper, numpy_helper
 
 from bench.ways import forget_peak, peak_rss_bytes
 from tests.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
-from voxtile_build.onnx_to_tensorrt import build_engine
-from voxtile_build.passes import PassError, apply_pass, clean, fold_constants, to_mixed, verify_pass
-from voxtile_build.passes.clean import name_nodes
-from voxtile_build.passes.mixed_fp16 import (
+from voxtile_build.engines.openvino.quantize import quantize_openvino, quantized_convolutions
+from voxtile_build.engines.tensorrt.plan import build_engine
+from voxtile_build.engines.tensorrt.profile import batch_profile
+from voxtile_build.graph.passes import PassError, apply_pass, clean, fold_constants, to_mixed, verify_pass
+from voxtile_build.graph.passes.clean import name_nodes
+from voxtile_build.graph.passes.verify import run_graph
+from voxtile_build.precision.mixed_precision import (
     FP16_MAX,
     HEADROOM,
     Fp16OverflowError,
@@ -29,12 +32,9 @@ from voxtile_build.passes.mixed_fp16 import (
     out_of_range,
     refuse_overflow,
 )
-from voxtile_build.passes.quantize_openvino import quantize_openvino, quantized_convolutions
-from voxtile_build.passes.quantize_qdq import QuantizationError, quantizable, quantize_dynamic, quantize_qdq
-from voxtile_build.passes.ranges import tensor_ranges
-from voxtile_build.passes.run_stepwise import run_stepwise
-from voxtile_build.passes.verify import run_graph
-from voxtile_build.tensorrt_profile import batch_profile
+from voxtile_build.precision.quantize_qdq import QuantizationError, quantizable, quantize_dynamic, quantize_qdq
+from voxtile_build.precision.ranges import tensor_ranges
+from voxtile_build.precision.run_stepwise import run_stepwise
 
 # fp16 has 11 significant bits; a few dozen layers of it, on scores of a few units.
 FP16_TOLERANCE = 2e-2

@@ -12,12 +12,12 @@ from numpy.typing import NDArray
 
 from tests.small_networks import UNET_ROI, blobs, overflowing, plain
 from voxtile_build.errors import EngineError
-from voxtile_build.passes.mixed_fp16 import Fp16OverflowError
-from voxtile_build.passes.quantize_qdq import quantizable, quantize_qdq
-from voxtile_build.passes.ranges import tensor_ranges
-from voxtile_build.passes.run_stepwise import run_stepwise
-from voxtile_build.passes.verify import run_graph
-from voxtile_build.precision import (
+from voxtile_build.graph.passes.verify import run_graph
+from voxtile_build.precision.mixed_precision import Fp16OverflowError
+from voxtile_build.precision.quantize_qdq import quantizable, quantize_qdq
+from voxtile_build.precision.ranges import tensor_ranges
+from voxtile_build.precision.run_stepwise import run_stepwise
+from voxtile_build.precision.search import (
     MOST_SPARED,
     Acceptance,
     Candidate,

@@ -11,11 +11,11 @@ import numpy as np
 import pytest
 
 from tests.build_specs import fields, spec
-from voxtile_build.calibration import MOST_TILES, calibrate
+from voxtile_build.engines.select import VARIANTS
 from voxtile_build.errors import ScanError, SpecError
-from voxtile_build.evidence import cut_tiles
-from voxtile_build.precisions import VARIANTS
-from voxtile_build.spec import ENGINE_NAMES, Precision, Spec, load_spec, parse_spec
+from voxtile_build.evaluation.calibration import MOST_TILES, calibrate
+from voxtile_build.evaluation.samples import cut_tiles
+from voxtile_build.spec.spec import ENGINE_NAMES, Precision, Spec, load_spec, parse_spec
 
 SUPPORTED = {
     "openvino": {"fp32", "bf16", "int8", "auto"},

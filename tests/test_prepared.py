@@ -13,11 +13,11 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from tests.build_specs import spec, tiny_unet
-from voxtile_build.builder import BUILD_FACTS, build_models
+from voxtile_build.build import BUILD_FACTS, build_models
 from voxtile_build.errors import ScanError
-from voxtile_build.members import Member, Model
 from voxtile_build.prepared import Preparer
-from voxtile_build.spec import Spec
+from voxtile_build.repository.folds import Member, Model
+from voxtile_build.spec.spec import Spec
 
 OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_flipped": 1.0}
 LEVELS = {

@@ -13,15 +13,15 @@ import pytest
 from safetensors.torch import save_file
 
 from tests.build_specs import fields, tiny_unet
-from voxtile_build.builder import build
-from voxtile_build.cli import main
+from voxtile_build.build import build
+from voxtile_build.cli.commands import main
+from voxtile_build.engines.onnxruntime.profiling import layers_of
 from voxtile_build.errors import RepositoryError
-from voxtile_build.profile import EngineProfile, Layer, Profile, Timed, example_inputs, profile
-from voxtile_build.profile_onnxruntime import layers_of
-from voxtile_build.profile_plot import parts
-from voxtile_build.profile_report import as_json, as_text
-from voxtile_build.repository import read_config
-from voxtile_build.spec import parse_spec
+from voxtile_build.profile.plot import parts
+from voxtile_build.profile.profile import EngineProfile, Layer, Profile, Timed, example_inputs, profile
+from voxtile_build.profile.report import as_json, as_text
+from voxtile_build.repository.config import read_config
+from voxtile_build.spec.spec import parse_spec
 
 PNG = b"\x89PNG\r\n\x1a\n"
 ROI = [32, 32, 32]
@@ -117,7 +117,7 @@ def test_operators_sum_their_layers_and_the_picture_keeps_the_longest() -> None:
 
 
 def test_a_slow_profiler_and_a_skipped_engine_are_told() -> None:
-    from voxtile_build.profile import _notes
+    from voxtile_build.profile.profile import _notes
 
     assert _notes(Timed(1.0, 1.02, ()), 1) == []
     (slow,) = _notes(Timed(1.0, 1.5, ()), 1)

@@ -11,7 +11,7 @@ import typer
 from typer.testing import CliRunner
 
 from voxtile.cli.commands import app as client
-from voxtile_build.cli import app as build
+from voxtile_build.cli.commands import app as build
 
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()

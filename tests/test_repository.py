@@ -14,11 +14,10 @@ from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.build_specs import ROI, spec
-from voxtile_build import publishing
-from voxtile_build.engines import ENGINES, find_engine
+from voxtile_build.engines.base import ENGINES, find_engine
 from voxtile_build.errors import EngineError, RepositoryError
-from voxtile_build.publishing import LOCK, publish, staging
-from voxtile_build.repository import (
+from voxtile_build.repository import publishing
+from voxtile_build.repository.config import (
     engine_config,
     get_card,
     public_config,
@@ -27,6 +26,7 @@ from voxtile_build.repository import (
     warm_up_sizes,
     write_config,
 )
+from voxtile_build.repository.publishing import LOCK, publish, staging
 
 ORT, OPENVINO = find_engine("onnxruntime"), find_engine("openvino")
 CARD = {"engine": "openvino", "name": "tiny", "labels": [{"name": 'Größe "1"\n', "value": 1}]}

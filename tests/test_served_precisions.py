@@ -32,15 +32,15 @@ from voxtile import Connection, Segmenter
 from voxtile.cli.commands import app
 from voxtile.triton.catalogue import offered_models
 from voxtile.triton.endpoint import Endpoint
-from voxtile_build.builder import build, load_network
-from voxtile_build.measuring import Runner
-from voxtile_build.onnx_to_onnxruntime import OnnxRuntimeRunner
-from voxtile_build.onnx_to_openvino import OpenVinoRunner
-from voxtile_build.repository import read_config
-from voxtile_build.served import ServedRunner
-from voxtile_build.spec import Spec, parse_spec
-from voxtile_build.stored_evidence import unpack
-from voxtile_build.verify import verify
+from voxtile_build.build import build, load_network
+from voxtile_build.certificate.archive import unpack
+from voxtile_build.certificate.served import ServedRunner
+from voxtile_build.certificate.verify import verify
+from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
+from voxtile_build.engines.openvino.runner import OpenVinoRunner
+from voxtile_build.evaluation.evaluate import Runner
+from voxtile_build.repository.config import read_config
+from voxtile_build.spec.spec import Spec, parse_spec
 
 MODELS = Path(__file__).parent.parent / "models"
 ROI = (32, 32, 32)

@@ -10,7 +10,7 @@ import pytest
 
 from tests.build_specs import fields, spec
 from voxtile_build.errors import SpecError
-from voxtile_build.spec import Spec, load_spec, parse_spec
+from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 
 MODELS = Path(__file__).parent.parent / "models"
 MINIMAL = """

@@ -15,8 +15,8 @@ from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import Tensor, nn
 
 from tests.build_specs import tiny_unet
-from voxtile_build.tidying import RULES, tidy
-from voxtile_build.torch_to_onnx import finished, quiet
+from voxtile_build.graph.tidying import RULES, tidy
+from voxtile_build.graph.torch_to_onnx import finished, quiet
 
 
 class Repeating(nn.Module):

@@ -19,13 +19,13 @@ from test_card import card
 from voxtile.card import Card, parse_card
 from voxtile.errors import ModelError
 from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape
-from voxtile_build.card import card_of
 from voxtile_build.errors import SpecError
-from voxtile_build.evidence import phantom_scan
-from voxtile_build.spec import Spec, parse_spec
-from voxtile_build.stitching import stitch
-from voxtile_build.whole_scan import segment, torch_runner
-from voxtile_build.wrapper import wrap
+from voxtile_build.evaluation.samples import phantom_scan
+from voxtile_build.evaluation.stitching import stitch
+from voxtile_build.evaluation.whole_scan import segment, torch_runner
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.repository.card import card_of
+from voxtile_build.spec.spec import Spec, parse_spec
 
 OVERLAP, SIGMA = [0.5, 0.0, 0.75], [0.1, 0.3, 0.2]
 WEIGHTS = 1e-6

@@ -14,9 +14,9 @@ from torch import nn
 
 from tests.build_specs import ROI, spec, tiny_unet
 from voxtile_build.errors import ExportError
-from voxtile_build.spec import PADDING
-from voxtile_build.torch_to_onnx import IR_VERSION, OPSET, checked, export, onnx_sha256, save
-from voxtile_build.wrapper import Wrapper, example_inputs, input_names
+from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, checked, export, onnx_sha256, save
+from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
+from voxtile_build.spec.spec import PADDING
 
 ZSCORE = {"dtype": "int16", "intensity": {"rule": "zscore"}}
 # fp32 sums in another order differ by this much in logits of about 1.

@@ -12,10 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.small_networks import blobs, export
-from voxtile_build.passes import clean, compose_upsample, fold_constants
-from voxtile_build.passes.quantize_openvino import quantize_openvino
-from voxtile_build.passes.upsample_int8 import OPERATOR, quantize_upsampling
-from voxtile_build.passes.upsample_openvino import upsample_by_products
+from voxtile_build.engines.openvino.quantize import quantize_openvino
+from voxtile_build.engines.openvino.upsample import upsample_by_products
+from voxtile_build.engines.openvino.upsample_int8 import OPERATOR, quantize_upsampling
+from voxtile_build.graph.passes import clean, compose_upsample, fold_constants
 
 ROI = (16, 8, 12)
 # Three roundings to 255 steps, of the input, the weights and the sum; spread over the values of one tensor.

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.small_networks import export
-from voxtile_build.passes.upsample_openvino import OPERATOR, upsample_by_products
+from voxtile_build.engines.openvino.upsample import OPERATOR, upsample_by_products
 
 ROI = (5, 4, 3)
 FP32 = {"INFERENCE_PRECISION_HINT": "f32"}

@@ -18,13 +18,13 @@ from onnx import numpy_helper
 
 from server.embedded import EmbeddedServer
 from tests.build_specs import spec, tiny_unet
-from voxtile_build.acceptance import MAX_ABS_ERROR
-from voxtile_build.builder import build, point
-from voxtile_build.cli import main
+from voxtile_build.build import build, point
+from voxtile_build.certificate.archive import unpack
+from voxtile_build.certificate.limits import MAX_ABS_ERROR
+from voxtile_build.certificate.served import ServedRunner
+from voxtile_build.certificate.verify import Verdict, most_varied, verify
+from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError, VerificationError
-from voxtile_build.served import ServedRunner
-from voxtile_build.stored_evidence import unpack
-from voxtile_build.verify import Verdict, most_varied, verify
 
 # A network with random weights flips more in bf16 than a trained one.
 SPEC = spec(
@@ -262,7 +262,7 @@ def test_neither_pytorch_nor_monai_is_needed(built: Path) -> None:
     code = (
         "import sys\n"
         "for name in ('torch', 'monai', 'nncf', 'onnxscript'): sys.modules[name] = None\n"
-        "from voxtile_build.cli import main\n"
+        "from voxtile_build.cli.commands import main\n"
         f"sys.exit(main(['verify', 'tiny', '--repository', {str(built)!r}]))\n"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=False)

@@ -13,9 +13,9 @@ import pytest
 from nnunet_folders import Training, configuration, write_folder
 
 from server.embedded import EmbeddedServer
-from voxtile_build.cli import main
-from voxtile_build.importers.nnunet import import_nnunet
-from voxtile_build.verify import Verdict, verify
+from voxtile_build.certificate.verify import Verdict, verify
+from voxtile_build.cli.commands import main
+from voxtile_build.importers.nnunet.folds import import_nnunet
 
 TRAINING = Training(
     "3d_fullres",

@@ -14,7 +14,7 @@ from safetensors.torch import save_file
 
 from tests.build_specs import tiny_unet
 from voxtile_build.errors import WeightsError
-from voxtile_build.weights import load_weights, read_state
+from voxtile_build.networks.weights import load_weights, read_state
 
 State = dict[str, torch.Tensor]
 

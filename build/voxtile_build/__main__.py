@@ -2,6 +2,6 @@
 
 import sys
 
-from voxtile_build.cli import main
+from voxtile_build.cli.commands import main
 
 sys.exit(main())

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from voxtile_build.errors import SpecError
 from voxtile_build.networks import find_network
-from voxtile_build.spec import Spec
+from voxtile_build.spec.spec import Spec
 
 KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi"
 

@@ -16,12 +16,12 @@ from typing import Any
 import torch
 from torch import nn
 
-from voxtile_build.certificate import Reference, make_reference
-from voxtile_build.graphs import Graphs
-from voxtile_build.members import Member
-from voxtile_build.spec import Spec
-from voxtile_build.torch_to_onnx import onnx_sha256
-from voxtile_build.wrapper import wrap
+from voxtile_build.certificate.certificate import Reference, make_reference
+from voxtile_build.graph.graphs import Graphs
+from voxtile_build.graph.torch_to_onnx import onnx_sha256
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.repository.folds import Member
+from voxtile_build.spec.spec import Spec
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Called with what is being done; the context lasts as long as it takes."""

@@ -1,0 +1,121 @@
+"""The reference in a file beside the certificate, so that an entry can be verified without weights and PyTorch.
+
+Holds tiles with their fp32 scores, and one scan with the masks that fp32 gives it. Its size is bounded: scores of
+large tiles are thinned, and of several scans the smallest is kept, if it is not too large itself.
+"""
+
+from __future__ import annotations
+
+import io
+import json
+import math
+import zipfile
+import zlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import ValidationError
+
+from voxtile_build.errors import VerificationError
+from voxtile_build.evaluation.evaluate import thinned
+from voxtile_build.evaluation.metrics import masks
+from voxtile_build.evaluation.samples import Scan, Tile
+from voxtile_build.spec.spec import Acceptance, Network, Precision, Spec
+
+Array = NDArray[Any]
+
+FILE = "evidence.npz"
+# All tiles' scores together, and the scan's voxels; before compression.
+TILE_BYTES = 16 * 2**20
+SCAN_BYTES = 64 * 2**20
+
+
+@dataclass(frozen=True)
+class Stored:
+    """spec: what is needed of it; tiles: with fp32 scores [score, *roi] of every `stride`-th voxel; scan: with fp32's
+    masks [label, *spatial], None where it was too large to be kept."""
+
+    spec: Spec
+    tiles: tuple[tuple[Tile, Array], ...]
+    stride: int
+    spacing: tuple[float, ...]
+    scan: tuple[Scan, Array] | None
+
+
+def pack(spec: Spec, tiles: Sequence[tuple[Tile, Array]], scans: Sequence[tuple[Scan, Array]]) -> bytes:
+    """The reference as bytes of an .npz file, the same for the same reference."""
+    stride = _stride(tiles)
+    scan, scores = min(scans, key=lambda pair: pair[0].volume.nbytes)
+    kept = scan.volume.nbytes <= SCAN_BYTES
+    settings = {
+        "spec": json.loads(_without_paths(spec).model_dump_json()),
+        "tiles": [tile.name for tile, _ in tiles],
+        "stride": stride,
+        "spacing": list(scans[0][0].spacing),
+        "scan": {"name": scan.name, "spacing": list(scan.spacing)} if kept else None,
+    }
+    arrays: dict[str, Array] = {"settings": np.frombuffer(json.dumps(settings).encode(), np.uint8)}
+    for index, (tile, expected) in enumerate(tiles):
+        arrays[f"roi_{index}"], arrays[f"figures_{index}"] = tile.roi, tile.figures
+        arrays[f"scores_{index}"] = thinned(expected, stride)
+    if kept:
+        arrays["volume"], arrays["volume_figures"] = scan.volume, scan.figures
+        found = masks(scores, spec.output)
+        arrays["masks"], arrays["masks_shape"] = np.packbits(found), np.array(found.shape)
+    stream = io.BytesIO()
+    np.savez_compressed(stream, **arrays)  # type: ignore[arg-type]
+    return stream.getvalue()
+
+
+def unpack(path: Path) -> Stored:
+    """The reference in the file `path`.
+
+    Raises VerificationError where there is none, or it is damaged.
+    """
+    try:
+        # The bytes first: NumPy leaves the file of a damaged archive open.
+        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+            return _stored({name: arrays[name] for name in arrays.files})
+    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
+        raise VerificationError(
+            f"{path}: expected the stored reference of the certificate beside it, found what cannot be read: "
+            f"{str(error).splitlines()[0]}; build the entry again"
+        ) from None
+
+
+def _stored(arrays: dict[str, Array]) -> Stored:
+    settings = json.loads(arrays["settings"].tobytes().decode())
+    tiles = tuple(
+        (Tile(name, arrays[f"roi_{index}"], arrays[f"figures_{index}"]), arrays[f"scores_{index}"])
+        for index, name in enumerate(settings["tiles"])
+    )
+    kept, scan = settings["scan"], None
+    if kept is not None:
+        shape = tuple(int(size) for size in arrays["masks_shape"])
+        found = np.unpackbits(arrays["masks"], count=math.prod(shape)).reshape(shape).astype(bool)
+        scan = Scan(kept["name"], arrays["volume"], arrays["volume_figures"], tuple(kept["spacing"])), found
+    spec = Spec.model_validate_json(json.dumps(settings["spec"]))
+    return Stored(spec, tiles, settings["stride"], tuple(settings["spacing"]), scan)
+
+
+def _stride(tiles: Sequence[tuple[Tile, Array]]) -> int:
+    stride = 1
+    while sum(thinned(scores, stride).nbytes for _, scores in tiles) > TILE_BYTES:
+        stride += 1
+    return stride
+
+
+def _without_paths(spec: Spec) -> Spec:
+    """Files of the machine that built the entry are of no use elsewhere."""
+    changes = {
+        "network": Network(name=spec.network.name or "file"),
+        "weights": None,
+        "acceptance": Acceptance(),
+        "precision": Precision(),
+        "nnunet": None,
+    }
+    return spec.model_copy(update=changes)

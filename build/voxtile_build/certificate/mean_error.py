@@ -1,0 +1,55 @@
+"""How far the entry that averages members' scores is from NumPy's mean; needs neither PyTorch nor the members."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from tritonclient.grpc import model_config_pb2 as pb
+
+from voxtile_build.evaluation.evaluate import Runner
+
+Array = NDArray[Any]
+NUMPY_TYPES: dict[int, type[np.generic]] = {pb.TYPE_FP32: np.float32, pb.TYPE_FP16: np.float16, pb.TYPE_UINT8: np.uint8}
+ROUNDING: dict[type[np.generic], float] = {np.float32: 1e-6, np.float16: 1e-3}
+"""Of the largest score: a few roundings of the type itself, and no more."""
+HALF_A_STEP = 0.5
+"""Of uint8, whatever the scores."""
+FREE_SIZE = 24
+"""Of an axis whose size the requests choose; the mean is voxel by voxel, so any does."""
+SEED = 7
+
+
+def mean_error(config: pb.ModelConfig, run: Runner) -> tuple[float, float]:
+    """The largest error of `run`, the entry with `config`, at its largest batch, and what rounding allows.
+
+    The scores are random, always the same ones; the expected mean is that in float64.
+    """
+    scores = _random_scores(config)
+    return error_of(run(scores), list(scores.values()))
+
+
+def error_of(found: Array, scores: Sequence[Array]) -> tuple[float, float]:
+    """The largest error of `found`, the mean of `scores` in their own type, and what rounding allows."""
+    expected = np.mean(np.stack(scores), axis=0, dtype=np.float64)
+    error = float(np.abs(found.astype(np.float64) - expected).max())
+    rounding = ROUNDING.get(scores[0].dtype.type)
+    return error, HALF_A_STEP if rounding is None else rounding * float(np.abs(expected).max())
+
+
+def _random_scores(config: pb.ModelConfig) -> Mapping[str, Array]:
+    rng = np.random.default_rng(SEED)
+    batch = config.max_batch_size
+    return {
+        tensor.name: _random(rng, (batch, *(size if size > 0 else FREE_SIZE for size in tensor.dims)), tensor.data_type)
+        for tensor in config.input
+    }
+
+
+def _random(rng: np.random.Generator, shape: tuple[int, ...], data_type: int) -> Array:
+    kind = NUMPY_TYPES[data_type]
+    if kind is np.uint8:
+        return rng.integers(0, 256, shape, np.uint8)
+    return rng.normal(0, 10, shape).astype(kind)

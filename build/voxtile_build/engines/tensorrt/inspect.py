@@ -1,0 +1,58 @@
+"""Reads what a built engine computes in from the EngineInspector's JSON. Getting that JSON needs a GPU."""
+
+import json
+import re
+from collections import Counter
+from types import ModuleType
+from typing import Any
+
+from voxtile_build.engines.tensorrt.errors import EngineBuildError, EnginePrecisionError
+from voxtile_build.engines.tensorrt.network import Precision
+
+# Types as inspectors spell them: "Half" in new releases, "Row major linear FP32" in older ones.
+_SPELLINGS = {
+    "fp32": {"float", "fp32"},
+    "fp16": {"half", "fp16"},
+    "bf16": {"bf16", "bfloat16"},
+    "int8": {"int8"},
+}
+
+
+def inspect_engine(trt: ModuleType, plan: bytes, logger: Any) -> str:
+    """The engine's layers as JSON. Needs the GPU that the plan was built for; raises EngineBuildError."""
+    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
+    if engine is None:
+        raise EngineBuildError(
+            "The engine that was just built cannot be loaded: no usable GPU or driver on this machine."
+        )
+    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
+
+
+def engine_precisions(information: str) -> Counter[str]:
+    """How many layers write each type (`fp32`, `fp16`, `bf16`, `int8`), from the inspector's JSON."""
+    found: Counter[str] = Counter()
+    for layer in json.loads(information)["Layers"]:
+        if not isinstance(layer, dict):
+            raise EnginePrecisionError(
+                f"The engine tells only the names of its layers ('{layer}'), not their types. Build it with "
+                "detailed profiling verbosity."
+            )
+        found.update({kind for output in layer.get("Outputs", []) for kind in _kinds(output)})
+    return found
+
+
+def check_engine_precision(information: str, promised: Precision) -> Counter[str]:
+    """Raises EnginePrecisionError where no layer of the built engine writes the promised type."""
+    found = engine_precisions(information)
+    if not found[promised]:
+        raise EnginePrecisionError(
+            f"The engine was to compute in {promised}, but none of its layers does: {dict(found)}. "
+            "The ONNX graph was not converted, or the builder ignored it."
+        )
+    return found
+
+
+def _kinds(tensor: dict[str, Any]) -> set[str]:
+    text = " ".join(str(tensor.get(key, "")) for key in ("Format/Datatype", "Datatype", "Format"))
+    words = set(re.findall(r"[a-z0-9]+", text.lower()))
+    return {kind for kind, spellings in _SPELLINGS.items() if words & spellings}

@@ -1,0 +1,146 @@
+"""ONNX bytes to a parsed, checked TensorRT network. For `tensorrt` 10.x and 11.x and `tensorrt_rtx`.
+
+Networks are always strongly typed: each layer's precision is the one written in the ONNX graph. TensorRT 11
+has no other kind; on 10.x the flag makes it so. So precision is checked on the network, layer by layer.
+"""
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any, Literal
+
+from voxtile_build.engines.tensorrt.errors import EnginePrecisionError, OnnxParseError
+
+Precision = Literal["fp32", "bf16", "fp16", "int8"]
+
+# The layers that carry nearly all arithmetic, and that the promise of a precision is about.
+_COMPUTE_LAYERS = {
+    "fp32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
+    "fp16": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
+    # There is no transposed convolution in bf16.
+    "bf16": ("CONVOLUTION", "MATRIX_MULTIPLY"),
+}
+_DTYPES = {"fp32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
+# What TensorRT says besides the cause: each API error drags this behind it where there is no GPU.
+_NOISE = re.compile(r"\[checkMacros[^\n]*")
+_CAUSE = re.compile(r"API Usage Error \((?:[^:()]+: )?(.*?)\.? In \w+ at ", re.DOTALL)
+
+
+@dataclass(frozen=True)
+class ParsedNetwork:
+    """The builder outlives the network that it made, so all three travel together."""
+
+    builder: Any
+    network: Any
+    parser: Any
+
+
+def parse_onnx(trt: ModuleType, model: bytes, logger: Any) -> ParsedNetwork:
+    """Parses a self-contained ONNX file. Raises OnnxParseError, with the name of the node to blame."""
+    builder = trt.Builder(logger)
+    network = builder.create_network(_strongly_typed(trt))
+    parser = trt.OnnxParser(network, logger)
+    if not parser.parse(model):
+        raise _parse_error(parser)
+    allow_decomposed_attention(trt, network)
+    return ParsedNetwork(builder, network, parser)
+
+
+def allow_decomposed_attention(trt: ModuleType, network: Any) -> int:
+    """Lets each fused attention fall back to plain layers where no dedicated kernel exists; returns how many.
+
+    Without it the builder refuses head sizes and types that its kernels lack, instead of running them slower.
+    """
+    boundaries = [layer for layer in layers(network) if layer.type.name == "ATTENTION_INPUT"]
+    for boundary in boundaries:
+        # get_layer always answers with the base class; this is the API's own way down to the real one.
+        boundary.__class__ = trt.IAttentionInputLayer
+        boundary.attention.decomposable = True
+    return len(boundaries)
+
+
+def layers(network: Any) -> Iterator[Any]:
+    """The network's layers, in order."""
+    return (network.get_layer(index) for index in range(network.num_layers))
+
+
+def input_shapes(network: Any) -> dict[str, tuple[int, ...]]:
+    """Name and shape of each network input; -1 for a dynamic axis."""
+    inputs = (network.get_input(index) for index in range(network.num_inputs))
+    return {tensor.name: tuple(tensor.shape) for tensor in inputs}
+
+
+def check_network_precision(network: Any, promised: Precision, kept: frozenset[str] = frozenset()) -> int:
+    """Compares each convolution and matrix product with the promise; returns how many layers keep it.
+
+    `kept` names the ONNX nodes that deliberately stay in a higher precision. int8 is read from the Q/DQ pair
+    before a convolution. Raises EnginePrecisionError, naming the first layer that breaks the promise: a graph
+    that was never converted would otherwise build a slow fp32 engine without a word.
+    """
+    if promised == "int8":
+        return _check_quantised(network)
+    kinds = _COMPUTE_LAYERS[promised]
+    due = [layer for layer in layers(network) if _computes(layer, kinds) and layer.name not in kept]
+    for layer in due:
+        found = layer.get_output(0).dtype.name
+        if found != _DTYPES[promised]:
+            raise EnginePrecisionError(
+                f"Layer '{layer.name}' computes in {found}, but {promised} was promised. Precision lives in "
+                f"the ONNX graph: convert the graph to {promised}, or name this layer among those kept.",
+                layer=layer.name,
+            )
+    if not due and promised != "fp32":
+        raise EnginePrecisionError(f"No layer computes in {promised}: every one of them was kept higher.")
+    return len(due)
+
+
+def _strongly_typed(trt: ModuleType) -> int:
+    flags = trt.NetworkDefinitionCreationFlag
+    # From 11.x on every network is strongly typed, and the flag may go away.
+    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
+
+
+def _parse_error(parser: Any) -> OnnxParseError:
+    error = parser.get_error(0)
+    name, operator, code = error.node_name(), error.node_operator(), error.code().name
+    if not operator:
+        return OnnxParseError(
+            f"TensorRT cannot read the file as an ONNX model ({code}): it is truncated, or not ONNX. Export it again."
+        )
+    return OnnxParseError(f"Layer '{name}' ({operator}): {_explain(error.desc(), operator, code)}", layer=name)
+
+
+def _explain(description: str, operator: str, code: str) -> str:
+    if "Plugin not found" in description or code.startswith("UNSUPPORTED"):
+        return (
+            f"TensorRT has no operator {operator} for these inputs or attributes ({code}{_quoted(description)}). "
+            "Replace it in the network, or serve this model with ONNX Runtime or OpenVINO."
+        )
+    cause = _CAUSE.search(description)
+    return f"{cause.group(1) if cause else _NOISE.sub('', description).strip()} ({code})."
+
+
+def _quoted(description: str) -> str:
+    # The parser's reason, where it gives one, is the string literal of the assertion that failed.
+    reason = re.search(r'"([^"]+)"', description)
+    return f": {reason.group(1)}" if reason else ""
+
+
+def _computes(layer: Any, kinds: tuple[str, ...]) -> bool:
+    # Products of shapes and indices are no arithmetic that a precision is promised for.
+    return layer.type.name in kinds and layer.get_output(0).dtype.name in {"FLOAT", "HALF", "BF16"}
+
+
+def _check_quantised(network: Any) -> int:
+    dequantised = {layer.get_output(0).name for layer in layers(network) if layer.type.name == "DEQUANTIZE"}
+    convolutions = [layer for layer in layers(network) if layer.type.name == "CONVOLUTION"]
+    quantised = [layer for layer in convolutions if layer.get_input(0).name in dequantised]
+    if not quantised:
+        first = convolutions[0].name if convolutions else None
+        raise EnginePrecisionError(
+            f"None of {len(convolutions)} convolutions is fed by a dequantised tensor, but int8 was promised "
+            f"(the first is '{first}'). Quantise the ONNX graph with Q/DQ pairs first.",
+            layer=first,
+        )
+    return len(quantised)

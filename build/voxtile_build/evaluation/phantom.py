@@ -1,0 +1,80 @@
+"""A made-up scan for certificates where the spec names none: asymmetric in every axis, the same for the same seed."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile_build.spec.spec import IntensityFixed, IntensityRange, Spec
+
+Array = NDArray[Any]
+
+SEED = 20_240_917
+SLICES = 5
+# (centre, half-axes) as shares of the volume, and brightness: no two agree under any flip or turn.
+BODY = ((0.48, 0.53, 0.50), (0.44, 0.40, 0.46), 0.35)
+ORGANS = (
+    ((0.33, 0.45, 0.42), (0.14, 0.22, 0.25), 0.60),
+    ((0.66, 0.58, 0.55), (0.20, 0.12, 0.18), 0.85),
+    ((0.55, 0.30, 0.70), (0.07, 0.09, 0.06), 1.00),
+)
+NOISE = 0.04
+
+
+def phantom(spec: Spec, seed: int = SEED) -> Array:
+    """A volume [channel, *spatial], float64, in the units that the spec's intensity rule expects.
+
+    Sizes are odd, larger than the ROI along two axes and smaller along the last, so that tiles overlap and one
+    axis is padded. Outside the body every voxel is exactly 0 before it is brought to the rule's units.
+    """
+    rng = np.random.default_rng(seed)
+    shape = phantom_shape(spec)
+    channels = [_channel(rng, shape, 1.0 - 0.15 * index) for index in range(len(spec.input.channels))]
+    return _in_units(np.stack(channels), spec)
+
+
+def phantom_shape(spec: Spec) -> tuple[int, ...]:
+    """Spatial shape: one axis more than a 2D ROI has, where the slices lie."""
+    sizes = [_odd(size * share) for size, share in zip(spec.tiling.roi, (1.25, 1.125, 0.75), strict=False)]
+    if spec.tiling.slice_axis is not None:
+        sizes.insert(spec.tiling.slice_axis, SLICES)
+    return tuple(sizes)
+
+
+def _odd(size: float) -> int:
+    return int(size) | 1
+
+
+def _channel(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> Array:
+    grid = np.meshgrid(*((np.arange(size) + 0.5) / size for size in shape), indexing="ij")
+    inside = _ellipsoid(grid, *BODY[:2])
+    values = np.full(shape, BODY[2])
+    for centre, half_axes, brightness in ORGANS:
+        values[_ellipsoid(grid, centre, half_axes)] = brightness
+    # A slow gradient, as coils make it, so that no two tiles hold the same values.
+    values = values * (1 + 0.2 * grid[0] - 0.1 * grid[-1]) + NOISE * rng.standard_normal(shape)
+    body: Array = np.where(inside, np.clip(gain * values, 0.01, None), 0.0)
+    return body
+
+
+def _ellipsoid(grid: Sequence[Array], centre: tuple[float, ...], half_axes: tuple[float, ...]) -> Array:
+    parts = ((axis - c) / h for axis, c, h in zip(grid, centre, half_axes, strict=True))
+    inside: Array = np.sum([part**2 for part in parts], axis=0) <= 1
+    return inside
+
+
+def _in_units(unit: Array, spec: Spec) -> Array:
+    rule = spec.input.intensity
+    if isinstance(rule, IntensityRange):
+        return rule.low + unit * (rule.high - rule.low)
+    if isinstance(rule, IntensityFixed):
+        column = (-1, *(1,) * (unit.ndim - 1))
+        mean, std = (np.reshape(figures, column) for figures in (rule.mean, rule.std))
+        spread: Array = mean + (unit - 0.5) * 4 * std
+        return spread
+    if rule.rule == "none" and spec.input.dtype != "int16":
+        return unit
+    return unit * 1000

@@ -1,0 +1,90 @@
+"""The wrapped network as ONNX: traced whole, or, where the network is a file of its own, its graph between the
+wrapper's two halves, with the weights as the file has them."""
+
+from __future__ import annotations
+
+import onnx
+import torch
+from onnx import ModelProto
+from torch import Tensor, nn
+
+from voxtile_build.errors import ExportError
+from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, checked, export, finished
+from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
+from voxtile_build.importers.files.file_network import IMAGE, LOGITS, FileNetwork
+from voxtile_build.spec.spec import Spec
+
+# A batch of 2, because the exporter takes 0 and 1 for constants.
+TRACED_BATCH = 2
+BEFORE, NETWORK, AFTER = "before/", "network/", "after/"
+
+
+def to_onnx(wrapper: Wrapper, spec: Spec, *, opset: int = OPSET, ir_version: int = IR_VERSION) -> ModelProto:
+    """The graph of `wrapper` from `roi` (and `intensity`) to `scores`, with a free batch and the spec's ROI.
+
+    Raises ExportError where the network cannot be written as ONNX.
+    """
+    if not isinstance(wrapper.network, FileNetwork):
+        inputs = example_inputs(_traced(spec), TRACED_BATCH)
+        return export(
+            wrapper,
+            inputs,
+            input_names=input_names(spec),
+            opset=opset,
+            ir_version=ir_version,
+            multiple=spec.tiling.multiple,
+        )
+    halves = _before(wrapper, spec, opset), _after(wrapper, spec, opset)
+    network = wrapper.network.to_onnx(spec.roi_shape, opset)
+    return finished(_joined(halves[0], network, halves[1], str(wrapper.network.path)), ir_version)
+
+
+def _traced(spec: Spec) -> Spec:
+    """The spec at the size at which a network with free sizes is traced."""
+    step, size = spec.tiling.multiple, max(spec.tiling.roi)
+    if step is None:
+        return spec
+    # Two different sizes, each several steps: the exporter takes equal ones, and one step, for constants.
+    return spec.model_copy(update={"tiling": spec.tiling.over((size + step, size + 2 * step))})
+
+
+class _Before(nn.Module):
+    """What the wrapper does before the network."""
+
+    def __init__(self, wrapper: Wrapper) -> None:
+        super().__init__()
+        self.wrapper = wrapper
+
+    def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
+        return self.wrapper.image(roi, intensity)
+
+
+def _before(wrapper: Wrapper, spec: Spec, opset: int) -> ModelProto:
+    inputs = example_inputs(spec, TRACED_BATCH)
+    return export(_Before(wrapper), inputs, input_names=input_names(spec), output_names=(IMAGE,), opset=opset)
+
+
+def _after(wrapper: Wrapper, spec: Spec, opset: int) -> ModelProto:
+    logits = torch.zeros(TRACED_BATCH, len(spec.output.labels), *spec.tiling.roi)
+    return export(wrapper.finish, (logits,), input_names=(LOGITS,), opset=opset)
+
+
+def _joined(before: ModelProto, network: ModelProto, after: ModelProto, where: str) -> ModelProto:
+    """One graph; each part keeps its own names behind a prefix, except for the graph's inputs and output."""
+    network.ir_version = before.ir_version = after.ir_version = max(IR_VERSION, network.ir_version)
+    parts = (
+        onnx.compose.add_prefix(before, BEFORE, rename_inputs=False),
+        onnx.compose.add_prefix(network, NETWORK),
+        onnx.compose.add_prefix(after, AFTER, rename_outputs=False),
+    )
+    try:
+        first = onnx.compose.merge_models(parts[0], parts[1], [(BEFORE + IMAGE, NETWORK + IMAGE)])
+        joined: ModelProto = onnx.compose.merge_models(first, parts[2], [(NETWORK + LOGITS, AFTER + LOGITS)])
+    except (onnx.checker.ValidationError, ValueError) as error:
+        raise ExportError(
+            f"{where}: the network's graph does not join with what goes before and after it: {error}"
+        ) from error
+    # Sizes are inferred again with the ROI; those of the file may be of another one.
+    del joined.graph.value_info[:]
+    del joined.opset_import[1:]  # once for each part
+    return checked(joined)

@@ -1,0 +1,197 @@
+"""The network as it is served: a stored ROI in, the wanted scores out, everything between inside one graph.
+
+Run in plain PyTorch, this module is also the fp32 reference that engines are measured against.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from voxtile_build.errors import NetworkError
+from voxtile_build.spec.spec import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore, Output, Spec
+from voxtile_build.spec.spec import input_names as input_names
+
+MARK_AT_MOST = {"fp32": -3.2e38, "fp16": -65250.0, "int16": -32767.5}
+"""Between the value that marks padding and the lowest one that a scan travels with: an engine that rounds its input,
+as OpenVINO does in bf16 where shapes are free, would miss the mark itself."""
+
+# Of slices that a network with free sizes is tried on, in steps of `multiple`: the smallest, and odd numbers of steps.
+FREE_SIZES = ((1, 1), (3, 2), (1, 5))
+
+TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int16, "uint8": torch.uint8}
+
+
+class Wrapper(nn.Module):
+    """`roi` [batch, channel, *spatial] (and `intensity` [batch, channel, 2]) -> `scores` [batch, score, *spatial].
+
+    Voxels that hold the input type's lowest value are outside the scan: after normalisation they are `outside` of the
+    spec's tiling, 0 where it says nothing, as MONAI and nnU-Net pad too. `intensity` holds what to subtract and what
+    to divide by, fp32; a divisor of 0 (a scan of one value) counts as 1, as in MONAI's NormalizeIntensity.
+    """
+
+    def __init__(self, network: nn.Module, spec: Spec) -> None:
+        super().__init__()
+        self.network = network
+        self.normalise = _normaliser(spec)
+        self.finish = Finish(spec.output)
+        self.mark = MARK_AT_MOST[spec.input.dtype]
+        self.outside = spec.tiling.outside
+
+    def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
+        scores: Tensor = self.finish(_one_output(self.network(self.image(roi, intensity))))
+        return scores
+
+    def image(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
+        """What the network gets: [batch, channel, *spatial] float32, normalised, `outside` outside the scan."""
+        # Exact for every type that travels, and ONNX Runtime compares no 16-bit integers.
+        values = roi.to(torch.float32)
+        normal = self.normalise(values) if intensity is None else self.normalise(values, intensity)
+        return torch.where(values <= self.mark, self.outside, normal)
+
+
+def _normaliser(spec: Spec) -> nn.Module:
+    rule, axes = spec.input.intensity, len(spec.tiling.roi)
+    if isinstance(rule, IntensityRange):
+        return Range(rule)
+    if isinstance(rule, IntensityFixed):
+        return Fixed(rule, axes)
+    if isinstance(rule, IntensityZscore):
+        return WholeScan(axes, clip=False, keep_zero=rule.keep_zero)
+    if isinstance(rule, IntensityPercentile):
+        return WholeScan(axes, clip=rule.clip)
+    return nn.Identity()
+
+
+class Range(nn.Module):
+    """MONAI's ScaleIntensityRange, its operations in its order."""
+
+    def __init__(self, rule: IntensityRange) -> None:
+        super().__init__()
+        self.rule = rule
+
+    def forward(self, values: Tensor) -> Tensor:
+        rule = self.rule
+        values = (values - rule.low) / (rule.high - rule.low)
+        values = values * (rule.out_high - rule.out_low) + rule.out_low
+        if not rule.clip:
+            return values
+        return values.clamp(min(rule.out_low, rule.out_high), max(rule.out_low, rule.out_high))
+
+
+class Fixed(nn.Module):
+    """`(clip(x, low, high) - mean) / std`, figures a channel; nnU-Net's CTNormalization."""
+
+    mean: Tensor
+    std: Tensor
+    low: Tensor | None
+    high: Tensor | None
+
+    def __init__(self, rule: IntensityFixed, axes: int) -> None:
+        super().__init__()
+        for name in ("mean", "std", "low", "high"):
+            self.register_buffer(name, _a_channel(getattr(rule, name), axes))
+
+    def forward(self, values: Tensor) -> Tensor:
+        if self.low is not None:
+            values = torch.maximum(values, self.low)
+        if self.high is not None:
+            values = torch.minimum(values, self.high)
+        return (values - self.mean) / self.std
+
+
+class WholeScan(nn.Module):
+    """`(x - subtract) / divide` with figures that the client took over the whole scan; 0 stays 0 with `keep_zero`."""
+
+    def __init__(self, axes: int, *, clip: bool, keep_zero: bool = False) -> None:
+        super().__init__()
+        self.ones = (1,) * axes
+        self.clip, self.keep_zero = clip, keep_zero
+
+    def forward(self, values: Tensor, intensity: Tensor) -> Tensor:
+        batch, channels = intensity.shape[0], intensity.shape[1]
+        subtract, divide = (intensity[:, :, index].reshape(batch, channels, *self.ones) for index in (0, 1))
+        normal = (values - subtract) / torch.where(divide == 0, 1.0, divide)
+        if self.keep_zero:
+            normal = torch.where(values == 0, 0.0, normal)
+        return normal.clamp(0.0, 1.0) if self.clip else normal
+
+
+class Finish(nn.Module):
+    """Logits [batch, class, *spatial], fp32 -> scores of the kind and type that the spec asks for."""
+
+    def __init__(self, output: Output) -> None:
+        super().__init__()
+        self.output = output
+
+    def forward(self, logits: Tensor) -> Tensor:
+        output = self.output
+        if output.scores == "logits":
+            return logits.to(TORCH_DTYPES[output.dtype])
+        if output.scores == "labels":
+            return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
+        chosen = logits.sigmoid() if output.regions else logits.softmax(dim=1)
+        if output.scores == "foreground":
+            chosen = chosen[:, output.foreground_index : output.foreground_index + 1]
+        if output.dtype == "uint8":
+            chosen = (chosen * output.scale).round()
+        return chosen.to(TORCH_DTYPES[output.dtype])
+
+
+def _a_channel(figures: Sequence[float] | None, axes: int) -> Tensor | None:
+    return None if figures is None else torch.tensor(figures, dtype=torch.float32).reshape(1, -1, *(1,) * axes)
+
+
+def _one_output(logits: Tensor | Sequence[Tensor]) -> Tensor:
+    if isinstance(logits, Tensor):
+        return logits
+    if len(logits) == 1:
+        return logits[0]
+    raise NetworkError(
+        f"expected one output of the network, found {len(logits)}; choose one with network.head (0: the first, -1: "
+        "the last), or switch deep supervision off in network.args"
+    )
+
+
+def example_inputs(spec: Spec, batch: int) -> tuple[Tensor, ...]:
+    """Inputs of the right shapes and types, zeros: `roi`, and `intensity` where the rule takes it."""
+    roi = torch.zeros(batch, *spec.roi_shape, dtype=TORCH_DTYPES[spec.input.dtype])
+    if not spec.whole_scan_intensity:
+        return (roi,)
+    return roi, torch.tensor([0.0, 1.0]).expand(batch, len(spec.input.channels), 2).contiguous()
+
+
+def wrap(network: nn.Module, spec: Spec) -> Wrapper:
+    """The wrapped network in evaluation mode, tried once on an empty ROI, and on others where sizes are free.
+
+    Raises NetworkError where the network refuses the ROI, or gives another number of classes than the labels.
+    """
+    wrapper = Wrapper(network, spec).eval()
+    _try(network, spec, spec.tiling.roi, "tiling.roi", "choose sizes that its strides divide")
+    if (step := spec.tiling.multiple) is not None:
+        advice = f"multiple = {2 * step} leaves out the smallest"
+        for steps in FREE_SIZES:
+            _try(network, spec, tuple(count * step for count in steps), "tiling.multiple", advice)
+    return wrapper
+
+
+def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> None:
+    """Raises NetworkError, which begins with the spec's `key`, where an empty `roi` gives no scores on its grid."""
+    try:
+        with torch.inference_mode():
+            logits = _one_output(network(torch.zeros(1, len(spec.input.channels), *roi)))
+    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
+        raise NetworkError(f"{key}: the network refuses a ROI of {list(roi)}: {error}; {advice}") from error
+    if tuple(logits.shape[2:]) != roi:
+        raise NetworkError(
+            f"{key}: expected scores on the grid of the ROI {list(roi)}, the network gives "
+            f"{list(logits.shape[2:])}; {advice}"
+        )
+    expected = (1, len(spec.output.labels), *roi)
+    if tuple(logits.shape) != expected:
+        raise NetworkError(
+            f"output.labels: expected the network to give {list(expected)} [batch, label, *roi], "
+            f"found {list(logits.shape)}; labels, regions or network.args are wrong"
+        )

@@ -1,0 +1,156 @@
+"""A bundle's inferer and post-processing as the spec's [tiling] and the way in which scores become labels."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.bundle.config import Config, target_of
+from voxtile_build.importers.bundle.steps import REQUIRED, Step
+
+NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
+"""Arguments of the inferer that change speed or memory, not results."""
+OUTPUT_ONLY = (
+    "SaveImage",
+    "EnsureType",
+    "ToDevice",
+    "Identity",
+    "CastToType",
+    "ToTensor",
+    "DeleteItems",
+    "SelectItems",
+)
+"""Steps after the network that leave the labels as they are."""
+DECISIONS = (("softmax", "argmax"), (None, "argmax"), ("sigmoid", "threshold"))
+"""What gives labels that the client gives too; softmax keeps the order, so argmax does without it."""
+
+
+def tiling_of(config: Config) -> dict[str, Any]:
+    """The spec's [tiling] of the inferer: SlidingWindowInferer, or SliceInferer for a 2D network.
+
+    Raises SourceError for another inferer, and for arguments that have no counterpart.
+    """
+    part = config.raw("inferer")
+    if not isinstance(part, Mapping):
+        raise SourceError(f"{config.where}: inferer: expected SlidingWindowInferer, found {part!r}")
+    name = target_of(part)
+    if name not in ("SlidingWindowInferer", "SliceInferer"):
+        raise SourceError(f"{config.where}: inferer: cannot be translated: expected SlidingWindowInferer, found {name}")
+    step = Step(name, name, "inferer", {key: value for key, value in part.items() if key != "_target_"}, config)
+    given = step.arguments(
+        {
+            "roi_size": REQUIRED,
+            "overlap": 0.25,
+            "mode": "constant",
+            "sigma_scale": 0.125,
+            "padding_mode": "constant",
+            "cval": 0.0,
+            **({"spatial_dim": 0} if name == "SliceInferer" else {}),
+        },
+        ignored=NO_MATTER,
+    )
+    step.require(given, {"mode": ("constant", "gaussian"), "padding_mode": ("constant",)})
+    if not isinstance(given["cval"], int | float):
+        raise step.refusal(f"expected a number for cval, found {given['cval']!r}")
+    roi = _roi(step, given["roi_size"])
+    return {
+        "semantics": "monai",
+        "roi": roi,
+        "overlap": _per_axis(step, "overlap", given["overlap"], len(roi)),
+        "blend": given["mode"],
+        "sigma": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
+        "outside": float(given["cval"]),
+        **({"slice_axis": given["spatial_dim"]} if name == "SliceInferer" else {}),
+    }
+
+
+def _roi(step: Step, size: Any) -> list[int]:
+    axes = 2 if step.name == "SliceInferer" else 3
+    sizes = size if isinstance(size, list) else [size] * axes
+    if len(sizes) != axes or not all(isinstance(number, int) and number > 0 for number in sizes):
+        raise step.refusal(f"expected roi_size with {axes} whole numbers above 0, found {size!r}")
+    return list(sizes)
+
+
+def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float]:
+    """One number for all axes, or one each."""
+    if isinstance(value, int | float):
+        return float(value)
+    if isinstance(value, list) and len(value) == axes and all(isinstance(number, int | float) for number in value):
+        return [float(number) for number in value]
+    raise step.refusal(f"expected one number for {key}, or {axes}, found {value!r}")
+
+
+def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
+    """`regions` and `activation` of the spec's [output]: softmax and argmax, or sigmoid and a threshold of 0.5.
+
+    The client stitches logits, puts them through the activation, resamples to the scan's grid, and then decides. So
+    with `resampled` the bundle must invert before it decides, and linearly; an activation after that is none, for it
+    keeps the order and the threshold.
+    Raises SourceError for a chain that does something else.
+    """
+    activation = decision = None
+    before = False
+    for step in steps:
+        if step.name in OUTPUT_ONLY:
+            continue
+        if step.name == "Activations":
+            activation = _activation(step)
+        elif step.name == "Invert":
+            _check_inverse(step, decision is not None, resampled)
+            before = activation is not None
+        elif step.name == "AsDiscrete":
+            decision = _decision(step)
+        else:
+            raise step.refusal("there is no counterpart after the network")
+    where = steps[0].config.where if steps else "configs"
+    if decision is None:
+        raise SourceError(f"{where}: postprocessing: expected AsDiscreted with argmax or threshold, found none")
+    if (activation, decision) not in DECISIONS:
+        raise SourceError(
+            f"{where}: postprocessing: cannot be translated: expected softmax and argmax, or sigmoid and a threshold "
+            f"of 0.5, found {activation or 'no activation'} and {decision}"
+        )
+    regions = decision == "threshold"
+    return {"regions": regions, **({"activation": activation} if resampled and before else {})}
+
+
+def _activation(step: Step) -> str:
+    given = step.arguments({"softmax": False, "sigmoid": False, "other": None}, ignored=("keys",))
+    chosen = [name for name in ("softmax", "sigmoid") if given[name] is True or given[name] == [True]]
+    if len(chosen) != 1 or given["other"] is not None:
+        raise step.refusal("expected softmax or sigmoid")
+    return chosen[0]
+
+
+def _decision(step: Step) -> str:
+    given = step.arguments({"argmax": False, "threshold": None, "to_onehot": None, "rounding": None}, ignored=("keys",))
+    plain = {key: value[0] if isinstance(value, list) and value else value for key, value in given.items()}
+    step.require(plain, {"to_onehot": (None,), "rounding": (None,), "threshold": (None, 0.5)})
+    if (plain["argmax"] is True) == (plain["threshold"] is not None):
+        raise step.refusal("expected argmax, or a threshold of 0.5")
+    return "argmax" if plain["argmax"] is True else "threshold"
+
+
+def _check_inverse(step: Step, decided: bool, resampled: bool) -> None:
+    given = step.arguments(
+        {"nearest_interp": True},
+        ignored=(
+            "keys",
+            "transform",
+            "orig_keys",
+            "meta_keys",
+            "orig_meta_keys",
+            "meta_key_postfix",
+            "to_tensor",
+            "device",
+        ),
+    )
+    nearest = given["nearest_interp"][0] if isinstance(given["nearest_interp"], list) else given["nearest_interp"]
+    if resampled and (decided or nearest):
+        what = "it comes after AsDiscreted" if decided else "nearest_interp is on, which it is unless switched off"
+        raise step.refusal(
+            f"with Spacingd the scores must be resampled linearly and decided on after: {what}; expected "
+            "Activationsd, Invertd with nearest_interp = false, AsDiscreted"
+        )

@@ -1,0 +1,188 @@
+"""A bundle's pre-processing as the spec's [input]: orientation, spacing, intensity rule; all else is refused."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from voxtile_build.importers.bundle.steps import REQUIRED, Step
+
+NO_OPERATION = {
+    "LoadImage": ("keys", "image_only", "ensure_channel_first", "dtype", "meta_keys", "meta_key_postfix"),
+    "EnsureChannelFirst": ("keys", "strict_check"),
+    "AddChannel": ("keys",),
+    "EnsureType": ("keys", "device", "data_type", "track_meta", "dtype"),
+    "CastToType": ("keys", "dtype"),
+    "ToTensor": ("keys", "device", "dtype", "track_meta"),
+    "ToDevice": ("keys", "device"),
+    "Identity": ("keys",),
+}
+"""Steps that change no value here, and the arguments that do not matter for that."""
+FLOATS = (None, "float32", "float64")
+AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
+ORDER = ("orientation", "spacing", "intensity")
+
+
+def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dict[str, Any]:
+    """orientation, spacing and intensity of the spec's [input], for `channels` channels under the keys `target`.
+
+    Raises SourceError with the step that cannot be translated and why.
+    """
+    found: dict[str, Any] = {}
+    for step in steps:
+        if not _concerns(step, target):
+            continue
+        if step.name in NO_OPERATION:
+            _check_no_operation(step)
+            continue
+        if step.name not in RULES:
+            raise step.refusal(f"there is no counterpart; known are {', '.join((*NO_OPERATION, *RULES))}")
+        key, value = RULES[step.name](step, channels)
+        _check_order(step, key, found)
+        found[key] = value
+    return found
+
+
+def _concerns(step: Step, target: Sequence[str]) -> bool:
+    keys = step.config.plain(step.given.get("keys", list(target)), f"{step.where}::keys")
+    return bool(set([keys] if isinstance(keys, str) else keys) & set(target))
+
+
+def _check_no_operation(step: Step) -> None:
+    arguments = step.arguments({"dtype": None, "reader": None}, ignored=tuple(set(NO_OPERATION[step.name]) - {"dtype"}))
+    step.require(arguments, {"dtype": (*FLOATS, "$torch.float32"), "reader": (None, "NibabelReader")})
+
+
+def _check_order(step: Step, key: str, found: Mapping[str, Any]) -> None:
+    if key in found:
+        raise step.refusal(f"there is another step before it for the {key}")
+    later = [name for name in ORDER[ORDER.index(key) + 1 :] if name in found]
+    if later:
+        raise step.refusal(f"it comes after the {later[0]}; expected first orientation, then spacing, then intensity")
+
+
+def _orientation(step: Step, _: int) -> tuple[str, Any]:
+    given = step.arguments({"axcodes": None, "as_closest_canonical": False, "labels": None}, ignored=("keys",))
+    step.require(given, {"labels": (None, AXES)})
+    codes = "RAS" if given["as_closest_canonical"] else given["axcodes"]
+    if not isinstance(codes, str):
+        raise step.refusal(f"expected axcodes such as 'RAS', found {codes!r}")
+    return "orientation", codes
+
+
+def _spacing(step: Step, _: int) -> tuple[str, Any]:
+    given = step.arguments(
+        {
+            "pixdim": REQUIRED,
+            "mode": "bilinear",
+            "padding_mode": "border",
+            "diagonal": False,
+            "align_corners": False,
+            "dtype": "float64",
+            "scale_extent": False,
+            "recompute_affine": False,
+        },
+        ignored=("keys",),
+    )
+    for key in ("mode", "padding_mode", "align_corners"):
+        # One a key, the image's first.
+        given[key] = given[key][0] if isinstance(given[key], list) else given[key]
+    step.require(
+        given,
+        {
+            "mode": ("bilinear",),
+            "padding_mode": ("border",),
+            "diagonal": (False,),
+            "align_corners": (False, None),
+            "dtype": FLOATS,
+            "scale_extent": (False,),
+            "recompute_affine": (False,),
+        },
+    )
+    pixdim = given["pixdim"]
+    sizes = list(pixdim) if isinstance(pixdim, list) else [pixdim] * 3
+    if len(sizes) != 3 or not all(isinstance(size, int | float) and size > 0 for size in sizes):
+        raise step.refusal(f"expected pixdim with three sizes above 0 in mm, found {pixdim!r}")
+    return "spacing", [float(size) for size in sizes]
+
+
+def _range(step: Step, _: int) -> tuple[str, Any]:
+    given = step.arguments(
+        {"a_min": REQUIRED, "a_max": REQUIRED, "b_min": None, "b_max": None, "clip": False, "dtype": None},
+        ignored=("keys",),
+    )
+    step.require(given, {"dtype": FLOATS})
+    if given["b_min"] is None or given["b_max"] is None:
+        raise step.refusal("expected b_min and b_max, found none")
+    low, high, out_low, out_high = (float(given[key]) for key in ("a_min", "a_max", "b_min", "b_max"))
+    return "intensity", {
+        "rule": "range",
+        **{"low": low, "high": high, "out_low": out_low, "out_high": out_high, "clip": bool(given["clip"])},
+    }
+
+
+def _zscore(step: Step, channels: int) -> tuple[str, Any]:
+    given = step.arguments(
+        {"subtrahend": None, "divisor": None, "nonzero": False, "channel_wise": False, "dtype": None}, ignored=("keys",)
+    )
+    step.require(given, {"dtype": FLOATS})
+    if given["subtrahend"] is not None or given["divisor"] is not None:
+        return "intensity", _fixed(step, given, channels)
+    _check_channel_wise(step, given, channels)
+    if given["nonzero"]:
+        return "intensity", {"rule": "zscore", "mask": "nonzero", "keep_zero": True}
+    return "intensity", {"rule": "zscore", "mask": "all"}
+
+
+def _fixed(step: Step, given: Mapping[str, Any], channels: int) -> dict[str, Any]:
+    if given["nonzero"]:
+        raise step.refusal("fixed figures over non-zero voxels alone have no counterpart")
+    figures = {}
+    for key, name in (("mean", "subtrahend"), ("std", "divisor")):
+        value = given[name]
+        values = value if isinstance(value, list) else [value] * channels
+        if len(values) != channels or not all(isinstance(figure, int | float) for figure in values):
+            raise step.refusal(f"expected {name} as a number, or one a channel, found {value!r}")
+        figures[key] = [float(figure) for figure in values]
+    return {"rule": "fixed", **figures}
+
+
+def _percentile(step: Step, channels: int) -> tuple[str, Any]:
+    given = step.arguments(
+        {
+            **{"lower": REQUIRED, "upper": REQUIRED, "b_min": REQUIRED, "b_max": REQUIRED},
+            **{"clip": False, "relative": False, "channel_wise": False, "dtype": None},
+        },
+        ignored=("keys",),
+    )
+    step.require(given, {"b_min": (0,), "b_max": (1,), "relative": (False,), "dtype": FLOATS})
+    _check_channel_wise(step, given, channels)
+    low, high = float(given["lower"]), float(given["upper"])
+    return "intensity", {"rule": "percentile", "low": low, "high": high, "clip": bool(given["clip"])}
+
+
+def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
+    """ScaleIntensity: the lowest value becomes 0, the highest 1."""
+    given = step.arguments(
+        {"minv": 0.0, "maxv": 1.0, "factor": None, "channel_wise": False, "dtype": None}, ignored=("keys",)
+    )
+    step.require(given, {"minv": (0,), "maxv": (1,), "factor": (None,), "dtype": FLOATS})
+    _check_channel_wise(step, given, channels)
+    return "intensity", {"rule": "percentile", "low": 0.0, "high": 100.0}
+
+
+def _check_channel_wise(step: Step, given: Mapping[str, Any], channels: int) -> None:
+    if channels > 1 and not given["channel_wise"]:
+        raise step.refusal(
+            f"figures over all {channels} channels together have no counterpart; expected channel_wise = True"
+        )
+
+
+RULES: dict[str, Callable[[Step, int], tuple[str, Any]]] = {
+    "Orientation": _orientation,
+    "Spacing": _spacing,
+    "ScaleIntensityRange": _range,
+    "NormalizeIntensity": _zscore,
+    "ScaleIntensityRangePercentiles": _percentile,
+    "ScaleIntensity": _least_to_most,
+}

@@ -1,0 +1,194 @@
+"""A network in an ONNX file: read, checked, run by ONNX Runtime, and brought to the opset that the servers read."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+import onnxruntime as ort
+import torch
+from google.protobuf.message import DecodeError
+from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
+from onnx.inliner import inline_local_functions
+from torch import Tensor
+
+from voxtile_build.errors import NetworkError
+from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
+from voxtile_build.importers.files.onnx_opset import at_opset
+from voxtile_build.networks.heads import choose_index
+
+ERRORS_ONLY = 3
+STANDARD = ("", "ai.onnx")
+
+
+def open_onnx(path: Path, content: bytes) -> Source:
+    """The network in an ONNX file of one input and one or several outputs, all float32.
+
+    Raises NetworkError for a damaged file, operators outside the standard, weights in other files, and an interface
+    that is not that of a network.
+    """
+    model = _parsed(path, content)
+    image = _image_of(path, model.graph)
+    session = _session(path, content)
+
+    def run(values: Tensor) -> Any:
+        check_shape(image, values.shape[1:], str(path))
+        try:
+            outputs = session.run(None, {image.name: np.ascontiguousarray(values.numpy())})
+        except Exception as error:  # ONNX Runtime's kinds have no common base
+            raise RuntimeError(f"{path}: {error}") from error
+        return [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
+
+    def to_onnx(shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
+        return between(at_opset(model, opset, str(path), _example(path, image, shape)), shape, head, str(path))
+
+    first = image.type.tensor_type.shape.dim[0]
+    return Source(run, to_onnx, first.dim_value or None)
+
+
+def between(model: ModelProto, shape: Sequence[int], head: int | None, where: str) -> ModelProto:
+    """`model` as a graph from `image` [batch, *shape] to `logits`, the output numbered `head`; weights unchanged."""
+    result = ModelProto()
+    result.CopyFrom(model)
+    graph = result.graph
+    (image,) = _inputs(graph)
+    check_shape(image, shape, where)
+    logits = graph.output[choose_index(len(graph.output), head)]
+    _rename(graph, {image.name: IMAGE, logits.name: LOGITS})
+    for axis, size in zip(image.type.tensor_type.shape.dim, ("batch", *shape), strict=True):
+        axis.Clear()
+        if isinstance(size, str):
+            axis.dim_param = size
+        else:
+            axis.dim_value = size
+    chosen, given = ValueInfoProto(), ValueInfoProto()
+    chosen.CopyFrom(logits)
+    given.CopyFrom(image)
+    # Only how many axes there are: their sizes are inferred again, for this ROI.
+    chosen.type.tensor_type.shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dimension() for _ in (0, *shape)]))
+    del graph.output[:], graph.value_info[:], graph.input[:]  # of other sizes; and weights listed as inputs
+    graph.output.append(chosen)
+    graph.input.append(given)
+    return result
+
+
+def check_shape(image: ValueInfoProto, shape: Sequence[int], where: str) -> None:
+    """Refuse an image [channel, *spatial] other than the file's own fixed sizes.
+
+    Raises NetworkError.
+    """
+    axes = [axis.dim_value or None for axis in image.type.tensor_type.shape.dim][1:]
+    shown = [axis or "any" for axis in axes]
+    if len(axes) != len(shape):
+        raise NetworkError(
+            f"{where}: expected an input of [batch, channel, *spatial] with {len(shape) - 1} spatial axes as "
+            f"tiling.roi has, found [batch, {', '.join(map(str, shown))}]"
+        )
+    if axes[0] not in (None, shape[0]):
+        raise NetworkError(f"{where}: the network takes {axes[0]} channels, but input.channels names {shape[0]}")
+    if any(axis not in (None, size) for axis, size in zip(axes[1:], shape[1:], strict=True)):
+        raise NetworkError(f"{where}: tiling.roi: the network takes {shown[1:]} voxels, found roi {list(shape[1:])}")
+
+
+def _parsed(path: Path, content: bytes) -> ModelProto:
+    model = ModelProto()
+    try:
+        model.ParseFromString(content)
+        _refuse_external(path, model.graph)
+        onnx.checker.check_model(model)
+    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as error:
+        reason = (str(error).strip().splitlines() or ["it cannot be parsed"])[0]
+        raise NetworkError(
+            f"{path}: expected a whole ONNX file, found a damaged one ({reason}); fetch it again"
+        ) from None
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if not _known(node.domain, model)})
+    if foreign:
+        raise NetworkError(
+            f"{path}: expected operators of the ONNX standard alone, found {', '.join(foreign)}, which other engines "
+            "and servers do not know; export the network without fusing or custom operators"
+        )
+    return inline_local_functions(model) if model.functions else model
+
+
+def _known(domain: str, model: ModelProto) -> bool:
+    return domain in STANDARD or domain in {function.domain for function in model.functions}
+
+
+def _nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
+    yield from _nodes_of(model.graph.node)
+    for function in model.functions:
+        yield from _nodes_of(function.node)
+
+
+def _nodes_of(nodes: Any) -> Iterator[onnx.NodeProto]:
+    for node in nodes:
+        yield node
+        for attribute in node.attribute:
+            for graph in (attribute.g, *attribute.graphs):
+                yield from _nodes_of(graph.node)
+
+
+def _refuse_external(path: Path, graph: GraphProto) -> None:
+    outside = [tensor.name for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+    if outside:
+        raise NetworkError(
+            f"{path}: expected one file with the weights inside, which its sha256 covers, found {len(outside)} tensors "
+            "in another file; save it with onnx.save(onnx.load(file), file, save_as_external_data=False)"
+        )
+
+
+def _inputs(graph: GraphProto) -> list[ValueInfoProto]:
+    """Older files list their weights among the inputs."""
+    weights = {tensor.name for tensor in graph.initializer}
+    return [value for value in graph.input if value.name not in weights]
+
+
+def _image_of(path: Path, graph: GraphProto) -> ValueInfoProto:
+    inputs = _inputs(graph)
+    if len(inputs) != 1:
+        raise NetworkError(f"{path}: expected one input, the image, found {[value.name for value in inputs]}")
+    for value in (*inputs, *graph.output):
+        kind = value.type.tensor_type.elem_type
+        if kind != TensorProto.FLOAT:
+            raise NetworkError(
+                f"{path}: expected input and outputs of type float (fp32), found {value.name!r} of type "
+                f"{TensorProto.DataType.Name(kind).lower()}; export the network in fp32"
+            )
+    if len(inputs[0].type.tensor_type.shape.dim) < 4:
+        raise NetworkError(
+            f"{path}: expected an input [batch, channel, *spatial] of 4 or 5 axes, found {inputs[0].name!r}"
+        )
+    return inputs[0]
+
+
+def _session(path: Path, content: bytes) -> ort.InferenceSession:
+    options = ort.SessionOptions()
+    options.log_severity_level = ERRORS_ONLY
+    try:
+        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's kinds have no common base
+        raise NetworkError(f"{path}: ONNX Runtime cannot load the network: {error}") from error
+
+
+def _example(path: Path, image: ValueInfoProto, shape: Sequence[int]) -> dict[str, Any]:
+    """One input of the network, for comparing two forms of the graph."""
+    check_shape(image, shape, str(path))
+    values = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
+    return {image.name: values}
+
+
+def _rename(graph: GraphProto, names: dict[str, str]) -> None:
+    """Give values other names, in subgraphs too; a name that is taken already is refused by the checker after."""
+    taken = {name for node in _nodes_of(graph.node) for name in (*node.input, *node.output)}
+    taken |= {tensor.name for tensor in graph.initializer}
+    for wanted in names.values():
+        if wanted in taken and wanted not in names:
+            _rename(graph, {wanted: f"{wanted}_inside"})
+    for node in _nodes_of(graph.node):
+        for values in (node.input, node.output):
+            values[:] = [names.get(name, name) for name in values]
+    for value in (*graph.input, *graph.output, *graph.initializer):
+        value.name = names.get(value.name, value.name)

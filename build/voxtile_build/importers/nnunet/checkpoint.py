@@ -1,0 +1,135 @@
+"""nnU-Net's checkpoints: pickles, so they are opened through an allow-list of what nnU-Net itself writes."""
+
+from __future__ import annotations
+
+import codecs
+import importlib
+import pickle
+import re
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from voxtile_build.errors import SourceError, WeightsError
+from voxtile_build.networks.weights import check_fit, file_sha256
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DataParallel and torch.compile put before every name."""
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """One fold as trained. plans: those it was trained with, empty in checkpoints that do not say."""
+
+    fold: str
+    path: Path
+    sha256: str
+    weights: Mapping[str, Tensor]
+    trainer: str
+    configuration: str
+    plans: Mapping[str, Any]
+    mirror_axes: tuple[int, ...]
+
+
+def read_checkpoint(path: Path, fold: str) -> Checkpoint:
+    """The checkpoint in `path`.
+
+    Raises SourceError where there is none, WeightsError for one that is damaged, that holds anything but tensors,
+    plain values and NumPy numbers (it is refused by name before it could run), or is not nnU-Net's.
+    """
+    if not path.is_file():
+        raise SourceError(f"fold {fold}: expected its checkpoint {path}, found no such file; train it, or leave it out")
+    content = _load(path)
+    arguments = content.get("init_args") if isinstance(content, Mapping) else None
+    if not isinstance(content, Mapping) or "network_weights" not in content or not isinstance(arguments, Mapping):
+        raise WeightsError(f"{path}: expected an nnU-Net v2 checkpoint with network_weights and init_args, found none")
+    axes = content.get("inference_allowed_mirroring_axes")
+    return Checkpoint(
+        fold,
+        path,
+        file_sha256(path),
+        _without_prefixes(content["network_weights"], path),
+        str(content.get("trainer_name", "")),
+        str(arguments.get("configuration", "")),
+        _mapping(arguments.get("plans")),
+        () if axes is None else tuple(int(axis) for axis in axes),
+    )
+
+
+def read_checkpoints(folder: Path, folds: Sequence[str], name: str) -> tuple[Checkpoint, ...]:
+    """One checkpoint a fold, all of one model.
+
+    Raises what `read_checkpoint` raises, and WeightsError where folds differ in configuration, trainer or mirroring.
+    """
+    found = tuple(read_checkpoint(folder / f"fold_{fold}" / name, fold) for fold in folds)
+    first = found[0]
+    for other in found[1:]:
+        for what in ("configuration", "trainer", "mirror_axes"):
+            one, two = getattr(first, what), getattr(other, what)
+            if one != two:
+                raise WeightsError(
+                    f"{other.path}: expected {what} {one!r} as in fold {first.fold}, found {two!r}; "
+                    "folds of one model are trained alike"
+                )
+    return found
+
+
+def load_into(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
+    """`network` with the weights of `checkpoint`. Raises WeightsError that names what does not fit."""
+    trainer = checkpoint.trainer or "an unnamed trainer"
+    what = (
+        f"the checkpoint belongs to another plan or trainer than plans.json describes; a network that {trainer} builds "
+        "by its own code, not by the plan, cannot be imported"
+    )
+    check_fit(checkpoint.weights, network.state_dict(), checkpoint.path, what)
+    network.load_state_dict(dict(checkpoint.weights), strict=True)
+    return network.eval()
+
+
+def _load(path: Path) -> Any:
+    try:
+        with torch.serialization.safe_globals(list(_allowed())):
+            return torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise WeightsError(
+            f"{path}: expected nnU-Net's tensors, plain values and NumPy numbers, found a pickle with {_named(error)}, "
+            "which could run code; nothing of it was run. Do not use this file unless you know who wrote it and why"
+        ) from None
+    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
+        raise WeightsError(f"{path}: expected a checkpoint, found a file that PyTorch cannot read: {error}") from None
+
+
+def _allowed() -> tuple[Any, ...]:
+    """What nnU-Net's checkpoints hold beside tensors: NumPy's numbers and arrays of numbers in the training log."""
+    core: Any = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
+    made = [
+        (getattr(core, attribute), f"numpy.{package}.multiarray.{attribute}")
+        for attribute in ("scalar", "_reconstruct")
+        for package in ("_core", "core")  # NumPy 2 writes the one, NumPy 1 the other
+    ]
+    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
+    return (*made, np.dtype, np.ndarray, *kinds, (codecs.encode, "_codecs.encode"))
+
+
+def _named(error: Exception) -> str:
+    """PyTorch says GLOBAL before the dotted name of what it refuses, in any of its messages."""
+    found = re.search(r"GLOBAL ([\w.]+)", str(error))
+    return found[1] if found else "other Python objects"
+
+
+def _without_prefixes(weights: Any, path: Path) -> Mapping[str, Tensor]:
+    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+        raise WeightsError(f"{path}: expected network_weights to be names and tensors, found {type(weights).__name__}")
+    for prefix in PREFIXES:
+        if weights and all(key.startswith(prefix) for key in weights):
+            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
+    return dict(weights)
+
+
+def _mapping(value: Any) -> Mapping[str, Any]:
+    return value if isinstance(value, Mapping) else {}

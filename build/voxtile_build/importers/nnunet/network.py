@@ -1,0 +1,98 @@
+"""The network that nnU-Net's plan describes, from dynamic_network_architectures alone.
+
+A plan names classes by their dotted paths. Only the package's U-Nets and building blocks of torch.nn and of that
+package are looked up; nothing else that a plan names is imported.
+"""
+
+from __future__ import annotations
+
+import importlib
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from voxtile_build.errors import NetworkError
+from voxtile_build.importers.nnunet.old_plans import ARCHITECTURES
+
+PACKAGE = "dynamic_network_architectures"
+BLOCKS = ("torch.nn", PACKAGE)
+TAKEN = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
+"""The package's networks that segment and whose served result was compared with nnU-Net's; its others are classifiers
+and transformers (Primus), which no plan of nnU-Net's own planners names."""
+SEARCHED = "unet"
+"""Where networks that older plans name in other modules lie today."""
+
+
+def network_of(configuration: Mapping[str, Any], channels: int, heads: int, where: str) -> nn.Module:
+    """The untrained network of `configuration` for `channels` inputs and `heads` outputs, deep supervision off.
+
+    where: names the plan in errors. Raises NetworkError for a class that is not known, arguments that it refuses, and
+    where dynamic_network_architectures is not installed.
+    """
+    architecture = configuration["architecture"]
+    network_class = find_network(str(architecture.get("network_class_name")), where)
+    arguments = dict(architecture.get("arch_kwargs") or {})
+    for key in architecture.get("_kw_requires_import") or ():
+        if arguments.get(key) is not None:
+            arguments[key] = find_block(str(arguments[key]), f"{where}: arch_kwargs.{key}")
+    if "deep_supervision" in inspect.signature(network_class).parameters:
+        arguments["deep_supervision"] = False
+    try:
+        network: nn.Module = network_class(input_channels=channels, num_classes=heads, **arguments)
+    except Exception as error:  # constructors assert, index and divide as they like
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise NetworkError(f"{where}: {network_class.__name__} refuses the plan's arch_kwargs: {reason}") from error
+    return network.eval()
+
+
+def find_network(name: str, where: str) -> type[nn.Module]:
+    """The class `name` (dotted path) of dynamic_network_architectures; a moved one by its last part."""
+    _import(PACKAGE, where)
+    package, _, attribute = name.rpartition(".")
+    homes = [package] if _within(package, (ARCHITECTURES,)) else []
+    if name.split(".")[0] == PACKAGE:
+        homes.append(f"{ARCHITECTURES}.{SEARCHED}")
+    for home in homes if attribute in TAKEN else ():
+        found = _module_class(home, attribute, where)
+        if found is not None:
+            return found
+    raise NetworkError(
+        f"{where}: network_class_name: expected a network of {ARCHITECTURES} ({', '.join(TAKEN)}), found {name!r}, "
+        "which is not known here: its result has not been compared with nnU-Net's; train one of these"
+    )
+
+
+def find_block(name: str, where: str) -> type[nn.Module]:
+    """The class `name` (dotted path) of torch.nn or dynamic_network_architectures that a plan uses as a block."""
+    package, _, attribute = name.rpartition(".")
+    found = _module_class(package, attribute, where) if _within(package, BLOCKS) else None
+    if found is None:
+        raise NetworkError(
+            f"{where}: expected a class of {' or '.join(BLOCKS)}, found {name!r}, which is not known here"
+        )
+    return found
+
+
+def _within(module: str, packages: tuple[str, ...]) -> bool:
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+def _module_class(module: str, attribute: str, where: str) -> type[nn.Module] | None:
+    found = getattr(_import(module, where), attribute, None)
+    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
+
+
+def _import(module: str, where: str) -> Any:
+    """The module, None where a plan names one that is not there; an error for what has to be installed."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        missing = str(error.name)
+        if module.startswith(missing) and missing != PACKAGE:
+            return None
+        raise NetworkError(
+            f"{where}: {module} needs the package {missing}, which is not installed; "
+            f"pip install {missing.replace('_', '-')}"
+        ) from None

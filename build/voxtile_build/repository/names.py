@@ -1,0 +1,61 @@
+"""Names in a model repository: no public one is taken for another model's inner entry, and no entry belongs to two."""
+
+from __future__ import annotations
+
+import contextlib
+import re
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+from voxtile_build.errors import RepositoryError, SpecError
+from voxtile_build.repository.config import CONFIG, entry_name, mean_name, member_names, read_config
+from voxtile_build.repository.folds import Model
+from voxtile_build.spec.spec import ENGINE_NAMES
+
+INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
+
+
+def check_names(models: Sequence[Model], repository: Path) -> None:
+    """Raises SpecError where a public name looks like an inner entry's, or a name is another model's already.
+
+    models: those of one build; they replace what `repository` has of the same public names.
+    """
+    taken = dict(_taken(repository, {model.spec.name for model in models}))
+    for model in models:
+        name = model.spec.name
+        ending = INNER.search(name)
+        if ending:
+            raise SpecError(
+                f"{name}: name: must not end in {ending[0]!r}: entries behind the public name "
+                f"{name[: ending.start()]!r} are called so; {name.replace('_', '-')!r} will do"
+            )
+        for entry in (name, *inner_names(name, [member.name for member in model.members])):
+            if entry in taken:
+                raise SpecError(
+                    f"{name}: name: expected names that no other model has, but {entry!r} belongs to {taken[entry]!r}; "
+                    "choose another name, or remove that model's entries first"
+                )
+            taken[entry] = name
+
+
+def inner_names(name: str, members: Sequence[str]) -> tuple[str, ...]:
+    """Every entry that may stand behind the public `name`, whatever engines are built."""
+    names = sorted({name, *members})
+    return (*(entry_name(member, engine) for member in names for engine in ENGINE_NAMES), mean_name(name))
+
+
+def entries_of(name: str, repository: Path) -> tuple[str, ...]:
+    """Every entry that may stand behind the public `name` by now, the averaging one among them."""
+    members: tuple[str, ...] = ()
+    with contextlib.suppress(RepositoryError):  # not there yet, or not readable: then only its own name is known
+        members = member_names(read_config(repository / name))
+    return inner_names(name, members)
+
+
+def _taken(repository: Path, without: set[str]) -> Iterator[tuple[str, str]]:
+    """Names of entries, each with the public model that it belongs to; models `without` are passed over."""
+    for config in sorted(repository.glob(f"*/{CONFIG}")):
+        name = config.parent.name
+        with contextlib.suppress(RepositoryError):  # what is not readable is nobody's model
+            if name not in without and "card" in read_config(config.parent).parameters:
+                yield from ((entry, name) for entry in (name, *entries_of(name, repository)))
