@@ -16,12 +16,12 @@ OUT ?= out
 
 setup: $(STAMP)
 
-$(STAMP): client/pyproject.toml build/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/requirements.txt
+$(STAMP): client/pyproject.toml build/pyproject.toml server/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/voxtile_server/install/requirements.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable build --editable client --requirement requirements-dev.txt --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable build --editable client --editable server --requirement requirements-dev.txt --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nnunet.txt
-	$(BIN)/python -m server.fetching
+	$(BIN)/python -m voxtile_server.install.fetch
 	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet tensorrt; fi
 	@touch $@
 
@@ -29,7 +29,7 @@ demo: setup
 	@mkdir -p $(OUT)
 	$(BIN)/python models/training/mni152.py $(OUT)
 	$(BIN)/voxtile-build spec models/brain-swinunetr.toml --repository $(OUT)/model_repository
-	$(BIN)/python -m server.while_serving --repository $(OUT)/model_repository --log-file $(OUT)/server.log -- \
+	$(BIN)/python -m voxtile_server.run_with --repository $(OUT)/model_repository --log-file $(OUT)/server.log -- \
 		$(BIN)/voxtile segment $(OUT)/mni152_t1.nii.gz --model brain-swinunetr \
 		--output $(OUT)/mask.nii.gz --json $(OUT)/report.json --preview $(OUT)/preview.png
 	@echo "mask: $(OUT)/mask.nii.gz   report: $(OUT)/report.json   picture: $(OUT)/preview.png"
@@ -41,7 +41,7 @@ build: setup
 	done
 
 serve: setup
-	@exec $(BIN)/python -m server.embedded --repository $(MODEL_REPOSITORY) \
+	@exec $(BIN)/voxtile-server --repository $(MODEL_REPOSITORY) \
 		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
 test: setup
@@ -50,7 +50,7 @@ test: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client/voxtile build/voxtile_build server bench
+	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench
 
 bench: setup
 	$(BIN)/python -m bench --out $(OUT)/bench

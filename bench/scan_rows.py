@@ -14,7 +14,7 @@ import numpy as np
 import psutil
 from numpy.typing import NDArray
 
-from server.embedded import EmbeddedServer
+from voxtile_server.embedded import EmbeddedServer
 
 from .masks import dice_min, flipped_fraction, only, single_path
 from .settings import Settings, say

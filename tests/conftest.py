@@ -11,9 +11,9 @@ import torch
 from monai.networks.nets import UNet
 from safetensors.torch import save_file
 
-from server.embedded import EmbeddedServer
 from voxtile_build.build import build
 from voxtile_build.spec.spec import load_spec
+from voxtile_server.embedded import EmbeddedServer
 
 ROI = (32, 32, 32)
 

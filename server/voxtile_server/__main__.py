@@ -1,0 +1,7 @@
+"""`python -m voxtile_server`."""
+
+import sys
+
+from voxtile_server.cli import main
+
+sys.exit(main())

@@ -1,0 +1,196 @@
+"""An OpenVINO model from an entry's config, compiled once for every size that comes, run one sample at a time."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import openvino as ov
+
+if TYPE_CHECKING:
+    from voxtile_server.backends.batching import Array, ConfigError, Contract, InGraph, Run
+    from voxtile_server.backends.entry import Entry, Loaded, count, one_of
+    from voxtile_server.backends.openvino.ov_pages import forget_pages, return_freed
+else:  # in the stub the shared files lie in the backend's own folder
+    from batching import ConfigError, InGraph
+    from entry import Loaded, count, one_of
+    from ov_pages import forget_pages, return_freed
+
+Shapes = tuple[tuple[int, ...], ...]
+
+OPENVINO_TO_TRITON = {
+    "boolean": "TYPE_BOOL",
+    "u8": "TYPE_UINT8",
+    "u16": "TYPE_UINT16",
+    "u32": "TYPE_UINT32",
+    "u64": "TYPE_UINT64",
+    "i8": "TYPE_INT8",
+    "i16": "TYPE_INT16",
+    "i32": "TYPE_INT32",
+    "i64": "TYPE_INT64",
+    "f16": "TYPE_FP16",
+    "f32": "TYPE_FP32",
+    "f64": "TYPE_FP64",
+}
+PRECISIONS = {word: word for word in ("f32", "bf16", "f16")}
+PERFORMANCE_HINTS = {word: word for word in ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT")}
+# A graph compiled for one shape was 1.25× as fast as one with a free batch, but each holds its own copy of the weights.
+STATIC_VARIANTS = 4
+
+
+def load(entry: Entry, contract: Contract) -> Loaded:
+    """Read the model and compile what a batch of one needs.
+
+    Raises:
+        ConfigError: the model file is missing, or the config asks for what cannot be.
+    """
+    if entry.on_gpu:
+        raise ConfigError("instance_group says KIND_GPU; the openvino backend takes KIND_CPU and KIND_AUTO only")
+    core = ov.Core()
+    if "CPU_EXTENSION_PATH" in entry.parameters:
+        core.add_extension(entry.parameters["CPU_EXTENSION_PATH"])
+    file = entry.model_file("model.xml")
+    variants = Variants(core, core.read_model(file), entry.parameters, file.with_suffix(".bin"))
+    variants.prepare(contract)
+    run = one_by_one(variants.run) if contract.batched else variants.run
+    return Loaded(run, _in_graph(variants.model.inputs), _in_graph(variants.model.outputs))
+
+
+def one_by_one(run: Run) -> Run:
+    """`run` for each sample of a batch alone: what it answers for a tile never depends on the tiles beside it.
+
+    OpenVINO's sums differ in their last digits from one size of batch to the next, and the server makes batches of
+    whatever happens to wait. On a CPU a batch gains nothing, and each of its sizes is another copy of the engine.
+    """
+    buffers: dict[str, Array] = {}  # fresh memory of their size would cost more than the copy into it
+
+    def each(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        count = min(len(array) for array in inputs.values())
+        if count == 1:
+            return run(inputs, outputs)
+        for index in range(count):
+            found = run({name: array[index : index + 1] for name, array in inputs.items()}, outputs)
+            for name, array in found.items():
+                held = buffers.get(name)
+                if held is None or len(held) < count or held.shape[1:] != array.shape[1:] or held.dtype != array.dtype:
+                    held = buffers[name] = np.empty((count, *array.shape[1:]), array.dtype)
+                held[index] = array[0]
+        return {name: buffers[name][:count] for name in outputs}
+
+    return each
+
+
+class Variants:
+    """One graph compiled once a set of input shapes, and once with free shapes when those are too many.
+
+    weights: the file that `model` maps. Its pages are given back after the first run of each variant, which repacks the
+    last of them: they are as much memory as the weights once more. So is what compiling has freed.
+    """
+
+    def __init__(self, core: Any, model: Any, parameters: Mapping[str, str], weights: Path | None = None) -> None:
+        self._core, self.model, self._weights = core, model, weights
+        self._ran: set[int] = set()
+        self._device = parameters.get("TARGET_DEVICE", "CPU").upper()
+        self._properties = properties(parameters)
+        self._limit = count(parameters, "STATIC_VARIANTS", STATIC_VARIANTS)
+        self._requests: dict[Shapes | None, Any] = {}
+
+    @property
+    def compiled(self) -> list[Shapes | None]:
+        """Input shapes of the variants that there are; None is the one with free shapes."""
+        return list(self._requests)
+
+    def prepare(self, contract: Contract) -> None:
+        """Compile at load what a batch of one will need, so that the first request does not wait for it."""
+        names = [tensor.name for tensor in contract.inputs]
+        shapes = tuple(((1,) if contract.batched else ()) + tensor.dims for tensor in contract.inputs)
+        if self._takes(names, shapes):  # else the contract's check has more to say than OpenVINO
+            self._request(names, None if any(-1 in shape for shape in shapes) else shapes)
+
+    def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
+        """Infer; the outputs are views of memory that the next run of the same shapes overwrites."""
+        names = list(inputs)
+        request = self._request(names, tuple(inputs[name].shape for name in names))
+        results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
+        if self._weights is not None and id(request) not in self._ran:
+            self._ran.add(id(request))  # requests live as long as this does
+            forget_pages(self._weights)
+            return_freed()
+        return {name: results[name] for name in outputs}
+
+    def _takes(self, names: Sequence[str], shapes: Shapes) -> bool:
+        in_graph = {tensor.any_name: tensor.partial_shape for tensor in self.model.inputs}
+        return set(names) == set(in_graph) and all(
+            in_graph[name].compatible(ov.PartialShape(list(shape))) for name, shape in zip(names, shapes, strict=True)
+        )
+
+    def _request(self, names: Sequence[str], shapes: Shapes | None) -> Any:
+        if shapes not in self._requests:
+            static = sum(key is not None for key in self._requests)
+            if shapes is not None and static >= self._limit:
+                return self._request(names, None)
+            self._requests[shapes] = self._compile(names, shapes).create_infer_request()
+        return self._requests[shapes]
+
+    def _compile(self, names: Sequence[str], shapes: Shapes | None) -> Any:
+        model = self.model
+        if shapes is not None and model.is_dynamic():
+            model = model.clone()  # the constants stay shared
+            model.reshape({name: list(shape) for name, shape in zip(names, shapes, strict=True)})
+        return self._core.compile_model(model, self._device, self._properties)
+
+
+def properties(parameters: Mapping[str, str]) -> dict[str, Any]:
+    """OpenVINO's properties from the config's parameters.
+
+    Raises:
+        ConfigError: a value that OpenVINO's C++ backend would refuse, or two precisions at once.
+    """
+    hint = parameters.get("PERFORMANCE_HINT", "LATENCY").upper()
+    chosen: dict[str, Any] = {
+        "INFERENCE_PRECISION_HINT": _precision(parameters),
+        "PERFORMANCE_HINT": one_of(PERFORMANCE_HINTS, hint, "parameter PERFORMANCE_HINT"),
+    }
+    default_threads = int(os.environ.get("VOXTILE_ENGINE_THREADS", "0"))
+    for key, default in (("INFERENCE_NUM_THREADS", default_threads), ("COMPILATION_NUM_THREADS", 0)):
+        threads = count(parameters, key, default)
+        if threads:
+            chosen[key] = threads
+    if "NUM_STREAMS" in parameters:
+        chosen["NUM_STREAMS"] = _streams(parameters)
+    return chosen
+
+
+def _precision(parameters: Mapping[str, str]) -> str:
+    """`HINT_BF16=YES` is the C++ backend's word; it does not know `INFERENCE_PRECISION_HINT` and ignores it."""
+    hint = parameters.get("HINT_BF16")
+    if hint is not None and hint.upper() != "YES":
+        raise ConfigError(f"parameter HINT_BF16: expected YES, got {hint!r}; leave it out for float32")
+    word = parameters.get("INFERENCE_PRECISION_HINT", "bf16" if hint else "f32").lower()
+    precision = one_of(PRECISIONS, word, "parameter INFERENCE_PRECISION_HINT")
+    if hint and precision != "bf16":
+        raise ConfigError(f"HINT_BF16=YES and INFERENCE_PRECISION_HINT={precision} contradict; keep one")
+    return precision
+
+
+def _streams(parameters: Mapping[str, str]) -> str | int:
+    word = parameters["NUM_STREAMS"].upper()
+    return word if word in ("AUTO", "NUMA") else count(parameters, "NUM_STREAMS", 0)
+
+
+def _in_graph(tensors: Sequence[Any]) -> list[InGraph]:
+    return [InGraph(tensor.any_name, _type_name(tensor), _dims(tensor.partial_shape)) for tensor in tensors]
+
+
+def _type_name(tensor: Any) -> str:
+    name = str(tensor.element_type.get_type_name())
+    return OPENVINO_TO_TRITON.get(name, name)
+
+
+def _dims(shape: Any) -> tuple[int, ...] | None:
+    if shape.rank.is_dynamic:
+        return None
+    return tuple(-1 if size.is_dynamic else size.get_length() for size in shape)

@@ -1,0 +1,103 @@
+"""tritonserver's log: where it is written, and what it says about why a server could not start."""
+
+from __future__ import annotations
+
+import re
+import tempfile
+from pathlib import Path
+from typing import IO
+
+from voxtile_server.errors import ServerError
+
+LAST_LINES = 6
+# A line of the log: E1122 03:52:59.123456 123 model_lifecycle.cc:642] "…", the message escaped as in JSON.
+ERROR = re.compile(r'^E\d{4} \d\d:\d\d:\d\d\.\d+ \d+ \S+\] "(?P<message>.*)"$', re.MULTILINE)
+FAILURES = (
+    re.compile(r"failed to load '(?P<model>[^']+)' version \d+: (?P<reason>.+)"),
+    re.compile(r"Poll failed for model directory '(?P<model>[^']+)': (?P<reason>.+)"),
+    re.compile(r"(?P<reason>[Ee]nsemble '?(?P<model>[^' ]+)'? depends on .+?)(?: Model '.*)?$"),
+)
+PARSE_ERROR = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<reason>.+)")
+STATUS = re.compile(r"^(?:Internal|Invalid argument|Unavailable|Not found|Unsupported): ")
+NOT_TOLD = ("|", "+", "I")  # tables and information
+USAGE = "\nUsage: tritonserver"
+NO_PORT = "already in use"
+
+
+class ServerLog:
+    """One file that the runs of a server append to; reads back what the present run has written."""
+
+    def __init__(self, path: str | Path | None) -> None:
+        self._given = path is not None
+        self._path = Path(path).absolute() if path is not None else None
+        self._start = 0
+
+    @property
+    def path(self) -> Path:
+        """Raises ServerError when no file was given and no run has begun."""
+        if self._path is None:
+            raise ServerError("the server was not started, so there is no log yet")
+        return self._path
+
+    def open(self) -> IO[bytes]:
+        """Begin a run: the file to append to; a temporary one unless one was given."""
+        if self._path is None:
+            self._path = Path(tempfile.mkdtemp(prefix="voxtile-server-"), "tritonserver.log")
+        try:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            file = self._path.open("ab")
+        except OSError as error:
+            raise ServerError(f"--log-file: cannot write {self._path} ({error.strerror})") from error
+        self._start = file.tell()
+        return file
+
+    def text(self) -> str:
+        """What the present run has written."""
+        if self._path is None or not self._path.exists():
+            return ""
+        with self._path.open("rb") as file:
+            file.seek(self._start)
+            return file.read().decode("utf-8", "replace")
+
+    def remove_temporary(self) -> None:
+        if not self._given and self._path is not None:
+            self._path.unlink(missing_ok=True)
+            self._path.parent.rmdir()
+            self._path = None
+
+
+def model_failures(log: str) -> dict[str, str]:
+    """Triton's own reason for each model that it could not load, without the stub's traceback."""
+    reasons: dict[str, str] = {}
+    for error in ERROR.finditer(log):
+        for pattern in FAILURES:
+            found = pattern.search(error["message"])
+            if found:
+                reason = _plain(found["reason"]) + _parse_error(log[: error.start()])
+                reasons.setdefault(found["model"], reason)
+                break
+    return reasons
+
+
+def explain(log: str) -> str:
+    """Why the server ended or is not ready: each failed model with its reason, or the log's last lines."""
+    failures = model_failures(log)
+    # An ensemble that waits for a broken model is no cause of its own.
+    causes = {model: reason for model, reason in failures.items() if "depends on" not in reason} or failures
+    if causes:
+        return "; ".join(f"model '{model}': {reason}" for model, reason in causes.items())
+    told = log.partition(USAGE)[0]  # behind a wrong option come pages of help
+    lines = [line for line in told.splitlines() if line.strip() and not line.startswith(NOT_TOLD)]
+    return "its last words: " + (" | ".join(lines[-LAST_LINES:]) or "none")
+
+
+def _plain(reason: str) -> str:
+    """One line: no traceback of the stub, no status word."""
+    head = reason.split("\\n\\nAt:")[0].replace('\\"', '"').replace("\\n", " ").rstrip("; ")
+    return STATUS.sub("", head)
+
+
+def _parse_error(before: str) -> str:
+    """Where config.pbtxt does not parse, protobuf has said why on the line before, in its own format."""
+    found = PARSE_ERROR.search(before.rstrip("\n").rpartition("\n")[2])
+    return f" (line:column {found['reason']})" if found else ""

@@ -1,0 +1,66 @@
+"""Chooses and checks the ports; knows nothing of Triton."""
+
+from __future__ import annotations
+
+import errno
+import os
+import socket
+from collections.abc import Mapping
+from contextlib import ExitStack
+
+from voxtile_server.errors import ServerError
+
+
+def settle(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
+    """A port for each option: the wanted one if it is free, a free one where 0 is wanted.
+
+    Args:
+        host: address to listen on.
+        wanted: port by the option that sets it, such as {"--http-port": 8000}.
+
+    Raises:
+        ServerError: a port is taken, asked for twice, out of range or not allowed; it names the option.
+    """
+    _refuse_twice(wanted)
+    with ExitStack() as bound:  # all stay bound until all are chosen, so that no two are the same
+        return {
+            option: bound.enter_context(_bound(host, option, port)).getsockname()[1] for option, port in wanted.items()
+        }
+
+
+def _refuse_twice(wanted: Mapping[str, int]) -> None:
+    options: dict[int, str] = {}
+    for option, port in wanted.items():
+        if port and port in options:
+            raise ServerError(f"port {port} is asked for twice, by {options[port]} and {option}; change one")
+        options[port] = option
+
+
+def _bound(host: str, option: str, port: int) -> socket.socket:
+    if not 0 <= port <= 65535:
+        raise ServerError(f"{option}: expected a port from 0 (any free one) to 65535, got {port}")
+    try:
+        family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
+    except OSError as error:
+        raise ServerError(
+            f"--host: {host!r} is no address of this machine ({error.strerror}); try 127.0.0.1"
+        ) from error
+    bound = socket.socket(family, socket.SOCK_STREAM)
+    # Connections of a server that was killed linger in TIME_WAIT; they do not make a port taken.
+    bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        bound.bind((host, port))
+    except OSError as error:
+        bound.close()
+        raise ServerError(_why_not(host, option, port, error)) from error
+    return bound
+
+
+def _why_not(host: str, option: str, port: int, error: OSError) -> str:
+    if error.errno == errno.EADDRINUSE:
+        return f"{option}: port {port} of {host} is taken by another process; choose another, or 0 for any"
+    if error.errno == errno.EADDRNOTAVAIL:
+        return f"--host: {host} is no address of this machine; try 127.0.0.1"
+    if error.errno == errno.EACCES:
+        return f"{option}: port {port} is not open to this user; choose one from 1024"
+    return f"{option}: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)})"

@@ -1,0 +1,418 @@
+"""A MONAI bundle, served, gives what MONAI gives; what has no counterpart is refused by name and leaves nothing."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import re
+import shlex
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import save_file
+from typer.testing import CliRunner
+
+from tests.support.bundles import (
+    INVERT,
+    NETWORK,
+    POSTPROCESSING,
+    PREPROCESSING,
+    chain,
+    inference,
+    metadata,
+    parser_of,
+    run_by_monai,
+    write_bundle,
+    write_scan,
+)
+from voxtile import Segmenter
+from voxtile.cli.commands import app as client
+from voxtile_build.cli.commands import main
+from voxtile_build.errors import BuildError, SourceError, WeightsError
+from voxtile_build.importers.bundle.bundle import import_bundle, spec_of
+from voxtile_build.importers.bundle.config import Config
+from voxtile_server.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parents[2]
+PAGE = ROOT / "docs/how-to/bundle.md"
+DIFFERENT = 1e-5
+"""Share of voxels whose two best scores are equal to float32's rounding: they have no right label."""
+SERVING = {"max_batch": 2, "warm_up": False, "engines": ["onnxruntime"]}
+
+LOAD, FIRST, ORIENT, SPACE, RANGE, TYPED = PREPROCESSING
+SOFTMAX, _, ARGMAX, SAVE = POSTPROCESSING
+SIGMOID = {"_target_": "Activationsd", "keys": "pred", "sigmoid": True}
+THRESHOLD = {"_target_": "AsDiscreted", "keys": "pred", "threshold": 0.5}
+NORMALISE = {"_target_": "NormalizeIntensityd", "keys": "image", "nonzero": True, "channel_wise": True}
+PERCENTILES = {
+    "_target_": "monai.transforms.ScaleIntensityRangePercentilesd",
+    "keys": ["image"],
+    **{"lower": 1, "upper": 99, "b_min": 0, "b_max": 1, "clip": True},
+}
+
+
+@dataclass(frozen=True)
+class Example:
+    """A bundle: its configuration and metadata, its file's ending, and how scans for it are stored."""
+
+    config: dict[str, Any]
+    meta: dict[str, Any]
+    ending: str = "json"
+    codes: str = "LPS"
+    channels: int = 1
+
+
+EXAMPLES = {
+    "resampled": Example(inference(), metadata()),
+    "zscore": Example(
+        inference(
+            channels=2,
+            preprocessing=chain(LOAD, FIRST, {**ORIENT, "axcodes": "PIR"}, NORMALISE),
+            inferer={"_target_": "monai.inferers.SlidingWindowInferer", "roi_size": "@size", "overlap": 0.25},
+            size=[16, 8, 24],
+            postprocessing=chain({**INVERT, "nearest_interp": True}, ARGMAX),
+        ),
+        metadata(channels=["T1", "T2"]),
+        ending="yaml",
+        channels=2,
+    ),
+    "softmax-last": Example(inference(postprocessing=chain(INVERT, SOFTMAX, ARGMAX)), metadata(), codes="PIR"),
+    "regions": Example(
+        inference(
+            network_def={**NETWORK, "out_channels": 2},
+            preprocessing=chain(LOAD, FIRST, ORIENT, {**SPACE, "pixdim": [1.0, 1.3, 1.1]}, PERCENTILES),
+            postprocessing=chain(SIGMOID, INVERT, THRESHOLD),
+        ),
+        metadata(labels=["whole", "core"]),
+        codes="RAS",
+    ),
+    "as-stored": Example(
+        inference(
+            preprocessing=chain(LOAD, FIRST, {"_target_": "ScaleIntensityd", "keys": "image"}),
+            postprocessing=chain(SOFTMAX, ARGMAX),
+        ),
+        metadata(),
+        codes="SRA",
+    ),
+}
+
+
+@dataclass(frozen=True)
+class Served:
+    """The bundles by name, and where the server listens."""
+
+    folders: dict[str, Path]
+    url: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("bundles")
+    folders = {}
+    for name, example in EXAMPLES.items():
+        folders[name] = write_bundle(root / name, example.config, example.meta, example.ending)
+        import_bundle(folders[name], name, root / "models", serving=SERVING)
+    with EmbeddedServer(root / "models") as server:
+        yield Served(folders, server.grpc_url)
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_served_labels_are_those_of_monai(served: Served, tmp_path: Path, name: str) -> None:
+    example = EXAMPLES[name]
+    files = [
+        write_scan(tmp_path / f"scan_{index}.nii.gz", (38, 31, 27), example.codes, index)
+        for index in range(example.channels)
+    ]
+    expected = run_by_monai(served.folders[name], files)
+    with Segmenter(served.url, name, keep_scores=True) as segmenter:
+        found = segmenter.segment(files)
+    labels = np.asarray(found.mask.dataobj)
+    assert labels.shape == nib.load(files[0]).shape
+    layered = np.where(expected[-1] > 0, 2, np.where(expected[0] > 0, 1, 0))
+    expected = layered if name == "regions" else expected[0]
+    assert len(np.unique(expected)) >= 2, "the scan must hold more than one label to prove anything"
+    different = int((labels != expected).sum())
+    print(f"{name}: {different} of {labels.size} voxels differ")
+    assert different <= DIFFERENT * labels.size
+
+
+def test_monai_itself_reads_these_bundles(tmp_path: Path) -> None:
+    for name, example in EXAMPLES.items():
+        parser = parser_of(write_bundle(tmp_path / name, example.config, example.meta, example.ending))
+        assert isinstance(parser.get_parsed_content("network_def"), torch.nn.Module)
+        assert parser["_meta_::network_data_format::outputs::pred::num_channels"] >= 2
+
+
+def test_the_spec_says_what_the_bundle_says(tmp_path: Path) -> None:
+    spec = spec_of(write_bundle(tmp_path / "b"), "two")
+    assert spec.network.args == {**{k: v for k, v in NETWORK.items() if k != "_target_"}, "in_channels": 1}
+    assert (spec.input.orientation, spec.input.spacing) == ("RAS", (1.5, 1.2, 1.0))
+    assert spec.input.intensity.model_dump() == {
+        **{"rule": "range", "low": 0.0, "high": 1000.0, "out_low": 0.0, "out_high": 1.0, "clip": True}
+    }
+    assert [label.name for label in spec.output.labels] == ["background", "one", "two"]
+    assert spec.tiling.model_dump(include={"semantics", "roi", "overlap", "blend", "sigma"}) == {
+        **{"semantics": "monai", "roi": (16, 16, 16), "overlap": 0.5, "blend": "gaussian", "sigma": 0.125}
+    }
+    assert spec.title == "Two structures of nothing in particular"
+    assert spec.weights is not None
+    assert spec.weights.source == "MONAI bundle Two structures 0.1.0"
+
+
+def test_a_bundle_of_slices_becomes_a_network_of_two_dimensions(tmp_path: Path) -> None:
+    inferer = {"_target_": "SliceInferer", "roi_size": [24, 16], "spatial_dim": 2, "overlap": 0.25, "sw_batch_size": 4}
+    config = inference(network_def={**NETWORK, "spatial_dims": 2}, inferer=inferer)
+    spec = spec_of(write_bundle(tmp_path / "b", config), "flat")
+    assert (spec.tiling.roi, spec.tiling.slice_axis) == ((24, 16), 2)
+
+
+def test_fixed_figures_and_a_min_max_scale_are_translated(tmp_path: Path) -> None:
+    fixed = {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": 100, "divisor": [25]}
+    spec = spec_of(write_bundle(tmp_path / "a", inference(preprocessing=chain(LOAD, fixed))), "a")
+    assert spec.input.intensity.model_dump(include={"rule", "mean", "std"}) == {
+        **{"rule": "fixed", "mean": (100.0,), "std": (25.0,)}
+    }
+
+
+def test_safetensors_come_before_a_pickle(tmp_path: Path) -> None:
+    folder = write_bundle(tmp_path / "b")
+    save_file(torch.load(folder / "models/model.pt", weights_only=True), folder / "models/model.safetensors")
+    weights = spec_of(folder, "b").weights
+    assert weights is not None
+    assert weights.file.name == "model.safetensors"
+
+
+def test_an_image_size_that_monai_ignored_is_left_out(tmp_path: Path) -> None:
+    swin = {"_target_": "SwinUNETR", "in_channels": 1, "out_channels": 3, "feature_size": 12}
+    folder = write_bundle(tmp_path / "b", inference(network_def=swin))
+    path = folder / "configs/inference.json"
+    config = json.loads(path.read_text())
+    config["network_def"]["img_size"] = 96
+    path.write_text(json.dumps(config))
+    assert "img_size" not in spec_of(folder, "b").network.args
+
+
+def preprocessing(*steps: dict[str, Any]) -> dict[str, Any]:
+    return inference(preprocessing=chain(LOAD, FIRST, *steps))
+
+
+def postprocessing(*steps: dict[str, Any]) -> dict[str, Any]:
+    return inference(postprocessing=chain(*steps))
+
+
+def inferer(**arguments: Any) -> dict[str, Any]:
+    return inference(inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], **arguments})
+
+
+REFUSED: list[tuple[dict[str, Any], str]] = [
+    (
+        preprocessing({"_target_": "CropForegroundd", "keys": "image", "source_key": "image"}),
+        r"preprocessing::transforms::2 \(CropForegroundd\): cannot be translated: there is no counterpart",
+    ),
+    (preprocessing({**SPACE, "mode": "nearest"}), r"\(Spacingd\): .*expected mode to be 'bilinear', found 'nearest'"),
+    (preprocessing({**SPACE, "scale_extent": True}), "expected scale_extent to be False, found True"),
+    (preprocessing({**SPACE, "pixdim": [1.0, 1.0, -1.0]}), "expected pixdim with three sizes above 0"),
+    (preprocessing({**SPACE, "speed": 1}), r"\(Spacingd\): .*its argument speed = 1 has no counterpart"),
+    (preprocessing(RANGE, SPACE), r"\(Spacingd\): .*it comes after the intensity"),
+    (preprocessing(ORIENT, ORIENT), "there is another step before it for the orientation"),
+    (preprocessing({**ORIENT, "axcodes": None}), "expected axcodes such as 'RAS'"),
+    (preprocessing({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0}), r"it needs a_max"),
+    (preprocessing({**PERCENTILES, "relative": True}), "expected relative to be False"),
+    (
+        preprocessing({**RANGE, "a_max": "$@image_key.size"}),
+        r"a_max.*Python expression '\$@image_key.size', which is not run",
+    ),
+    (preprocessing({**SPACE, "pixdim": "@nothing"}), "refers to 'nothing', which is not there"),
+    (postprocessing(SOFTMAX, {**INVERT, "nearest_interp": True}, ARGMAX), "resampled linearly.*nearest_interp is on"),
+    (postprocessing(SOFTMAX, ARGMAX, INVERT), "it comes after AsDiscreted"),
+    (postprocessing(SOFTMAX, INVERT), "expected AsDiscreted with argmax or threshold, found none"),
+    (postprocessing(SIGMOID, INVERT, ARGMAX), "found sigmoid and argmax"),
+    (postprocessing(INVERT, THRESHOLD), "found no activation and threshold"),
+    (
+        postprocessing(SIGMOID, INVERT, {**THRESHOLD, "threshold": 0.3}),
+        "expected threshold to be None or 0.5, found 0.3",
+    ),
+    (
+        postprocessing(SOFTMAX, INVERT, ARGMAX, {"_target_": "KeepLargestConnectedComponentd", "keys": "pred"}),
+        r"postprocessing::transforms::3 \(KeepLargestConnectedComponentd\): .*no counterpart after the network",
+    ),
+    (inference(inferer={"_target_": "SimpleInferer"}), "expected SlidingWindowInferer, found SimpleInferer"),
+    (inferer(padding_mode="reflect"), "expected padding_mode to be 'constant', found 'reflect'"),
+    (inferer(roi_size=[16, -1, 16]), r"roi_size with 3 whole numbers above 0, found \[16, -1, 16\]"),
+    (inferer(overlap=[0.5, 0.25]), r"expected one number for overlap, or 3, found \[0.5, 0.25\]"),
+    (inferer(sigma_scale="wide"), "expected one number for sigma_scale, or 3, found 'wide'"),
+    (inferer(cval="min"), "expected a number for cval, found 'min'"),
+    (inferer(roi_size="$tuple(@size)"), "Python expression"),
+]
+
+
+@pytest.mark.parametrize(("config", "expected"), REFUSED)
+def test_what_has_no_counterpart_is_refused_by_name_and_leaves_nothing(
+    config: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    folder = write_bundle(tmp_path / "b", config)
+    with pytest.raises(SourceError, match=expected) as caught:
+        import_bundle(folder, "bad", tmp_path / "models")
+    assert "inference.json" in str(caught.value)
+    assert not (tmp_path / "models").exists() or not list((tmp_path / "models").glob("[!.]*"))
+
+
+def test_figures_over_all_channels_together_are_refused(tmp_path: Path) -> None:
+    config = inference(channels=2, preprocessing=chain(LOAD, FIRST, {**NORMALISE, "channel_wise": False}))
+    with pytest.raises(SourceError, match="figures over all 2 channels together have no counterpart"):
+        spec_of(write_bundle(tmp_path / "b", config, metadata(channels=["T1", "T2"])), "b")
+
+
+def changed(folder: Path, **changes: Any) -> Path:
+    """The configuration with parts replaced that MONAI itself could not have made weights for."""
+    path = folder / "configs/inference.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), **changes}))
+    return folder
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"network_def": {"_target_": "VNet"}}, "inference.json: network_def: .*expected one of .*UNet.*found 'VNet'"),
+        ({"network_def": "$torch.nn.Identity()"}, "network_def: expected a network with _target_"),
+        ({"network_def": {**NETWORK, "act": "$__import__('os').system('x')"}}, "Python expression .*which is not run"),
+        (
+            {"network_def": {**NETWORK, "out_channels": 4}},
+            "network.args.out_channels of UNet is 4, but output.labels has 3",
+        ),
+        ({"network_def": {**NETWORK, "channels": [4, 16]}}, "model.pt: the weights do not fit the network"),
+        ({"channels": "@channels"}, "references go round in a ring"),
+    ],
+)
+def test_a_network_that_cannot_be_had_is_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    folder = changed(write_bundle(tmp_path / "b"), **changes)
+    with pytest.raises(BuildError, match=expected):
+        import_bundle(folder, "bad", tmp_path / "models")
+    assert not list((tmp_path / "models").glob("[!.]*"))
+
+
+class Runs:
+    """Unpickled, it leaves a folder."""
+
+    def __init__(self, trace: Path) -> None:
+        self.trace = trace
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return os.mkdir, (str(self.trace),)
+
+
+@pytest.mark.parametrize("plain", [False, True], ids=["torch.save", "pickle"])
+def test_weights_with_code_in_them_do_not_run(tmp_path: Path, plain: bool) -> None:
+    folder = write_bundle(tmp_path / "b")
+    content = {"model": Runs(tmp_path / "ran")}
+    if plain:
+        (folder / "models/model.pt").write_bytes(pickle.dumps(content))
+    else:
+        torch.save(content, folder / "models/model.pt")
+    with pytest.raises(WeightsError, match=r"model.pt: expected "):
+        import_bundle(folder, "bad", tmp_path / "models")
+    assert not (tmp_path / "ran").exists()
+
+
+@pytest.mark.parametrize(
+    ("meta", "expected"),
+    [
+        ({}, r"metadata.json: network_data_format::inputs: expected 'image' alone, found None"),
+        (metadata(labels=["a", "b"]), "network.args.out_channels of UNet is 3, but output.labels has 2"),
+        (
+            {"network_data_format": {**metadata()["network_data_format"], "outputs": {"pred": {"num_channels": "3"}}}},
+            "outputs::pred::num_channels: expected a number, found '3'",
+        ),
+        (
+            {
+                "network_data_format": {
+                    **metadata()["network_data_format"],
+                    "outputs": {"pred": {"num_channels": 3, "channel_def": {"0": "a", "2": "b"}}},
+                }
+            },
+            "expected one name for each of 3 channels",
+        ),
+    ],
+)
+def test_metadata_that_does_not_fit_is_refused(meta: dict[str, Any], expected: str, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=expected):
+        import_bundle(write_bundle(tmp_path / "b", None, meta), "bad", tmp_path / "models")
+
+
+def test_a_folder_that_is_no_whole_bundle_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SourceError, match="expected a MONAI bundle"):
+        spec_of(tmp_path, "b")
+    folder = write_bundle(tmp_path / "b")
+    (folder / "models/model.pt").unlink()
+    with pytest.raises(SourceError, match=r"expected weights in models/model.safetensors or models/model.pt"):
+        spec_of(folder, "b")
+    (folder / "configs/inference.json").write_text("{")
+    with pytest.raises(SourceError, match=r"inference.json: cannot be read"):
+        spec_of(folder, "b")
+    (folder / "configs/inference.json").rename(folder / "configs/train.json")
+    with pytest.raises(SourceError, match=r"configs/inference.json or .yaml, as in a MONAI bundle, found none"):
+        spec_of(folder, "b")
+
+
+@pytest.mark.parametrize(
+    ("content", "key", "expected"),
+    [
+        ({"a": 1, "b": "@a"}, "b", 1),
+        ({"a": {"x": [5, 6]}, "b": "$@a::x::1"}, "b", 6),
+        ({"a": {"x": 1}, "b": {"y": ["@a#x", "%a::x"]}}, "b", {"y": [1, 1]}),
+        ({"a": "$(1, 2.5, None)"}, "a", [1, 2.5, None]),
+        ({"a": "$torch.float32"}, "a", "float32"),
+        ({"a": "$True"}, "a", True),
+        ({"a": "plain @ text"}, "a", "plain @ text"),
+        ({}, "a", None),
+    ],
+)
+def test_literals_and_references_are_followed(content: dict[str, Any], key: str, expected: Any) -> None:
+    assert Config(content, "c.json").get(key) == expected
+
+
+@pytest.mark.parametrize("text", ["$1 + 1", "$print('x')", "$[x for x in (1,)]", "$@a + 1", "$", "$open('f').read()"])
+def test_python_is_never_run(text: str) -> None:
+    with pytest.raises(SourceError, match="which is not run"):
+        Config({"a": 1, "b": text}, "c.json").get("b")
+
+
+def page_commands() -> list[list[str]]:
+    blocks = re.findall(r"```sh\n(.*?)```", PAGE.read_text(), re.DOTALL)
+    lines = [line.partition(" #")[0].strip() for block in blocks for line in block.splitlines()]
+    return [shlex.split(line) for line in lines if line and not line.startswith("#")]
+
+
+def test_the_page_leads_from_a_bundle_to_a_mask(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_bundle(tmp_path / "my_bundle")
+    write_scan(tmp_path / "scan.nii.gz", (38, 31, 27), "LPS")
+    monkeypatch.chdir(tmp_path)
+    build, serve, models, segment = page_commands()
+    assert build[:2] == ["voxtile-build", "bundle"]
+    assert main(build[1:]) == 0
+    assert serve == ["make", "serve"]
+    assert re.search(r"^serve:", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    with EmbeddedServer(tmp_path / "model_repository") as server:
+        listed = CliRunner().invoke(client, [*models[1:], "--url", server.grpc_url])
+        assert listed.exit_code == 0, listed.output
+        assert "two-structures" in listed.output
+        done = CliRunner().invoke(client, [*segment[1:], "--url", server.grpc_url])
+        assert done.exit_code == 0, done.output
+    assert (models[:2], segment[:2]) == (["voxtile", "models"], ["voxtile", "segment"])
+    labels = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
+    expected = run_by_monai(tmp_path / "my_bundle", [tmp_path / "scan.nii.gz"])[0]
+    assert (labels != expected).mean() <= DIFFERENT
+
+
+def test_the_page_names_every_step_that_is_translated() -> None:
+    from voxtile_build.importers.bundle.preprocessing import RULES
+
+    page = PAGE.read_text()
+    assert not [name for name in RULES if f"`{name}d`" not in page]

@@ -1,0 +1,99 @@
+"""Names in a repository: a public one that another model's inner entry has, or could have, is refused."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pytest
+from torch import nn
+
+from tests.support.build_specs import spec, tiny_unet
+from voxtile_build.build import build, build_models
+from voxtile_build.errors import SpecError
+from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
+from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.names import entries_of
+
+
+def never() -> nn.Module:
+    raise AssertionError("nothing is loaded before names are checked")
+
+
+def model(name: str, members: int = 1) -> Model:
+    """A model whose networks cannot be loaded: whatever is refused is refused before that."""
+    # A copy, because the spec alone refuses some of these names already; importers name models by other ways.
+    chosen = spec(serving={"engines": ["onnxruntime"]}).model_copy(update={"name": name})
+    names = [name] if members == 1 else [f"{name}_fold_{index}" for index in range(members)]
+    return Model(chosen, tuple(Member(one, never) for one in names))
+
+
+def put(repository: Path, name: str, members: tuple[str, ...]) -> None:
+    """The public entry of a model that is there already."""
+    folder = repository / name / "1"
+    folder.mkdir(parents=True)
+    (folder / "README").write_text(PLACEHOLDER)
+    write_config(public_config(model(name).spec, {"engine": "onnxruntime"}, members), folder.parent)
+
+
+def contents(folder: Path) -> set[Path]:
+    return set(folder.rglob("*"))
+
+
+@pytest.mark.parametrize(
+    "name", ["brain_onnxruntime", "brain_openvino", "brain_tensorrt", "brain_fold_0", "brain_fold_all", "brain_mean"]
+)
+def test_a_public_name_like_an_inner_entry_is_refused_before_anything_is_written(tmp_path: Path, name: str) -> None:
+    ending = name.removeprefix("brain")
+    with pytest.raises(SpecError, match=f"{name}: name: must not end in '{ending}'.*public name 'brain'.*will do"):
+        build_models([model(name)], tmp_path / "models")
+    assert not contents(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["brain-fold-0", "brain_fold", "mean", "foldings_0", "brain_folds_0", "openvino"])
+def test_other_names_are_not_taken_for_an_inner_entry(tmp_path: Path, name: str) -> None:
+    with pytest.raises(AssertionError, match="nothing is loaded"):
+        build_models([model(name)], tmp_path / "models")
+
+
+def test_a_name_that_is_another_models_fold_is_refused(tmp_path: Path) -> None:
+    """`left` is a member of `brain`, whatever its name looks like."""
+    put(tmp_path, "brain", ("left", "right"))
+    before = contents(tmp_path)
+    message = "left: name: expected names that no other model has, but 'left_onnxruntime' belongs to 'brain'"
+    with pytest.raises(SpecError, match=re.escape(message)):
+        build_models([model("left")], tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_inner_names_that_are_a_public_one_already_are_refused(tmp_path: Path) -> None:
+    put(tmp_path, "brain_fold_1_onnxruntime", ("elsewhere",))
+    before = contents(tmp_path)
+    with pytest.raises(
+        SpecError, match=r"brain: name: .* but 'brain_fold_1_onnxruntime' belongs to 'brain_fold_1_onnx"
+    ):
+        build_models([model("brain", members=2)], tmp_path)
+    assert contents(tmp_path) == before
+
+
+def test_two_models_of_one_build_share_no_entry(tmp_path: Path) -> None:
+    first = model("brain", members=2)
+    second = Model(model("other").spec, (Member("brain_fold_1", never),))
+    with pytest.raises(SpecError, match=r"other: name: .* 'brain_fold_1_onnxruntime' belongs to 'brain'"):
+        build_models([first, second], tmp_path)
+    with pytest.raises(SpecError, match="'brain' belongs to 'brain'"):
+        build_models([first, model("brain")], tmp_path)
+    assert not contents(tmp_path)
+
+
+def test_a_model_is_built_again_over_itself_and_beside_what_is_nobodys(tmp_path: Path) -> None:
+    chosen = spec(serving={"engines": ["onnxruntime"]})
+    (tmp_path / "foreign").mkdir()
+    (tmp_path / "foreign" / "config.pbtxt").write_text("no config at all {")
+    put(tmp_path, "neighbour", ("neighbour",))
+    for _ in range(2):
+        build(chosen, tmp_path, network=tiny_unet())
+    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
+        "foreign", "neighbour", "tiny", "tiny_onnxruntime",
+    }  # fmt: skip
+    assert "tiny_mean_onnxruntime" in entries_of("tiny", tmp_path)

@@ -1,0 +1,199 @@
+"""A spec is either taken whole or refused with the key, what was expected, and what the key means."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.build_specs import fields, spec
+from voxtile_build.errors import SpecError
+from voxtile_build.spec.spec import Spec, load_spec, parse_spec
+
+MODELS = Path(__file__).parents[2] / "models"
+MINIMAL = """
+name = "mini"
+[network]
+name = "Identity"
+[input]
+channels = ["any"]
+[output]
+labels = ["value"]
+[tiling]
+roi = [8, 8, 8]
+"""
+
+
+def write(folder: Path, text: str) -> Path:
+    path = folder / "model.toml"
+    path.write_text(text)
+    return path
+
+
+def refusal(**changes: Any) -> str:
+    with pytest.raises(SpecError) as caught:
+        parse_spec(fields(**changes), "tiny.toml", Path())
+    return str(caught.value)
+
+
+def test_a_minimal_file_gets_the_documented_defaults(tmp_path: Path) -> None:
+    found = load_spec(write(tmp_path, MINIMAL))
+    assert found.input.dtype == "fp32"
+    assert found.input.intensity.rule == "none"
+    assert found.output.scores == "logits"
+    assert found.serving.engines == ("onnxruntime", "openvino")
+    assert found.tiling.overlap == 0.25
+    assert found.weights is None
+
+
+@pytest.mark.parametrize("path", sorted(MODELS.glob("*.toml")), ids=lambda path: path.stem)
+def test_the_specs_of_this_repository_are_valid_and_name_files_that_exist(path: Path) -> None:
+    found = load_spec(path)
+    assert found.name == path.stem
+    assert found.weights is None or found.weights.file.is_file()
+
+
+def test_files_are_taken_from_the_folder_of_the_spec(tmp_path: Path) -> None:
+    weights = f'[weights]\nfile = "w.safetensors"\nsha256 = "{"0" * 64}"\n'
+    found = load_spec(write(tmp_path, MINIMAL + weights + '[acceptance]\nscans = ["a.nii.gz", ["b.nii.gz"]]\n'))
+    assert found.weights is not None
+    assert found.weights.file == tmp_path / "w.safetensors"
+    assert found.acceptance.scans == ((tmp_path / "a.nii.gz",), (tmp_path / "b.nii.gz",))
+
+
+def test_an_unknown_key_is_refused_with_the_nearest_known_one() -> None:
+    message = refusal(tiling={"overlaps": 0.5})
+    assert message.startswith("tiny.toml: tiling.overlaps: unknown key (did you mean 'overlap'?)")
+    assert "[tiling] takes semantics, roi" in message
+
+
+def test_an_unknown_key_of_an_intensity_rule_is_named_with_its_path() -> None:
+    message = refusal(input={"intensity": {"rule": "zscore", "masks": "nonzero"}})
+    assert message.startswith("tiny.toml: input.intensity.masks: unknown key (did you mean 'mask'?)")
+
+
+def test_a_missing_key_is_named_with_its_meaning() -> None:
+    broken = fields()
+    del broken["tiling"]["roi"]
+    with pytest.raises(SpecError, match=r"tiny.toml: tiling.roi: missing \(roi: size of a tile in voxels"):
+        parse_spec(broken, "tiny.toml", Path())
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"tiling": {"roi": [16, 0, 12]}}, r"tiling.roi\[1\]: .*greater than 0, found 0 \(roi: size of a tile"),
+        ({"tiling": {"roi": [16]}}, r"tiling.roi: .*at least 2 items.*\(roi: "),
+        ({"tiling": {"roi": "16"}}, r"tiling.roi: .*found '16' \(roi: "),
+        ({"tiling": {"roi": [16, 16]}}, "slice_axis go together"),
+        ({"tiling": {"roi": [16, 16], "slice_axis": 2, "mirror_axes": [2]}}, "an axis that roi"),
+        ({"tiling": {"overlap": 1.0}}, r"tiling.overlap: .*less than 1, found 1.0 \(overlap: share of the ROI"),
+        ({"tiling": {"empty_at_most": float("nan")}}, "tiling.empty_at_most: .*finite"),
+        ({"name": "Brain"}, r"name: .*found 'Brain' \(name: public name of the model"),
+        ({"name": "brain_openvino"}, "must not end in '_openvino'"),
+        ({"name": "../brain"}, "name: "),
+        ({"version": "1"}, r"version: .*valid integer, found '1' \(version: version folder"),
+        ({"version": True}, "version: .*valid integer, found True"),
+        ({"input": {"channels": []}}, r"input.channels: .*at least 1 item"),
+        ({"input": {"dtype": "fp64"}}, "input.dtype: .*'fp32', 'fp16' or 'int16', found 'fp64'"),
+        ({"input": {"orientation": "RAA"}}, r"input.orientation: .*found 'RAA' \(orientation: axis codes"),
+        ({"input": {"spacing": [1.0, 1.0]}}, "input.spacing"),
+        ({"input": {"spacing": [1.0, 1.0, -1.0]}}, r"input.spacing\[2\]: .*greater than 0"),
+        ({"input": {"intensity": {"rule": "median"}}}, "input.intensity: .*'none', 'range', 'fixed', 'zscore'"),
+        ({"input": {"intensity": {"rule": "range", "low": 3.0, "high": 3.0}}}, "expected high above low"),
+        ({"input": {"intensity": {"rule": "percentile", "low": 1.0, "high": 101.0}}}, "less than or equal to 100"),
+        ({"input": {"intensity": {"rule": "fixed", "mean": [0.0], "std": [0.0]}}}, r"std\[0\]: .*greater than 0"),
+        (
+            {"input": {"intensity": {"rule": "fixed", "mean": [0.0, 1.0], "std": [1.0]}}},
+            "intensity.mean with one figure for each of 1 channels, found 2",
+        ),
+        ({"output": {"scores": "mask"}}, "output.scores: .*found 'mask'"),
+        ({"output": {"labels": ["one", "one"]}}, "every label's name and value once"),
+        ({"output": {"labels": [{"name": "one", "value": 1}, {"name": "two", "value": 1}]}}, "value once"),
+        ({"output": {"labels": []}}, "output.labels: .*at least 1 item"),
+        ({"output": {"dtype": "uint8"}}, "logits have no fixed range"),
+        ({"output": {"scores": "labels"}}, "labels travel as uint8"),
+        ({"output": {"scores": "labels", "dtype": "uint8", "regions": True}}, "overlapping regions"),
+        ({"output": {"scores": "foreground"}}, "the key foreground go together"),
+        ({"output": {"foreground": "one"}}, "the key foreground go together"),
+        ({"output": {"scores": "foreground", "foreground": "liver"}}, "to be one of .*found 'liver'"),
+        ({"serving": {"engines": ["tvm"]}}, r"serving.engines\[0\]: .*found 'tvm'"),
+        ({"serving": {"engines": ["openvino", "openvino"]}}, "every engine once"),
+        ({"serving": {"engines": ["openvino"], "point": "onnxruntime"}}, "point to be one of engines"),
+        ({"serving": {"preferred_batches": [2, 8]}}, r"preferred_batches \[8\] lie above max_batch 2"),
+        ({"serving": {"max_batch": 0}}, "serving.max_batch: .*greater than 0"),
+        ({"serving": {"gpus": [0, 0]}}, "each GPU once"),
+        ({"serving": {"gpus": []}}, "each GPU once"),
+        ({"acceptance": {"min_dice": 1.5}}, r"acceptance.min_dice: .*found 1.5 \(min_dice: smallest Dice"),
+        ({"acceptance": {"scans": [["a.nii", "b.nii"]]}}, "1 files a scan, found 2"),
+        ({"weights": {"file": "w.pt", "sha256": "abc"}}, r"weights.sha256: .*\(sha256: SHA-256 of the weights"),
+        ({"weights": {"file": 3, "sha256": "0" * 64}}, "weights.file: "),
+        ({"network": []}, r"network: .*\(network: the network"),
+    ],
+)
+def test_a_wrong_value_is_refused_by_key_and_meaning(changes: dict[str, Any], expected: str) -> None:
+    assert re.search(expected, refusal(**changes)), refusal(**changes)
+
+
+def test_every_fault_gets_its_own_line() -> None:
+    lines = refusal(version=0, tiling={"overlap": 2.0}).splitlines()
+    assert len(lines) == 2
+    assert all(line.startswith("tiny.toml: ") for line in lines)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"none.toml: cannot be read \(No such file"):
+        load_spec(tmp_path / "none.toml")
+
+
+def test_a_file_that_is_not_toml_is_refused_with_the_line(tmp_path: Path) -> None:
+    with pytest.raises(SpecError, match=r"model.toml: not TOML: .*line 2"):
+        load_spec(write(tmp_path, 'name = "a"\nroi = = 1\n'))
+
+
+def test_values_of_names_are_indices_and_regions_start_at_one() -> None:
+    names = ["whole", "core"]
+    assert [label.value for label in spec(output={"labels": names}).output.labels] == [0, 1]
+    assert [label.value for label in spec(output={"labels": names, "regions": True}).output.labels] == [1, 2]
+    own = spec(output={"labels": ["background", {"name": "bone", "value": 300}]}).output.labels
+    assert [label.value for label in own] == [0, 300]
+
+
+@pytest.mark.parametrize(
+    ("output", "scores", "scale"),
+    [
+        ({"scores": "logits"}, 3, 1.0),
+        ({"scores": "probabilities", "dtype": "uint8"}, 3, 255.0),
+        ({"scores": "foreground", "foreground": "two", "dtype": "fp16"}, 1, 1.0),
+        ({"scores": "labels", "dtype": "uint8"}, 1, 1.0),
+    ],
+)
+def test_score_count_and_scale_follow_the_kind(output: dict[str, Any], scores: int, scale: float) -> None:
+    found = spec(output=output)
+    assert found.scores_shape == (scores, 16, 8, 12)
+    assert found.output.scale == scale
+
+
+def test_foreground_index_is_the_labels_place() -> None:
+    assert spec(output={"scores": "foreground", "foreground": "two"}).output.foreground_index == 2
+
+
+def keys(model: Any) -> set[str]:
+    """Every key that a spec may hold, tables included."""
+    schema = model.model_json_schema()
+    parts = [schema, *schema["$defs"].values()]
+    return {key for part in parts for key in part.get("properties", {})}
+
+
+def test_every_key_has_a_meaning() -> None:
+    schema = Spec.model_json_schema()
+    for part in (schema, *schema["$defs"].values()):
+        for key, value in part.get("properties", {}).items():
+            assert value.get("description"), f"{part['title']}.{key} has no description"
+
+
+def test_the_reference_page_explains_every_key() -> None:
+    page = (MODELS / "README.md").read_text()
+    assert not [key for key in sorted(keys(Spec)) if f"`{key}`" not in page]

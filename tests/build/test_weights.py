@@ -1,0 +1,150 @@
+"""Weights fit or are refused by name; nothing but tensors is ever unpickled."""
+
+from __future__ import annotations
+
+import hashlib
+import pickle
+from collections import OrderedDict
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import save_file
+
+from tests.support.build_specs import tiny_unet
+from voxtile_build.errors import WeightsError
+from voxtile_build.networks.weights import load_weights, read_state
+
+State = dict[str, torch.Tensor]
+
+
+@pytest.fixture
+def state() -> State:
+    return dict(tiny_unet(seed=1).state_dict())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+def save(path: Path, content: Any) -> Path:
+    if path.suffix == ".safetensors":
+        save_file(content, path)
+    else:
+        torch.save(content, path)
+    return path
+
+
+def load(path: Path) -> torch.nn.Module:
+    network = tiny_unet(seed=2)
+    load_weights(network, path, digest(path))
+    return network
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt", "w.pth"])
+def test_weights_survive_the_file(tmp_path: Path, state: State, name: str) -> None:
+    found = load(save(tmp_path / name, state)).state_dict()
+    assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+@pytest.mark.parametrize("container", ["state_dict", "network_weights", "model"])
+def test_a_state_dict_within_a_checkpoint_is_found(tmp_path: Path, state: State, container: str) -> None:
+    path = save(tmp_path / "w.pt", {"epoch": 3, container: OrderedDict(state)})
+    assert torch.equal(read_state(path)["model.0.conv.weight"], state["model.0.conv.weight"])
+
+
+def test_the_prefix_of_data_parallel_is_taken_off(tmp_path: Path, state: State) -> None:
+    path = save(tmp_path / "w.pt", {f"module.{key}": value for key, value in state.items()})
+    assert set(read_state(path)) == set(state)
+
+
+def test_half_precision_is_cast_to_the_networks_type(tmp_path: Path, state: State) -> None:
+    halves = {key: value.half() for key, value in state.items()}
+    found = load(save(tmp_path / "w.safetensors", halves)).state_dict()
+    assert found["model.0.conv.weight"].dtype == torch.float32
+    assert torch.equal(found["model.0.conv.weight"], halves["model.0.conv.weight"].float())
+
+
+def test_another_checksum_is_refused(tmp_path: Path, state: State) -> None:
+    path = save(tmp_path / "w.safetensors", state)
+    with pytest.raises(WeightsError, match=f"expected sha256 {'0' * 64}, found {digest(path)}"):
+        load_weights(tiny_unet(), path, "0" * 64)
+
+
+def test_a_missing_file_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(WeightsError, match=r"none.pt: cannot be read \(No such file"):
+        load_weights(tiny_unet(), tmp_path / "none.pt", "0" * 64)
+
+
+class Trap:
+    """Unpickling this writes a file."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.touch, (self.path,)
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: State, legacy: bool) -> None:
+    path, trace = tmp_path / "w.pt", tmp_path / "was-run"
+    if legacy:
+        path.write_bytes(pickle.dumps({**state, "extra": Trap(trace)}))
+    else:
+        torch.save({**state, "extra": Trap(trace)}, path)
+    with pytest.raises(WeightsError, match="expected tensors only, found a pickle with other Python objects"):
+        load(path)
+    assert not trace.exists()
+
+
+def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", tiny_unet())
+    with pytest.raises(WeightsError, match=r"monai\.networks\.nets\.unet\.UNet.*save the state dict alone"):
+        load(path)
+
+
+@pytest.mark.parametrize("name", ["w.safetensors", "w.pt"])
+def test_a_truncated_file_is_refused(tmp_path: Path, state: State, name: str) -> None:
+    path = save(tmp_path / name, state)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(WeightsError, match=name):
+        load(path)
+
+
+@pytest.mark.parametrize("content", [[1, 2], {"epoch": 3}, torch.zeros(2)])
+def test_a_file_without_a_state_dict_is_refused(tmp_path: Path, content: Any) -> None:
+    with pytest.raises(WeightsError, match="expected a state dict"):
+        load(save(tmp_path / "w.pt", content))
+
+
+def test_keys_that_do_not_fit_are_named_the_first_few(tmp_path: Path, state: State) -> None:
+    missing = list(state)[:5]
+    for key in missing:
+        del state[key]
+    state["head.bias"] = torch.zeros(2)
+    last = next(iter(state))
+    state[last] = torch.zeros(7)
+    with pytest.raises(WeightsError) as caught:
+        load(save(tmp_path / "w.safetensors", state))
+    message = str(caught.value)
+    assert f"5 missing: {', '.join(missing[:3])}, …" in message
+    assert "1 unexpected: head.bias" in message
+    assert f"{last} (expected [" in message
+    assert "found [7])" in message
+
+
+def test_a_type_that_would_lose_its_fractions_is_refused(tmp_path: Path) -> None:
+    network = torch.nn.BatchNorm1d(2)
+    state = {key: value.float() for key, value in network.state_dict().items()}
+    path = save(tmp_path / "w.safetensors", state)
+    with pytest.raises(WeightsError, match=r"num_batches_tracked \(expected torch.int64, found torch.float32\)"):
+        load_weights(network, path, digest(path))
+
+
+def test_weights_that_are_not_finite_are_refused(tmp_path: Path, state: State) -> None:
+    key = next(iter(state))
+    state[key].view(-1)[0] = float("nan")
+    with pytest.raises(WeightsError, match=f"found NaN or infinity in {key}"):
+        load(save(tmp_path / "w.safetensors", state))

@@ -1,0 +1,84 @@
+"""The card: its published schema, what it refuses, and cards of other versions."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import pytest
+
+from voxtile.card import SCHEMA_VERSION, Card, parse_card, schema
+from voxtile.errors import ModelError
+
+ROOT = Path(__file__).parents[2]
+PUBLISHED = (ROOT / "docs/reference/card.schema.json", ROOT / "build/voxtile_build/repository/card.schema.json")
+
+
+def card(**changes: Any) -> dict[str, Any]:
+    fields: dict[str, Any] = {
+        "schema_version": SCHEMA_VERSION,
+        "name": "model",
+        "channels": ["T1"],
+        "orientation": "RAS",
+        "spacing": [1.0, 1.0, 1.0],
+        "intensity": {"rule": "zscore", "mask": "nonzero"},
+        "roi": [32, 32, 32],
+        "input": {"dtype": "int16", "padding": -32768},
+        "output": {"kind": "logits", "dtype": "fp32", "scores": 2},
+        "labels": [{"name": "background", "value": 0}, {"name": "tissue", "value": 1}],
+        "tiling": {"semantics": "monai", "overlap": 0.5, "blend": "gaussian", "sigma": 0.125},
+        "engine": "openvino",
+        "certificates": {},
+        "provenance": {"network": "UNet", "weights_sha256": "0", "onnx_sha256": "1"},
+    }
+    return {**fields, **changes}
+
+
+@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
+def test_the_published_schema_is_the_cards_own(path: Path) -> None:
+    assert json.loads(path.read_text()) == json.loads(json.dumps(schema()))
+
+
+def test_a_card_passes_the_published_schema_and_reads_back_the_same() -> None:
+    read = parse_card(json.dumps(card()), "model")
+    again = json.loads(read.model_dump_json())
+    jsonschema.validate(again, json.loads(PUBLISHED[0].read_text()))
+    assert Card.model_validate(again) == read
+
+
+@pytest.mark.parametrize(
+    ("changes", "where"),
+    [
+        ({"roi": [32, 32]}, "2D roi and slice_axis"),
+        ({"roi": [0, 32, 32]}, "roi.0"),
+        ({"output": {"kind": "logits", "scores": 3}}, "2 labels need 2 scores, not 3"),
+        ({"output": {"kind": "foreground", "scores": 2}}, "need 1 scores"),
+        ({"mirror_axes": [0, 3]}, "mirror_axes"),
+        ({"orientation": "RAX"}, "orientation"),
+        ({"orientation": "RLS"}, "orientation"),
+        ({"spacing": [1.0, 0.0, 1.0]}, "spacing.1"),
+        ({"tiling": {"overlap": 1.0}}, "tiling.overlap"),
+        ({"intensity": {"rule": "guess"}}, "intensity"),
+        ({"intensity": {"rule": "range", "low": 5, "high": 5}}, "high .* must lie above low"),
+        ({"labels": []}, "labels"),
+        ({"surprise": 1}, "surprise"),
+    ],
+)
+def test_a_card_that_does_not_fit_is_refused_by_its_field(changes: dict[str, Any], where: str) -> None:
+    with pytest.raises(ModelError, match=rf"model 'm': its card does not fit the schema.*{where}"):
+        parse_card(json.dumps(card(**changes)), "m")
+
+
+def test_a_card_of_a_newer_schema_is_refused_whatever_it_holds() -> None:
+    with pytest.raises(
+        ModelError, match=f"schema version 99, this client reads up to {SCHEMA_VERSION}; update voxtile"
+    ):
+        parse_card(json.dumps({"schema_version": 99, "unknown": {}}), "m")
+
+
+@pytest.mark.parametrize("text", ["", "{", "[1]", "null", '"card"'])
+def test_what_is_no_card_is_refused(text: str) -> None:
+    with pytest.raises(ModelError, match="model 'm': its card"):
+        parse_card(text, "m")

@@ -1,0 +1,236 @@
+"""The commands, as a user calls them: real server, exit codes, one line for each error, no file left by a failure."""
+
+from __future__ import annotations
+
+import contextlib
+import gzip
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from functools import partial
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+import pytest
+from tritonclient.grpc import InferenceServerClient
+from typer.testing import CliRunner, Result
+
+from tests.client.test_segment import AFFINE, head, image
+from voxtile.cli.commands import app
+from voxtile_server.embedded import EmbeddedServer
+
+REPORT_KEYS = {
+    "model", "version", "shape", "tiles", "seconds", "bytes_sent", "bytes_received", "peak_rss_bytes", "retries",
+    "labels", "certificate",
+}  # fmt: skip
+
+
+def run(*arguments: object) -> Result:
+    return CliRunner().invoke(app, [str(argument) for argument in arguments])
+
+
+def refused(result: Result, folder: Path, *kept: str) -> str:
+    """The one line of a refusal; nothing but `kept` lies in `folder`."""
+    assert result.exit_code == 2, result.output
+    assert {path.name for path in folder.iterdir()} == set(kept)
+    lines = result.stderr.strip().splitlines()
+    assert len(lines) == 1, result.stderr
+    return str(lines[0])
+
+
+@pytest.fixture
+def scan(tmp_path: Path) -> Path:
+    path = tmp_path / "head.nii.gz"
+    nib.save(image(head((40, 37, 33))), path)
+    return path
+
+
+def test_segment_writes_mask_report_and_preview(server: EmbeddedServer, scan: Path) -> None:
+    folder = scan.parent
+    result = run(
+        "segment", scan, "-o", folder / "mask.nii.gz", "--model", "small-unet", "--url", server.grpc_url,
+        "--json", folder / "report.json", "--preview", folder / "preview.png",
+    )  # fmt: skip
+    assert result.exit_code == 0, result.output
+    assert result.stdout == ""
+    mask = nib.load(folder / "mask.nii.gz")
+    assert mask.shape == (40, 37, 33)
+    assert mask.get_data_dtype() == np.uint8
+    report = json.loads((folder / "report.json").read_text())
+    assert set(report) >= REPORT_KEYS
+    assert set(report["seconds"]) == {"read", "prepare", "infer", "stitch", "restore", "write", "total"}
+    assert report["seconds"]["write"] > 0
+    assert report["labels"]["one"]["voxels"] == int((np.asarray(mask.dataobj) == 1).sum())
+    assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_report_on_standard_output(server: EmbeddedServer, scan: Path) -> None:
+    mask = scan.parent / "mask.nii"
+    result = run("segment", scan, "-o", mask, "-m", "small-unet", "--url", server.grpc_url, "--json", "-")
+    assert json.loads(result.stdout)["shape"] == [40, 37, 33]
+
+
+def test_models_lists_public_names_only(server: EmbeddedServer) -> None:
+    listed = json.loads(run("models", "--url", server.grpc_url, "--json").stdout)
+    assert [entry["name"] for entry in listed] == ["identity", "identity-int16", "small-unet", "small-unet-int16"]
+    assert all(entry["usable"] for entry in listed)
+    assert listed[2]["card"]["roi"] == [32, 32, 32]
+    assert "small-unet" in run("models", "--url", server.grpc_url).stdout
+
+
+def test_doctor(server: EmbeddedServer, scan: Path) -> None:
+    well = run("doctor", scan, "--model", "small-unet", "--url", server.grpc_url)
+    assert well.exit_code == 0, well.output
+    assert "certificate accepted" in well.stdout
+    assert "27 tiles" not in well.stdout
+    assert "shared memory" in well.stdout
+    ill = run("doctor", "--model", "nothing", "--url", server.grpc_url, "--url", "127.0.0.1:9")
+    assert ill.exit_code == 2
+    assert ill.stdout.count("FAIL") == 2
+
+
+def bad_files(folder: Path) -> dict[str, Path]:
+    """One file for each way in which a scan cannot be used."""
+    values = head((20, 21, 22))
+    files = {}
+
+    def save(name: str, data: np.ndarray, affine: np.ndarray = AFFINE, **fields: object) -> None:
+        one = nib.Nifti1Image(data, affine)
+        for key, value in fields.items():
+            one.header[key] = value
+        files[name] = folder / f"{name}.nii"
+        nib.save(one, files[name])
+
+    files["text"] = folder / "text.nii"
+    files["text"].write_text("not a scan")
+    whole = gzip.compress(nib.Nifti1Image(values, AFFINE).to_bytes())
+    files["truncated"] = folder / "truncated.nii.gz"
+    files["truncated"].write_bytes(whole[: len(whole) // 2])
+    save("four", np.zeros((8, 8, 8, 5), np.float32))
+    poisoned = values.copy()
+    poisoned[3, 4, 5] = np.nan
+    save("nan", poisoned)
+    save("empty", np.zeros((0, 4, 4), np.float32))
+    save("singular", values, np.diag([1.0, 1, 1, 1]))
+    raw = bytearray(files["singular"].read_bytes())
+    raw[280:328] = bytes(48)  # srow_x, srow_y, srow_z
+    raw[252:256] = (0).to_bytes(2, "little") + (1).to_bytes(2, "little")  # qform_code 0, sform_code 1
+    files["singular"].write_bytes(raw)
+    save("huge spacing", values, np.diag([1e7, 1, 1, 1]))
+    save("all zero", np.zeros_like(values))
+    files["missing"] = folder / "missing.nii"
+    return files
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("text", "NIfTI"),
+        ("truncated", "truncated|ends"),
+        ("four", "4D|5"),
+        ("nan", "NaN"),
+        ("empty", "empty|voxel"),
+        ("singular", "singular|affine"),
+        ("huge spacing", "spacing"),
+        ("all zero", "zero"),
+        ("missing", "found nothing of that name"),
+    ],
+)
+def test_bad_scans(server: EmbeddedServer, tmp_path: Path, name: str, said: str) -> None:
+    inputs = tmp_path / "in"
+    outputs = tmp_path / "out"
+    inputs.mkdir()
+    outputs.mkdir()
+    file = bad_files(inputs)[name]
+    result = run("segment", file, "-o", outputs / "mask.nii.gz", "-m", "small-unet", "--url", server.grpc_url)
+    line = refused(result, outputs)
+    assert file.name in line
+    assert any(word in line for word in said.split("|")), line
+
+
+def test_wrong_channel_count(server: EmbeddedServer, scan: Path) -> None:
+    result = run("segment", scan, scan, "-o", scan.parent / "m.nii", "-m", "small-unet", "--url", server.grpc_url)
+    assert "T1" in refused(result, scan.parent, scan.name)
+
+
+def test_unwritable_outputs_are_found_before_any_work(scan: Path) -> None:
+    for output in (scan.parent / "nowhere" / "mask.nii.gz", scan.parent / "mask.png"):
+        result = run("segment", scan, "-o", output, "-m", "small-unet", "--url", "127.0.0.1:9")
+        assert output.name in refused(result, scan.parent, scan.name)
+
+
+def test_unknown_model_and_absent_server(server: EmbeddedServer, scan: Path) -> None:
+    mask = scan.parent / "mask.nii.gz"
+    unknown = run("segment", scan, "-o", mask, "-m", "nothing", "--url", server.grpc_url)
+    assert "it offers: " in refused(unknown, scan.parent, scan.name)
+    absent = run("segment", scan, "-o", mask, "-m", "small-unet", "--url", "127.0.0.1:9")
+    assert "make serve" in refused(absent, scan.parent, scan.name)
+
+
+def test_an_old_mask_survives_a_failure(server: EmbeddedServer, scan: Path) -> None:
+    mask = scan.parent / "mask.nii.gz"
+    mask.write_bytes(b"the old one")
+    result = run("segment", scan, "-o", mask, "-m", "nothing", "--url", server.grpc_url)
+    assert result.exit_code == 2
+    assert mask.read_bytes() == b"the old one"
+
+
+@pytest.mark.parametrize(
+    "option", [["--header", "no colon"], ["--compression", "zip"], ["--overlap", "1"], ["--blend", "x"]]
+)
+def test_options_that_say_nothing(server: EmbeddedServer, scan: Path, option: list[str]) -> None:
+    mask = scan.parent / "mask.nii.gz"
+    result = run("segment", scan, "-o", mask, "-m", "small-unet", "--url", server.grpc_url, *option)
+    assert result.exit_code == 2
+    assert not mask.exists()
+
+
+def tiles_done(url: str) -> int:
+    with contextlib.closing(InferenceServerClient(url)) as client:
+        return int(client.get_inference_statistics("small-unet").model_stats[0].inference_count)
+
+
+def wait_for_tiles(url: str, wanted: int) -> None:
+    """Until the server has segmented so many tiles in all."""
+    until = time.monotonic() + 60
+    while tiles_done(url) < wanted:
+        assert time.monotonic() < until, "no tile came"
+        time.sleep(0.02)
+
+
+def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, tmp_path: Path) -> None:
+    scan = tmp_path / "large.nii"
+    nib.save(image(head((320, 320, 320))), scan)
+    command = [sys.executable, "-c", "from voxtile.cli.commands import main; main()", "segment", str(scan)]
+    command += ["--overlap", "0.75"]  # 50,000 small tiles: far from done, however late the signal comes
+    done = tiles_done(server.grpc_url)
+    client = subprocess.Popen(
+        [*command, "-o", str(tmp_path / "mask.nii.gz"), "-m", "small-unet", "--url", server.grpc_url],
+        stderr=subprocess.PIPE,
+        text=True,
+        env={**os.environ, "PYTHONWARNINGS": "error"},
+        # A shell starts what it runs in the background with SIGINT ignored, and that is inherited.
+        preexec_fn=partial(signal.signal, signal.SIGINT, signal.SIG_DFL),
+    )
+    wait_for_tiles(server.grpc_url, done + 5)
+    client.send_signal(signal.SIGINT)
+    _, said = client.communicate(timeout=30)
+    assert client.returncode == 130, said
+    assert "interrupted" in said
+    assert "Traceback" not in said
+    assert {path.name for path in tmp_path.iterdir()} == {"large.nii"}
+    assert not list(Path("/dev/shm").glob(f"voxtile-{client.pid}-*"))
+
+
+def test_importing_is_quick_and_never_brings_torch() -> None:
+    code = (
+        "import time, sys; t = time.perf_counter(); import voxtile; s = time.perf_counter() - t; "
+        "voxtile.Segmenter, voxtile.RemoteNetwork; import voxtile.cli.commands; "
+        "assert 'torch' not in sys.modules; print(s)"
+    )
+    seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)
+    assert seconds < 0.5

@@ -1,0 +1,244 @@
+"""Scans that the client prepares for voxtile-build: nnU-Net's own values, and nothing else is taken for them."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
+from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
+from numpy.typing import NDArray
+from typer.testing import CliRunner
+
+from tests.support.nnunet_folders import SCHEMES, Training, configuration, write_folder, write_scan
+from tests.support.phantoms import card_of
+from voxtile.cli.commands import app
+from voxtile.errors import ModelError, OutputError
+from voxtile.io.images import write_images
+from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
+from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
+from voxtile_build.evaluation.samples import gather_scans
+from voxtile_build.importers.nnunet.folds import import_nnunet, models_of
+from voxtile_build.importers.nnunet.spec import read_settings
+from voxtile_server.embedded import EmbeddedServer
+
+FULL = configuration((16, 16, 16), (1.2, 1.2, 1.2))
+TRAININGS = {
+    "plain": Training("3d_fullres", {"3d_fullres": FULL}),
+    "turned": Training(
+        "3d_fullres",
+        {
+            "3d_fullres": configuration(
+                (16, 12, 16), (1.3, 4.5, 0.9), normalization_schemes=list(SCHEMES), use_mask_for_norm=[False, True] * 2
+            )
+        },
+        channels=("CT", "T1", "any", "T2"),
+        transpose_forward=(1, 0, 2),
+    ),
+    "flat": Training("2d", {"2d": configuration((24, 20), (1.2, 0.8))}),
+    "oriented": Training("3d_fullres", {"3d_fullres": FULL}, reader="NibabelIOWithReorient"),
+}
+SERVING = {"warm_up": False, "max_batch": 1, "threads": 1}
+TWO = ("one.nii.gz", "two.nii")
+SHAPE, SPACING = (34, 31, 21), (1.0, 1.1, 1.7)
+
+
+@dataclass(frozen=True)
+class Served:
+    folders: dict[str, Path]
+    url: str
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
+    root = tmp_path_factory.mktemp("prepared")
+    folders = {name: write_folder(root / name, training, 3) for name, training in TRAININGS.items()}
+    for name, folder in folders.items():
+        import_nnunet(folder, name, root / "models", engines=["onnxruntime"], settings={"serving": SERVING})
+    with EmbeddedServer(root / "models") as server:
+        yield Served(folders, server.grpc_url)
+
+
+def prepare(served: Served, model: str, folder: Path, codes: str = "LPS") -> tuple[list[Path], list[Path]]:
+    """The files of a scan, and those that the command made of them."""
+    files = write_scan(folder / "scans", "case", SHAPE, SPACING, len(TRAININGS[model].channels), codes)
+    target = folder / "ready.nii.gz"
+    arguments = ["prepare", *map(str, files), "--model", model, "--output", str(target), "--url", served.url]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 0, done.output
+    return files, [Path(line) for line in done.stdout.splitlines()]
+
+
+def by_nnunet(folder: Path, name: str, files: list[Path]) -> NDArray[np.float32]:
+    """[channel, *the plan's axes], by nnU-Net's own preprocessor."""
+    plans = PlansManager(str(folder / "plans.json"))
+    dataset = json.loads((folder / "dataset.json").read_text())
+    chosen = plans.get_configuration(name)
+    return np.asarray(
+        DefaultPreprocessor(verbose=False).run_case(list(map(str, files)), None, plans, chosen, dataset)[0]
+    )
+
+
+def settings_with(files: list[Path], **precision: Any) -> dict[str, Any]:
+    scans = [[str(file) for file in files]]
+    return {
+        "serving": SERVING,
+        "acceptance": {"scans": scans, "min_dice": 0.0, "max_flipped": 1.0},
+        "precision": {"calibration": scans, **precision},
+    }
+
+
+@pytest.mark.parametrize(
+    ("model", "codes"), [("plain", "LPS"), ("turned", "LPS"), ("flat", "LPS"), ("oriented", "PIR")]
+)
+def test_the_build_side_reads_what_nnunet_prepares(served: Served, tmp_path: Path, model: str, codes: str) -> None:
+    files, written = prepare(served, model, tmp_path, codes)
+    assert len(written) == len(files)
+    (chosen,) = models_of(served.folders[model], model, settings=settings_with(written))
+    scan = gather_scans(chosen.spec)[0]
+    wanted = by_nnunet(served.folders[model], TRAININGS[model].name, files)
+    np.testing.assert_allclose(scan.volume, wanted, atol=1e-4 * np.ptp(wanted))
+    spacing = TRAININGS[model].configurations[TRAININGS[model].name]["spacing"]
+    np.testing.assert_allclose(scan.spacing[-len(spacing) :], spacing, rtol=1e-6)
+
+
+def test_certificate_and_calibration_are_of_the_scan(served: Served, tmp_path: Path) -> None:
+    _, written = prepare(served, "plain", tmp_path)
+    settings = settings_with(written, openvino="int8")
+    import_nnunet(served.folders["plain"], "p", tmp_path / "models", engines=["openvino"], settings=settings)
+    certificate = json.loads((tmp_path / "models/p_openvino/1/certificate.json").read_text())
+    calibration = certificate["precision_facts"]["calibration"]
+    assert calibration["generated"] is False
+    for scans in (calibration["scans"], certificate["scans"]):
+        assert [scan["name"] for scan in scans] == ["ready.nii.gz"]
+
+
+@pytest.mark.parametrize("key", ["acceptance", "precision"])
+def test_a_raw_scan_is_refused_and_nothing_is_built(served: Served, tmp_path: Path, key: str) -> None:
+    files, _ = prepare(served, "plain", tmp_path)
+    settings = {"serving": SERVING, key: settings_with(files)[key]}
+    with pytest.raises(ScanError, match=r"case_0000.*prepared by this nnU-Net plan, found one as it was"):
+        import_nnunet(served.folders["plain"], "p", tmp_path / "models", engines=["openvino"], settings=settings)
+    assert not list((tmp_path / "models").glob("p*"))
+
+
+def test_another_plans_scan_is_refused(served: Served, tmp_path: Path) -> None:
+    _, written = prepare(served, "oriented", tmp_path)
+    with pytest.raises(ScanError, match="found another plan's"):
+        import_nnunet(served.folders["plain"], "p", tmp_path / "models", settings=settings_with(written))
+
+
+def test_two_trainings_of_one_plan_prepare_alike(tmp_path: Path) -> None:
+    made = [write_folder(tmp_path / str(seed), TRAININGS["plain"], seed) for seed in (1, 2)]
+    first, second = (models_of(folder, "m")[0].spec.nnunet for folder in made)
+    assert first is not None
+    assert second is not None
+    assert first["preparation"] == second["preparation"]
+
+
+def test_a_cascade_takes_no_scans(tmp_path: Path) -> None:
+    stages = {"3d_lowres": FULL, "3d_cascade_fullres": {**FULL, "previous_stage": "3d_lowres"}}
+    training = Training("3d_cascade_fullres", stages)
+    folder = write_folder(tmp_path, training)
+    write_folder(tmp_path, replace(training, name="3d_lowres"))
+    with pytest.raises(SourceError, match=r"acceptance.scans: a cascade is certified .* on a generated volume"):
+        models_of(folder, "c", settings=settings_with([tmp_path / "a.nii.gz"]))
+    for settings in ({"acceptance": 3}, {"precision": "scans"}):
+        with pytest.raises(SpecError):
+            models_of(folder, "c", settings=settings)
+
+
+def test_a_file_that_is_not_there_is_named(served: Served, tmp_path: Path) -> None:
+    with pytest.raises(BuildError, match=r"nothing.nii.gz: no such file"):
+        import_nnunet(
+            served.folders["plain"], "p", tmp_path / "models", settings=settings_with([tmp_path / "nothing.nii.gz"])
+        )
+
+
+def test_files_in_settings_lie_beside_them(tmp_path: Path) -> None:
+    file = tmp_path / "some" / "settings.toml"
+    file.parent.mkdir()
+    file.write_text('[acceptance]\nscans = ["a.nii.gz", ["b.nii.gz", "/c.nii.gz"]]\n[precision]\ncalibration = "d"\n')
+    found = read_settings(file)
+    beside = str(file.parent)
+    assert found["acceptance"]["scans"] == [f"{beside}/a.nii.gz", [f"{beside}/b.nii.gz", "/c.nii.gz"]]
+    assert found["precision"]["calibration"] == f"{beside}/d"
+
+
+# Errors of the command ----------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("output", "message"),
+    [("ready.mha", "ends in .nii or .nii.gz"), ("nowhere/ready.nii", "expected a folder"), ("", "ends in .nii")],
+)
+def test_a_place_that_cannot_be_written(served: Served, tmp_path: Path, output: str, message: str) -> None:
+    (file,) = write_scan(tmp_path / "scans", "case", SHAPE, SPACING)
+    arguments = ["prepare", str(file), "--model", "plain", "--output", str(tmp_path / output), "--url", served.url]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert message in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans"]
+
+
+def test_too_few_channels(served: Served, tmp_path: Path) -> None:
+    (file,) = write_scan(tmp_path / "scans", "case", SHAPE, SPACING)
+    target = tmp_path / "ready.nii"
+    arguments = ["prepare", str(file), "--model", "turned", "--output", str(target), "--url", served.url]
+    done = CliRunner().invoke(app, arguments)
+    assert done.exit_code == 2
+    assert "4" in done.stderr
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["scans"]
+
+
+@pytest.mark.parametrize("channel", range(3))
+def test_several_channels_are_written_all_or_not_at_all(tmp_path: Path, channel: int) -> None:
+    (tmp_path / f"case_000{channel}.nii.gz").mkdir()
+    older = tmp_path / f"case_000{(channel + 1) % 3}.nii.gz"
+    older.write_bytes(b"what was there before")
+    with pytest.raises(OutputError, match=f"case_000{channel}"):
+        write_prepared(np.zeros((3, 4, 5, 6), np.float32), (1, 2, 3), "0" * 64, tmp_path / "case.nii.gz")
+    assert len(list(tmp_path.iterdir())) == 2
+    assert older.read_bytes() == b"what was there before"
+
+
+def test_no_channel_takes_its_name_before_all_are_written(tmp_path: Path) -> None:
+    def images() -> Iterator[tuple[Any, Path]]:
+        for channel in range(2):
+            yield nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / f"{channel}.nii"
+            assert not any(path.suffix == ".nii" for path in tmp_path.iterdir())
+        raise ScanError("the third cannot be had")
+
+    with pytest.raises(ScanError):
+        write_images(images())
+    assert list(tmp_path.iterdir()) == []
+    write_images((nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / name) for name in TWO)
+    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TWO)
+
+
+def test_axes_and_spacing_lie_as_in_a_scan(tmp_path: Path) -> None:
+    data = np.arange(4 * 5 * 6, dtype=np.float32).reshape(1, 4, 5, 6)
+    (file,) = write_prepared(data, (3.0, 2.0, 1.0), "ab" * 32, tmp_path / "case.nii")
+    image: Any = nib.load(file)
+    assert image.shape == (6, 5, 4)
+    assert image.header.get_zooms() == (1.0, 2.0, 3.0)
+    assert image.header["descrip"].item() == b"voxtile prepared " + b"ab" * 16
+    np.testing.assert_array_equal(image.get_fdata().transpose(2, 1, 0), data[0])
+    assert [path.name for path in files_of("x/case.nii.gz", 2)] == ["case_0000.nii.gz", "case_0001.nii.gz"]
+
+
+def test_other_models_need_none() -> None:
+    card = card_of()
+    with pytest.raises(ModelError, match=r"expected an nnU-Net model; .*prepares scans for any other by itself"):
+        preparation_of(card)
+    with pytest.raises(ModelError, match="build it anew"):
+        preparation_of(card.model_copy(update={"nnunet": {}}))
+    second = {"preparation": "0" * 64, "previous_stage": "first"}
+    with pytest.raises(ModelError, match="a cascade's second stage"):
+        preparation_of(card.model_copy(update={"nnunet": second}))

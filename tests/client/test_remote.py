@@ -1,0 +1,68 @@
+"""RemoteNetwork as the predictor of MONAI's own sliding window."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from monai.inferers import sliding_window_inference
+
+from tests.conftest import ROI, small_unet
+from voxtile import InputError, ModelError, RemoteNetwork
+from voxtile_server.embedded import EmbeddedServer
+
+LOGIT_ERROR = 1e-3
+"""fp32 engines sum in another order; logits of this network lie within ±10."""
+
+
+@pytest.mark.parametrize("shape", [(70, 40, 45), (50, 20, 40)], ids=["large", "smaller than the ROI"])
+@pytest.mark.parametrize("overlap", [0.25, 0.5])
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
+def test_drops_into_monai(server: EmbeddedServer, shape: tuple[int, ...], overlap: float, mode: str) -> None:
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 1, *shape)).astype(np.float32))
+    with torch.no_grad():
+        expected = sliding_window_inference(x, ROI, 4, small_unet(), overlap=overlap, mode=mode)
+    with RemoteNetwork(server.grpc_url, "small-unet") as network:
+        found = sliding_window_inference(x, ROI, 6, network, overlap=overlap, mode=mode)
+    assert isinstance(found, torch.Tensor)
+    assert (found - expected).abs().max() <= LOGIT_ERROR
+    assert (found.argmax(1) != expected.argmax(1)).float().mean() <= 1e-5
+
+
+def test_normalised_values_are_spread_over_a_narrow_type(server: EmbeddedServer) -> None:
+    x = np.random.default_rng(8).normal(size=(3, 1, *ROI)).astype(np.float32)
+    x[0, 0, :4] = -32768  # outside the scan
+    with RemoteNetwork(server.grpc_url, "small-unet-int16") as narrow:
+        found = narrow(x)
+    x[0, 0, :4] = 0
+    with RemoteNetwork(server.grpc_url, "small-unet") as wide:
+        np.testing.assert_allclose(found, wide(x), atol=20 * LOGIT_ERROR)
+
+
+def test_takes_any_batch_and_keeps_its_order(server: EmbeddedServer) -> None:
+    x = np.random.default_rng(5).integers(-9, 9, (11, 1, 16, 24, 8)).astype(np.float32)
+    with RemoteNetwork(server.grpc_url, "identity") as network:
+        np.testing.assert_array_equal(network(x), x)
+        assert network(x[:0]).shape == (0, 1, 16, 24, 8)
+
+
+def test_figures_normalise_on_the_server(server: EmbeddedServer) -> None:
+    x = np.random.default_rng(6).normal(100, 20, (2, 1, *ROI)).astype(np.float32)
+    with RemoteNetwork(server.grpc_url, "small-unet", figures=np.array([[100, 20]], np.float32)) as raw:
+        found = raw(x)
+    with RemoteNetwork(server.grpc_url, "small-unet") as normalised:
+        np.testing.assert_allclose(found, normalised((x - 100) / 20), atol=LOGIT_ERROR)
+
+
+def test_what_does_not_fit_is_refused(server: EmbeddedServer) -> None:
+    with RemoteNetwork(server.grpc_url, "identity-int16") as network:
+        with pytest.raises(InputError, match=r"takes \[batch, 1, 16, 24, 8\], found \[1, 1, 8, 8, 8\]"):
+            network(np.zeros((1, 1, 8, 8, 8), np.float32))
+        with pytest.raises(InputError, match="not whole numbers"):
+            network(np.full((1, 1, 16, 24, 8), 0.5, np.float32))
+    with pytest.raises(InputError, match="takes no figures"):
+        RemoteNetwork(server.grpc_url, "identity", figures=np.zeros((1, 2), np.float32))
+    with pytest.raises(InputError, match=r"figures should be \[1, 2\]"):
+        RemoteNetwork(server.grpc_url, "small-unet", figures=np.zeros(2, np.float32))
+    with pytest.raises(ModelError, match=r"'nothing' is not offered .* identity, identity-int16"):
+        RemoteNetwork(server.grpc_url, "nothing")

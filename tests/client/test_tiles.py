@@ -1,0 +1,82 @@
+"""Cutting tiles and putting answers together: padding marks, mirroring as nnU-Net does it, batches."""
+
+from __future__ import annotations
+
+import itertools
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.client.test_card import card
+from voxtile.card import Card, Tiling
+from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.skip import empty_tiles
+
+PADDING = -32768.0
+
+
+def cutter(data: NDArray[np.int16], roi: tuple[int, int, int], slice_axis: int | None = None) -> Cutter:
+    plan = plan_tiles(data.shape[1:], roi, Tiling(overlap=0.5))
+    return Cutter(data, plan, lambda values: values, PADDING, slice_axis)
+
+
+def test_tiles_hold_the_scan_and_the_mark_outside() -> None:
+    data = np.random.default_rng(1).integers(-100, 100, (2, 5, 20, 7)).astype(np.int16)
+    cut = cutter(data, (8, 8, 8))
+    padded = np.pad(data, [(0, 0), (1, 2), (0, 0), (0, 1)], constant_values=int(PADDING))
+    for tile in cut.plan:
+        np.testing.assert_array_equal(cut.cut(tile), padded[(slice(None), *tile.slices)])
+
+
+def test_tiles_of_a_2d_network_lose_their_slice_axis() -> None:
+    data = np.arange(2 * 3 * 8 * 8, dtype=np.int16).reshape(2, 3, 8, 8)
+    cut = cutter(data, (1, 8, 8), slice_axis=0)
+    np.testing.assert_array_equal(np.stack([cut.cut(tile) for tile in cut.plan], axis=1), data)
+
+
+def test_mirrorings_are_all_of_them_in_nnunets_order() -> None:
+    assert mirrorings(()) == ((),)
+    assert mirrorings((0, 1, 2)) == ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+    axes = (0, 2)
+    nnunet = [c for i in range(len(axes)) for c in itertools.combinations(axes, i + 1)]
+    assert list(mirrorings(axes)[1:]) == nnunet
+
+
+@pytest.mark.parametrize("batch", [1, 3, 4, 100])
+@pytest.mark.parametrize("axes", [(), (1,), (0, 1, 2)])
+def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple[int, ...]) -> None:
+    data = np.random.default_rng(2).normal(size=(1, 12, 9, 10)).astype(np.float32)
+    ramp = np.linspace(0, 1, 8 * 8 * 8, dtype=np.float32).reshape(8, 8, 8)
+    model = Card.model_validate(card(roi=[8, 8, 8]))
+    cut = Cutter(data, plan_tiles(data.shape[1:], (8, 8, 8), Tiling(overlap=0.5)), lambda v: v, 0.0)
+    flips = mirrorings(axes)
+
+    def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
+        return np.concatenate([x * ramp, np.tanh(x) + ramp], axis=1)
+
+    made = list(requests(iter(cut.plan), cut, flips, batch, None))
+    assert [request.index for request in made] == list(range(len(made)))
+    assert all(len(request.roi) == batch for request in made[:-1])
+    found = list(tile_scores((network(request.roi) for request in made), flips, model))
+    for tile, scores in zip(cut.plan, found, strict=True):
+        x = cut.cut(tile)[None]
+        expected = network(x)
+        for flip in flips[1:]:
+            spatial = tuple(2 + axis for axis in flip)
+            expected = expected + np.flip(network(np.flip(x, spatial)), spatial)
+        np.testing.assert_allclose(scores, expected[0] / len(flips), rtol=1e-5, atol=1e-6)
+
+
+def test_a_tile_is_empty_when_half_a_roi_around_it_is() -> None:
+    data = np.zeros((2, 40, 24, 24), np.int16)
+    data[1, 20, 12, 12] = 5
+    plan = plan_tiles(data.shape[1:], (8, 8, 8), Tiling(overlap=0.5))
+    empty = empty_tiles(data, plan, [0.0, 4.0])
+    for tile in plan:
+        around = tuple(slice(max(start - 4, 0), start + 8 + 4) for start in tile.start)
+        assert (tile.index in empty) == (not (data[1][around] > 4).any())
+    assert 0 < len(empty) < len(plan)
+    assert empty_tiles(data, plan, [0.0, 5.0]) == frozenset(range(len(plan)))
+    assert not empty_tiles(data, plan, [-1.0, 5.0])

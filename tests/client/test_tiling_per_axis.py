@@ -1,0 +1,118 @@
+"""Overlap and sigma for each axis, and what lies outside: from a spec or a bundle to the card and the client."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from monai.data.utils import compute_importance_map
+
+from tests.build.test_build_card import CERTIFICATES, PROVENANCE
+from tests.build.test_bundle import inferer, spec_of
+from tests.client.test_card import card
+from tests.support.build_specs import ROI, fields, spec, tiny_unet
+from tests.support.bundles import inference, write_bundle
+from voxtile.card import Card, parse_card
+from voxtile.errors import ModelError
+from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape
+from voxtile_build.errors import SpecError
+from voxtile_build.evaluation.samples import phantom_scan
+from voxtile_build.evaluation.stitching import stitch
+from voxtile_build.evaluation.whole_scan import segment, torch_runner
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.repository.card import card_of
+from voxtile_build.spec.spec import Spec, parse_spec
+
+OVERLAP, SIGMA = [0.5, 0.0, 0.75], [0.1, 0.3, 0.2]
+WEIGHTS = 1e-6
+"""Both sides compute exp and products in float32."""
+STITCHED = 1e-5
+"""float32 scores within ±10, summed in another order."""
+
+
+def client_card(chosen: Spec) -> Card:
+    """The card that the client reads of an entry of this spec."""
+    return parse_card(json.dumps(card_of(chosen, "openvino", CERTIFICATES, PROVENANCE)), "tiny")
+
+
+def plan_of(found: Card, image: tuple[int, int, int]) -> TilePlan:
+    return plan_tiles(image, tile_shape(found, image), found.tiling)
+
+
+def test_each_axis_has_its_own_overlap_and_sigma() -> None:
+    found = client_card(spec(tiling={"overlap": OVERLAP, "sigma": SIGMA}))
+    assert (found.tiling.overlap, found.tiling.sigma) == (tuple(OVERLAP), tuple(SIGMA))
+    plan = plan_of(found, (24, 16, 21))
+    assert plan.starts == ((0, 8), (0, 8), (0, 3, 6, 9))
+    expected = compute_importance_map(ROI, mode="gaussian", sigma_scale=SIGMA)
+    np.testing.assert_allclose(plan.weights, expected.numpy(), rtol=WEIGHTS)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_axis_of_a_2d_networks_slices_counts_for_nothing(axis: int) -> None:
+    flat = {"roi": [16, 12], "slice_axis": axis, "overlap": [0.5, 0.25], "sigma": [0.1, 0.3]}
+    found = client_card(spec(tiling=flat))
+    image = [24, 21]
+    image.insert(axis, 5)
+    plan = plan_of(found, (image[0], image[1], image[2]))
+    starts = [(0, 8), (0, 9)]
+    starts.insert(axis, (0, 1, 2, 3, 4))
+    assert plan.starts == tuple(starts)
+    expected = compute_importance_map((16, 12), mode="gaussian", sigma_scale=[0.1, 0.3])
+    np.testing.assert_allclose(plan.weights.squeeze(axis), expected.numpy(), rtol=WEIGHTS)
+
+
+def test_the_build_side_stitches_as_monai_does_for_each_axis() -> None:
+    chosen = spec(tiling={"overlap": OVERLAP, "sigma": SIGMA, "outside": -1.5})
+    scan, run = phantom_scan(chosen), torch_runner(wrap(tiny_unet(), chosen))
+    np.testing.assert_allclose(stitch(scan, chosen, run, 3), segment(scan, chosen, run, 2), atol=STITCHED)
+
+
+@pytest.mark.parametrize("rule", [{"rule": "none"}, {"rule": "range", "low": 0.0, "high": 50.0}, {"rule": "zscore"}])
+@pytest.mark.parametrize("outside", [0.0, -1.0, 2.5])
+def test_the_network_sees_outside_after_normalisation(rule: dict[str, Any], outside: float) -> None:
+    chosen = spec(input={"dtype": "int16", "intensity": rule}, tiling={"outside": outside})
+    wrapper = wrap(tiny_unet(), chosen)
+    roi = torch.randint(0, 100, (1, 1, *ROI), dtype=torch.int16)
+    plain = wrapper.image(roi, torch.tensor([[[40.0, 20.0]]]) if rule["rule"] == "zscore" else None)
+    roi[:, :, :5] = -32768
+    seen = wrapper.image(roi, torch.tensor([[[40.0, 20.0]]]) if rule["rule"] == "zscore" else None)
+    assert (seen[:, :, :5] == outside).all()
+    assert torch.equal(seen[:, :, 5:], plain[:, :, 5:])
+
+
+def test_a_bundles_own_numbers_are_translated(tmp_path: Path) -> None:
+    given = inferer(overlap=[0.5, 0.25, 0], sigma_scale=[0.1, 0.2, 0.3], cval=-1)
+    tiling = spec_of(write_bundle(tmp_path / "b", given), "each").tiling
+    assert (tiling.overlap, tiling.sigma, tiling.outside) == ((0.5, 0.25, 0.0), (0.1, 0.2, 0.3), -1.0)
+    plain = spec_of(write_bundle(tmp_path / "p", inference()), "plain").tiling
+    assert (plain.overlap, plain.sigma, plain.outside) == (0.5, 0.125, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("tiling", "message"),
+    [
+        ({"overlap": [0.5, 0.25]}, r"expected overlap to have one number for each axis of roi, found \[0.5, 0.25\]"),
+        ({"sigma": [0.1] * 4}, "expected sigma to have one number for each axis of roi"),
+        ({"overlap": [0.5, 1.0, 0.0]}, r"tiling.overlap\[1\]: .*less than 1, found 1.0 \(overlap: share"),
+        ({"overlap": -0.1}, r"tiling.overlap: .*greater than or equal to 0, found -0.1"),
+        ({"sigma": [0.1, 0.0, 0.1]}, r"tiling.sigma\[1\]: .*greater than 0"),
+        ({"sigma": "wide"}, r"tiling.sigma: .*found 'wide'"),
+        ({"outside": float("inf")}, "tiling.outside: .*finite"),
+        ({"semantics": "nnunet", "outside": -1.0}, "nnU-Net pads with 0 after normalisation, found outside = -1"),
+    ],
+)
+def test_numbers_that_do_not_fit_are_refused_with_the_key(tiling: dict[str, Any], message: str) -> None:
+    with pytest.raises(SpecError, match=message) as caught:
+        parse_spec(fields(tiling=tiling), "tiny.toml", Path())
+    assert len(str(caught.value).splitlines()) == 1
+
+
+@pytest.mark.parametrize("overlap", [[0.5, 0.5], [0.5, 0.5, 1.0], [], "half"])
+def test_a_card_with_another_count_is_refused(overlap: Any) -> None:
+    with pytest.raises(ModelError, match=r"does not fit the schema at tiling\.overlap"):
+        parse_card(json.dumps(card(tiling={"overlap": overlap})), "m")

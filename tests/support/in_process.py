@@ -1,0 +1,50 @@
+"""The client's own path from a prepared scan to stitched scores, with any function in place of the server."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+from numpy.typing import NDArray
+
+from tests.client.test_card import card
+from voxtile.card import Card, Tiling
+from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.stitch import Stitcher
+
+ANY = Card.model_validate(card())
+"""Of a card, the tiles only ask whether the network takes slices."""
+
+Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
+
+
+def stitched(
+    scan: NDArray[np.float32],
+    roi: Sequence[int],
+    tiling: Tiling,
+    network: Network,
+    *,
+    batch: int = 3,
+    outside: float = 0.0,
+    mirror_axes: Sequence[int] = (),
+    slice_axis: int | None = None,
+) -> NDArray[np.float32]:
+    """Scores [score, *grid] of `scan` [channel, *grid]; `network` takes [batch, channel, *roi], at most `batch`.
+
+    slice_axis: the axis of `roi` that has one voxel and that a 2D network does not see.
+    """
+    plan = plan_tiles(scan.shape[1:], roi, tiling)
+    cutter = Cutter(scan, plan, np.asarray, outside, slice_axis)
+    sizes = [size for axis, size in enumerate(roi) if axis != slice_axis]
+    model = Card.model_validate(card(roi=sizes, slice_axis=slice_axis)) if slice_axis is not None else ANY
+    flips = mirrorings(mirror_axes)
+    answers = (network(request.roi) for request in requests(iter(plan), cutter, flips, batch, None))
+    stitcher: Stitcher | None = None
+    planes: list[NDArray[np.float32]] = []
+    for tile, scores in zip(plan, tile_scores(answers, flips, model), strict=True):
+        stitcher = stitcher or Stitcher(plan, len(scores))
+        planes += [one.copy() for one in stitcher.add(tile, scores)]
+    assert stitcher is not None
+    planes += [one.copy() for one in stitcher.finish()]
+    return np.concatenate(planes, axis=1)
