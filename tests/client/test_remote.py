@@ -7,7 +7,7 @@ import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
-from tests.conftest import ROI, small_unet
+from tests.support.small_models import ROI, small_unet
 from voxtile import InputError, ModelError, RemoteNetwork
 from voxtile_server.embedded import EmbeddedServer
 

@@ -14,7 +14,7 @@ from monai.inferers import sliding_window_inference
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
-from tests.conftest import ROI, small_unet
+from tests.support.small_models import ROI, small_unet
 from voxtile import Connection, InputError, MemoryLimitError, Options, Segmentation, Segmenter
 from voxtile_server.embedded import EmbeddedServer
 

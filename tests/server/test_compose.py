@@ -78,7 +78,7 @@ def test_ports_are_on_loopback_and_from_the_environment(service: dict[str, Any])
 
 def test_the_repository_is_mounted_read_only_and_must_exist(service: dict[str, Any]) -> None:
     [mount] = service["volumes"]
-    assert mount["source"] == "${MODEL_REPOSITORY:-../model_repository}"
+    assert mount["source"] == "${MODEL_REPOSITORY:-../../model_repository}"
     assert (mount["type"], mount["target"], mount["read_only"]) == ("bind", "/models", True)
     assert mount["bind"] == {"create_host_path": False}
     assert (SERVER / "../../model_repository").is_dir()

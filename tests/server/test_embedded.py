@@ -40,23 +40,6 @@ GONE_WITHIN_S = 15.0
 SLOW_START_S = 60
 
 
-@pytest.fixture(scope="module")
-def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """One model; the space in the path is on purpose."""
-    folder = tmp_path_factory.mktemp("model repository")
-    tiny.write_doubling(folder, "double")
-    return folder
-
-
-@pytest.fixture(scope="module")
-def cache(repository: Path) -> Path:
-    """The cache, filled."""
-    folder = fetching.cache_folder()
-    fetching.fetch_triton(folder)
-    fetching.fetch_engines(folder)
-    return folder
-
-
 @pytest.fixture
 def slow(tmp_path: Path) -> Path:
     """A repository whose model takes longer to load than any test waits."""
@@ -260,7 +243,7 @@ def test_what_failed_leaves_nothing_and_is_made_again(tmp_path: Path) -> None:
 def test_two_processes_fetch_once(tmp_path: Path) -> None:
     """A small pin, so that it is the locking that is tested and not the network."""
     code = (
-        "import sys; from pathlib import Path; from server import fetching\n"
+        "import sys; from pathlib import Path; from voxtile_server.install import fetch as fetching\n"
         "fetching.read_pins = lambda: ('packaging==26.3',)\n"
         "print(fetching.fetch_engines(Path(sys.argv[1])))"
     )
@@ -317,13 +300,6 @@ def test_a_log_with_no_failed_model_gives_its_last_words() -> None:
 
 
 # --- the class ----------------------------------------------------------------------------------------
-
-
-@pytest.fixture(scope="module")
-def server(repository: Path) -> Iterator[EmbeddedServer]:
-    """One server for all tests that do not end it."""
-    with embedded(repository) as running:
-        yield running
 
 
 def test_it_answers_on_every_endpoint(server: EmbeddedServer) -> None:

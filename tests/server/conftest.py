@@ -1,0 +1,36 @@
+"""What the server's tests share: one tiny model, the filled cache, and one embedded Triton. No torch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.support import tiny_entries as tiny
+from voxtile_server.embedded import EmbeddedServer
+from voxtile_server.install import fetch
+
+
+@pytest.fixture(scope="session")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A model repository with the one model "double"; the space in its path is on purpose."""
+    folder = tmp_path_factory.mktemp("model repository")
+    tiny.write_doubling(folder, "double")
+    return folder
+
+
+@pytest.fixture(scope="session")
+def server(repository: Path) -> Iterator[EmbeddedServer]:
+    """The embedded Triton on `repository`, for tests that do not stop it."""
+    with EmbeddedServer(repository, ready_timeout_s=120) as running:
+        yield running
+
+
+@pytest.fixture(scope="session")
+def cache() -> Path:
+    """The cache, filled."""
+    folder = fetch.cache_folder()
+    fetch.fetch_triton(folder)
+    fetch.fetch_engines(folder)
+    return folder
