@@ -1,5 +1,5 @@
 # The verbs, in the order in which one needs them. Every one sets up what it lacks.
-.PHONY: setup demo build serve test check bench clean
+.PHONY: setup demo build serve test test-all check bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -44,7 +44,11 @@ serve: setup
 	@exec $(BIN)/voxtile-server --repository $(MODEL_REPOSITORY) \
 		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
+# What trains networks or runs the benchmark takes long; `test-all` runs it too.
 test: setup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not training"
+
+test-all: setup
 	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
 
 check: setup

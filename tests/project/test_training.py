@@ -1,15 +1,11 @@
-"""The demo models: their data, what training may see of it, and that cards, figures and weights agree."""
+"""Training of the demo models: data, what training may see of it, augmentation, networks, evaluation, weights."""
 
 from __future__ import annotations
 
-import ast
 import json
-import sys
-import zipfile
 from dataclasses import replace
 from itertools import permutations, product
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,7 +14,6 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.metrics import compute_dice
-from monai.networks.nets import SwinUNETR, UNet
 from monai.networks.utils import one_hot
 from monai.transforms import NormalizeIntensity
 from safetensors.torch import load_file, save_file
@@ -35,6 +30,7 @@ AIMED_DICE = 0.85  # what the demo models promise for both tissues where trainin
 MOST_TISSUE_IN_THE_VOID = 0.1  # share of an empty window; at 0.8 the whole scan's Dice broke down, at 0.08 not
 SAME_DICE = 0.002  # other CPU kernels than those of the recorded evaluation may flip a few voxels
 
+pytestmark = pytest.mark.training
 PLAN = training.Plan("brain-unet", steps=1)
 
 
@@ -67,69 +63,6 @@ def small_case() -> perturbations.Case:
     held_out = np.zeros(t1.shape, dtype=np.bool_)
     held_out[:, :9, 15:] = True
     return perturbations.Case(t1, head.astype(np.uint8) + white.astype(np.uint8), held_out)
-
-
-# The template's files
-
-
-def test_fetching_again_keeps_right_files_and_replaces_wrong_ones(paths: dict[str, Path], tmp_path: Path) -> None:
-    for path in paths.values():
-        (tmp_path / path.name).write_bytes(path.read_bytes())
-    (tmp_path / "mni152_gm.nii.gz").write_bytes(b"cut short")
-    kept = (tmp_path / "mni152_t1.nii.gz").stat().st_mtime_ns
-    first = mni152.fetch_mni152(tmp_path)
-    assert {kind: networks.sha256(path) for kind, path in first.items()} == {
-        kind: file.sha256 for kind, file in mni152.FILES.items()
-    }
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(path.name for path in paths.values())
-    times = {kind: path.stat().st_mtime_ns for kind, path in first.items()}
-    assert times["t1"] >= kept
-    assert {kind: path.stat().st_mtime_ns for kind, path in mni152.fetch_mni152(tmp_path).items()} == times
-
-
-def test_a_wheel_with_other_content_is_refused(tmp_path: Path) -> None:
-    wheel = tmp_path / "nilearn-0.14.1-py3-none-any.whl"
-    with zipfile.ZipFile(wheel, "w") as archive:
-        for file in mni152.FILES.values():
-            archive.writestr(file.member, b"not the template")
-    with pytest.raises(mni152.TemplateError, match=r"mni_icbm152_t1.*expected SHA-256 421a10.*found"):
-        mni152.unpack_wheel(wheel, tmp_path)
-    assert list(tmp_path.iterdir()) == [wheel]
-
-
-def test_a_wheel_without_the_template_is_refused(tmp_path: Path) -> None:
-    wheel = tmp_path / "empty.whl"
-    with zipfile.ZipFile(wheel, "w"):
-        pass
-    with pytest.raises(mni152.TemplateError, match=r"empty\.whl holds no nilearn/.*expected nilearn=="):
-        mni152.unpack_wheel(wheel, tmp_path)
-
-
-def test_no_package_index_is_one_clear_line(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    monkeypatch.setenv("PIP_NO_INDEX", "1")
-    assert mni152.main([str(tmp_path / "new")]) == 2
-    said = capsys.readouterr().err
-    assert said.startswith("mni152: pip could not download nilearn==0.14.1")
-    assert said.count("\n") == 1
-    assert list((tmp_path / "new").iterdir()) == []
-
-
-def test_the_command_names_the_files(paths: dict[str, Path], capsys: pytest.CaptureFixture[str]) -> None:
-    assert mni152.main([str(paths["t1"].parent)]) == 0
-    assert capsys.readouterr().out.splitlines() == [str(path) for path in paths.values()]
-
-
-def test_fetching_needs_the_standard_library_only() -> None:
-    tree = ast.parse((MODELS / "training" / "mni152.py").read_text())
-    modules = {
-        node.module if isinstance(node, ast.ImportFrom) else alias.name
-        for node in ast.walk(tree)
-        if isinstance(node, ast.Import | ast.ImportFrom)
-        for alias in node.names
-    }
-    assert {str(module).split(".")[0] for module in modules} <= set(sys.stdlib_module_names)
 
 
 # The data
@@ -538,82 +471,16 @@ def test_turning_by_a_right_angle_is_exact_and_by_none_is_nothing() -> None:
     assert np.argwhere(turned == turned.max()).tolist() == [[x + 4, y + 4, z + 4]]
 
 
-# What is committed
+# The weights that are committed
 
 
-@pytest.fixture(params=NAMES)
-def committed(request: pytest.FixtureRequest) -> tuple[str, dict[str, Any], list[dict[str, Any]]]:
-    return request.param, *model_cards.read(request.param)
-
-
-Committed = tuple[str, dict[str, Any], list[dict[str, Any]]]
-
-
-def test_card_shows_the_recorded_figures(committed: Committed) -> None:
-    name, figures, log = committed
-    card = (MODELS / f"{name}.md").read_text()
-    assert card == model_cards.with_figures(card, model_cards.figures(figures, log))
-    for scores in (*figures["whole_scan"]["dice"].values(), *figures["perturbed"].values()):
-        assert all(f"{score:.4f}" in card for score in scores.values())
-
-
-def test_card_names_the_weights_that_are_there(committed: Committed) -> None:
-    name, figures, _ = committed
-    weights = MODELS / f"{name}.safetensors"
-    assert networks.sha256(weights) == figures["weights"]["sha256"]
-    assert weights.stat().st_size == figures["weights"]["bytes"]
-    assert figures["weights"]["sha256"] in (MODELS / f"{name}.md").read_text()
-
-
-def test_weights_load_into_monai_by_the_arguments_of_the_card(committed: Committed) -> None:
-    name, figures, _ = committed
-    kind = {"brain-swinunetr": SwinUNETR, "brain-unet": UNet}[name]
-    network = kind(**figures["network"])
-    network.load_state_dict(load_file(MODELS / f"{name}.safetensors"), strict=True)
-    assert sum(parameter.numel() for parameter in network.parameters()) == figures["parameters"]
-
-
-def test_both_tissues_reach_the_aim_where_training_never_looked(committed: Committed) -> None:
-    _, figures, _ = committed
-    assert set(figures["whole_scan"]["dice"]["held out"]) == {"grey matter", "white matter"}
-    assert min(figures["whole_scan"]["dice"]["held out"].values()) >= AIMED_DICE
-    assert figures["held_out"]["share_of_tissue"] >= 0.12
-    assert tuple(figures["held_out"]["start"]) == HELD_OUT.start
-    assert tuple(figures["held_out"]["stop"]) == HELD_OUT.stop
-
-
-def test_both_tissues_reach_the_aim_on_the_whole_scan(committed: Committed) -> None:
-    _, figures, _ = committed
-    for scores in figures["whole_scan"]["dice"].values():
-        assert min(scores.values()) >= AIMED_DICE
-
-
-def test_no_tissue_is_found_in_a_nearly_empty_window(committed: Committed, brain: Brain) -> None:
-    name, _, _ = committed
+@pytest.mark.parametrize("name", NAMES)
+def test_no_tissue_is_found_in_a_nearly_empty_window(name: str, brain: Brain) -> None:
     window = Box((133, 160, 125), (197, 224, 189)).slices
     network = networks.load_network(name, MODELS / f"{name}.safetensors")
     found, _ = evaluation.segment(network, perturbations.zscore(perturbations.as_it_is(brain).t1)[window])
     assert (brain.t1[window] > 0).mean() < 0.001
     assert (found > 0).mean() < MOST_TISSUE_IN_THE_VOID
-
-
-def test_log_belongs_to_the_model_and_shows_it_learning(committed: Committed) -> None:
-    name, figures, log = committed
-    assert log[0]["plan"]["name"] == name
-    assert log[0]["plan"]["seed"] == training.Plan.seed
-    assert log[0]["network"] == figures["network"]
-    # Of the first run only: the later ones drew emptier patches, whose Dice loss is near 1 whatever is done.
-    later = [place for place, line in enumerate(log) if "plan" in line][1:]
-    losses = [line["loss"] for line in log[: later[0] if later else None] if "loss" in line]
-    assert np.mean(losses[-5:]) < np.mean(losses[:3]) / 2
-
-
-def test_card_states_the_sources_and_their_licences(committed: Committed) -> None:
-    card = " ".join((MODELS / f"{committed[0]}.md").read_text().split())
-    assert "Copyright (C) 1993–2009 Louis Collins, McConnell Brain Imaging Centre" in card
-    assert "Permission to use, copy, modify, and distribute" in card
-    assert mni152.WHEEL in card
-    assert "BSD" in card
 
 
 def test_unet_reaches_its_recorded_dice(brain: Brain) -> None:
@@ -631,8 +498,3 @@ def test_swinunetr_segments_one_window_that_training_never_saw(brain: Brain) -> 
     held_out = np.s_[:, : window[1].stop - window[1].start]
     truth = case.labels[window]
     assert min(evaluation.dice(found[held_out], truth, truth >= 0).values()) >= AIMED_DICE
-
-
-def test_a_card_without_the_marks_is_refused() -> None:
-    with pytest.raises(ValueError, match=r"expected .* in the model card"):
-        model_cards.with_figures("no marks", "figures")
