@@ -21,7 +21,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.client.test_card import card as card_fields
-from tests.server.test_backends import ov_variants
 from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Card, Tiling, parse_card
 from voxtile.errors import InputError, ModelError
@@ -40,6 +39,7 @@ from voxtile_build.graph.wrapper import wrap
 from voxtile_build.networks import make_network
 from voxtile_build.repository.config import PLACEHOLDER, public_config, read_config, write_config
 from voxtile_build.spec.spec import Network, Spec, parse_spec
+from voxtile_server.backends.openvino.variants import Variants
 from voxtile_server.embedded import EmbeddedServer
 
 LABELS = ["background", "one", "two"]
@@ -263,7 +263,7 @@ def test_openvino_keeps_one_variant_whatever_sizes_come(repository: Path) -> Non
     config = read_config(repository / "unet_openvino")
     core = ov.Core()
     model = core.read_model(repository / "unet_openvino" / "1" / "model.xml")
-    variants = ov_variants.Variants(core, model, {key: v.string_value for key, v in config.parameters.items()})
+    variants = Variants(core, model, {key: v.string_value for key, v in config.parameters.items()})
     figures = np.tile(np.float32([0, 1]), (2, 1, 1))
     for size in ((8, 8), (16, 24), (40, 8), (24, 24), (64, 32), (8, 8)):
         x = np.random.default_rng(size[0]).normal(size=(2, 1, *size)).astype(np.float32)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import importlib
 import json
-import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,16 +24,12 @@ from tritonclient.utils import InferenceServerException, np_to_triton_dtype, sha
 
 from tests.support import tiny_entries as tiny
 from tests.support.tiny_entries import ROI
+from voxtile_server.backends import batching, contract, entry
+from voxtile_server.backends.onnxruntime import session
+from voxtile_server.backends.openvino import pages
+from voxtile_server.backends.openvino import variants as ov_variants
 from voxtile_server.embedded import EmbeddedServer
-
-BACKENDS = Path(__file__).parents[2] / "server" / "voxtile_server" / "backends"
-# As in the stub, where the shared files and the backend's own lie in one folder on the path.
-sys.path.extend(str(folder) for folder in (BACKENDS, BACKENDS / "onnxruntime", BACKENDS / "openvino"))
-batching = importlib.import_module("batching")
-entry = importlib.import_module("entry")
-ort_session = importlib.import_module("ort_session")
-ov_pages = importlib.import_module("ov_pages")
-ov_variants = importlib.import_module("ov_variants")
+from voxtile_server.install import fetch, layout
 
 Array = np.ndarray[Any, Any]
 ENGINES = ("onnxruntime", "openvino")
@@ -57,7 +52,7 @@ QUEUE = {"dynamic_batching": {"max_queue_delay_microseconds": 200_000}}
 # --- the contract ------------------------------------------------------------------------------------
 
 
-def contract(
+def a_contract(
     *, max_batch_size: int = 4, inputs: Sequence[tiny.Tensor] = (), outputs: Sequence[tiny.Tensor] = ()
 ) -> Any:
     declared = [
@@ -65,34 +60,34 @@ def contract(
         for tensors in (inputs or [("x", "TYPE_FP32", (3,))], outputs or [("y", "TYPE_FP32", (3,))])
     ]
     described = {"name": "m", "max_batch_size": max_batch_size, "input": declared[0], "output": declared[1]}
-    return batching.parse_contract(described)
+    return contract.parse_contract(described)
 
 
 def in_graph(name: str, type_name: str = "TYPE_FP32", dims: Sequence[int] | None = (-1, 3)) -> Any:
-    return batching.InGraph(name, type_name, tuple(dims) if dims is not None else None)
+    return contract.InGraph(name, type_name, tuple(dims) if dims is not None else None)
 
 
 @pytest.mark.parametrize("dims", [(-1, 3), (-1, -1), None])
 def test_a_graph_that_fits_its_config_is_taken(dims: Sequence[int] | None) -> None:
-    batching.check_against_graph(contract(), [in_graph("x", dims=dims)], [in_graph("y", dims=dims)])
+    contract.check_against_graph(a_contract(), [in_graph("x", dims=dims)], [in_graph("y", dims=dims)])
 
 
 def test_graph_outputs_may_stay_undeclared() -> None:
-    batching.check_against_graph(contract(), [in_graph("x")], [in_graph("y"), in_graph("z")])
+    contract.check_against_graph(a_contract(), [in_graph("x")], [in_graph("y"), in_graph("z")])
 
 
 def test_a_fixed_batch_of_one_serves_a_max_batch_size_of_one() -> None:
     tensors = [in_graph("x", dims=(1, 3))], [in_graph("y", dims=(1, 3))]
-    batching.check_against_graph(contract(max_batch_size=1), *tensors)
-    with pytest.raises(batching.ConfigError, match="max_batch_size 2, a free first axis; the graph has"):
-        batching.check_against_graph(contract(max_batch_size=2), *tensors)
+    contract.check_against_graph(a_contract(max_batch_size=1), *tensors)
+    with pytest.raises(contract.ConfigError, match="max_batch_size 2, a free first axis; the graph has"):
+        contract.check_against_graph(a_contract(max_batch_size=2), *tensors)
 
 
 @pytest.mark.parametrize(
     ("inputs", "outputs", "message"),
     [
-        ([in_graph("roi")], [in_graph("y")], "declares input 'x', which the graph has not; its inputs are 'roi'"),
-        ([in_graph("x")], [in_graph("z")], "declares output 'y', which the graph has not; its outputs are 'z'"),
+        ([in_graph("roi")], [in_graph("y")], "declares input 'x', which the graph does not have; its inputs are 'roi'"),
+        ([in_graph("x")], [in_graph("z")], "declares output 'y', which the graph does not have; its outputs are 'z'"),
         ([in_graph("x"), in_graph("k")], [in_graph("y")], r"the graph needs input \['k'\]"),
         ([in_graph("x", "TYPE_INT16")], [in_graph("y")], "'x': config.pbtxt says TYPE_FP32, the graph has TYPE_INT16"),
         ([in_graph("x")], [in_graph("y", "bf16")], "'y': config.pbtxt says TYPE_FP32, the graph has bf16"),
@@ -102,8 +97,8 @@ def test_a_fixed_batch_of_one_serves_a_max_batch_size_of_one() -> None:
     ],
 )  # fmt: skip
 def test_a_graph_that_does_not_fit_is_refused(inputs: list[Any], outputs: list[Any], message: str) -> None:
-    with pytest.raises(batching.ConfigError, match=message):
-        batching.check_against_graph(contract(), inputs, outputs)
+    with pytest.raises(contract.ConfigError, match=message):
+        contract.check_against_graph(a_contract(), inputs, outputs)
 
 
 @pytest.mark.parametrize(
@@ -117,10 +112,10 @@ def test_a_graph_that_does_not_fit_is_refused(inputs: list[Any], outputs: list[A
 )
 def test_a_declaration_that_cannot_be_kept_is_refused(change: dict[str, Any], message: str) -> None:
     tensor = {"name": "x", "data_type": "TYPE_FP32", "dims": [3]}
-    with pytest.raises(batching.ConfigError, match=message):
-        batching.parse_contract({"name": "m", "input": [tensor | change], "output": [tensor]})
-    with pytest.raises(batching.ConfigError, match="must declare the model's inputs and outputs"):
-        batching.parse_contract({"name": "m", "input": [tensor], "output": []})
+    with pytest.raises(contract.ConfigError, match=message):
+        contract.parse_contract({"name": "m", "input": [tensor | change], "output": [tensor]})
+    with pytest.raises(contract.ConfigError, match="must declare the model's inputs and outputs"):
+        contract.parse_contract({"name": "m", "input": [tensor], "output": []})
 
 
 # --- one run over many requests ----------------------------------------------------------------------
@@ -149,7 +144,7 @@ class Overwriting:
 def test_every_request_gets_its_own_part(sizes: list[tuple[int, int]]) -> None:
     """Whatever the batch sizes and however many shapes come together; each shape is run once."""
     rng, engine = np.random.default_rng(0), Overwriting()
-    free = contract(inputs=[("x", "TYPE_FP32", (-1,))], outputs=[("y", "TYPE_FP32", (-1,))])
+    free = a_contract(inputs=[("x", "TYPE_FP32", (-1,))], outputs=[("y", "TYPE_FP32", (-1,))])
     arrays = [rng.normal(size=size).astype(np.float32) for size in sizes]
     answers = batching.answer([request(x) for x in arrays], free, engine)
     for x, tensors in zip(arrays, answers, strict=True):
@@ -164,14 +159,14 @@ def test_one_request_is_passed_through_without_a_copy() -> None:
         seen.append(inputs["x"])
         return {"y": inputs["x"]}
 
-    [tensors] = batching.answer([request(x)], contract(), run)
+    [tensors] = batching.answer([request(x)], a_contract(), run)
     assert seen[0] is x
     assert np.shares_memory(tensors["y"], x)
 
 
 def test_only_wanted_outputs_are_run_and_given() -> None:
     asked: list[Sequence[str]] = []
-    two = contract(outputs=[("y", "TYPE_FP32", (3,)), ("z", "TYPE_FP32", (3,)), ("n", "TYPE_FP32", (3,))])
+    two = a_contract(outputs=[("y", "TYPE_FP32", (3,)), ("z", "TYPE_FP32", (3,)), ("n", "TYPE_FP32", (3,))])
 
     def run(inputs: Mapping[str, Array], outputs: Sequence[str]) -> dict[str, Array]:
         asked.append(outputs)
@@ -190,7 +185,7 @@ def test_an_error_of_one_request_is_not_the_others() -> None:
         return {"y": inputs["x"]}
 
     arrays = [np.full((1, 3), value, np.float32) for value in (1, np.nan, 3)]
-    first, second, third = batching.answer([request(x) for x in arrays], contract(), run)
+    first, second, third = batching.answer([request(x) for x in arrays], a_contract(), run)
     assert (first["y"][0, 0], third["y"][0, 0]) == (1, 3)
     assert isinstance(second, RuntimeError)
 
@@ -205,7 +200,7 @@ def test_an_error_of_one_request_is_not_the_others() -> None:
     ],
 )
 def test_an_answer_of_another_kind_is_an_error(given: Array, found: str) -> None:
-    [error] = batching.answer([request(np.ones((2, 3), np.float32))], contract(), lambda *_: {"y": given})
+    [error] = batching.answer([request(np.ones((2, 3), np.float32))], a_contract(), lambda *_: {"y": given})
     with pytest.raises(batching.OutputError, match=f"model 'm', output 'y': .*{found}"):
         raise error
 
@@ -213,7 +208,7 @@ def test_an_answer_of_another_kind_is_an_error(given: Array, found: str) -> None
 def test_without_a_batch_axis_each_request_runs_alone() -> None:
     engine = Overwriting()
     arrays = [np.full(3, value, np.float32) for value in (1, 2)]
-    answers = batching.answer([request(x) for x in arrays], contract(max_batch_size=0), engine)
+    answers = batching.answer([request(x) for x in arrays], a_contract(max_batch_size=0), engine)
     assert [list(tensors["y"]) for tensors in answers] == [[2, 2, 2], [4, 4, 4]]
 
 
@@ -230,20 +225,20 @@ def test_onnxruntime_options_are_those_of_the_cpp_backend(monkeypatch: pytest.Mo
         "intra_op_thread_count": "3", "inter_op_thread_count": "2", "execution_mode": "1",
         "enable_mem_arena": "0", "enable_mem_pattern": "false", "session.set_denormal_as_zero": "1",
     }  # fmt: skip
-    options = ort_session.session_options(an_entry(words))
+    options = session.session_options(an_entry(words))
     assert (options.intra_op_num_threads, options.inter_op_num_threads) == (3, 2)
     assert options.execution_mode == ort.ExecutionMode.ORT_PARALLEL
     assert (options.enable_cpu_mem_arena, options.enable_mem_pattern) == (False, False)
     assert options.get_session_config_entry("session.set_denormal_as_zero") == "1"
 
     monkeypatch.setenv("VOXTILE_ENGINE_THREADS", "2")
-    assert ort_session.session_options(an_entry()).intra_op_num_threads == 2
-    assert ort_session.session_options(an_entry(words)).intra_op_num_threads == 3
+    assert session.session_options(an_entry()).intra_op_num_threads == 2
+    assert session.session_options(an_entry(words)).intra_op_num_threads == 3
 
 
 @pytest.mark.parametrize(("level", "name"), [(-1, "BASIC"), (0, "ENABLE_ALL"), (1, "EXTENDED"), (2, "DISABLE_ALL")])
 def test_onnxruntime_graph_levels_are_the_cpp_backends_numbers(level: int, name: str) -> None:
-    options = ort_session.session_options(an_entry(optimization={"graph": {"level": level}}))
+    options = session.session_options(an_entry(optimization={"graph": {"level": level}}))
     assert options.graph_optimization_level.name.endswith(name)
 
 
@@ -256,8 +251,8 @@ def test_onnxruntime_graph_levels_are_the_cpp_backends_numbers(level: int, name:
     ],
 )  # fmt: skip
 def test_onnxruntime_refuses_what_it_does_not_know(words: dict[str, str], message: str) -> None:
-    with pytest.raises(batching.ConfigError, match=message):
-        ort_session.session_options(an_entry(words))
+    with pytest.raises(contract.ConfigError, match=message):
+        session.session_options(an_entry(words))
 
 
 def accelerators(**fields: Any) -> dict[str, Any]:
@@ -267,7 +262,7 @@ def accelerators(**fields: Any) -> dict[str, Any]:
 def test_a_gpu_accelerator_without_a_gpu_is_told_and_left_out() -> None:
     told: list[str] = []
     wanted = an_entry(optimization=accelerators(gpu=[{"name": "tensorrt"}], cpu=[{"name": "openvino"}]))
-    chosen = ort_session.choose_providers(wanted, ["CUDAExecutionProvider", "CPUExecutionProvider"], told.append)
+    chosen = session.choose_providers(wanted, ["CUDAExecutionProvider", "CPUExecutionProvider"], told.append)
     assert chosen == [("CPUExecutionProvider", {})]
     assert [line.split(" is not")[0] for line in told] == [
         "m: gpu_execution_accelerator 'tensorrt'", "m: cpu_execution_accelerator 'openvino'",
@@ -279,7 +274,7 @@ def test_on_a_gpu_tensorrt_comes_first_and_cuda_behind() -> None:
                                               "trt_engine_cache_enable": "1"}}  # fmt: skip
     available = ["TensorrtExecutionProvider", "CUDAExecutionProvider", "CPUExecutionProvider"]
     wanted = an_entry(on_gpu=True, optimization=accelerators(gpu=[trt]))
-    (first, options), (second, cuda), (last, _) = ort_session.choose_providers(wanted, available, pytest.fail)
+    (first, options), (second, cuda), (last, _) = session.choose_providers(wanted, available, pytest.fail)
     assert [first, second, last] == available
     assert options == {"device_id": "1", "trt_fp16_enable": "1", "trt_max_workspace_size": "9",
                        "trt_engine_cache_enable": "1"}  # fmt: skip
@@ -288,10 +283,10 @@ def test_on_a_gpu_tensorrt_comes_first_and_cuda_behind() -> None:
 
 def test_accelerators_that_cannot_be_are_errors() -> None:
     unknown = an_entry(optimization=accelerators(cpu=[{"name": "magic"}]))
-    with pytest.raises(batching.ConfigError, match=r"cpu_execution_accelerator: 'magic' is not known; .* openvino"):
-        ort_session.choose_providers(unknown, ["CPUExecutionProvider"], pytest.fail)
-    with pytest.raises(batching.ConfigError, match="KIND_GPU, but this server's ONNX Runtime has no CUDA provider"):
-        ort_session.choose_providers(an_entry(on_gpu=True), ["CPUExecutionProvider"], pytest.fail)
+    with pytest.raises(contract.ConfigError, match=r"cpu_execution_accelerator: 'magic' is not known; .* openvino"):
+        session.choose_providers(unknown, ["CPUExecutionProvider"], pytest.fail)
+    with pytest.raises(contract.ConfigError, match="KIND_GPU, but this server's ONNX Runtime has no CUDA provider"):
+        session.choose_providers(an_entry(on_gpu=True), ["CPUExecutionProvider"], pytest.fail)
 
 
 def test_openvino_is_fp32_unless_told_otherwise() -> None:
@@ -322,7 +317,7 @@ def test_openvino_properties_are_those_of_the_cpp_backend(monkeypatch: pytest.Mo
     ],
 )  # fmt: skip
 def test_openvino_refuses_what_it_does_not_know(words: dict[str, str], message: str) -> None:
-    with pytest.raises(batching.ConfigError, match=message):
+    with pytest.raises(contract.ConfigError, match=message):
         ov_variants.properties(words)
 
 
@@ -334,7 +329,7 @@ def variants(tmp_path: Path) -> Any:
 
 
 def test_openvino_variants_are_bounded_and_all_right(variants: Any) -> None:
-    variants.prepare(contract(inputs=[("roi", "TYPE_INT16", ROI)]))
+    variants.prepare(a_contract(inputs=[("roi", "TYPE_INT16", ROI)]))
     assert variants.compiled == [((1, *ROI),)]
     for batch in (1, 3, 2, 4, 1, 3):
         x = np.arange(batch * np.prod(ROI), dtype=np.int16).reshape(batch, *ROI)
@@ -384,13 +379,14 @@ def test_openvino_gives_the_weights_file_back_and_computes_the_same(weighty: Pat
 def test_pages_of_a_file_that_nobody_maps_are_nobodys(tmp_path: Path) -> None:
     file = tmp_path / "model.bin"
     file.write_bytes(bytes(10))
-    assert ov_pages.forget_pages(file) == 0
+    assert pages.forget_pages(file) == 0
 
 
 def test_what_was_freed_between_what_is_used_is_returned() -> None:
     """In a process of its own: what others have freed in this one would count."""
     program = r"""
-import ctypes, ov_pages, re
+import ctypes, re
+from voxtile_server.backends.openvino.pages import return_freed
 libc = ctypes.CDLL(None)
 libc.malloc.restype, libc.free.argtypes = ctypes.c_void_p, [ctypes.c_void_p]
 def resident():
@@ -401,12 +397,11 @@ for block in blocks:
 for block in blocks[:-1]:  # the last one keeps the heap from shrinking by itself
     libc.free(block)
 kept = resident()
-ov_pages.return_freed()
+return_freed()
 assert kept - resident() > 3000 * 16000, (kept, resident())
 assert ctypes.string_at(blocks[-1], 16000) == bytes([1]) * 16000
 """
-    folder = Path(ov_pages.__file__).parent
-    subprocess.run([sys.executable, "-c", program], env={**os.environ, "PYTHONPATH": str(folder)}, check=True)
+    subprocess.run([sys.executable, "-c", program], check=True)
 
 
 def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:
@@ -429,8 +424,8 @@ def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:
 
 
 def test_openvino_prepares_nothing_where_the_config_is_wrong(variants: Any) -> None:
-    variants.prepare(contract(inputs=[("other", "TYPE_INT16", ROI)]))
-    variants.prepare(contract(inputs=[("roi", "TYPE_INT16", (9, 9, 9, 9))]))
+    variants.prepare(a_contract(inputs=[("other", "TYPE_INT16", ROI)]))
+    variants.prepare(a_contract(inputs=[("roi", "TYPE_INT16", (9, 9, 9, 9))]))
     assert variants.compiled == []
 
 
@@ -627,7 +622,7 @@ def test_warm_up_instances_and_accelerators_are_honoured(
     np.testing.assert_array_equal(ask(client, "warm", roi=scan(2))["scores"], 2.0 * scan(2) + 1)
     log = server.log_file.read_text()
     assert log.count("TRITONBACKEND_ModelInstanceInitialize: warm_") == 2
-    assert "warm: gpu_execution_accelerator 'tensorrt' is not at hand here; left out" in log
+    assert "warm: gpu_execution_accelerator 'tensorrt' is not available here; left out" in log
 
 
 def test_system_shared_memory_carries_tensors(client: triton.InferenceServerClient) -> None:
@@ -668,3 +663,35 @@ def _read(path: Path) -> bytes:
         return path.read_bytes()
     except OSError:  # a process that has ended meanwhile
         return b""
+
+
+ECHO = """
+from ..contract import Contract, InGraph
+from ..entry import Entry, Loaded
+from ..serving import PythonModel
+
+
+class TritonPythonModel(PythonModel):
+    def load(self, entry: Entry, contract: Contract) -> Loaded:
+        x, y = (InGraph(t.name, t.type_name, (-1, *t.dims)) for t in (*contract.inputs, *contract.outputs))
+        return Loaded(lambda inputs, outputs: {"y": inputs["x"]}, [x], [y])
+"""
+
+
+def test_a_new_backend_is_one_folder(cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ours = shutil.copytree(layout.OURS, tmp_path / "backends")
+    (ours / "echo").mkdir()
+    (ours / "echo" / "__init__.py").touch()
+    (ours / "echo" / "model.py").write_text(ECHO)
+    monkeypatch.setattr(layout, "OURS", ours)
+    for fetched in (fetch.fetch_triton(cache), fetch.fetch_engines(cache)):
+        (tmp_path / "cache").mkdir(exist_ok=True)
+        (tmp_path / "cache" / fetched.name).symlink_to(fetched)
+    tiny.write_entry(
+        tmp_path / "models", tiny.config("same", "echo", [("x", "TYPE_FP32", (3,))], [("y", "TYPE_FP32", (3,))])
+    )
+    with EmbeddedServer(tmp_path / "models", cache=tmp_path / "cache") as server:
+        with triton.InferenceServerClient(server.grpc_url) as client:
+            x = np.ones((2, 3), np.float32)
+            np.testing.assert_array_equal(ask(client, "same", x=x)["y"], x)
+        server.kill()

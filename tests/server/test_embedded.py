@@ -199,10 +199,11 @@ def test_what_is_fetched_is_apart_from_the_environment(cache: Path) -> None:
 
 def test_backends_are_copies(cache: Path) -> None:
     folder = layout.lay_out_backends(cache, fetching.fetch_triton(cache))
-    assert {path.name for path in folder.iterdir()} == {"python", "onnxruntime", "openvino"}
+    assert {path.name for path in folder.iterdir()} == {"python", *layout.backend_names()}
     assert not any(path.is_symlink() for path in folder.rglob("*"))
-    ours = ROOT / "server" / "voxtile_server" / "backends" / "batching.py"
-    assert (folder / "openvino" / "batching.py").read_bytes() == ours.read_bytes()
+    package = folder / "python" / layout.PACKAGE
+    ours = {path.relative_to(layout.OURS): path.read_bytes() for path in layout.OURS.rglob("*.py")}
+    assert {path.relative_to(package): path.read_bytes() for path in package.rglob("*.py")} == ours
 
 
 def test_a_folder_is_made_once_whole_or_not_at_all(tmp_path: Path) -> None:

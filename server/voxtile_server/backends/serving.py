@@ -1,7 +1,4 @@
-"""Triton's Python interface around an engine. A copy lies beside each backend's `model.py`.
-
-A backend is a subclass of `PythonModel` that says how to load its engine.
-"""
+"""Triton's Python interface around an engine; knows no engine."""
 
 from __future__ import annotations
 
@@ -9,38 +6,35 @@ import json
 import re
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import triton_python_backend_utils as pb_utils
 
-if TYPE_CHECKING:
-    from voxtile_server.backends.batching import (
-        ConfigError,
-        Contract,
-        Request,
-        Run,
-        Tensors,
-        answer,
-        check_against_graph,
-        parse_contract,
-    )
-    from voxtile_server.backends.entry import Entry, Loaded
-else:  # in the stub the shared files lie in the backend's own folder
-    from batching import ConfigError, Request, answer, check_against_graph, parse_contract
-    from entry import Entry
+from .batching import Request, Run, Tensors, answer
+from .contract import ConfigError, Contract, check_against_graph, parse_contract
+from .entry import Entry, Loaded
 
 
 class PythonModel:
-    """What the stub calls: `initialize` once, then `execute` with every batch of requests."""
+    """What the stub calls: `initialize` once, then `execute` with every batch of requests.
+
+    A backend is a subclass named `TritonPythonModel` that defines `load`.
+    """
 
     contract: Contract
     run: Run
 
     def load(self, entry: Entry, contract: Contract) -> Loaded:
+        """Load the engine; what config.pbtxt declares is checked against the graph afterwards.
+
+        Raises:
+            ConfigError: the config asks for what cannot be.
+        """
         raise NotImplementedError
 
     def initialize(self, args: dict[str, str]) -> None:
+        """Load the model; `args` are Triton's words about this instance."""
         _refuse_numpy_2()
         config = json.loads(args["model_config"])
         device = int(args["model_instance_device_id"])
@@ -50,6 +44,7 @@ class PythonModel:
         self.run = loaded.run
 
     def execute(self, requests: Sequence[Any]) -> list[Any]:
+        """Triton's responses, one for each of its requests, in their order."""
         answers = answer([_read(request) for request in requests], self.contract, self.run)
         return [self._respond(result) for result in answers]
 
@@ -61,7 +56,7 @@ class PythonModel:
 
 
 def _read(request: Any) -> Request:
-    """The tensors are views of the request's shared memory; nothing is copied."""
+    """The request; its arrays are views of shared memory, not copies."""
     tensors = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
     return Request(tensors, tuple(request.requested_output_names()))
 
@@ -69,15 +64,16 @@ def _read(request: Any) -> Request:
 def _refuse_numpy_2() -> None:
     if int(np.__version__.split(".")[0]) >= 2:
         raise ConfigError(
-            f"NumPy {np.__version__} in the server's interpreter: this stub then answers with empty tensors; "
+            f"NumPy {np.__version__} in the server's interpreter: with it, Triton's stub answers with empty tensors; "
             "it needs numpy<2"
         )
 
 
 def _on_gpu(args: dict[str, str]) -> bool:
-    """Whether the config insists on a GPU. Triton itself has turned AUTO into GPU or CPU by what it found."""
+    """Whether the config insists on a GPU."""
     if args["model_instance_kind"] != "GPU":
         return False
-    # AUTO may fall back to the CPU and an explicit KIND_GPU may not; only the file still tells them apart.
+    # Triton has already turned KIND_AUTO into GPU or CPU. KIND_AUTO may fall back to the CPU, KIND_GPU may not;
+    # only the file still tells them apart.
     text = Path(args["model_repository"], "config.pbtxt").read_text(encoding="utf-8")
     return re.search(r"^[^#\n]*\bKIND_GPU\b", text, re.MULTILINE) is not None

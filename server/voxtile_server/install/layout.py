@@ -1,4 +1,4 @@
-"""Lays out the folder that tritonserver reads its backends from; knows nothing of models or processes."""
+"""Lays out the folder from which tritonserver reads its backends; knows nothing of models or processes."""
 
 from __future__ import annotations
 
@@ -11,36 +11,57 @@ from voxtile_server.errors import ServerError
 from voxtile_server.install.fetch import make_once, short_hash
 
 OURS = Path(__file__).parents[1] / "backends"
-BACKENDS = {"onnxruntime": ("ort_session.py",), "openvino": ("ov_variants.py", "ov_pages.py")}
-SHARED = ("batching.py", "entry.py", "serving.py")
+PACKAGE = "voxtile_backends"
+# What Triton's stub loads for a Python-based backend: a file, not a module of a package.
+MODEL = "from {package}.{backend}.model import TritonPythonModel\n"
 
 
 def binary(triton: Path) -> Path:
+    """The tritonserver program in the fetched folder."""
     return triton / "pytriton" / "tritonserver" / "bin" / "tritonserver"
 
 
 def libraries(triton: Path) -> Path:
+    """The folder of the shared libraries that tritonserver needs."""
     return triton / "nvidia_pytriton.libs"
 
 
+def backend_names() -> list[str]:
+    """The names of our backends: the folders that have a model.py."""
+    return sorted(path.parent.name for path in OURS.glob("*/model.py"))
+
+
 def lay_out_backends(cache: Path, triton: Path) -> Path:
-    """Triton's `python` backend for this interpreter, and our backends on top of it.
+    """Make the backend folder: Triton's `python` backend for this interpreter, and our backends.
 
-    They are copies: Triton refuses a symbolic link ("escapes backend directory").
+    Our package lies in the `python` backend's folder: every stub looks there for `triton_python_backend_utils`, and so
+    finds the package too. All are copies, because Triton refuses a symbolic link ("escapes backend directory").
+
+    Args:
+        cache: where the folder is made; its name has a hash of what it holds.
+        triton: the fetched folder with the `pytriton` package.
+
+    Raises:
+        ServerError: a file of the fetched server is missing.
     """
-    files = dict(_files(triton))
-    digest = short_hash(b"".join(target.encode() + _identity(source, triton) for target, source in files.items()))
+    theirs, ours = dict(_theirs(triton)), dict(_ours())
+    # Their files are those of the pinned wheel, and its folder's name has the pin's hash.
+    content = {target: str(source).encode() for target, source in theirs.items()} | ours
+    digest = short_hash(b"".join(target.encode() + data for target, data in content.items()))
 
-    def copy(folder: Path) -> None:
-        for target, source in files.items():
-            (folder / target).parent.mkdir(exist_ok=True)
+    def make(folder: Path) -> None:
+        for target in content:
+            (folder / target).parent.mkdir(parents=True, exist_ok=True)
+        for target, source in theirs.items():
             shutil.copy(source, folder / target)
+        for target, data in ours.items():
+            (folder / target).write_bytes(data)
 
-    return make_once(cache / f"backends-{digest}", copy, lambda folder: all((folder / t).is_file() for t in files))
+    return make_once(cache / f"backends-{digest}", make, lambda folder: all((folder / t).is_file() for t in content))
 
 
-def _files(triton: Path) -> Iterator[tuple[str, Path]]:
-    """Target path in the backend folder, and the file to copy there."""
+def _theirs(triton: Path) -> Iterator[tuple[str, Path]]:
+    """The files of Triton's `python` backend: the path in the backend folder, and the file to copy there."""
     inside = triton / "pytriton" / "tritonserver"
     stub = inside / "python_backend_stubs" / f"{sys.version_info[0]}.{sys.version_info[1]}"
     for source in (
@@ -51,13 +72,11 @@ def _files(triton: Path) -> Iterator[tuple[str, Path]]:
         if not source.is_file():
             raise ServerError(f"{source} is missing: the fetched server is damaged; remove {triton} and start again")
         yield f"python/{source.name}", source
-    for name, parts in BACKENDS.items():
-        for part in ("model.py", *parts):
-            yield f"{name}/{part}", OURS / name / part
-        for shared in SHARED:
-            yield f"{name}/{shared}", OURS / shared
 
 
-def _identity(source: Path, triton: Path) -> bytes:
-    """Ours count by content; those of the pinned wheel by their folder, whose name has the pin's hash."""
-    return str(source).encode() if source.is_relative_to(triton) else source.read_bytes()
+def _ours() -> Iterator[tuple[str, bytes]]:
+    """Our backends: the path in the backend folder, and what the file holds."""
+    for source in sorted(OURS.rglob("*.py")):
+        yield f"python/{PACKAGE}/{source.relative_to(OURS)}", source.read_bytes()
+    for backend in backend_names():
+        yield f"{backend}/model.py", MODEL.format(package=PACKAGE, backend=backend).encode()

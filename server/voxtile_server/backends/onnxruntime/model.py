@@ -1,23 +1,18 @@
-"""Python-based `onnxruntime` backend: runs `model.onnx` and reads the config fields of the C++ backend."""
+"""What Triton's stub loads for the backend `onnxruntime`."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 import triton_python_backend_utils as pb_utils
 
-if TYPE_CHECKING:
-    from voxtile_server.backends.batching import Contract
-    from voxtile_server.backends.entry import Entry, Loaded
-    from voxtile_server.backends.onnxruntime.ort_session import load
-    from voxtile_server.backends.serving import PythonModel
-else:  # in the stub the shared files lie in the backend's own folder
-    from ort_session import load
-    from serving import PythonModel
+from ..contract import Contract
+from ..entry import Entry, Loaded
+from ..serving import PythonModel
+from .session import load
 
 
 class TritonPythonModel(PythonModel):
     """One instance of a model: one ONNX Runtime session."""
 
     def load(self, entry: Entry, contract: Contract) -> Loaded:
+        """Make the session; warnings go to tritonserver's log."""
         return load(entry, pb_utils.Logger.log_warn)

@@ -1,4 +1,4 @@
-"""Gives memory back that compiling a model leaves behind: its weights file, mapped and repacked, and what was freed."""
+"""Gives memory back to the system that compiling a model leaves behind; knows nothing of OpenVINO."""
 
 from __future__ import annotations
 
@@ -12,9 +12,12 @@ DONTNEED = 4
 
 
 def forget_pages(file: Path) -> int:
-    """Drop this process's resident pages of `file` where they are mapped read-only; returns how many bytes of mappings.
+    """Drop this process's resident pages of a file where they are mapped read-only.
 
-    Whoever reads them again gets them from the file, so that nothing can be lost; 0 where the system has no such maps.
+    A page that is read again comes from the file, so that nothing can be lost.
+
+    Returns:
+        The size of those mappings in bytes; 0 where the system has no /proc/self/maps.
     """
     libc = ctypes.CDLL(None)
     done = 0
@@ -25,18 +28,18 @@ def forget_pages(file: Path) -> int:
 
 
 def return_freed() -> None:
-    """Returns to the system what this process has freed and glibc keeps, in holes between what is in use."""
+    """Return to the system what this process has freed and glibc still keeps."""
     trim = getattr(ctypes.CDLL(None), "malloc_trim", None)
-    if trim is not None:  # another C library has none
+    if trim is not None:  # only glibc has it
         trim(ctypes.c_size_t(0))
 
 
 def _read_only(path: str) -> Iterator[tuple[int, int]]:
-    """First and last address of each of the file's mappings that cannot be written to: `first-last r--s … path`."""
+    """The first and the last address of each mapping of the file that cannot be written to."""
     if not MAPS.exists():
         return
     for line in MAPS.read_text().splitlines():
-        fields = line.split(maxsplit=5)
+        fields = line.split(maxsplit=5)  # first-last r--s offset device inode path
         if len(fields) == 6 and fields[5] == path and fields[1].startswith("r-"):
             first, last = (int(address, 16) for address in fields[0].split("-"))
             yield first, last

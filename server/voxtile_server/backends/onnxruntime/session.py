@@ -1,19 +1,18 @@
-"""An ONNX Runtime session from an entry's config, in the words of Triton's C++ backend."""
+"""An ONNX Runtime session from an entry's config, in the words of Triton's C++ backend.
+
+It knows nothing of Triton's Python interface.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import onnxruntime as ort
 
-if TYPE_CHECKING:
-    from voxtile_server.backends.batching import Array, ConfigError, InGraph
-    from voxtile_server.backends.entry import Entry, Loaded, count, flag, one_of
-else:  # in the stub the shared files lie in the backend's own folder
-    from batching import ConfigError, InGraph
-    from entry import Loaded, count, flag, one_of
+from ..batching import Array
+from ..contract import ConfigError, InGraph
+from ..entry import Entry, Loaded, count, flag, one_of, threads
 
 Provider = tuple[str, dict[str, str]]
 
@@ -31,7 +30,7 @@ ORT_TO_TRITON = {
     "tensor(float)": "TYPE_FP32",
     "tensor(double)": "TYPE_FP64",
 }
-# The numbers are the C++ backend's own; they are not ONNX Runtime's.
+# These numbers are the C++ backend's, not ONNX Runtime's.
 GRAPH_LEVELS = {
     -1: ort.GraphOptimizationLevel.ORT_ENABLE_BASIC,
     0: ort.GraphOptimizationLevel.ORT_ENABLE_ALL,
@@ -44,7 +43,7 @@ ACCELERATORS = {
     "gpu_execution_accelerator": {"tensorrt": TENSORRT, "cuda": CUDA},
     "cpu_execution_accelerator": {"openvino": "OpenVINOExecutionProvider"},
 }
-# The C++ backend's TensorRT options that ONNX Runtime names otherwise; `trt_…` names are the same in both.
+# The C++ backend's TensorRT options that have another name in ONNX Runtime; `trt_…` names are the same in both.
 TENSORRT_OPTIONS = {
     "max_workspace_size_bytes": "trt_max_workspace_size",
     "int8_calibration_table_name": "trt_int8_calibration_table_name",
@@ -61,14 +60,18 @@ SESSION_KEY = "session."
 
 
 def load(entry: Entry, warn: Callable[[str], None]) -> Loaded:
-    """Make the session; what the config asks for and this process has not is told through `warn`.
+    """Make the session.
+
+    Args:
+        entry: the model version.
+        warn: takes one line for each thing that the config asks for and this process does not have.
 
     Raises:
         ConfigError: the model file is missing, or the config asks for what cannot be.
     """
     providers = choose_providers(entry, ort.get_available_providers(), warn)
     session = ort.InferenceSession(str(entry.model_file("model.onnx")), session_options(entry), providers=providers)
-    # Without this, a provider that fails at run time is replaced in silence.
+    # Otherwise ONNX Runtime silently replaces a provider that fails at run time.
     session.disable_fallback()
     options = run_options(entry)
 
@@ -79,14 +82,17 @@ def load(entry: Entry, warn: Callable[[str], None]) -> Loaded:
 
 
 def session_options(entry: Entry) -> Any:
-    """ONNX Runtime's session options from `parameters` and `optimization.graph.level`."""
+    """ONNX Runtime's session options from `parameters` and `optimization.graph.level`.
+
+    Raises:
+        ConfigError: a value that the C++ backend does not know either.
+    """
     options, parameters = ort.SessionOptions(), entry.parameters
     level = int(entry.config.get("optimization", {}).get("graph", {}).get("level", 0))
     options.graph_optimization_level = one_of(GRAPH_LEVELS, level, "optimization.graph.level")
     mode = count(parameters, "execution_mode", 0)
     options.execution_mode = one_of(EXECUTION_MODES, mode, "parameter execution_mode")
-    default_threads = int(os.environ.get("VOXTILE_ENGINE_THREADS", "0"))
-    options.intra_op_num_threads = count(parameters, "intra_op_thread_count", default_threads)
+    options.intra_op_num_threads = threads(parameters, "intra_op_thread_count")
     options.inter_op_num_threads = count(parameters, "inter_op_thread_count", 0)
     options.enable_cpu_mem_arena = flag(parameters, "enable_mem_arena", True)
     options.enable_mem_pattern = flag(parameters, "enable_mem_pattern", True)
@@ -97,7 +103,7 @@ def session_options(entry: Entry) -> Any:
 
 
 def run_options(entry: Entry) -> Any:
-    """ONNX Runtime's options of each run."""
+    """ONNX Runtime's options for each run."""
     options = ort.RunOptions()
     if SHRINKAGE in entry.parameters:
         options.add_run_config_entry(SHRINKAGE, entry.parameters[SHRINKAGE])
@@ -107,11 +113,15 @@ def run_options(entry: Entry) -> Any:
 def choose_providers(entry: Entry, available: Sequence[str], warn: Callable[[str], None]) -> list[Provider]:
     """Execution providers in order of preference; the last is always the CPU's.
 
-    An accelerator that this process has not, or that needs a GPU where the instance has none, is told
-    through `warn` and left out.
+    An accelerator is left out where this process does not have it, or where it needs a GPU and the instance has none.
+
+    Args:
+        entry: the model version.
+        available: names of the providers that this process has.
+        warn: takes one line for each accelerator that is left out.
 
     Raises:
-        ConfigError: an unknown accelerator, or an explicit KIND_GPU with no CUDA provider at hand.
+        ConfigError: an unknown accelerator, or an explicit KIND_GPU without a CUDA provider.
     """
     chosen: list[Provider] = []
     wanted = entry.config.get("optimization", {}).get("execution_accelerators", {})
@@ -122,12 +132,12 @@ def choose_providers(entry: Entry, available: Sequence[str], warn: Callable[[str
             if usable and provider in available:
                 chosen.append((provider, _provider_options(provider, accelerator, entry)))
             else:
-                warn(f"{entry.config['name']}: {field} '{accelerator['name']}' is not at hand here; left out")
+                warn(f"{entry.config['name']}: {field} '{accelerator['name']}' is not available here; left out")
     return [*chosen, *_cuda_behind(entry, available, chosen), (CPU, {})]
 
 
 def _cuda_behind(entry: Entry, available: Sequence[str], chosen: Sequence[Provider]) -> list[Provider]:
-    """As the C++ backend does, put CUDA behind whatever else an instance on a GPU asks for."""
+    """CUDA for what the other providers of an instance on a GPU do not take, as in the C++ backend."""
     if not entry.on_gpu or CUDA in dict(chosen):
         return []
     if CUDA not in available:
@@ -152,7 +162,7 @@ def _provider_options(provider: str, accelerator: Mapping[str, Any], entry: Entr
 
 
 def _in_graph(tensors: Sequence[Any]) -> list[InGraph]:
-    """ONNX Runtime names free axes by a string, or by None where they have no name."""
+    """The graph's tensors. ONNX Runtime gives a free axis as a string, or as None where it has no name."""
     return [
         InGraph(
             tensor.name,

@@ -1,23 +1,21 @@
-"""An OpenVINO model from an entry's config, compiled once for every size that comes, run one sample at a time."""
+"""An OpenVINO model from an entry's config, compiled for each size that comes.
+
+It knows nothing of Triton's Python interface.
+"""
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import openvino as ov
 
-if TYPE_CHECKING:
-    from voxtile_server.backends.batching import Array, ConfigError, Contract, InGraph, Run
-    from voxtile_server.backends.entry import Entry, Loaded, count, one_of
-    from voxtile_server.backends.openvino.ov_pages import forget_pages, return_freed
-else:  # in the stub the shared files lie in the backend's own folder
-    from batching import ConfigError, InGraph
-    from entry import Loaded, count, one_of
-    from ov_pages import forget_pages, return_freed
+from ..batching import Array, Run
+from ..contract import ConfigError, Contract, InGraph
+from ..entry import Entry, Loaded, count, one_of, threads
+from .pages import forget_pages, return_freed
 
 Shapes = tuple[tuple[int, ...], ...]
 
@@ -37,7 +35,7 @@ OPENVINO_TO_TRITON = {
 }
 PRECISIONS = {word: word for word in ("f32", "bf16", "f16")}
 PERFORMANCE_HINTS = {word: word for word in ("LATENCY", "THROUGHPUT", "CUMULATIVE_THROUGHPUT")}
-# A graph compiled for one shape was 1.25× as fast as one with a free batch, but each holds its own copy of the weights.
+# A graph compiled for one shape was 1.25× as fast as one with free sizes, but each holds its own copy of the weights.
 STATIC_VARIANTS = 4
 
 
@@ -60,12 +58,18 @@ def load(entry: Entry, contract: Contract) -> Loaded:
 
 
 def one_by_one(run: Run) -> Run:
-    """`run` for each sample of a batch alone: what it answers for a tile never depends on the tiles beside it.
+    """Run each sample of a batch alone, so that the answer for a tile never depends on the tiles beside it.
 
-    OpenVINO's sums differ in their last digits from one size of batch to the next, and the server makes batches of
-    whatever happens to wait. On a CPU a batch gains nothing, and each of its sizes is another copy of the engine.
+    OpenVINO's sums differ in their last digits from one batch size to the next, and the server makes a batch of
+    whatever waits. On a CPU a batch is no faster, and each batch size is another copy of the engine.
+
+    Args:
+        run: takes a batch of one.
+
+    Returns:
+        A function that takes any batch. Its next run overwrites the arrays that it returns.
     """
-    buffers: dict[str, Array] = {}  # fresh memory of their size would cost more than the copy into it
+    buffers: dict[str, Array] = {}  # new memory for each answer would cost more time than the copy into it
 
     def each(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
         count = min(len(array) for array in inputs.values())
@@ -84,10 +88,14 @@ def one_by_one(run: Run) -> Run:
 
 
 class Variants:
-    """One graph compiled once a set of input shapes, and once with free shapes when those are too many.
+    """One graph, compiled once for each set of input shapes, and once with free shapes when there are too many sets.
 
-    weights: the file that `model` maps. Its pages are given back after the first run of each variant, which repacks the
-    last of them: they are as much memory as the weights once more. So is what compiling has freed.
+    Args:
+        core: OpenVINO's core.
+        model: the graph.
+        parameters: `parameters` of config.pbtxt.
+        weights: the file that `model` maps. The first run of a variant repacks the last of its weights; then the file's
+            pages, which take as much memory as the weights, go back to the system, and so does what compiling freed.
     """
 
     def __init__(self, core: Any, model: Any, parameters: Mapping[str, str], weights: Path | None = None) -> None:
@@ -100,23 +108,23 @@ class Variants:
 
     @property
     def compiled(self) -> list[Shapes | None]:
-        """Input shapes of the variants that there are; None is the one with free shapes."""
+        """The input shapes of each compiled variant; None is the variant with free shapes."""
         return list(self._requests)
 
     def prepare(self, contract: Contract) -> None:
-        """Compile at load what a batch of one will need, so that the first request does not wait for it."""
+        """Compile at loading what a batch of one needs, so that the first request does not wait for it."""
         names = [tensor.name for tensor in contract.inputs]
         shapes = tuple(((1,) if contract.batched else ()) + tensor.dims for tensor in contract.inputs)
-        if self._takes(names, shapes):  # else the contract's check has more to say than OpenVINO
+        if self._takes(names, shapes):  # otherwise the check of the contract gives a better message than OpenVINO
             self._request(names, None if any(-1 in shape for shape in shapes) else shapes)
 
     def run(self, inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        """Infer; the outputs are views of memory that the next run of the same shapes overwrites."""
+        """Infer. The outputs are views of memory that the next run of the same shapes overwrites."""
         names = list(inputs)
         request = self._request(names, tuple(inputs[name].shape for name in names))
         results = request.infer(dict(inputs), share_inputs=True, share_outputs=True)
         if self._weights is not None and id(request) not in self._ran:
-            self._ran.add(id(request))  # requests live as long as this does
+            self._ran.add(id(request))  # requests live as long as this object, so that no id comes again
             forget_pages(self._weights)
             return_freed()
         return {name: results[name] for name in outputs}
@@ -154,18 +162,21 @@ def properties(parameters: Mapping[str, str]) -> dict[str, Any]:
         "INFERENCE_PRECISION_HINT": _precision(parameters),
         "PERFORMANCE_HINT": one_of(PERFORMANCE_HINTS, hint, "parameter PERFORMANCE_HINT"),
     }
-    default_threads = int(os.environ.get("VOXTILE_ENGINE_THREADS", "0"))
-    for key, default in (("INFERENCE_NUM_THREADS", default_threads), ("COMPILATION_NUM_THREADS", 0)):
-        threads = count(parameters, key, default)
-        if threads:
-            chosen[key] = threads
+    numbers = {
+        "INFERENCE_NUM_THREADS": threads(parameters, "INFERENCE_NUM_THREADS"),
+        "COMPILATION_NUM_THREADS": count(parameters, "COMPILATION_NUM_THREADS", 0),
+    }
+    chosen |= {key: number for key, number in numbers.items() if number}
     if "NUM_STREAMS" in parameters:
         chosen["NUM_STREAMS"] = _streams(parameters)
     return chosen
 
 
 def _precision(parameters: Mapping[str, str]) -> str:
-    """`HINT_BF16=YES` is the C++ backend's word; it does not know `INFERENCE_PRECISION_HINT` and ignores it."""
+    """OpenVINO's word for the precision.
+
+    `HINT_BF16=YES` is the C++ backend's word; that backend ignores `INFERENCE_PRECISION_HINT`.
+    """
     hint = parameters.get("HINT_BF16")
     if hint is not None and hint.upper() != "YES":
         raise ConfigError(f"parameter HINT_BF16: expected YES, got {hint!r}; leave it out for float32")

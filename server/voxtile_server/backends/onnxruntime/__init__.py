@@ -1,0 +1,1 @@
+"""The backend `onnxruntime`: model.onnx, with the config fields of Triton's C++ backend of that name."""
