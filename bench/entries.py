@@ -19,13 +19,13 @@ from voxtile_build.errors import BuildError
 from voxtile_build.importers.nnunet.folds import models_of
 from voxtile_build.machine import versions
 from voxtile_build.repository.config import entry_name, get_card, read_config, set_card, write_config
-from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
 from .networks import Network
 from .settings import Settings, say
 
-OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_flipped": 1.0}
+OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_changed": 1.0}
 """Here the figures are the result; what misses them is to be shown, not refused."""
 REDUCED = {"cpu": "bf16", "cuda": "fp16"}
 """The reduced precision of each kind of device."""
@@ -77,8 +77,13 @@ def spec_of(network: Network, scan: Path, settings: Settings) -> Spec:
         "weights": {"file": str(network.weights), "sha256": network.sha256},
         "input": {"channels": ["T1"], "dtype": "fp32", "intensity": {"rule": "zscore", "mask": "nonzero"}},
         "output": {"scores": "logits", "labels": list(network.labels)},
-        "tiling": {"roi": list(network.roi), "overlap": network.overlap, "blend": "gaussian", "empty_at_most": 0.0},
-        "serving": serving_of(network.max_batch, settings.device),
+        "tiling": {
+            "roi_size": list(network.roi),
+            "overlap": network.overlap,
+            "mode": "gaussian",
+            "background_at_most": 0.0,
+        },
+        "serving": serving_of(network.max_batch_size, settings.device),
         "acceptance": OPEN,
     }
     spec = parse_spec(fields, "bench", settings.data)
@@ -93,9 +98,14 @@ def on_scan(spec: Spec, scan: Path, calibration: Path | None = None) -> dict[tup
     return found
 
 
-def serving_of(max_batch: int, device: str) -> dict[str, Any]:
+def serving_of(max_batch_size: int, device: str) -> dict[str, Any]:
     engine = engine_of(device)
-    serving: dict[str, Any] = {"engines": (engine,), "point": engine, "max_batch": max_batch, "warm_up": False}
+    serving: dict[str, Any] = {
+        "engines": (engine,),
+        "default_engine": engine,
+        "max_batch_size": max_batch_size,
+        "warm_up": False,
+    }
     return {**serving, "gpus": "all"} if device == "cuda" else serving
 
 
@@ -105,7 +115,7 @@ def engine_of(device: str) -> str:
 
 def model_of(network: Network, scan: Path, settings: Settings) -> Model:
     spec = spec_of(network, scan, settings)
-    return Model(spec, (Member(spec.name, network.load),))
+    return Model(spec, (Fold(spec.name, network.load),))
 
 
 def nnunet_model(folder: Path, name: str, settings: Settings) -> Model:
@@ -113,7 +123,7 @@ def nnunet_model(folder: Path, name: str, settings: Settings) -> Model:
     model = models_of(folder, name)[0]
     opened: dict[tuple[str, ...], Any] = {("acceptance", key): value for key, value in OPEN.items()}
     opened |= {("serving", key): value for key, value in serving_of(1, settings.device).items()}
-    return Model(changed(model.spec, opened), model.members)
+    return Model(changed(model.spec, opened), model.folds)
 
 
 def build_entries(model: Model, variants: Mapping[str, Changes], settings: Settings) -> dict[str, dict[str, Entry]]:
@@ -133,8 +143,8 @@ def build_entries(model: Model, variants: Mapping[str, Changes], settings: Setti
 
 def _built_together(model: Model, specs: Mapping[str, Spec], settings: Settings) -> dict[str, dict[str, Entry]]:
     """All in one go; where that fails, each by itself, so that one takes no other with it."""
-    member = model.members[0]
-    models = [Model(spec, (Member(name, member.load, member.weights_sha256),)) for name, spec in specs.items()]
+    fold = model.folds[0]
+    models = [Model(spec, (Fold(name, fold.load, fold.weights_sha256),)) for name, spec in specs.items()]
     try:
         return _built(models, settings)
     except (BuildError, ValueError) as error:
@@ -189,18 +199,18 @@ def _at_level(key: str, level: str, settings: Settings) -> Changes:
         words = {engine: words[engine]}
     changes: dict[tuple[str, ...], Any] = {
         ("serving", "engines"): tuple(words),
-        ("serving", "point"): engine,
+        ("serving", "default_engine"): engine,
         **{("precision", name): word for name, word in words.items() if word != "fp32"},
     }
     if level == "auto":
         # The search needs figures to reach; open ones would make it stop at the first.
-        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_flipped"): 1e-3}
+        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_changed"): 1e-3}
     return changes
 
 
 def build_network(network: nn.Module, spec: Spec, settings: Settings) -> Entry:
     """Builds an unnamed network, such as one that costs nothing."""
-    model = Model(spec, (Member(spec.name, lambda: network, "0" * 64),))
+    model = Model(spec, (Fold(spec.name, lambda: network, "0" * 64),))
     return _built([model], settings)[spec.name][spec.serving.engines[0]]
 
 

@@ -40,8 +40,8 @@ def free_entry(
         "network": {"name": "Identity"},
         "input": {"channels": ["any"], "dtype": taken},
         "output": {"dtype": given, "labels": labels, **wanted},
-        "tiling": {"roi": [roi] * 3, "overlap": 0.25, "blend": "gaussian"},
-        "serving": {"engines": ["openvino"], "max_batch": MAX_BATCH, "warm_up": False},
+        "tiling": {"roi_size": [roi] * 3, "overlap": 0.25, "mode": "gaussian"},
+        "serving": {"engines": ["openvino"], "max_batch_size": MAX_BATCH, "warm_up": False},
         "acceptance": OPEN,
     }
     return build_network(Repeat(scores), parse_spec(fields, "bench", settings.data), settings)

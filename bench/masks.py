@@ -15,7 +15,7 @@ def dice_min(reference: NDArray[Any], found: NDArray[Any], background: int = 0) 
     return min((_dice(reference == value, found == value) for value in values - {background}), default=1.0)
 
 
-def flipped_fraction(reference: NDArray[Any], found: NDArray[Any]) -> float:
+def changed_fraction(reference: NDArray[Any], found: NDArray[Any]) -> float:
     """The share of voxels that hold another label. Raises ValueError for masks of different shapes."""
     if reference.shape != found.shape:
         raise ValueError(f"expected a mask of shape {reference.shape}, found {found.shape}")

@@ -55,7 +55,7 @@ class Network:
     spec_name: str
     args: Mapping[str, Any]
     trained: bool
-    max_batch: int = 1
+    max_batch_size: int = 1
 
     def load(self, flash: bool = False) -> nn.Module:
         """The network in evaluation mode, fp32, with its weights."""
@@ -75,7 +75,7 @@ def trained_unet() -> Network:
     weights = MODELS / "brain-unet.safetensors"
     title = "MONAI UNet 8-16-32-64, trained"
     return Network(
-        "unet", title, (64,) * 3, 0.5, TISSUES, lambda _: UNet(**args), weights, "UNet", args, True, max_batch=4
+        "unet", title, (64,) * 3, 0.5, TISSUES, lambda _: UNet(**args), weights, "UNet", args, True, max_batch_size=4
     )
 
 
@@ -98,7 +98,7 @@ def small_unet(data: Path) -> Network:
     args = {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [4, 8], "strides": [2]}
     network = Network(
         "unet", "tiny UNet", (32,) * 3, 0.25, TISSUES, lambda _: UNet(**args), data / "tiny-unet.safetensors", "UNet",
-        args, False, max_batch=4,
+        args, False, max_batch_size=4,
     )  # fmt: skip
     return _with_weights(network)
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from voxtile_server.embedded import EmbeddedServer
 
-from .masks import dice_min, flipped_fraction, only, single_path
+from .masks import changed_fraction, dice_min, only, single_path
 from .settings import Settings, say
 from .timing import interleave, ratio, spread
 from .ways import forget_peak, peak_rss_bytes, shared_bytes
@@ -177,7 +177,7 @@ def _agreement(
 ) -> dict[str, Any]:
     """Against the first row's mask; of a single mask against that class alone. own: nnU-Net's, if it took part."""
     there = only(found, label)
-    told = {"dice_min": _dice(expected, there), "flipped_fraction": _flips(expected, there), "compared_label": label}
+    told = {"dice_min": _dice(expected, there), "changed_fraction": _flips(expected, there), "compared_label": label}
     if own is None:
         return told
     return {**told, "dice_min_to_nnunet": _dice(own, found), "flipped_to_nnunet": _flips(own, found)}
@@ -188,7 +188,7 @@ def _dice(expected: NDArray[Any], found: NDArray[Any]) -> float:
 
 
 def _flips(expected: NDArray[Any], found: NDArray[Any]) -> float:
-    return float(f"{flipped_fraction(expected, found):.4g}")
+    return float(f"{changed_fraction(expected, found):.4g}")
 
 
 def _mask(path: Path) -> NDArray[Any]:

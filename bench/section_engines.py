@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from voxtile_build.repository.folds import Model
 
 from .entries import LEVELS, build_levels, engine_files, engine_keys, engine_levels, model_of, nnunet_model
-from .masks import dice_min, flipped_fraction
+from .masks import changed_fraction, dice_min
 from .networks import DEFAULT_WIDTHS, Shape
 from .nnunet_folder import brain_folder
 from .scans import brain_crop
@@ -51,7 +51,7 @@ def _network(key: str, settings: Settings) -> Rows:
     model, torch_job, title = _model(key, settings)
     # Large networks gain nothing from a batch on a CPU, and twice as many ways do not fit into memory side by side.
     batches = BATCHES if key == "unet" and not (settings.quick or settings.tiny) else BATCHES[:1]
-    tiles = _tiles(key, _three(model.spec.tiling.roi), settings)
+    tiles = _tiles(key, _three(model.spec.tiling.roi_size), settings)
     jobs = _jobs(key, model, torch_job, tiles, batches, settings)
     say(f"engines of {title}: {len(jobs)} variants")
     with contextlib.ExitStack() as stack:
@@ -146,7 +146,7 @@ def _rows(key: str, title: str, runs: Mapping[Variant, list[dict[str, Any]]], se
                 "seconds_high": round(told.high, 4),
                 "runs": told.runs,
                 "dice_min": round(dice_min(reference, found), 5),
-                "flipped_fraction": float(f"{flipped_fraction(reference, found):.4g}"),
+                "changed_fraction": float(f"{changed_fraction(reference, found):.4g}"),
             }
         )
     return rows

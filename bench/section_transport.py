@@ -18,7 +18,7 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from voxtile.segmenter import Segmenter
 from voxtile.tiling.plan import plan_tiles, tile_shape
-from voxtile.triton.endpoint import Connection, Request
+from voxtile.triton.endpoint import ConnectionConfig, Request
 from voxtile.triton.transport import Transport
 
 from .entries import Entry, build_levels, engine_of, model_of
@@ -52,7 +52,7 @@ def free_network(settings: Settings) -> Rows:
         limit = Limit(server.grpc_url, narrow.name, scan)
         with (
             Segmenter(server.grpc_url, narrow.name) as ours,
-            Segmenter(server.grpc_url, wide.name, connection=Connection(shared_memory=False)) as unshared,
+            Segmenter(server.grpc_url, wide.name, connection=ConnectionConfig(shared_memory=False)) as unshared,
             Segmenter(server.grpc_url, wide.name) as same_types,
         ):
             image = nib.load(scan)

@@ -17,7 +17,7 @@ SCAN_COLUMNS: tuple[Column, ...] = (
     ("wall / engine", lambda row: number(row.get("overhead"))),
     ("peak memory", lambda row: mebibytes(row["peak_rss_bytes"])),
     ("Dice min", lambda row: f"{row['dice_min']:.4f}"),
-    ("flipped", lambda row: share(row["flipped_fraction"])),
+    ("changed", lambda row: share(row["changed_fraction"])),
     ("Dice to nnU-Net's", lambda row: "" if "dice_min_to_nnunet" not in row else f"{row['dice_min_to_nnunet']:.4f}"),
 )
 README_COLUMNS = tuple(column for column in SCAN_COLUMNS if column[0] not in ("engine s",))
@@ -38,7 +38,7 @@ ENGINE_COLUMNS: tuple[Column, ...] = (
     ("ratio", lambda row: times(row["ratio"])),
     ("seconds a ROI", lambda row: number(row["seconds_per_roi"])),
     ("Dice min", lambda row: f"{row['dice_min']:.4f}"),
-    ("flipped", lambda row: share(row["flipped_fraction"])),
+    ("changed", lambda row: share(row["changed_fraction"])),
 )
 AGREEMENT = (
     "Ratios are to the first row of each table. Seconds run from the scan's file to the mask's, medians of "

@@ -26,7 +26,7 @@ def load_network(job: Job) -> torch.nn.Module:
     if "folder" in job:
         from voxtile_build.importers.nnunet.folds import models_of
 
-        return models_of(Path(job["folder"]), "bench")[0].members[0].load()
+        return models_of(Path(job["folder"]), "bench")[0].folds[0].load()
     return find_network(job["network"], Path(job["data"]), int(job.get("feature_size", 24))).load(
         bool(job.get("flash"))
     )

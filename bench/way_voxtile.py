@@ -7,10 +7,10 @@ from typing import Any
 
 from tritonclient.grpc import InferenceServerClient
 
-from voxtile.cli.allocator import one_arena
+from voxtile.cli.allocator import limit_malloc_arenas
 from voxtile.io.images import write_image
 from voxtile.segmenter import Options, Segmenter
-from voxtile.triton.endpoint import Connection
+from voxtile.triton.endpoint import ConnectionConfig
 
 from .ways import Job
 
@@ -24,11 +24,11 @@ class VoxtileScan:
 
     def __init__(self, job: Job) -> None:
         self.job = job
-        one_arena()  # as the command does
+        limit_malloc_arenas()  # as the command does
         options = Options(
             skip_empty=job.get("skip_empty", False),
             batch=job.get("batch"),
-            connection=Connection(shared_memory=job.get("shared_memory")),
+            connection=ConnectionConfig(shared_memory=job.get("shared_memory")),
         )
         self.segmenter = Segmenter(job["url"], job["model"], options)
         self.statistics = InferenceServerClient(job["url"])

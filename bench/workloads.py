@@ -181,7 +181,7 @@ def scanned(model: Model, scan: Path, calibration: Path | None = None) -> Model:
     """The same nnU-Net model, its certificate taken on a small scan, its calibration done on that or on another."""
     ready = prepared(model, scan)
     other = ready if calibration is None else prepared(model, calibration)
-    return Model(changed(model.spec, on_scan(model.spec, ready, other)), model.members)
+    return Model(changed(model.spec, on_scan(model.spec, ready, other)), model.folds)
 
 
 def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, Any]:

@@ -36,14 +36,14 @@ from voxtile_build.repository.config import (
     PLACEHOLDER,
     engine_config,
     entry_name,
+    fold_names,
     get_card,
-    member_names,
     public_config,
     read_config,
     set_card,
     write_config,
 )
-from voxtile_build.repository.folds import Member, Model, together, together_sha256
+from voxtile_build.repository.folds import Fold, Model, aggregate, aggregate_sha256
 from voxtile_build.repository.names import check_names, entries_of
 from voxtile_build.repository.publishing import publish, staging
 from voxtile_build.spec.spec import Spec
@@ -83,7 +83,7 @@ def build(
         return network if network is not None else load_network(spec)
 
     # A network by file has its weights in that file, whose checksum is the network's.
-    model = Model(spec, (Member(spec.name, load, spec.network.sha256),))
+    model = Model(spec, (Fold(spec.name, load, spec.network.sha256),))
     return build_models([model], repository, engines=engines, step=step)[0]
 
 
@@ -92,7 +92,7 @@ def build_models(
 ) -> tuple[Published, ...]:
     """Build every entry of several public models into `repository`; all of them appear, or none.
 
-    Models that follow each other with the same `Member.load` and differ in precision, say, share export and reference.
+    Models that follow each other with the same `Fold.load` and differ in precision, say, share export and reference.
     Takes and raises what `build` does. The last model's public entry appears last.
     """
     check_names(models, repository)
@@ -108,25 +108,25 @@ def build_models(
 
 def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prepare: Preparer, step: Step) -> Published:
     """Every entry of one public model under `staged`."""
-    spec, members = model.spec, model.members
+    spec, folds = model.spec, model.folds
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
     require_free_sizes(spec, [engine.name for engine in chosen])
     for engine in chosen:
         require_buildable(engine, spec)
-    built = [_build_member(prepare(member, model.spec_of(member)), chosen, staged, step) for member in members]
-    certificates = {engine.name: together([one.certificates[engine.name] for one in built]) for engine in chosen}
-    hashes = {key: together_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
+    built = [_build_fold(prepare(fold, model.spec_of(fold)), chosen, staged, step) for fold in folds]
+    certificates = {engine.name: aggregate([one.certificates[engine.name] for one in built]) for engine in chosen}
+    hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
     card = card_of(spec, _point(spec, chosen), certificates, _provenance(spec, hashes))
-    entries = [entry_name(member.name, engine.name) for member in members for engine in chosen]
-    if len(members) > 1:
-        entries.append(write_mean(spec, len(members), staged))
-    _write_public(spec, card, [member.name for member in members], staged)
+    entries = [entry_name(fold.name, engine.name) for fold in folds for engine in chosen]
+    if len(folds) > 1:
+        entries.append(write_mean(spec, len(folds), staged))
+    _write_public(spec, card, [fold.name for fold in folds], staged)
     notes, graphs = (tuple(line for one in built for line in getattr(one, name)) for name in ("notes", "graphs"))
     return Published((*entries, spec.name), card, notes, graphs)
 
 
 @dataclass(frozen=True)
-class _BuiltMember:
+class _BuiltFold:
     """certificates: the short form by engine; hashes: of its weights and its ONNX file; notes and graphs: as in
     `Published`."""
 
@@ -136,14 +136,14 @@ class _BuiltMember:
     graphs: tuple[str, ...]
 
 
-def _build_member(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltMember:
+def _build_fold(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltFold:
     """One network's entries, one an engine."""
     graphs, certificates, notes = prepared.graphs, {}, []
     for engine in chosen:
         with step(f"build and certify {engine.name}"):
             certificates[engine.name], more = _build_engine(engine, prepared, staged)
             notes += [f"{entry_name(graphs.spec.name, engine.name)}: {note}" for note in more]
-    return _BuiltMember(certificates, dict(prepared.hashes), tuple(notes), tuple(as_lines(graphs.reports)))
+    return _BuiltFold(certificates, dict(prepared.hashes), tuple(notes), tuple(as_lines(graphs.reports)))
 
 
 def load_network(spec: Spec) -> nn.Module:
@@ -153,7 +153,7 @@ def load_network(spec: Spec) -> nn.Module:
     """
     chosen = spec.network
     if chosen.file is not None and chosen.sha256 is not None:
-        return open_network(chosen.file, chosen.sha256, chosen.head, spec.serving.max_batch)
+        return open_network(chosen.file, chosen.sha256, chosen.head, spec.serving.max_batch_size)
     channels, classes = len(spec.input.channels), len(spec.output.labels)
     network = make_network(spec.network.name, spec.network.args, channels, classes)
     if spec.weights is not None:
@@ -176,7 +176,7 @@ def point(name: str, engine: str, repository: Path) -> dict[str, Any]:
         known = card["certificates"]
         if engine not in known:
             raise RepositoryError(f"{folder}: expected one of its engines {', '.join(known)}, found {engine!r}")
-        entries = [repository / entry_name(member, engine) for member in member_names(config)]
+        entries = [repository / entry_name(fold, engine) for fold in fold_names(config)]
         _check_certificates(entries, known[engine]["sha256"])
         card["engine"] = engine
         check_card(card)
@@ -220,16 +220,16 @@ def _write_facts(
     (folder / BUILD_FACTS).write_text(json.dumps(facts, indent=2) + "\n", encoding="utf-8")
 
 
-def _write_public(spec: Spec, card: Mapping[str, Any], members: Sequence[str], staged: Path) -> None:
+def _write_public(spec: Spec, card: Mapping[str, Any], folds: Sequence[str], staged: Path) -> None:
     entry = _folder(staged / spec.name)
     # Git and many copying tools drop empty folders.
     (_folder(entry / str(spec.version)) / "README").write_text(PLACEHOLDER, encoding="utf-8")
-    write_config(public_config(spec, card, members), entry)
+    write_config(public_config(spec, card, folds), entry)
 
 
 def _point(spec: Spec, chosen: Sequence[Engine]) -> str:
     names = [engine.name for engine in chosen]
-    return spec.serving.point if spec.serving.point in names else names[0]
+    return spec.serving.default_engine if spec.serving.default_engine in names else names[0]
 
 
 def _provenance(spec: Spec, hashes: Mapping[str, str]) -> dict[str, Any]:
@@ -245,11 +245,11 @@ def _provenance(spec: Spec, hashes: Mapping[str, str]) -> dict[str, Any]:
 
 
 def _check_certificates(entries: Sequence[Path], expected: str) -> None:
-    """`expected`: the digest of the members' certificates together; each entry may hold several versions."""
+    """`expected`: the digest of the folds' certificates together; each entry may hold several versions."""
     found = [
         [hashlib.sha256(file.read_bytes()).hexdigest() for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries
     ]
-    if expected not in (together_sha256(digests) for digests in itertools.product(*found)):
+    if expected not in (aggregate_sha256(digests) for digests in itertools.product(*found)):
         shown = ", ".join(digest[:12] + "…" for digests in found for digest in digests) or "none"
         raise RepositoryError(
             f"{', '.join(map(str, entries))}: expected the certificate {expected[:12]}… that the card was made with, "

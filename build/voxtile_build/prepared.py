@@ -20,16 +20,16 @@ from voxtile_build.certificate.certificate import Reference, make_reference
 from voxtile_build.graph.graphs import Graphs
 from voxtile_build.graph.torch_to_onnx import onnx_sha256
 from voxtile_build.graph.wrapper import wrap
-from voxtile_build.repository.folds import Member
+from voxtile_build.repository.folds import Fold
 from voxtile_build.spec.spec import Spec
 
 Step = Callable[[str], AbstractContextManager[None]]
 """Called with what is being done; the context lasts as long as it takes."""
 
-AFTER_IT: dict[str, Any] = {
+NOT_IN_CACHE_KEY: dict[str, Any] = {
     "name": True,
     "title": True,
-    "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_flipped"},
+    "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_changed"},
     "precision": {"openvino", "onnxruntime", "tensorrt"},
     "serving": {"engines", "point"},
 }
@@ -61,29 +61,29 @@ class Preparer:
         self._folder, self._step = folder, step
         self._last: tuple[object, Prepared] | None = None
 
-    def __call__(self, member: Member, spec: Spec) -> Prepared:
+    def __call__(self, fold: Fold, spec: Spec) -> Prepared:
         """`member` under `spec`, which bears its name; the graphs' files lie in the folder.
 
         Raises what loading, wrapping and exporting raise; ScanError where a scan of the spec cannot be used.
         """
-        key = member.load, spec.model_dump_json(exclude=AFTER_IT)
+        key = fold.load, spec.model_dump_json(exclude=NOT_IN_CACHE_KEY)
         if self._last is not None and self._last[0] == key:
             known = self._last[1]
             prepared = Prepared(known.graphs.under(spec), known.reference, known.hashes)
         else:
             self._last = None  # frees it before the next one is made
-            prepared = self._prepare(member, spec)
+            prepared = self._prepare(fold, spec)
         self._last = key, prepared
         return prepared
 
-    def _prepare(self, member: Member, spec: Spec) -> Prepared:
+    def _prepare(self, fold: Fold, spec: Spec) -> Prepared:
         with self._step(f"load {spec.name}"):
-            wrapper = wrap(member.load(), spec)
+            wrapper = wrap(fold.load(), spec)
         files = self._folder / f"{spec.name}.onnx"
         files.mkdir()
         with self._step("export to ONNX"):
             graphs = Graphs(wrapper, spec, files)
-        weights = member.weights_sha256 or weights_sha256(spec, wrapper.network)
+        weights = fold.weights_sha256 or weights_sha256(spec, wrapper.network)
         with self._step("run the reference in PyTorch"):
             reference = make_reference(wrapper, spec)
         return Prepared(graphs, reference, {"weights": weights, "onnx": onnx_sha256(graphs.files)})

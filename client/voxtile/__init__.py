@@ -26,8 +26,8 @@ if TYPE_CHECKING:
     from voxtile.segmenter import Options as Options
     from voxtile.segmenter import Segmentation as Segmentation
     from voxtile.segmenter import Segmenter as Segmenter
-    from voxtile.triton.endpoint import Connection as Connection
-    from voxtile.triton.transport import Faults as Faults
+    from voxtile.triton.endpoint import ConnectionConfig as ConnectionConfig
+    from voxtile.triton.transport import RetryPolicy as RetryPolicy
 
 __version__ = "0.1.0"
 
@@ -35,8 +35,8 @@ logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever embeds 
 
 _HOMES = {
     "Card": "card",
-    "Connection": "triton.endpoint",
-    "Faults": "triton.transport",
+    "ConnectionConfig": "triton.endpoint",
+    "RetryPolicy": "triton.transport",
     "InputError": "errors",
     "MemoryLimitError": "errors",
     "ModelError": "errors",

@@ -12,11 +12,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from voxtile.card import Card
-from voxtile.chains.base import Case
+from voxtile.chains.base import PreparedScan
 from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
 from voxtile.tiling.plan import TilePlan
-from voxtile.tiling.schedule import Course
+from voxtile.tiling.schedule import Schedule
 from voxtile.tiling.stitch import PORTION, scratch_shape, slab_shape
 from voxtile.tiling.strips import Span, Strip
 from voxtile.triton.endpoint import DTYPES
@@ -33,24 +33,24 @@ SEARCH_BYTES = 6
 
 
 @dataclass(frozen=True)
-class Buffers:
+class MemoryEstimate:
     """What memory depends on. servers: how many. searched: whether empty tiles are looked for beforehand."""
 
     volume: Volume
-    case: Case
+    case: PreparedScan
     card: Card
     plan: TilePlan
     servers: int
     keep_scores: bool
     searched: bool
 
-    def terms(self, course: Course) -> dict[str, int]:
+    def components(self, schedule: Schedule) -> dict[str, int]:
         """Bytes of every large buffer, by name, on this course."""
-        widths = {(strip.axis, *map(_length, (strip.rows, strip.target))): strip for strip in course.strips}.values()
-        stitching = max(stitching_bytes(self.plan, self._scores, strip, course.half) for strip in widths)
-        planes = PORTION if course.half else self.plan.roi[0]
+        widths = {(strip.axis, *map(_length, (strip.rows, strip.target))): strip for strip in schedule.strips}.values()
+        stitching = max(stitching_bytes(self.plan, self._scores, strip, schedule.half) for strip in widths)
+        planes = PORTION if schedule.half else self.plan.roi[0]
         restoring = max(self.case.restore_bytes(planes, strip, self.keep_scores) for strip in widths)
-        working = {"stitching": stitching, "tiles on their way": self._on_their_way(course), "restoring": restoring}
+        working = {"stitching": stitching, "tiles on their way": self._on_their_way(schedule), "restoring": restoring}
         searching = SEARCH_BYTES * math.prod(self.plan.image) if self.searched else 0
         return {
             "the scan": self.volume.data.nbytes,
@@ -74,44 +74,46 @@ class Buffers:
         tile_in = len(self.case.data) * voxels * np.dtype(DTYPES[self.card.input.dtype][1]).itemsize
         return tile_in + self._scores * voxels * np.dtype(DTYPES[self.card.output.dtype][1]).itemsize
 
-    def _on_their_way(self, course: Course) -> int:
-        requests = course.in_flight * self.servers + ready_ahead(course.in_flight)
-        return 2 * course.batch * requests * self.tile_bytes
+    def _on_their_way(self, schedule: Schedule) -> int:
+        requests = schedule.in_flight * self.servers + ready_ahead(schedule.in_flight)
+        return 2 * schedule.batch * requests * self.tile_bytes
 
 
 def _length(span: Span) -> int:
     return span[1] - span[0]
 
 
-def predicted_bytes(terms: Mapping[str, int]) -> int:
+def predicted_bytes(components: Mapping[str, int]) -> int:
     """The sum of all buffers and of the interpreter itself."""
-    return RUNTIME_BYTES + sum(terms.values())
+    return RUNTIME_BYTES + sum(components.values())
 
 
-def fitting_course(buffers: Buffers, courses: Iterable[Course], max_ram: int | None, *, half_allowed: bool) -> Course:
+def fitting_schedule(
+    buffers: MemoryEstimate, schedules: Iterable[Schedule], max_ram: int | None, *, half_allowed: bool
+) -> Schedule:
     """The first of `courses` on which `buffers` take at most `max_ram` bytes, in half precision only where allowed.
 
     Raises MemoryLimitError where there is none, with the largest terms of the course that takes least.
     """
-    least: tuple[int, Course] | None = None
+    least: tuple[int, Schedule] | None = None
     half_would_do = False
-    for course in courses:
-        needed = predicted_bytes(buffers.terms(course))
-        fits, allowed = max_ram is None or needed <= max_ram, half_allowed or not course.half
+    for schedule in schedules:
+        needed = predicted_bytes(buffers.components(schedule))
+        fits, allowed = max_ram is None or needed <= max_ram, half_allowed or not schedule.half
         if fits and allowed:
-            return course
+            return schedule
         if allowed and (least is None or needed < least[0]):
-            least = needed, course
+            least = needed, schedule
         half_would_do = half_would_do or fits
     assert least is not None
     advice = ", or --allow-half-scores" if half_would_do else ""
     raise MemoryLimitError(_too_little(*least, buffers, max_ram or 0) + advice)
 
 
-def _too_little(needed: int, course: Course, buffers: Buffers, max_ram: int) -> str:
-    largest = sorted(buffers.terms(course).items(), key=lambda term: -term[1])[:3]
+def _too_little(needed: int, schedule: Schedule, buffers: MemoryEstimate, max_ram: int) -> str:
+    largest = sorted(buffers.components(schedule).items(), key=lambda term: -term[1])[:3]
     shares = ", ".join(f"{name} {size / MIB:.0f} MiB" for name, size in largest)
-    strips = f" in {len(course.strips)} strips" if len(course.strips) > 1 else ""
+    strips = f" in {len(schedule.strips)} strips" if len(schedule.strips) > 1 else ""
     return (
         f"this scan needs at least about {math.ceil(needed / MIB)} MiB ({shares}), and --max-ram allows "
         f"{max_ram / MIB:.0f} MiB; that is with one tile at a time{strips}; allow more"

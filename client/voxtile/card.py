@@ -60,30 +60,30 @@ class IntensityNone(_Part):
 
 
 class IntensityRange(_Part):
-    """`(x - low) / (high - low) * (out_high - out_low) + out_low`, clipped where `clip`; inside the graph."""
+    """`(x - a_min) / (a_max - a_min) * (b_max - b_min) + b_min`, clipped where `clip`; inside the graph."""
 
     rule: Literal["range"] = "range"
-    low: float
-    high: float
-    out_low: float = 0.0
-    out_high: float = 1.0
+    a_min: float
+    a_max: float
+    b_min: float = 0.0
+    b_max: float = 1.0
     clip: bool = True
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityRange:
-        if not self.high > self.low:
-            raise ValueError(f"high ({self.high}) must lie above low ({self.low})")
+        if not self.a_max > self.a_min:
+            raise ValueError(f"a_max ({self.a_max}) must lie above a_min ({self.a_min})")
         return self
 
 
 class IntensityFixed(_Part):
-    """`(clip(x, low, high) - mean) / std` with figures of the training set, one a channel; inside the graph."""
+    """`(clip(x, lower, upper) - mean) / std` with figures of the training set, one a channel; inside the graph."""
 
     rule: Literal["fixed"] = "fixed"
     mean: tuple[float, ...]
     std: tuple[PositiveFloat, ...]
-    low: tuple[float, ...] | None = None
-    high: tuple[float, ...] | None = None
+    lower: tuple[float, ...] | None = None
+    upper: tuple[float, ...] | None = None
 
 
 class IntensityZscore(_Part):
@@ -100,15 +100,15 @@ class IntensityPercentile(_Part):
     """`(x - p_low) / (p_high - p_low)` with percentiles (0..100) of the whole scan, sent as `intensity`."""
 
     rule: Literal["percentile"] = "percentile"
-    low: Annotated[float, Field(ge=0, le=100)]
-    high: Annotated[float, Field(ge=0, le=100)]
+    lower: Annotated[float, Field(ge=0, le=100)]
+    upper: Annotated[float, Field(ge=0, le=100)]
     mask: Literal["all", "nonzero"] = "all"
     clip: bool = False
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityPercentile:
-        if not self.high > self.low:
-            raise ValueError(f"high ({self.high}) must lie above low ({self.low})")
+        if not self.upper > self.lower:
+            raise ValueError(f"upper ({self.upper}) must lie above lower ({self.lower})")
         return self
 
 
@@ -149,18 +149,18 @@ class Tiling(_Part):
     """How the scan is cut and stitched. `monai` and `nnunet` each give that library's own result.
 
     overlap: share of the ROI that neighbours share (nnU-Net's step is 1 - overlap).
-    sigma: of the Gaussian, as a share of the ROI's size.
+    sigma_scale: of the Gaussian, as a share of the ROI's size.
     Either is one number, or three, one for each axis of the scan; what the axis of a 2D network's slices has counts
     for nothing.
     """
 
     semantics: Literal["monai", "nnunet"] = "monai"
     overlap: Fractions = 0.25
-    blend: Literal["constant", "gaussian"] = "gaussian"
-    sigma: PositiveFloats = 0.125
+    mode: Literal["constant", "gaussian"] = "gaussian"
+    sigma_scale: PositiveFloats = 0.125
 
 
-class EmptyRule(_Part):
+class BackgroundRule(_Part):
     """Where nothing can be: voxels at or below `at_most` (in the scan's units, every channel) are outside the body."""
 
     at_most: float
@@ -173,7 +173,7 @@ class Certificate(_Part):
     accepted: bool
     precision: str
     dice_min: float
-    flipped_fraction: float
+    changed_fraction: float
     max_abs_error: float
 
 
@@ -192,7 +192,7 @@ class Card(_Part):
     """A model's card. Spatial axes are in the order of `orientation`; with `nnunet` in nnU-Net's own (z, y, x).
 
     multiple: of a 2D network that takes whole slices of any height and width, each padded up to a multiple of it;
-    roi is then the usual size, and nothing overlaps.
+    roi_size is then the usual size, and nothing overlaps.
     """
 
     schema_version: int
@@ -208,7 +208,7 @@ class Card(_Part):
     )
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None
     intensity: Intensity
-    roi: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
+    roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
     slice_axis: Literal[0, 1, 2] | None = None
     multiple: PositiveInt | None = None
     input: Input
@@ -217,7 +217,7 @@ class Card(_Part):
     regions: bool = False
     tiling: Tiling
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
-    empty: EmptyRule | None = None
+    background: BackgroundRule | None = None
     nnunet: dict[str, Any] | None = None
     engine: str
     certificates: dict[str, Certificate]
@@ -229,7 +229,7 @@ class Card(_Part):
         return self.intensity.rule in ("zscore", "percentile")
 
     @property
-    def images(self) -> tuple[str, ...]:
+    def input_channels(self) -> tuple[str, ...]:
         """The channels that a scan brings; a cascade's second stage gets others from the labels of its first."""
         made = len(self.nnunet.get("label_channels", ())) if self.nnunet else 0
         return self.channels[: len(self.channels) - made]
@@ -237,8 +237,8 @@ class Card(_Part):
     def takes(self, size: Sequence[int]) -> bool:
         """Whether a tile of spatial `size` is one that the model takes."""
         if self.multiple is None:
-            return tuple(size) == self.roi
-        return len(size) == len(self.roi) and all(side > 0 and side % self.multiple == 0 for side in size)
+            return tuple(size) == self.roi_size
+        return len(size) == len(self.roi_size) and all(side > 0 and side % self.multiple == 0 for side in size)
 
     @property
     def previous_stage(self) -> str | None:
@@ -247,17 +247,17 @@ class Card(_Part):
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
-        if (len(self.roi) == 2) != (self.slice_axis is not None):
+        if (len(self.roi_size) == 2) != (self.slice_axis is not None):
             raise ValueError("a 2D roi and slice_axis go together")
-        if self.multiple is not None and len(self.roi) != 2:
+        if self.multiple is not None and len(self.roi_size) != 2:
             raise ValueError("multiple is for a 2D roi")
         wanted = 1 if self.output.kind in ("foreground", "labels") else len(self.labels)
         if self.output.scores != wanted:
             raise ValueError(
                 f"{self.output.kind} of {len(self.labels)} labels need {wanted} scores, not {self.output.scores}"
             )
-        if any(axis >= len(self.roi) for axis in self.mirror_axes):
-            raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that the ROI {self.roi} has not")
+        if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
+            raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that the ROI {self.roi_size} has not")
         return self
 
 

@@ -11,8 +11,8 @@ from numpy.typing import NDArray
 
 from voxtile.chains.monai.encoding import SCALED_TO
 from voxtile.errors import InputError
-from voxtile.triton.endpoint import DTYPES, Connection, Request
-from voxtile.triton.transport import Faults, Transport
+from voxtile.triton.endpoint import DTYPES, ConnectionConfig, Request
+from voxtile.triton.transport import RetryPolicy, Transport
 
 
 class RemoteNetwork:
@@ -33,15 +33,15 @@ class RemoteNetwork:
         url: str | Sequence[str],
         model: str,
         *,
-        figures: NDArray[np.floating] | None = None,
-        connection: Connection = Connection(),  # noqa: B008 - frozen
-        faults: Faults = Faults(),  # noqa: B008 - frozen
+        statistics: NDArray[np.floating] | None = None,
+        connection: ConnectionConfig = ConnectionConfig(),  # noqa: B008 - frozen
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
         in_flight: int = 8,
     ) -> None:
         urls = [url] if isinstance(url, str) else list(url)
-        self.transport = Transport(urls, model, connection, faults, in_flight)
+        self.transport = Transport(urls, model, connection, retry_policy, in_flight)
         self.card = self.transport.model.card
-        self._figures = self._checked_figures(figures)
+        self._statistics = self._checked_statistics(statistics)
 
     def __call__(self, x: Any) -> Any:
         values = _to_numpy(x)
@@ -56,7 +56,7 @@ class RemoteNetwork:
         if shape[1:2] == (len(card.channels),) and card.takes(shape[2:]):
             return
         if card.multiple is None:
-            sizes, advice = ", ".join(map(str, card.roi)), "call it with the model's ROI and channels"
+            sizes, advice = ", ".join(map(str, card.roi_size)), "call it with the model's ROI and channels"
         else:
             sizes = "height, width"
             advice = f"call it with the model's channels, and pad height and width up to multiples of {card.multiple}"
@@ -65,7 +65,7 @@ class RemoteNetwork:
         )
 
     def _requests(self, values: NDArray[Any]) -> Iterator[Request]:
-        size = self.transport.model.max_batch
+        size = self.transport.model.max_batch_size
         for index, first in enumerate(range(0, len(values), size)):
             yield Request(index, *self._as_input(values[first : first + size]))
 
@@ -73,11 +73,11 @@ class RemoteNetwork:
         """`values` in the model's input type, and the figures that go with them."""
         dtype = np.dtype(DTYPES[self.card.input.dtype][1])
         if dtype.kind != "i" or values.dtype == dtype:
-            return np.ascontiguousarray(values, dtype), self._figures
+            return np.ascontiguousarray(values, dtype), self._statistics
         range_, whole = np.iinfo(dtype), np.rint(values)
         if np.array_equal(whole, values) and whole.min() >= range_.min and whole.max() <= range_.max:
-            return np.ascontiguousarray(whole, dtype), self._figures
-        if self._figures is None:
+            return np.ascontiguousarray(whole, dtype), self._statistics
+        if self._statistics is None:
             raise InputError(
                 f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in "
                 'its range; give the scan\'s own values, or build the model with dtype = "fp32"'
@@ -89,22 +89,22 @@ class RemoteNetwork:
 
         Each value is off by at most 1/64,000 of the largest one.
         """
-        assert self._figures is not None
+        assert self._statistics is not None
         outside = values == self.card.input.padding
         largest = float(np.abs(values, where=~outside, out=np.zeros_like(values)).max())
         scale = SCALED_TO[self.card.input.dtype] / largest
         scaled = np.where(outside, self.card.input.padding, np.rint(values * scale))
-        return np.ascontiguousarray(scaled, dtype), (self._figures * scale).astype(np.float32)
+        return np.ascontiguousarray(scaled, dtype), (self._statistics * scale).astype(np.float32)
 
-    def _checked_figures(self, figures: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
+    def _checked_statistics(self, statistics: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
         channels = len(self.card.channels)
         if not self.card.whole_scan_intensity:
-            if figures is not None:
+            if statistics is not None:
                 raise InputError(f"model {self.card.name!r} normalises by itself and takes no figures of the scan")
             return None
-        if figures is None:
+        if statistics is None:
             return np.tile(np.array([0, 1], np.float32), (channels, 1))
-        checked = np.asarray(figures, np.float32)
+        checked = np.asarray(statistics, np.float32)
         if checked.shape != (channels, 2):
             raise InputError(f"figures should be [{channels}, 2] (subtract, divide), found {list(checked.shape)}")
         return checked

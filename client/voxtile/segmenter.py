@@ -13,22 +13,22 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.budget import Buffers, fitting_course, left_for_preparing, predicted_bytes
+from voxtile.budget import MemoryEstimate, fitting_schedule, left_for_preparing, predicted_bytes
 from voxtile.card import Card, Tiling
-from voxtile.chains.base import Case, PlaneSink, open_case
+from voxtile.chains.base import PlaneSink, PreparedScan, prepare_scan
 from voxtile.errors import InputError, ModelError, VoxtileError
 from voxtile.io.images import mask_image, read_scan, volume_from_image
 from voxtile.io.volume import Volume
 from voxtile.outputs.report import Report, Stopwatch, certificate_summary, label_volumes, peak_rss_bytes
-from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
 from voxtile.tiling.plan import Tile, plan_tiles, tile_shape
-from voxtile.tiling.schedule import Course, at_once, courses
+from voxtile.tiling.schedule import Schedule, at_once, schedules
 from voxtile.tiling.skip import empty_tiles
 from voxtile.tiling.stitch import Stitcher
-from voxtile.tiling.stitch_fp16 import HalfStitcher
+from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip, sent_again, tiles_of
-from voxtile.triton.endpoint import Connection
-from voxtile.triton.transport import Faults, Transport
+from voxtile.triton.endpoint import ConnectionConfig
+from voxtile.triton.transport import RetryPolicy, Transport
 
 log = logging.getLogger(__name__)
 
@@ -40,28 +40,28 @@ Progress = Callable[[int, int], None]
 class Options:
     """How to segment; the defaults are the model's own semantics, exactly.
 
-    overlap, blend, mirror: change the result, and are named in the report. batch: tiles a request at most (the
+    overlap, mode, mirror: change the result, and are named in the report. batch: tiles a request at most (the
     server's most by default). in_flight: requests on their way to one server at most. Large tiles are fewer of both.
     skip_empty: leave out tiles outside the body by the card's rule; audit: how many of those to send all the same.
     max_ram: bytes, to be kept to with fewer tiles at once and with strips, which change nothing; half_scores: and,
     where that is not enough, by summing scores in half precision, which does. keep_scores: also give the scores on
-    the scan's own grid (as large as they are). learned_steps: whether to do what an nnU-Net model learned to do with
+    the scan's own grid (as large as they are). postprocessing: whether to do what an nnU-Net model learned to do with
     finished labels.
     """
 
     overlap: float | None = None
-    blend: str | None = None
+    mode: str | None = None
     mirror: bool = True
     batch: int | None = None
     in_flight: int = 8
     skip_empty: bool = False
-    audit: int = 0
+    spot_check: int = 0
     max_ram: int | None = None
     half_scores: bool = False
     keep_scores: bool = False
-    learned_steps: bool = True
-    connection: Connection = field(default_factory=Connection)
-    faults: Faults = field(default_factory=Faults)
+    postprocessing: bool = True
+    connection: ConnectionConfig = field(default_factory=ConnectionConfig)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ class Loaded:
     """A scan that has been read and prepared."""
 
     volume: Volume
-    case: Case
+    case: PreparedScan
     watch: Stopwatch
 
 
@@ -97,13 +97,15 @@ class Segmenter:
     def __init__(self, url: str | Sequence[str], model: str, options: Options | None = None, **changes: Any) -> None:
         urls = [url] if isinstance(url, str) else list(url)
         self.options = replace(options or Options(), **changes)
-        self.transport = Transport(urls, model, self.options.connection, self.options.faults, self.options.in_flight)
+        self.transport = Transport(
+            urls, model, self.options.connection, self.options.retry_policy, self.options.in_flight
+        )
         self.card = self.transport.model.card
         self.previous: Segmenter | None = None
         try:
             self.tiling, self.changes = chosen_tiling(self.card, self.options)
             if self.card.previous_stage:
-                first = replace(self.options, keep_scores=False, learned_steps=False)
+                first = replace(self.options, keep_scores=False, postprocessing=False)
                 self.previous = Segmenter(urls, self.card.previous_stage, first)
         except VoxtileError:
             self.close()
@@ -129,7 +131,7 @@ class Segmenter:
         labels = self._first_stage(volume, watch)
         with watch.step("prepare"):
             left = left_for_preparing(volume, self.options.max_ram)
-            case = open_case(volume, self.card, labels, self.options.learned_steps, left)
+            case = prepare_scan(volume, self.card, labels, self.options.postprocessing, left)
         return Loaded(volume, case, watch)
 
     def _first_stage(self, volume: Volume, watch: Stopwatch) -> NDArray[Any] | None:
@@ -138,7 +140,7 @@ class Segmenter:
             return None
         with watch.step("infer"):
             left = left_for_preparing(volume, self.options.max_ram)
-            case = open_case(volume, self.previous.card, learned_steps=False, max_bytes=left)
+            case = prepare_scan(volume, self.previous.card, postprocessing=False, max_bytes=left)
             return self.previous.run(Loaded(volume, case, Stopwatch())).labels
 
     def run(self, loaded: Loaded, progress: Progress | None = None) -> Segmentation:
@@ -165,28 +167,28 @@ def open_volume(image: Any, card: Card) -> Volume:
     """The scan behind `image`: a path, a nibabel image, or a sequence of either with one for each channel."""
     items = list(image) if isinstance(image, (list, tuple)) else [image]
     if all(isinstance(item, (str, Path)) for item in items):
-        return read_scan(items, card.images)
-    return volume_from_image(items, card.images)
+        return read_scan(items, card.input_channels)
+    return volume_from_image(items, card.input_channels)
 
 
 class _Job:
     """One scan on its way through one model."""
 
-    def __init__(self, segmenter: Segmenter, case: Case, volume: Volume) -> None:
+    def __init__(self, segmenter: Segmenter, case: PreparedScan, volume: Volume) -> None:
         self.transport = segmenter.transport
         self.options = segmenter.options
         self.card = segmenter.card
         self.case = case
         self.volume = volume
         self.tiling = segmenter.tiling
-        self.flips = mirrorings(self.card.mirror_axes if self.options.mirror else ())
+        self.flips = tta_flips(self.card.mirror_axes if self.options.mirror else ())
         self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card, case.data.shape[1:]), self.tiling)
         self.memory = self._memory()
-        self.course = self._course()
-        self.changes = segmenter.changes + (["scores summed in half precision"] if self.course.half else [])
+        self.schedule = self._schedule()
+        self.changes = segmenter.changes + (["scores summed in half precision"] if self.schedule.half else [])
         self.skipped = self._skippable()
-        self.parts = [tiles_of(self.plan, strip) for strip in self.course.strips]
-        self.audited = self.audit_changed = 0
+        self.parts = [tiles_of(self.plan, strip) for strip in self.schedule.strips]
+        self.spot_checked = self.spot_check_changed = 0
         self.scores: NDArray[np.float32] | None = None
         self.before = replace(self.transport.traffic)
 
@@ -200,8 +202,8 @@ class _Job:
         scores = self._scores([tile for part in self.parts for tile in self._sent(part)])
         told = _counted(progress, sum(map(len, self.parts)))
         try:
-            for strip, tiles in zip(self.course.strips, self.parts, strict=True):
-                restorer.begin(strip)
+            for strip, tiles in zip(self.schedule.strips, self.parts, strict=True):
+                restorer.start_strip(strip)
                 self._run_strip(strip, tiles, scores, restorer, watch, told)
         finally:
             scores.close()
@@ -209,7 +211,7 @@ class _Job:
             labels = restorer.finish()
         if self.options.keep_scores:
             self.scores = restorer.scores
-        self._audit()
+        self._spot_check()
         return labels
 
     def _run_strip(
@@ -223,7 +225,7 @@ class _Job:
     ) -> None:
         """Stitches the `tiles` that touch `strip`, and hands its planes to `restorer`."""
         background = self._background() if self.skipped else None
-        kind = HalfStitcher if self.course.half else Stitcher
+        kind = Fp16Stitcher if self.schedule.half else Stitcher
         stitcher = kind(self.plan, self.card.output.scores, background, strip)
         for tile in tiles:
             with watch.step("infer"):
@@ -241,11 +243,11 @@ class _Job:
         return [tile for tile in tiles if tile.index not in self.skipped]
 
     def _scores(self, tiles: Sequence[Tile]) -> Any:
-        made = requests(iter(tiles), self.cutter, self.flips, self.course.batch, self.case.figures)
-        return tile_scores(self.transport.infer(made, self.course.in_flight), self.flips, self.card)
+        made = requests(iter(tiles), self.cutter, self.flips, self.schedule.batch, self.case.statistics)
+        return tile_scores(self.transport.infer(made, self.schedule.in_flight), self.flips, self.card)
 
-    def _memory(self) -> Buffers:
-        return Buffers(
+    def _memory(self) -> MemoryEstimate:
+        return MemoryEstimate(
             volume=self.volume,
             case=self.case,
             card=self.card,
@@ -255,13 +257,13 @@ class _Job:
             searched=self.options.skip_empty,
         )
 
-    def _course(self) -> Course:
+    def _schedule(self) -> Schedule:
         """How the scan is worked through within the memory allowed. Raises MemoryLimitError."""
-        options, most = self.options, self.transport.model.max_batch
+        options, most = self.options, self.transport.model.max_batch_size
         wanted = min(options.batch or most, most)
         in_flight, batch = at_once(options.in_flight, wanted, self.memory.tile_bytes)
-        possible = courses(in_flight, batch, self.plan, self.case.strips)
-        return fitting_course(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
+        possible = schedules(in_flight, batch, self.plan, self.case.strips)
+        return fitting_schedule(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 
     def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:
         traffic, before = self.transport.traffic, self.before
@@ -285,13 +287,13 @@ class _Job:
             changes=self.changes,
             input_rounding=self.case.input_rounding,
             skipped_tiles=len(self.skipped),
-            audited_tiles=self.audited,
-            audit_changed_tiles=self.audit_changed,
-            predicted_peak_bytes=predicted_bytes(self.memory.terms(self.course)),
+            spot_checked_tiles=self.spot_checked,
+            spot_check_changed_tiles=self.spot_check_changed,
+            predicted_peak_bytes=predicted_bytes(self.memory.components(self.schedule)),
             shared_memory=any(endpoint.shares_memory for endpoint in self.transport.endpoints),
-            in_flight=self.course.in_flight,
-            batch=self.course.batch,
-            strips=len(self.course.strips),
+            in_flight=self.schedule.in_flight,
+            batch=self.schedule.batch,
+            strips=len(self.schedule.strips),
             tiles_sent_again=sent_again(map(self._sent, self.parts)),
         )
 
@@ -300,12 +302,12 @@ class _Job:
     def _skippable(self) -> frozenset[int]:
         if not self.options.skip_empty:
             return frozenset()
-        if self.card.empty is None:
+        if self.card.background is None:
             raise ModelError(
                 f"model {self.card.name!r} has no rule for what is empty (`[input] empty` in its spec), "
                 "so --skip-empty cannot be used with it"
             )
-        return empty_tiles(self.case.data, self.plan, self.case.empty_at_most(self.card.empty.at_most))
+        return empty_tiles(self.case.data, self.plan, self.case.background_at_most(self.card.background.at_most))
 
     def _background(self) -> NDArray[np.float32]:
         """What scores as background: the first score wins, or nothing is over its threshold."""
@@ -316,15 +318,17 @@ class _Job:
             background[0] = 1.0
         return background
 
-    def _audit(self) -> None:
+    def _spot_check(self) -> None:
         """Sends some of the skipped tiles all the same and counts those that hold a label."""
-        chosen = sorted(self.skipped)[:: max(len(self.skipped) // max(self.options.audit, 1), 1)][: self.options.audit]
+        chosen = sorted(self.skipped)[:: max(len(self.skipped) // max(self.options.spot_check, 1), 1)][
+            : self.options.spot_check
+        ]
         tiles = [tile for tile in self.plan if tile.index in set(chosen)]
         if not tiles:
             return
         for scores in self._scores(tiles):
-            self.audited += 1
-            self.audit_changed += bool(self.case.holds_label(np.asarray(scores, np.float32)))
+            self.spot_checked += 1
+            self.spot_check_changed += bool(self.case.holds_label(np.asarray(scores, np.float32)))
 
 
 def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
@@ -335,14 +339,14 @@ def _counted(progress: Progress | None, total: int) -> Callable[[], None]:
 
 def _feed(restorer: PlaneSink, planes: NDArray[np.float32], watch: Stopwatch) -> None:
     with watch.step("restore"):
-        restorer.feed(planes)
+        restorer.add_planes(planes)
 
 
 def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
     """The card's tiling with what the options change, and those changes in words. Raises InputError."""
     wanted: Mapping[str, Any] = {
         key: value
-        for key, value in (("overlap", options.overlap), ("blend", options.blend))
+        for key, value in (("overlap", options.overlap), ("mode", options.mode))
         if value is not None and value != getattr(card.tiling, key)
     }
     if wanted and card.multiple is not None:
@@ -350,12 +354,12 @@ def chosen_tiling(card: Card, options: Options) -> tuple[Tiling, list[str]]:
     try:
         tiling = Tiling.model_validate({**card.tiling.model_dump(), **wanted})
     except ValueError as error:
-        raise InputError(f"overlap lies in [0, 1) and blend is constant or gaussian; found {dict(wanted)}") from error
+        raise InputError(f"overlap lies in [0, 1) and mode is constant or gaussian; found {dict(wanted)}") from error
     changes = [f"{key} {getattr(card.tiling, key)} -> {value}" for key, value in wanted.items()]
     if card.mirror_axes and not options.mirror:
         changes.append("mirroring off")
     if options.skip_empty:
         changes.append("empty tiles skipped")
-    if card.nnunet and card.nnunet.get("postprocessing") and not options.learned_steps:
+    if card.nnunet and card.nnunet.get("postprocessing") and not options.postprocessing:
         changes.append("learned post-processing off")
     return tiling, changes

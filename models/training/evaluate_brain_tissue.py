@@ -131,7 +131,7 @@ def evaluate(name: str, weights: Path, brain: Brain) -> dict[str, Any]:
         "weights": {"file": weights.name, "sha256": sha256(weights), "bytes": weights.stat().st_size},
         "parameters": sum(parameter.numel() for parameter in network.parameters()),
         "network": dict(ARGUMENTS[name]),
-        "tiling": {"roi": ROI, "overlap": OVERLAP, "mode": "gaussian"},
+        "tiling": {"roi_size": ROI, "overlap": OVERLAP, "mode": "gaussian"},
         "held_out": {
             "start": HELD_OUT.start,
             "stop": HELD_OUT.stop,

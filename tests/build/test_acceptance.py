@@ -12,7 +12,7 @@ from onnx import ModelProto, numpy_helper
 
 from tests.support.build_specs import fields, spec, tiny_unet
 from voxtile_build.certificate.certificate import Reference, certify, make_reference, require_accepted
-from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, misses
+from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, violations
 from voxtile_build.engines.base import find_engine
 from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.evaluation.evaluate import summary
@@ -106,12 +106,12 @@ def test_defaults_are_those_of_fp32_and_of_the_scores() -> None:
 def test_a_logits_error_is_a_share_of_the_range_of_all() -> None:
     def record(error: float, low: float, high: float) -> dict[str, Any]:
         errors = {"max_abs_error": 0.0, "mean_abs_error": 0.0, "max_abs_error_stored": error}
-        return {**errors, "logits": [low, high], "dice": {}, "flipped_fraction": 0.0}
+        return {**errors, "logits": [low, high], "dice": {}, "changed_fraction": 0.0}
 
     assert summary([record(0.5, -1, 1), record(0.1, -5, 3)], [record(0.0, -2, 5)])["max_logit_error"] == 0.05
     assert summary([record(0.0, 7, 7)], [])["max_logit_error"] == 0.0
-    figures = {"max_abs_error": 0.0, "dice_min": 1.0, "flipped_fraction": 0.0, "max_logit_error": float("nan")}
-    assert len(misses(figures, limits_of(spec()))) == 1
+    figures = {"max_abs_error": 0.0, "dice_min": 1.0, "changed_fraction": 0.0, "max_logit_error": float("nan")}
+    assert len(violations(figures, limits_of(spec()))) == 1
 
 
 def test_a_constant_tile_is_told_of_and_not_judged(tmp_path: Path) -> None:

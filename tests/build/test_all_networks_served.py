@@ -83,10 +83,10 @@ def spec_of(case: Case, folder: Path) -> Spec:
         "name": case.name,
         "network": {"name": case.network, "args": args} | ({} if case.head is None else {"head": case.head}),
         "weights": {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
-        "input": {"channels": ["T1"], "intensity": {"rule": "range", "low": 0.0, "high": 1000.0}},
+        "input": {"channels": ["T1"], "intensity": {"rule": "range", "a_min": 0.0, "a_max": 1000.0}},
         "output": {"labels": ["background", "one"]},
-        "tiling": {"roi": [case.roi] * case.axes} | ({"slice_axis": 2} if case.axes == 2 else {}),
-        "serving": {"max_batch": 2, "warm_up": False, "engines": ["onnxruntime", "openvino"], "threads": 1},
+        "tiling": {"roi_size": [case.roi] * case.axes} | ({"slice_axis": 2} if case.axes == 2 else {}),
+        "serving": {"max_batch_size": 2, "warm_up": False, "engines": ["onnxruntime", "openvino"], "threads": 1},
         "acceptance": {} if case.max_abs_error is None else {"max_abs_error": case.max_abs_error},
     }
     return parse_spec(fields, f"{case.name}.toml", folder)
@@ -118,7 +118,7 @@ def test_every_network_that_a_spec_can_name_is_here_in_three_and_two_dimensions(
 
 def image(spec: Spec, batch: int) -> np.ndarray[Any, Any]:
     values = np.random.default_rng(batch).uniform(0, 1200, (batch, *spec.roi_shape)).astype(np.float32)
-    values[:, :, : spec.tiling.roi[0] // 3] = 0
+    values[:, :, : spec.tiling.roi_size[0] // 3] = 0
     return values
 
 

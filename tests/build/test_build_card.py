@@ -20,7 +20,7 @@ CERTIFICATES = {
         "accepted": True,
         "precision": "fp32",
         "dice_min": 1.0,
-        "flipped_fraction": 0.0,
+        "changed_fraction": 0.0,
         "max_abs_error": 1e-6,
     }
 }
@@ -44,15 +44,23 @@ def test_all_copies_of_the_schema_are_the_clients() -> None:
 CASES: list[dict[str, Any]] = [
     {},
     {"title": "Größe", "input": {"dtype": "int16", "orientation": "LPS", "spacing": [1.0, 2.0, 0.5]}},
-    {"input": {"intensity": {"rule": "range", "low": -175.0, "high": 250.0, "clip": False}}},
-    {"input": {"intensity": {"rule": "fixed", "mean": [1.0], "std": [2.0], "low": [0.0], "high": [9.0]}}},
+    {"input": {"intensity": {"rule": "range", "a_min": -175.0, "a_max": 250.0, "clip": False}}},
+    {"input": {"intensity": {"rule": "fixed", "mean": [1.0], "std": [2.0], "lower": [0.0], "upper": [9.0]}}},
     {"input": {"intensity": {"rule": "zscore", "mask": "nonzero"}}},
-    {"input": {"intensity": {"rule": "percentile", "low": 1.0, "high": 99.0, "clip": True}}},
+    {"input": {"intensity": {"rule": "percentile", "lower": 1.0, "upper": 99.0, "clip": True}}},
     {"output": {"scores": "probabilities", "dtype": "uint8"}},
     {"output": {"scores": "probabilities", "dtype": "fp16", "regions": True}},
     {"output": {"scores": "foreground", "foreground": "one"}},
     {"output": {"scores": "labels", "dtype": "uint8"}},
-    {"tiling": {"roi": [8, 12], "slice_axis": 1, "mirror_axes": [0, 1], "blend": "constant", "empty_at_most": -900.0}},
+    {
+        "tiling": {
+            "roi_size": [8, 12],
+            "slice_axis": 1,
+            "mirror_axes": [0, 1],
+            "mode": "constant",
+            "background_at_most": -900.0,
+        }
+    },
     {"tiling": {"semantics": "nnunet", "overlap": 0.5}, "nnunet": {"transpose_forward": [0, 1, 2]}},
 ]
 
@@ -68,17 +76,17 @@ def test_the_client_reads_what_the_spec_says(changes: dict[str, Any]) -> None:
     rule = chosen.input.intensity.model_dump()
     assert found.intensity.model_dump() == {key: rule[key] for key in found.intensity.model_dump()}
     assert found.whole_scan_intensity == chosen.whole_scan_intensity
-    assert found.roi == chosen.tiling.roi
+    assert found.roi_size == chosen.tiling.roi_size
     assert found.slice_axis == chosen.tiling.slice_axis
     assert found.input.dtype == chosen.input.dtype
     assert (found.output.kind, found.output.dtype) == (chosen.output.scores, chosen.output.dtype)
     assert (found.output.scores, found.output.scale) == (chosen.output.score_count, chosen.output.scale)
     assert found.regions == chosen.output.regions
     assert found.tiling.model_dump() == {
-        key: getattr(chosen.tiling, key) for key in ("semantics", "overlap", "blend", "sigma")
+        key: getattr(chosen.tiling, key) for key in ("semantics", "overlap", "mode", "sigma_scale")
     }
     assert found.mirror_axes == chosen.tiling.mirror_axes
-    assert (found.empty.at_most if found.empty else None) == chosen.tiling.empty_at_most
+    assert (found.background.at_most if found.background else None) == chosen.tiling.background_at_most
     assert found.nnunet == chosen.nnunet
     assert found.engine == "openvino"
     assert found.certificates["openvino"].accepted
@@ -87,7 +95,7 @@ def test_the_client_reads_what_the_spec_says(changes: dict[str, Any]) -> None:
 
 def test_roi_and_labels_are_the_specs_own() -> None:
     found = read(card())
-    assert found.roi == ROI
+    assert found.roi_size == ROI
     assert [(label.name, label.value) for label in found.labels] == [("background", 0), ("one", 1), ("two", 2)]
 
 
@@ -105,7 +113,11 @@ def test_the_padding_value_survives_json_to_the_last_bit(dtype: str) -> None:
 
 @pytest.mark.parametrize(
     ("changes", "where"),
-    [({"roi": [0, 8, 8]}, r"at roi\.0"), ({"colour": 1}, "colour"), ({"input": {"dtype": "fp64"}}, r"at input")],
+    [
+        ({"roi_size": [0, 8, 8]}, r"at roi_size\.0"),
+        ({"colour": 1}, "colour"),
+        ({"input": {"dtype": "fp64"}}, r"at input"),
+    ],
 )
 def test_a_card_that_no_client_would_take_is_not_written(changes: dict[str, Any], where: str) -> None:
     with pytest.raises(BuildError, match=where):

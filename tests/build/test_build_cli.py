@@ -50,10 +50,10 @@ intensity = {{ rule = "zscore", mask = "nonzero" }}
 [output]
 labels = ["background", "one", "two"]
 [tiling]
-roi = [16, 8, 12]
+roi_size = [16, 8, 12]
 [serving]
-max_batch = 2
-point = "openvino"
+max_batch_size = 2
+default_engine = "openvino"
 threads = 1
 """
 
@@ -249,14 +249,18 @@ def truncate_weights(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "code", "message"),
     [
-        (change("roi = [16, 8, 12]", "roi = [16, 8]"), 2, "slice_axis go together"),
+        (change("roi_size = [16, 8, 12]", "roi_size = [16, 8]"), 2, "slice_axis go together"),
         (
-            change("roi = [16, 8, 12]", "roi = [16, 7, 12]"),
+            change("roi_size = [16, 8, 12]", "roi_size = [16, 7, 12]"),
             2,
-            "tiling.roi: expected scores on the grid of the ROI [16, 7, 12]",
+            "tiling.roi_size: expected scores on the grid of the ROI [16, 7, 12]",
         ),
         (change('"two"]', '"two", "three"]'), 2, "network.args.out_channels of UNet is 3, but output.labels has 4"),
-        (change("max_batch", "max_batches"), 2, "serving.max_batches: unknown key (did you mean 'max_batch'?)"),
+        (
+            change("max_batch_size", "max_batches"),
+            2,
+            "serving.max_batches: unknown key (did you mean 'max_batch_size'?)",
+        ),
         (change('name = "UNet"', 'name = "Unet"'), 2, "network.name: expected one of"),
         (change("channels = [4, 8]", "channels = [4, 16]"), 2, "the weights do not fit the network"),
         (truncate_weights, 2, "expected sha256"),
@@ -339,7 +343,7 @@ def test_the_identity_network_gives_every_voxel_back_exactly(tmp_path: Path) -> 
     spec = tmp_path / "same.toml"
     spec.write_text(
         'name = "same"\n[network]\nname = "Identity"\n[input]\nchannels = ["any"]\ndtype = "int16"\n'
-        '[output]\nlabels = ["value"]\n[tiling]\nroi = [5, 4, 3]\n'
+        '[output]\nlabels = ["value"]\n[tiling]\nroi_size = [5, 4, 3]\n'
     )
     assert run("spec", spec, "--repository", tmp_path / "models") == 0
     certificate = json.loads((tmp_path / "models/same_openvino/1" / CERTIFICATE).read_text())

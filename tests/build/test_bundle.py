@@ -44,7 +44,7 @@ ROOT = Path(__file__).parents[2]
 PAGE = ROOT / "docs/how-to/bundle.md"
 DIFFERENT = 1e-5
 """Share of voxels whose two best scores are equal to float32's rounding: they have no right label."""
-SERVING = {"max_batch": 2, "warm_up": False, "engines": ["onnxruntime"]}
+SERVING = {"max_batch_size": 2, "warm_up": False, "engines": ["onnxruntime"]}
 
 LOAD, FIRST, ORIENT, SPACE, RANGE, TYPED = PREPROCESSING
 SOFTMAX, _, ARGMAX, SAVE = POSTPROCESSING
@@ -155,11 +155,11 @@ def test_the_spec_says_what_the_bundle_says(tmp_path: Path) -> None:
     assert spec.network.args == {**{k: v for k, v in NETWORK.items() if k != "_target_"}, "in_channels": 1}
     assert (spec.input.orientation, spec.input.spacing) == ("RAS", (1.5, 1.2, 1.0))
     assert spec.input.intensity.model_dump() == {
-        **{"rule": "range", "low": 0.0, "high": 1000.0, "out_low": 0.0, "out_high": 1.0, "clip": True}
+        **{"rule": "range", "a_min": 0.0, "a_max": 1000.0, "b_min": 0.0, "b_max": 1.0, "clip": True}
     }
     assert [label.name for label in spec.output.labels] == ["background", "one", "two"]
-    assert spec.tiling.model_dump(include={"semantics", "roi", "overlap", "blend", "sigma"}) == {
-        **{"semantics": "monai", "roi": (16, 16, 16), "overlap": 0.5, "blend": "gaussian", "sigma": 0.125}
+    assert spec.tiling.model_dump(include={"semantics", "roi", "overlap", "mode", "sigma_scale"}) == {
+        **{"semantics": "monai", "roi_size": (16, 16, 16), "overlap": 0.5, "mode": "gaussian", "sigma_scale": 0.125}
     }
     assert spec.title == "Two structures of nothing in particular"
     assert spec.weights is not None
@@ -170,7 +170,7 @@ def test_a_bundle_of_slices_becomes_a_network_of_two_dimensions(tmp_path: Path) 
     inferer = {"_target_": "SliceInferer", "roi_size": [24, 16], "spatial_dim": 2, "overlap": 0.25, "sw_batch_size": 4}
     config = inference(network_def={**NETWORK, "spatial_dims": 2}, inferer=inferer)
     spec = spec_of(write_bundle(tmp_path / "b", config), "flat")
-    assert (spec.tiling.roi, spec.tiling.slice_axis) == ((24, 16), 2)
+    assert (spec.tiling.roi_size, spec.tiling.slice_axis) == ((24, 16), 2)
 
 
 def test_fixed_figures_and_a_min_max_scale_are_translated(tmp_path: Path) -> None:

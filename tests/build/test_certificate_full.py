@@ -23,7 +23,7 @@ from tests.support.build_specs import Linear, fields, spec, tiny_unet
 from voxtile_build.certificate import archive as stored_evidence
 from voxtile_build.certificate.archive import pack, unpack
 from voxtile_build.certificate.certificate import Certificate, Reference, certify, make_reference
-from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, misses
+from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, violations
 from voxtile_build.certificate.page import picture_of
 from voxtile_build.engines.base import Compiled, Runner, find_engine
 from voxtile_build.errors import VerificationError
@@ -141,9 +141,9 @@ def test_no_voxel_outside_that_count_flips(reference: Reference) -> None:
     expected = reference.scans[0][1]
     found = expected + np.random.default_rng(1).normal(0, 0.05, expected.shape).astype(np.float32)
     record = compare(expected, found, chosen, "any", "scan", (1, 1, 1))
-    assert 0 < record["flipped_voxels"] <= record["near_boundary_voxels"]
-    assert record["flipped_voxels"] == (expected.argmax(0) != found.argmax(0)).sum()
-    assert record["flipped_fraction"] == record["flipped_voxels"] / expected[0].size
+    assert 0 < record["changed_voxels"] <= record["near_boundary_voxels"]
+    assert record["changed_voxels"] == (expected.argmax(0) != found.argmax(0)).sum()
+    assert record["changed_fraction"] == record["changed_voxels"] / expected[0].size
 
 
 @pytest.mark.parametrize("regions", [True, False])
@@ -172,8 +172,8 @@ def test_a_tile_of_labels_is_compared_as_votes() -> None:
     "changes",
     [
         {},
-        {"tiling": {"overlap": 0.5, "blend": "constant"}},
-        {"tiling": {"overlap": 0.0, "sigma": 0.3}},
+        {"tiling": {"overlap": 0.5, "mode": "constant"}},
+        {"tiling": {"overlap": 0.0, "sigma_scale": 0.3}},
         {"tiling": {"overlap": 0.9}},
         {"input": {"intensity": {"rule": "zscore", "mask": "nonzero"}, "dtype": "int16"}},
         {"output": {"scores": "labels", "dtype": "uint8"}},
@@ -192,7 +192,7 @@ def test_a_scan_is_stitched_as_monai_stitches_it(changes: dict[str, Any]) -> Non
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_slices_are_stitched_as_monai_stitches_them(axis: int) -> None:
-    chosen = spec(tiling={"roi": [12, 8], "slice_axis": axis})
+    chosen = spec(tiling={"roi_size": [12, 8], "slice_axis": axis})
     scan, run = gather_scans(chosen)[0], torch_runner(Wrapper(Linear((1.0, 2.0, -1.0)), chosen))
     np.testing.assert_allclose(stitch(scan, chosen, run, 2), segment(scan, chosen, run, 3), atol=STITCHED)
 
@@ -201,16 +201,16 @@ def test_slices_are_stitched_as_monai_stitches_them(axis: int) -> None:
 @settings(max_examples=40, deadline=None)
 def test_windows_start_where_monais_do(shape: tuple[int, ...], roi: tuple[int, ...], overlap: float) -> None:
     roi = tuple(min(size, tile) for size, tile in zip(shape, roi, strict=True))
-    tiling = spec(tiling={"roi": list(roi), "overlap": overlap}).tiling
+    tiling = spec(tiling={"roi_size": list(roi), "overlap": overlap}).tiling
     steps = _get_scan_interval(shape, roi, 3, (overlap,) * 3)
     expected = [tuple(part.start for part in slices) for slices in dense_patch_slices(shape, roi, steps)]
     assert list(window_starts(shape, tiling)) == expected
 
 
-@pytest.mark.parametrize(("blend", "sigma"), [("gaussian", 0.125), ("gaussian", 0.4), ("constant", 0.125)])
+@pytest.mark.parametrize(("mode", "sigma_scale"), [("gaussian", 0.125), ("gaussian", 0.4), ("constant", 0.125)])
 def test_weights_are_monais(blend: str, sigma: float) -> None:
-    tiling = spec(tiling={"blend": blend, "sigma": sigma}).tiling
-    expected = compute_importance_map(tiling.roi, mode=blend, sigma_scale=sigma)
+    tiling = spec(tiling={"mode": blend, "sigma_scale": sigma}).tiling
+    expected = compute_importance_map(tiling.roi_size, mode=blend, sigma_scale=sigma)
     np.testing.assert_allclose(importance(tiling), expected.numpy(), rtol=1e-5)
 
 
@@ -218,7 +218,7 @@ def test_weights_are_monais(blend: str, sigma: float) -> None:
 
 
 def test_every_batch_size_that_will_be_served_is_measured(tmp_path: Path) -> None:
-    chosen = spec(serving={"max_batch": 4})
+    chosen = spec(serving={"max_batch_size": 4})
     wrapper = wrapper_of(chosen)
     seen: set[int] = set()
 
@@ -235,7 +235,7 @@ def test_every_batch_size_that_will_be_served_is_measured(tmp_path: Path) -> Non
 
 
 def test_an_engine_that_fails_at_one_size_between_is_refused(tmp_path: Path) -> None:
-    chosen = spec(serving={"max_batch": 4})
+    chosen = spec(serving={"max_batch_size": 4})
     wrapper = wrapper_of(chosen)
 
     def run(inputs: Mapping[str, Array]) -> Array:
@@ -250,7 +250,7 @@ def test_an_engine_that_fails_at_one_size_between_is_refused(tmp_path: Path) -> 
 def test_tiles_and_scans_carry_every_figure(reference: Reference, tmp_path: Path) -> None:
     found = certificate(spec(), torch_runner(wrapper_of(spec())), reference, tmp_path).content
     for record in (*found["tiles"], *found["scans"]):
-        for name in ("max_abs_error", "mean_abs_error", "flipped_voxels", "near_boundary_voxels"):
+        for name in ("max_abs_error", "mean_abs_error", "changed_voxels", "near_boundary_voxels"):
             assert record[name] >= 0
         assert set(record["dice"]) == set(record["hausdorff_95_mm"]) == {"background", "one", "two"}
 
@@ -275,11 +275,11 @@ def test_reduced_precision_has_no_limit_of_its_own_on_a_single_voxel() -> None:
     assert limits_of(spec(), "fp32")["max_abs_error"] == MAX_ABS_ERROR["fp32"]
     assert limits_of(spec(), "bf16")["max_abs_error"] is None
     assert limits_of(spec(acceptance={"max_abs_error": 0.2}), "bf16")["max_abs_error"] == 0.2
-    figures = {"max_abs_error": 0.9, "max_logit_error": 0.0, "dice_min": 1.0, "flipped_fraction": 0.0}
-    assert misses(figures, limits_of(spec(), "bf16")) == []
-    assert "max_abs_error: expected at most 0.2" in misses(figures, {**limits_of(spec()), "max_abs_error": 0.2})[0]
-    worse = {"max_abs_error": 0.9, "max_logit_error": 0.9, "dice_min": float("nan"), "flipped_fraction": float("nan")}
-    assert len(misses(worse, limits_of(spec(), "bf16"))) == 2
+    figures = {"max_abs_error": 0.9, "max_logit_error": 0.0, "dice_min": 1.0, "changed_fraction": 0.0}
+    assert violations(figures, limits_of(spec(), "bf16")) == []
+    assert "max_abs_error: expected at most 0.2" in violations(figures, {**limits_of(spec()), "max_abs_error": 0.2})[0]
+    worse = {"max_abs_error": 0.9, "max_logit_error": 0.9, "dice_min": float("nan"), "changed_fraction": float("nan")}
+    assert len(violations(worse, limits_of(spec(), "bf16"))) == 2
 
 
 # The page
@@ -292,13 +292,13 @@ def shifted(reference: Reference) -> Runner:
 
 
 def test_the_page_says_what_the_file_says_and_shows_where_voxels_flip(reference: Reference, tmp_path: Path) -> None:
-    made = certificate(spec(acceptance={"max_flipped": 0.5}), shifted(reference), reference, tmp_path)
+    made = certificate(spec(acceptance={"max_changed": 0.5}), shifted(reference), reference, tmp_path)
     made.write(tmp_path)
     page = (tmp_path / "certificate.md").read_text()
     content = json.loads((tmp_path / "certificate.json").read_text())
     scan = content["scans"][0]
     assert page.startswith("# tiny, onnxruntime, fp32: not accepted")
-    assert f"{scan['flipped_voxels']} voxels flip" in page
+    assert f"{scan['changed_voxels']} voxels change" in page
     assert f"{scan['near_boundary_voxels']} lie within the measured error" in page
     for label, similarity in scan["dice"].items():
         assert f"| {label} | {scan['voxels'][label]} | {similarity:.6f} | {scan['hausdorff_95_mm'][label]:g} |" in page
@@ -332,12 +332,12 @@ def test_the_picture_is_of_the_plane_with_most_flips() -> None:
     found[:, 1, 1, 1] = [False, True]
     found[:, 0, 3:5, 4] = [[False, False], [True, True]]
     picture = picture_of(Scan("scan", volume, np.zeros((1, 2))), wanted, found)
-    assert picture.title == "scan, plane 4 of 6: 2 of 3 flipped voxels"
+    assert picture.title == "scan, plane 4 of 6: 2 of 3 changed voxels"
     assert np.argwhere(picture.flips).tolist() == [[0, 3], [0, 4]]
     np.testing.assert_array_equal(picture.image, volume[0, ..., 4])
     assert np.argwhere(picture.borders)[:, 0].tolist() == [1] * 5
     unchanged = picture_of(Scan("scan", volume, np.zeros((1, 2))), wanted, wanted)
-    assert unchanged.title == "scan, plane 3 of 6: 0 of 0 flipped voxels"
+    assert unchanged.title == "scan, plane 3 of 6: 0 of 0 changed voxels"
 
 
 @pytest.mark.parametrize(("ends", "constant"), [((-65504, 65504), False), ((7, 7), True)])
@@ -346,7 +346,7 @@ def test_tiles_of_one_value_are_told_apart_whatever_halves_they_hold(ends: tuple
     roi = np.full(chosen.roi_shape, ends[0], np.float16)
     roi[0, 0, 0, 0] = ends[1]
     tile = Tile("any", roi, np.array([[0, 1]], np.float32))
-    scores = np.zeros((3, *chosen.tiling.roi), np.float32)
+    scores = np.zeros((3, *chosen.tiling.roi_size), np.float32)
     records, _ = measure_tiles(chosen, "any", lambda inputs: scores[None], [(tile, scores)], 1, spacing=(1, 1, 1))
     assert records[0].get("constant", False) == constant
 

@@ -242,11 +242,11 @@ def test_openvino_alone_takes_it_and_says_so(tmp_path: Path) -> None:
     network = nn.Sequential(Decoder((2, 2, 2), (3, 3, 3)), nn.Conv3d(2, 3, 1))
     graphs = graphs_of(network, spec(), tmp_path)
     assert "openvino" not in graphs.reports
-    assert operators(graphs.composed)["Concat"] == 0
-    assert operators(graphs.lean)["Concat"] == 1
+    assert operators(graphs.fused)["Concat"] == 0
+    assert operators(graphs.base)["Concat"] == 1
     report = graphs.graph_reports("openvino", "bf16")["openvino"][0]
     assert report.changed["Concat"] == (1, 0)
     assert report.max_abs is not None
-    assert set(graphs.graph_reports("onnxruntime", "fp32")) == {"lean", "fp32"}
-    assert operators(onnx.load(graphs.composed_file))["Pad"] == 1
+    assert set(graphs.graph_reports("onnxruntime", "fp32")) == {"base", "fp32"}
+    assert operators(onnx.load(graphs.fused_file))["Pad"] == 1
     assert operators(onnx.load(graphs.onnx_file))["Pad"] == 0

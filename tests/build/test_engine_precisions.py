@@ -17,7 +17,7 @@ from tests.support.precision_graphs import Attending, graphs_of
 from tests.support.small_networks import loud_network
 from voxtile_build.build import build
 from voxtile_build.engines.base import Compiled, find_engine
-from voxtile_build.engines.onnxruntime.variants import mixed_fp16, stepwise_runner
+from voxtile_build.engines.onnxruntime.variants import mixed_precision, stepwise_runner
 from voxtile_build.engines.openvino.quantize import quantized_convolutions
 from voxtile_build.engines.openvino.variants import has_bf16
 from voxtile_build.engines.select import calibration_figures, compile_at
@@ -35,7 +35,7 @@ from voxtile_build.repository.config import read_config
 from voxtile_build.spec.spec import PADDING, Precision, Serving
 
 # Random weights give scores so close to each other that rounding flips more than it would in a trained network.
-LENIENT = {"min_dice": 0.9, "max_flipped": 0.05}
+LENIENT = {"min_dice": 0.9, "max_changed": 0.05}
 # bf16 keeps 8 bits, of scores around 1.
 BF16 = 0.1
 
@@ -57,7 +57,7 @@ def attending(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
 
 def asking(graphs: Graphs, gpus: str = "none", **precision: str) -> Graphs:
     """The same graphs under a spec that asks for another precision; what was made already is not made again."""
-    changes = {"precision": Precision(**precision), "serving": Serving(max_batch=2, gpus=gpus)}
+    changes = {"precision": Precision(**precision), "serving": Serving(max_batch_size=2, gpus=gpus)}
     return graphs.under(graphs.spec.model_copy(update=changes))
 
 
@@ -80,7 +80,7 @@ def operators(file: Path) -> list[str]:
 
 
 def test_plain_fp16_is_refused_with_the_layer_that_overflows(loud: Graphs, tmp_path: Path) -> None:
-    convolutions = [node.name for node in loud.lean.graph.node if node.op_type == "Conv"]
+    convolutions = [node.name for node in loud.base.graph.node if node.op_type == "Conv"]
     with pytest.raises(Fp16OverflowError, match=f"'{convolutions[1]}' reaches") as caught:
         compiled_at(loud, "onnxruntime", tmp_path, wanted="fp16")
     assert caught.value.layer == convolutions[1]
@@ -89,7 +89,7 @@ def test_plain_fp16_is_refused_with_the_layer_that_overflows(loud: Graphs, tmp_p
 
 def test_auto_finds_a_mixture_that_passes_as_a_gpu_would_round_it(loud: Graphs, tmp_path: Path) -> None:
     found = compiled_at(loud, "onnxruntime", tmp_path, "all", wanted="auto")
-    convolutions = [node.name for node in loud.lean.graph.node if node.op_type == "Conv"]
+    convolutions = [node.name for node in loud.base.graph.node if node.op_type == "Conv"]
     search = found.facts["search"]
     assert found.precision == "fp16"
     assert search["order"] == ["fp16", "fp32"]
@@ -99,7 +99,7 @@ def test_auto_finds_a_mixture_that_passes_as_a_gpu_would_round_it(loud: Graphs, 
     assert onnx.TensorProto.FLOAT16 in {tensor.data_type for tensor in model.graph.initializer}
     figures = calibration_figures(loud, stepwise_runner(model))
     assert min(figures.dice.values()) >= LENIENT["min_dice"]
-    assert figures.flipped <= LENIENT["max_flipped"]
+    assert figures.changed <= LENIENT["max_changed"]
     # Opened from where it will be served, by the engine that serves it.
     assert found.files == (tmp_path / "entry" / "1" / "model.onnx",)
     assert np.isfinite(found.run(loud.calibration.example)).all()
@@ -115,16 +115,16 @@ def test_the_mark_of_voxels_outside_the_scan_is_no_overflow(tiny: Graphs, tmp_pa
 
 
 def test_preparing_nodes_end_at_the_first_layer_of_the_network(tiny: Graphs) -> None:
-    kinds = {node.name: node.op_type for node in tiny.lean.graph.node}
-    preparing = {kinds[name] for name in preparing_nodes(tiny.lean)}
+    kinds = {node.name: node.op_type for node in tiny.base.graph.node}
+    preparing = {kinds[name] for name in preparing_nodes(tiny.base)}
     assert "Where" in preparing
     assert not preparing & {"Conv", "ConvTranspose", "InstanceNormalization", "PRelu"}
 
 
 def test_layers_that_brighter_scans_would_overflow_stay_in_fp32(loud: Graphs) -> None:
     feeds = loud.calibration.feeds
-    ranges = tensor_ranges(loud.lean, feeds)
-    first = next(node for node in loud.lean.graph.node if node.op_type == "Conv")
+    ranges = tensor_ranges(loud.base, feeds)
+    first = next(node for node in loud.base.graph.node if node.op_type == "Conv")
     # So bright that the first layer comes near the limit, and no further.
     factor = 40_000 / ranges[first.output[0]]
     brighter = tuple({"roi": np.where(feed["roi"] == PADDING["fp32"], 0, feed["roi"]) * factor} for feed in feeds)
@@ -133,8 +133,8 @@ def test_layers_that_brighter_scans_would_overflow_stay_in_fp32(loud: Graphs) ->
     )
     louder = asking(loud)
     vars(louder)["calibration"] = bright
-    rest = frozenset(node.name for node in loud.lean.graph.node) - {first.name}
-    _, facts = mixed_fp16(louder, rest)
+    rest = frozenset(node.name for node in loud.base.graph.node) - {first.name}
+    _, facts = mixed_precision(louder, rest)
     assert facts["kept_near_overflow"] == [first.name]
 
 
@@ -175,10 +175,10 @@ def test_int8_that_misses_the_figures_is_refused_and_nothing_is_published(tmp_pa
     strict = spec(
         precision={"onnxruntime": "int8"},
         serving={"engines": ["onnxruntime"]},
-        acceptance={"min_dice": 1.0, "max_flipped": 0.0},
+        acceptance={"min_dice": 1.0, "max_changed": 0.0},
     )
     repository = tmp_path / "repository"
-    with pytest.raises(AcceptanceError, match=r"onnxruntime engine \(int8\) is not accepted.*flipped_fraction"):
+    with pytest.raises(AcceptanceError, match=r"onnxruntime engine \(int8\) is not accepted.*changed_fraction"):
         build(strict, repository, network=tiny_unet())
     assert [path.name for path in repository.iterdir() if path.is_dir()] == []
 
@@ -195,15 +195,15 @@ def test_weights_are_rounded_to_steps_of_their_channel() -> None:
 
 
 def test_layers_that_int8_hurts_most_come_first(loud: Graphs) -> None:
-    ranges = tensor_ranges(loud.lean, loud.calibration.feeds)
-    convolutions = [node.name for node in loud.lean.graph.node if node.op_type == "Conv"]
-    ranked = rank_int8(loud.lean, loud.calibration.example, ranges)
+    ranges = tensor_ranges(loud.base, loud.calibration.feeds)
+    convolutions = [node.name for node in loud.base.graph.node if node.op_type == "Conv"]
+    ranked = rank_int8(loud.base, loud.calibration.example, ranges)
     assert sorted(ranked) == sorted(convolutions[1:-1])
     # One value that stretches a layer's range leaves few steps to all the others.
     coarse = dict(ranges)
-    node = next(node for node in loud.lean.graph.node if node.name == ranked[-1])
+    node = next(node for node in loud.base.graph.node if node.name == ranked[-1])
     coarse[node.input[0]] *= 1000
-    assert rank_int8(loud.lean, loud.calibration.example, coarse)[0] == ranked[-1]
+    assert rank_int8(loud.base, loud.calibration.example, coarse)[0] == ranked[-1]
 
 
 # bf16 and attention
@@ -226,7 +226,7 @@ def test_bf16_says_what_this_cpu_really_computes_in(tiny: Graphs, tmp_path: Path
 
 def test_attention_of_the_same_weights_is_split_(attending: Graphs, tmp_path: Path) -> None:
     found = compiled_at(attending, "openvino", tmp_path, wanted="bf16")
-    report = next(report for report in attending.reports["lean"] if "queries" in report.name)
+    report = next(report for report in attending.reports["base"] if "queries" in report.name)
     # One product for all three becomes one for each.
     assert report.changed["MatMul"][1] == report.changed["MatMul"][0] + 2
     given, expected = scores_of(found, attending)
@@ -234,7 +234,7 @@ def test_attention_of_the_same_weights_is_split_(attending: Graphs, tmp_path: Pa
 
 
 def test_a_network_without_attention_keeps_its_graph(tiny: Graphs) -> None:
-    reports = {report.name: report.changed for report in tiny.reports["lean"]}
+    reports = {report.name: report.changed for report in tiny.reports["base"]}
     assert reports["split queries, keys and values"] == reports["group windows"] == {}
 
 
@@ -255,13 +255,13 @@ def test_auto_takes_the_fastest_that_keeps_the_segmentation(tiny: Graphs, tmp_pa
 
 def test_auto_ends_at_fp32_where_nothing_may_change(tiny: Graphs, tmp_path: Path) -> None:
     lossless = asking(tiny, openvino="auto")
-    acceptance = tiny.spec.acceptance.model_copy(update={"min_dice": 1.0, "max_flipped": 0.0})
+    acceptance = tiny.spec.acceptance.model_copy(update={"min_dice": 1.0, "max_changed": 0.0})
     lossless.spec = lossless.spec.model_copy(update={"acceptance": acceptance})
     version = tmp_path / "entry" / "1"
     version.mkdir(parents=True)
     found = compile_at(find_engine("openvino"), lossless, version)
     # Faster ones were tried and refused with their figures, unless fp32 is the fastest here.
-    assert found.precision == "fp32" or found.facts["search"]["accepted"]["flipped"] == 0.0
+    assert found.precision == "fp32" or found.facts["search"]["accepted"]["changed"] == 0.0
     for step in found.facts["search"]["path"][:-1]:
         assert not step["accepted"]
         assert step["refused_because"]
@@ -303,7 +303,7 @@ def test_the_graph_of_each_precision_builds_a_real_engine_of_that_precision(
 
 def test_on_gpus_the_server_builds_the_engine_itself(tmp_path: Path) -> None:
     asked = spec(
-        serving={"engines": ["onnxruntime"], "gpus": [0, 1], "preferred_batches": [2], "max_batch": 4},
+        serving={"engines": ["onnxruntime"], "gpus": [0, 1], "preferred_batch_size": [2], "max_batch_size": 4},
         precision={"onnxruntime": "auto"},
         acceptance=LENIENT,
     )
@@ -335,7 +335,7 @@ def test_on_the_cpu_no_accelerator_is_asked_for(tmp_path: Path) -> None:
 
 
 def test_every_pass_is_reported_with_nodes_before_and_after(attending: Graphs) -> None:
-    assert attending.lean is not None
+    assert attending.base is not None
     lines = list(as_lines(attending.reports))
     assert any(line.startswith("lean: fold constants: ") for line in lines)
     assert any(line.startswith("fp32: centre norms: ") for line in lines)

@@ -68,8 +68,8 @@ def spec_of(name: str, folder: Path, network: str, args: dict[str, Any], **chang
         "weights": {"file": weights.name, "sha256": hashlib.sha256(weights.read_bytes()).hexdigest()},
         "input": {"channels": ["T1"], "intensity": {"rule": "zscore"}},
         "output": {"labels": LABELS},
-        "tiling": {"roi": [32, 24], "slice_axis": 2, "multiple": MULTIPLE},
-        "serving": {"max_batch": 3, "threads": 1},
+        "tiling": {"roi_size": [32, 24], "slice_axis": 2, "multiple": MULTIPLE},
+        "serving": {"max_batch_size": 3, "threads": 1},
     }
     for key, value in changes.items():
         fields[key] = {**fields[key], **value}
@@ -191,7 +191,7 @@ def test_a_scan_through_monais_own_window_is_the_same(server: EmbeddedServer, sp
     np.testing.assert_allclose(found.numpy(), expected.numpy(), atol=1e-3)
 
 
-@pytest.mark.parametrize("change", [{"overlap": 0.5}, {"blend": "gaussian"}])
+@pytest.mark.parametrize("change", [{"overlap": 0.5}, {"mode": "gaussian"}])
 def test_whole_slices_cannot_be_made_to_overlap(server: EmbeddedServer, change: dict[str, Any]) -> None:
     with pytest.raises(InputError, match=f"takes whole slices, which do not overlap; leave out {next(iter(change))}"):
         Segmenter(server.grpc_url, "unet", **change)
@@ -217,7 +217,12 @@ def test_graph_and_config_have_free_sizes_and_the_card_says_so(repository: Path)
     warm = read_config(repository / "unet_onnxruntime").model_warmup
     assert {tuple(sample.inputs["roi"].dims) for sample in warm} == {(1, 32, 24)}
     card = parse_card(read_config(repository / "unet").parameters["card"].string_value, "unet")
-    assert (card.multiple, card.roi, card.tiling.overlap, card.tiling.blend) == (MULTIPLE, (32, 24), 0.0, "constant")
+    assert (card.multiple, card.roi_size, card.tiling.overlap, card.tiling.mode) == (
+        MULTIPLE,
+        (32, 24),
+        0.0,
+        "constant",
+    )
 
 
 @pytest.mark.parametrize("engine", ENGINES)
@@ -274,7 +279,7 @@ def test_openvino_keeps_one_variant_whatever_sizes_come(repository: Path) -> Non
 @pytest.mark.parametrize(("dtype", "multiple"), [("fp32", MULTIPLE), ("fp16", None)])
 def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dtype: str, multiple: int | None) -> None:
     """OpenVINO rounds even the tile to bf16 where a graph's shapes are free; the padding mark must survive that."""
-    tiling = {"multiple": multiple, "overlap": 0.0, "blend": "constant"}
+    tiling = {"multiple": multiple, "overlap": 0.0, "mode": "constant"}
     spec = spec_of("unet", tmp_path, "UNet", UNET, input={"dtype": dtype}, tiling=tiling)
     wrapper = wrap(load_network(spec), spec)
     (file,) = save(to_onnx(wrapper, spec), tmp_path / "model.onnx")
@@ -291,10 +296,10 @@ def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dt
 @pytest.mark.parametrize(
     ("tiling", "message"),
     [
-        ({"roi": [32, 20]}, r"expected roi in multiples of 8 .multiple., found \[32, 20\]"),
-        ({"roi": [32, 24, 16], "slice_axis": None}, r"multiple is for 2D networks.*UNet .*is tiled: leave it out"),
+        ({"roi_size": [32, 20]}, r"expected roi_size in multiples of 8 .multiple., found \[32, 20\]"),
+        ({"roi_size": [32, 24, 16], "slice_axis": None}, r"multiple is for 2D networks.*UNet .*is tiled: leave it out"),
         ({"overlap": 0.5}, "slices travel whole and nothing overlaps; leave out overlap"),
-        ({"blend": "gaussian", "sigma": 0.2}, "leave out blend, sigma"),
+        ({"mode": "gaussian", "sigma_scale": 0.2}, "leave out blend, sigma"),
         ({"semantics": "nnunet"}, "nnU-Net tiles with a fixed patch"),
         ({"multiple": 0}, "tiling.multiple: "),
     ],
@@ -305,7 +310,7 @@ def test_a_spec_that_asks_for_what_cannot_be_is_refused(tmp_path: Path, tiling: 
 
 
 def test_what_is_left_out_may_also_be_said(tmp_path: Path) -> None:
-    said = spec_of("unet", tmp_path, "UNet", UNET, tiling={"overlap": 0.0, "blend": "constant"})
+    said = spec_of("unet", tmp_path, "UNet", UNET, tiling={"overlap": 0.0, "mode": "constant"})
     assert said.tiling == spec_of("unet", tmp_path, "UNet", UNET).tiling
     assert Spec.model_validate_json(said.model_dump_json()) == said
 
@@ -334,7 +339,7 @@ def test_a_network_by_file_and_a_tensorrt_plan_are_refused(specs: dict[str, Spec
     [
         # Instance norm over one voxel is not defined; PyTorch refuses it.
         ({"channels": [4, 8, 8, 8], "strides": [2, 2, 2]}, r"refuses a ROI of \[8, 8\]: .*; multiple = 16 leaves out"),
-        ({"channels": [4, 4, 8, 8, 8], "strides": [2] * 4, "norm": "batch"}, r"tiling.roi: .* ROI of \[32, 24\]"),
+        ({"channels": [4, 4, 8, 8, 8], "strides": [2] * 4, "norm": "batch"}, r"tiling.roi_size: .* ROI of \[32, 24\]"),
     ],
 )  # fmt: skip
 def test_a_multiple_that_the_strides_do_not_divide_is_refused(
@@ -346,9 +351,9 @@ def test_a_multiple_that_the_strides_do_not_divide_is_refused(
 
 
 def test_a_card_with_free_sizes_takes_what_the_multiple_divides() -> None:
-    plain = tiny_card(roi=[32, 32], slice_axis=0)
+    plain = tiny_card(roi_size=[32, 32], slice_axis=0)
     assert [plain.takes(size) for size in ((32, 32), (32, 40))] == [True, False]
-    free = tiny_card(roi=[32, 32], slice_axis=0, multiple=16)
+    free = tiny_card(roi_size=[32, 32], slice_axis=0, multiple=16)
     assert free.takes((16, 80))
     assert not any(free.takes(size) for size in ((16, 24), (16, 16, 16), (0, 16)))
     with pytest.raises(ModelError, match="multiple is for a 2D roi"):
@@ -357,9 +362,9 @@ def test_a_card_with_free_sizes_takes_what_the_multiple_divides() -> None:
 
 @pytest.mark.parametrize(("axis", "shape"), [(0, (7, 16, 48)), (1, (16, 33, 16)), (2, (16, 48, 5))])
 def test_a_tile_is_a_whole_slice_padded_up_to_the_multiple(axis: int, shape: tuple[int, int, int]) -> None:
-    card = tiny_card(roi=[32, 32], slice_axis=axis, multiple=16)
+    card = tiny_card(roi_size=[32, 32], slice_axis=axis, multiple=16)
     image = tuple(size if index == axis else size - 1 for index, size in enumerate(shape))
-    plan = plan_tiles(image, tile_shape(card, image), Tiling(overlap=0.0, blend="constant"))
+    plan = plan_tiles(image, tile_shape(card, image), Tiling(overlap=0.0, mode="constant"))
     assert plan.padded == shape
     assert [tile.start[axis] for tile in plan] == list(range(shape[axis]))
     assert {tile.shape for tile in plan} == {tuple(1 if index == axis else n for index, n in enumerate(shape))}

@@ -16,9 +16,9 @@ Array = NDArray[Any]
 KINDS = pytest.mark.parametrize("kind", NUMPY_TYPES, ids=lambda kind: NUMPY_TYPES[kind].__name__)
 
 
-def config(kind: int, dims: tuple[int, ...] = (3, 5, 6, 7), members: int = 3, batch: int = 2) -> pb.ModelConfig:
+def config(kind: int, dims: tuple[int, ...] = (3, 5, 6, 7), folds: int = 3, batch: int = 2) -> pb.ModelConfig:
     made = pb.ModelConfig(name="mean", max_batch_size=batch)
-    for index in range(members):
+    for index in range(folds):
         made.input.add(name=f"scores_{index}", data_type=kind, dims=dims)
     return made
 
@@ -67,7 +67,7 @@ def test_tensors_have_the_largest_batch_and_sizes_that_requests_choose() -> None
         seen.update({name: value.shape for name, value in scores.items()})
         return mean(scores)
 
-    mean_error(config(pb.TYPE_FP32, dims=(2, -1, -1), members=2, batch=4), watched)
+    mean_error(config(pb.TYPE_FP32, dims=(2, -1, -1), folds=2, batch=4), watched)
     assert seen == {f"scores_{index}": (4, 2, FREE_SIZE, FREE_SIZE) for index in range(2)}
 
 

@@ -12,7 +12,7 @@ from tests.support.build_specs import spec, tiny_unet
 from voxtile_build.build import build, build_models
 from voxtile_build.errors import SpecError
 from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
-from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.repository.names import entries_of
 
 
@@ -20,20 +20,20 @@ def never() -> nn.Module:
     raise AssertionError("nothing is loaded before names are checked")
 
 
-def model(name: str, members: int = 1) -> Model:
+def model(name: str, folds: int = 1) -> Model:
     """A model whose networks cannot be loaded: whatever is refused is refused before that."""
     # A copy, because the spec alone refuses some of these names already; importers name models by other ways.
     chosen = spec(serving={"engines": ["onnxruntime"]}).model_copy(update={"name": name})
-    names = [name] if members == 1 else [f"{name}_fold_{index}" for index in range(members)]
-    return Model(chosen, tuple(Member(one, never) for one in names))
+    names = [name] if folds == 1 else [f"{name}_fold_{index}" for index in range(folds)]
+    return Model(chosen, tuple(Fold(one, never) for one in names))
 
 
-def put(repository: Path, name: str, members: tuple[str, ...]) -> None:
+def put(repository: Path, name: str, folds: tuple[str, ...]) -> None:
     """The public entry of a model that is there already."""
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "README").write_text(PLACEHOLDER)
-    write_config(public_config(model(name).spec, {"engine": "onnxruntime"}, members), folder.parent)
+    write_config(public_config(model(name).spec, {"engine": "onnxruntime"}, folds), folder.parent)
 
 
 def contents(folder: Path) -> set[Path]:
@@ -72,13 +72,13 @@ def test_inner_names_that_are_a_public_one_already_are_refused(tmp_path: Path) -
     with pytest.raises(
         SpecError, match=r"brain: name: .* but 'brain_fold_1_onnxruntime' belongs to 'brain_fold_1_onnx"
     ):
-        build_models([model("brain", members=2)], tmp_path)
+        build_models([model("brain", folds=2)], tmp_path)
     assert contents(tmp_path) == before
 
 
 def test_two_models_of_one_build_share_no_entry(tmp_path: Path) -> None:
-    first = model("brain", members=2)
-    second = Model(model("other").spec, (Member("brain_fold_1", never),))
+    first = model("brain", folds=2)
+    second = Model(model("other").spec, (Fold("brain_fold_1", never),))
     with pytest.raises(SpecError, match=r"other: name: .* 'brain_fold_1_onnxruntime' belongs to 'brain'"):
         build_models([first, second], tmp_path)
     with pytest.raises(SpecError, match="'brain' belongs to 'brain'"):

@@ -46,7 +46,7 @@ def sha256(path: Path) -> str:
 
 def spec_of(file: Path, head: int | None = None, **changes: Any) -> Spec:
     """The small spec with the network of `file` in place of the UNet by name."""
-    given = fields(**{"input": {"intensity": {"rule": "range", "low": 0.0, "high": 2.0}}, **changes})
+    given = fields(**{"input": {"intensity": {"rule": "range", "a_min": 0.0, "a_max": 2.0}}, **changes})
     given["network"] = {"file": file.name, "sha256": sha256(file)} | ({} if head is None else {"head": head})
     return parse_spec(given, "tiny.toml", file.parent)
 
@@ -192,10 +192,10 @@ def test_every_rule_and_score_goes_around_a_file_too(changes: dict[str, Any], tm
 def test_a_program_of_a_fixed_batch_is_served_one_by_one_and_no_more(tmp_path: Path) -> None:
     file = write_exported(tiny_unet(), tmp_path / "net.pt2", batch=1)
     with pytest.raises(
-        NetworkError, match=r"net.pt2: serving.max_batch: the file takes a batch of 1 .*found max_batch 2"
+        NetworkError, match=r"net.pt2: serving.max_batch_size: the file takes a batch of 1 .*found max_batch_size 2"
     ):
         build(spec_of(file), tmp_path / "models")
-    published = build(spec_of(file, serving={"max_batch": 1}), tmp_path / "models")
+    published = build(spec_of(file, serving={"max_batch_size": 1}), tmp_path / "models")
     assert published.card["certificates"]["onnxruntime"]["accepted"]
 
 
@@ -205,7 +205,7 @@ def test_an_onnx_file_of_a_fixed_batch_of_several_is_refused(tmp_path: Path) -> 
     model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 2
     onnx.save(model, file)
     with pytest.raises(
-        NetworkError, match="takes a batch of 2 and no other, found max_batch 2; export the network again"
+        NetworkError, match="takes a batch of 2 and no other, found max_batch_size 2; export the network again"
     ):
         load_network(spec_of(file))
 
@@ -218,7 +218,7 @@ def test_sizes_left_open_in_the_file_become_those_of_the_roi(tmp_path: Path) -> 
             axis.dim_param = name
     del model.graph.value_info[:]
     onnx.save(model, file)
-    spec = spec_of(file, tiling={"roi": [8, 8, 8]})
+    spec = spec_of(file, tiling={"roi_size": [8, 8, 8]})
     graph = to_onnx(wrap(load_network(spec), spec), spec).graph
     shapes = [
         [axis.dim_param or axis.dim_value for axis in v.type.tensor_type.shape.dim]
@@ -288,7 +288,7 @@ def test_the_head_of_a_network_by_name_is_chosen(tmp_path: Path) -> None:
     given = fields(
         network={"name": "BasicUNetPlusPlus", "args": args},
         weights={"file": "w.safetensors", "sha256": sha256(tmp_path / "w.safetensors")},
-        tiling={"roi": [32, 32, 32]},
+        tiling={"roi_size": [32, 32, 32]},
     )
     image = torch.rand(1, 1, 32, 32, 32)
     for head in (0, 3, -1):
@@ -315,10 +315,10 @@ class Runs:
 def repacked(path: Path, change: Callable[[str, bytes], bytes], extra: dict[str, bytes] | None = None) -> Path:
     """The zip `path` with each member's bytes changed, and more members."""
     with zipfile.ZipFile(path) as archive:
-        members = {name: change(name, archive.read(name)) for name in archive.namelist()}
-    root = next(iter(members)).partition("/")[0]
+        folds = {name: change(name, archive.read(name)) for name in archive.namelist()}
+    root = next(iter(folds)).partition("/")[0]
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, data in {**members, **{f"{root}/{name}": data for name, data in (extra or {}).items()}}.items():
+        for name, data in {**folds, **{f"{root}/{name}": data for name, data in (extra or {}).items()}}.items():
             archive.writestr(name, data)
     return path
 
@@ -456,7 +456,7 @@ REFUSED: list[Any] = [
     (bad_onnx_operator, {}, "found com.microsoft.FusedConv"),
     (bad_onnx_inputs, {}, r"expected one input, the image, found \['x', 'age'\]"),
     (bad_onnx_type, {}, "of type float .*found 'x' of type float16"),
-    (bad_two_dimensions, {}, "3 spatial axes as tiling.roi has, found .*1, 8, 8"),
+    (bad_two_dimensions, {}, "3 spatial axes as tiling.roi_size has, found .*1, 8, 8"),
     (bad_kind, {}, "network.file: expected one of .onnx, .pt, .ts, .pt2, found '.h5'"),
     (bad_pt_pickle, {}, "net.pt: expected TorchScript .*found a pickle of torch.save"),
     (lambda folder: truncated(tiny(folder / "net.pt")), {}, "found a truncated file"),
@@ -479,8 +479,8 @@ REFUSED: list[Any] = [
     ),
     (
         lambda folder: tiny(folder / "net.onnx"),
-        {"tiling": {"roi": [16, 16, 16]}},
-        r"tiling.roi: the network takes \[16, 8, 12\] voxels, found roi \[16, 16, 16\]",
+        {"tiling": {"roi_size": [16, 16, 16]}},
+        r"tiling.roi_size: the network takes \[16, 8, 12\] voxels, found roi \[16, 16, 16\]",
     ),
     (
         lambda folder: tiny(folder / "net.onnx"),
@@ -569,7 +569,7 @@ def test_a_file_takes_no_weights_beside_it() -> None:
 def test_a_scripted_network_that_the_exporter_gets_wrong_is_refused(tmp_path: Path) -> None:
     torch.manual_seed(0)
     file = write_scripted(SegResNet(3, 8, 1, 3).eval(), tmp_path / "net.pt")
-    spec = spec_of(file, tiling={"roi": [16, 8, 8]})
+    spec = spec_of(file, tiling={"roi_size": [16, 8, 8]})
     with pytest.raises(ExportError, match=r"net.pt: .*save torch.jit.trace\(network, image\) in place of a scripted"):
         build(spec, tmp_path / "models")
     assert entries(tmp_path / "models") == []
@@ -578,7 +578,7 @@ def test_a_scripted_network_that_the_exporter_gets_wrong_is_refused(tmp_path: Pa
 def test_a_traced_swin_transformer_is_the_same(tmp_path: Path) -> None:
     torch.manual_seed(0)
     network = SwinUNETR(1, 3, feature_size=12, spatial_dims=2, depths=(1, 1, 1, 1), num_heads=(1, 1, 1, 1)).eval()
-    spec = spec_of(write_traced(network, tmp_path / "net.pt", (64, 64)), tiling={"roi": [64, 64], "slice_axis": 1})
+    spec = spec_of(write_traced(network, tmp_path / "net.pt", (64, 64)), tiling={"roi_size": [64, 64], "slice_axis": 1})
     graph = to_onnx(wrap(load_network(spec), spec), spec)
     roi = torch.rand(3, 1, 64, 64)
     with torch.inference_mode():

@@ -95,7 +95,7 @@ def test_network_is_nnunets_with_its_weights(tmp_path: Path, training: Training)
     patch = training.configurations[training.name]["patch_size"]
     tile = torch.randn(1, 1, *patch, generator=torch.Generator().manual_seed(1))
     with torch.no_grad():
-        found = model.members[0].load()(tile)
+        found = model.folds[0].load()(tile)
         expected = network(training, 8).eval()(tile)[0]  # deep supervision gives the full resolution first
     torch.testing.assert_close(found, expected, rtol=0, atol=0)
 
@@ -160,13 +160,16 @@ def test_channels_are_in_the_order_of_their_numbers() -> None:
 
 def test_card_says_what_the_client_needs(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, PLAIN)
-    settings = {"serving": {"max_batch": 3, "threads": 2, "engines": ["onnxruntime"]}, "acceptance": {"min_dice": 0.9}}
+    settings = {
+        "serving": {"max_batch_size": 3, "threads": 2, "engines": ["onnxruntime"]},
+        "acceptance": {"min_dice": 0.9},
+    }
     (model,) = models_of(folder, "m", settings=settings)
     spec = model.spec
-    assert (spec.tiling.semantics, spec.tiling.overlap, spec.tiling.sigma) == ("nnunet", 0.5, 0.125)
-    assert (spec.tiling.roi, spec.tiling.slice_axis, spec.tiling.mirror_axes) == ((16, 16, 16), None, (0, 2))
+    assert (spec.tiling.semantics, spec.tiling.overlap, spec.tiling.sigma_scale) == ("nnunet", 0.5, 0.125)
+    assert (spec.tiling.roi_size, spec.tiling.slice_axis, spec.tiling.mirror_axes) == ((16, 16, 16), None, (0, 2))
     assert (spec.input.channels, spec.input.intensity.rule, spec.output.scores) == (("CT",), "none", "logits")
-    assert (spec.serving.max_batch, spec.serving.threads, spec.serving.engines) == (3, 2, ("onnxruntime",))
+    assert (spec.serving.max_batch_size, spec.serving.threads, spec.serving.engines) == (3, 2, ("onnxruntime",))
     assert spec.acceptance.min_dice == 0.9
     assert spec.nnunet is not None
     assert json.loads(json.dumps(spec.nnunet)) == spec.nnunet, "only JSON travels"
@@ -180,9 +183,9 @@ def test_card_says_what_the_client_needs(tmp_path: Path) -> None:
 def test_folds_are_found_as_nnunet_finds_them(tmp_path: Path) -> None:
     folder = write_folder(tmp_path, replace(SMALL, folds=(1, 0, "all")))
     (every,) = models_of(folder, "m")
-    assert [member.name for member in every.members] == ["m_fold_0", "m_fold_1"]
+    assert [fold.name for fold in every.folds] == ["m_fold_0", "m_fold_1"]
     (one,) = models_of(folder, "m", folds=["all"])
-    assert [member.name for member in one.members] == ["m"]
+    assert [fold.name for fold in one.folds] == ["m"]
 
 
 def test_configuration_chooses_in_a_results_folder(tmp_path: Path) -> None:
@@ -545,7 +548,9 @@ def two_folds(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A folder with a trained model and the repository `models` made of it: two folds, two engines."""
     root = tmp_path_factory.mktemp("two")
     folder = write_folder(root, SMALL)
-    import_nnunet(folder, "m", root / "models", settings={"serving": {"warm_up": False, "max_batch": 2, "threads": 1}})
+    import_nnunet(
+        folder, "m", root / "models", settings={"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
+    )
     return root
 
 

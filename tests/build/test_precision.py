@@ -167,7 +167,7 @@ def test_acceptance_names_each_figure_that_is_missed(figures: Figures, missed: i
 
 
 def test_lossless_is_possible() -> None:
-    lossless = Acceptance(max_dice_drop=0, max_flipped=0)
+    lossless = Acceptance(max_dice_drop=0, max_changed=0)
     assert lossless.missed(Figures({"left": 1.0}, 0.0)) == []
     assert len(lossless.missed(Figures({"left": 0.999999}, 1e-9))) == 2
 
@@ -177,7 +177,7 @@ def test_mask_figures_are_dice_and_flips() -> None:
     found = np.array([0, 1, 1, 1, 0, 2])
     figures = mask_figures(reference, found, {**LABELS, "absent": 7})
     assert figures.dice == pytest.approx({"background": 1 / 2, "left": 2 / 3, "right": 1.0, "absent": 1.0})
-    assert figures.flipped == pytest.approx(2 / 6)
+    assert figures.changed == pytest.approx(2 / 6)
     assert mask_figures(reference, reference, LABELS) == Figures(dict.fromkeys(LABELS, 1.0), 0.0)
 
 
@@ -213,8 +213,8 @@ def test_plain_fp16_is_refused_by_layer_and_auto_finds_a_mixture_that_passes() -
     assert "'node_conv3d_1' reaches" in result.path[0].refused_because[0]
     assert {"node_conv3d_1", "node_conv3d_2"} <= set(result.accepted.kept)
     assert len(result.accepted.kept) < 5
-    assert result.accepted.flipped is not None
-    assert result.accepted.flipped <= 0.001
+    assert result.accepted.changed is not None
+    assert result.accepted.changed <= 0.001
     kinds = {tensor.data_type for tensor in result.engine.graph.initializer}
     assert onnx.TensorProto.FLOAT16 in kinds
 
@@ -242,13 +242,13 @@ def test_int8_search_on_a_real_network_goes_to_the_mixture_that_passes() -> None
 
     all_quantised = measure(build(frozenset()))
     # Half of what full int8 flips is asked for, so that something has to be put back.
-    asked = Acceptance(max_dice_drop=1.0, max_flipped=all_quantised.flipped / 2)
+    asked = Acceptance(max_dice_drop=1.0, max_changed=all_quantised.changed / 2)
     candidates = [
         Candidate("int8", build, lambda: layers),
         Candidate("fp32", lambda kept: model, tuple),
     ]
     result = search(candidates, measure, asked)
     assert not result.path[0].accepted
-    assert result.path[0].flipped == pytest.approx(all_quantised.flipped)
-    assert result.accepted.flipped is not None
-    assert result.accepted.flipped <= asked.max_flipped
+    assert result.path[0].changed == pytest.approx(all_quantised.changed)
+    assert result.accepted.changed is not None
+    assert result.accepted.changed <= asked.max_changed

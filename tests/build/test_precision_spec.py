@@ -76,7 +76,7 @@ def test_calibration_scans_lie_beside_the_spec(tmp_path: Path) -> None:
     file = tmp_path / "model.toml"
     file.write_text(
         'name = "mini"\n[network]\nname = "Identity"\n[input]\nchannels = ["any"]\n[output]\nlabels = ["value"]\n'
-        '[tiling]\nroi = [8, 8, 8]\n[precision]\nopenvino = "bf16"\ncalibration = ["a.nii.gz", ["b.nii.gz"]]\n'
+        '[tiling]\nroi_size = [8, 8, 8]\n[precision]\nopenvino = "bf16"\ncalibration = ["a.nii.gz", ["b.nii.gz"]]\n'
     )
     found = load_spec(file).precision
     assert found.openvino == "bf16"

@@ -16,10 +16,10 @@ from tests.support.build_specs import spec, tiny_unet
 from voxtile_build.build import BUILD_FACTS, build_models
 from voxtile_build.errors import ScanError
 from voxtile_build.prepared import Preparer
-from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec
 
-OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_flipped": 1.0}
+OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_changed": 1.0}
 LEVELS = {
     "exact": {"openvino": "fp32", "onnxruntime": "fp32"},
     "half": {"openvino": "bf16", "onnxruntime": "fp16"},
@@ -36,8 +36,10 @@ def deep() -> nn.Module:
 
 def model(name: str, load: Any = deep, engines: tuple[str, ...] = ("onnxruntime", "openvino"), **changes: Any) -> Model:
     parts: dict[str, Any] = {"acceptance": OPEN, "precision": LEVELS.get(name, {}), **changes}
-    chosen = spec(name=name, serving={"engines": list(engines)}, tiling={"roi": [16, 16, 16], "overlap": 0.25}, **parts)
-    return Model(chosen, (Member(name, load),))
+    chosen = spec(
+        name=name, serving={"engines": list(engines)}, tiling={"roi_size": [16, 16, 16], "overlap": 0.25}, **parts
+    )
+    return Model(chosen, (Fold(name, load),))
 
 
 class Steps:
@@ -63,8 +65,8 @@ def prepared(first: Model, second: Model, folder: Path) -> list[str]:
     steps = Steps()
     prepare = Preparer(folder, steps)
     for one in (first, second):
-        member = one.members[0]
-        assert prepare(member, one.spec_of(member)).graphs.spec.name == member.name
+        fold = one.folds[0]
+        assert prepare(fold, one.spec_of(fold)).graphs.spec.name == fold.name
     return steps.done
 
 
@@ -95,15 +97,15 @@ def test_what_the_facts_tell_of_graphs_does_not_depend_on_who_was_built_before(t
     [
         {"output": {"scores": "labels", "dtype": "uint8"}},
         {"input": {"dtype": "int16"}},
-        {"input": {"intensity": {"rule": "range", "low": 0, "high": 9}}},
-        {"tiling": {"roi": [16, 16, 32], "overlap": 0.25}},
-        {"serving": {"max_batch": 3}},
+        {"input": {"intensity": {"rule": "range", "a_min": 0, "a_max": 9}}},
+        {"tiling": {"roi_size": [16, 16, 32], "overlap": 0.25}},
+        {"serving": {"max_batch_size": 3}},
     ],
     ids=str,
 )
 def test_a_network_that_is_served_otherwise_is_prepared_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
     fields = {"name": "other", "acceptance": OPEN, **changes}
-    other = Model(spec(**{"tiling": {"roi": [16, 16, 16], "overlap": 0.25}, **fields}), (Member("other", deep),))
+    other = Model(spec(**{"tiling": {"roi_size": [16, 16, 16], "overlap": 0.25}, **fields}), (Fold("other", deep),))
     assert prepared(model("exact"), other, tmp_path).count("export to ONNX") == 2
 
 
@@ -117,16 +119,16 @@ def test_scans_that_figures_are_taken_on_belong_to_the_reference(tmp_path: Path)
     scans = plain.spec.acceptance.model_copy(update={"scans": ((Path("brain.nii.gz"),),)})
     other = plain.spec.model_copy(update={"name": "other", "acceptance": scans})
     with pytest.raises(ScanError, match=r"brain\.nii\.gz"):
-        prepared(plain, Model(other, (Member("other", deep),)), tmp_path)
+        prepared(plain, Model(other, (Fold("other", deep),)), tmp_path)
 
 
 def test_only_the_last_network_is_held(tmp_path: Path) -> None:
     first, second = model("exact", deep), model("other", tiny_unet)
     prepare = Preparer(tmp_path)
     for one in (first, second):
-        prepare(one.members[0], one.spec)
+        prepare(one.folds[0], one.spec)
     again: Spec = first.spec.model_copy(update={"name": "again"})
     steps = Steps()
     prepare._step = steps
-    prepare(first.members[0], again)
+    prepare(first.folds[0], again)
     assert steps.done.count("export to ONNX") == 1

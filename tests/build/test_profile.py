@@ -36,7 +36,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     given = fields(
         weights={"file": "w.safetensors", "sha256": digest},
         input={"dtype": "int16", "intensity": {"rule": "zscore"}},
-        tiling={"roi": ROI},
+        tiling={"roi_size": ROI},
         serving={"threads": 1},
     )
     build(parse_spec(given, "tiny.toml", folder), folder / "models")
@@ -122,7 +122,7 @@ def test_a_slow_profiler_and_a_skipped_engine_are_told() -> None:
     assert _notes(Timed(1.0, 1.02, ()), 1) == []
     (slow,) = _notes(Timed(1.0, 1.5, ()), 1)
     assert "slows a run 1.50×" in slow
-    assert "the first of 3 members" in _notes(Timed(1.0, 1.0, ()), 3)[0]
+    assert "the first of 3 folds" in _notes(Timed(1.0, 1.0, ()), 3)[0]
     engine = engine_of(1.0, 1.5, Layer("a", "Conv", 1.0), notes=(slow,))
     text = as_text(Profile("m", 1, 1, (engine,), {"tensorrt": "is run by the server on a GPU"}))
     assert "onnxruntime: the profiler itself slows a run 1.50×" in text

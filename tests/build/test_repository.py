@@ -62,17 +62,19 @@ def test_rules_inside_the_graph_need_no_figures() -> None:
 
 
 def test_batches_wait_for_the_preferred_size_or_the_delay() -> None:
-    batching = engine_config(serving(max_batch=8, preferred_batches=[4, 8], queue_delay_us=700), ORT).dynamic_batching
+    batching = engine_config(
+        serving(max_batch_size=8, preferred_batch_size=[4, 8], max_queue_delay_microseconds=700), ORT
+    ).dynamic_batching
     assert list(batching.preferred_batch_size) == [4, 8]
     assert batching.max_queue_delay_microseconds == 700
-    without = engine_config(serving(max_batch=3), ORT)
+    without = engine_config(serving(max_batch_size=3), ORT)
     assert without.HasField("dynamic_batching")
     assert list(without.dynamic_batching.preferred_batch_size) == []
     assert without.dynamic_batching.max_queue_delay_microseconds == 0
 
 
 def test_queues_time_out_where_asked_and_are_never_bounded_behind_an_ensemble() -> None:
-    policy = engine_config(serving(queue_timeout_us=5000), ORT).dynamic_batching.default_queue_policy
+    policy = engine_config(serving(default_timeout_microseconds=5000), ORT).dynamic_batching.default_queue_policy
     assert policy.default_timeout_microseconds == 5000
     assert policy.timeout_action == pb.ModelQueuePolicy.REJECT
     assert policy.allow_timeout_override
@@ -81,12 +83,12 @@ def test_queues_time_out_where_asked_and_are_never_bounded_behind_an_ensemble() 
 
 def test_without_a_timeout_the_queue_has_no_policy_so_that_the_server_fetches_ahead() -> None:
     # Tritonserver fetches ahead for a busy engine only where nothing in the queue can time out or overtake.
-    for made in (serving(), serving(max_batch=8, preferred_batches=[4, 8], queue_delay_us=700)):
+    for made in (serving(), serving(max_batch_size=8, preferred_batch_size=[4, 8], max_queue_delay_microseconds=700)):
         assert not engine_config(made, ORT).dynamic_batching.HasField("default_queue_policy")
 
 
 def test_priorities_default_to_the_middle_level() -> None:
-    batching = engine_config(serving(priorities=3), ORT).dynamic_batching
+    batching = engine_config(serving(priority_levels=3), ORT).dynamic_batching
     assert (batching.priority_levels, batching.default_priority_level) == (3, 2)
     plain = engine_config(serving(), ORT).dynamic_batching
     assert (plain.priority_levels, plain.default_priority_level) == (0, 0)
@@ -102,12 +104,12 @@ def test_priorities_default_to_the_middle_level() -> None:
     ],
 )
 def test_instances_lie_where_the_engine_can_run(gpus: Any, engine: Any, kind: int, indices: list[int]) -> None:
-    (group,) = engine_config(serving(gpus=gpus, instances=2), engine).instance_group
+    (group,) = engine_config(serving(gpus=gpus, count=2), engine).instance_group
     assert (group.kind, group.count, list(group.gpus)) == (kind, 2, indices)
 
 
 def test_threads_are_spelt_as_each_backend_reads_them() -> None:
-    chosen = serving(threads=3, max_batch=1)
+    chosen = serving(threads=3, max_batch_size=1)
     assert {key: value.string_value for key, value in engine_config(chosen, ORT).parameters.items()} == {
         "intra_op_thread_count": "3"
     }
@@ -118,12 +120,12 @@ def test_threads_are_spelt_as_each_backend_reads_them() -> None:
 
 
 def test_the_cpp_openvino_backend_may_pad_a_smaller_batch() -> None:
-    parameters = engine_config(serving(max_batch=4), OPENVINO).parameters
+    parameters = engine_config(serving(max_batch_size=4), OPENVINO).parameters
     assert parameters["ENABLE_BATCH_PADDING"].string_value == "YES"
 
 
 def test_every_batch_size_is_warmed_up_with_the_graphs_inputs() -> None:
-    config = engine_config(spec(input={"intensity": {"rule": "zscore"}}, serving={"max_batch": 3}), ORT)
+    config = engine_config(spec(input={"intensity": {"rule": "zscore"}}, serving={"max_batch_size": 3}), ORT)
     assert [sample.batch_size for sample in config.model_warmup] == [1, 2, 3]
     for sample in config.model_warmup:
         assert {name: list(tensor.dims) for name, tensor in sample.inputs.items()} == {

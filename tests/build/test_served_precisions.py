@@ -29,7 +29,7 @@ from models.training.mni152 import fetch_mni152
 from tests.support.precision_graphs import Attending
 from voxtile import Connection, Segmenter
 from voxtile.cli.commands import app
-from voxtile.triton.catalogue import offered_models
+from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
 from voxtile_build.build import build, load_network
 from voxtile_build.certificate.archive import unpack
@@ -115,10 +115,10 @@ def spec_of(one: Precise, scan: Path) -> Spec:
     fields = tomllib.loads((MODELS / "brain-unet.toml").read_text())
     changes: dict[str, Any] = {
         "name": one.model,
-        "tiling": {**fields["tiling"], "roi": list(ROI), "overlap": 0.25},
-        "serving": {"engines": [one.engine], "max_batch": 2, "threads": 1, "warm_up": False},
+        "tiling": {**fields["tiling"], "roi_size": list(ROI), "overlap": 0.25},
+        "serving": {"engines": [one.engine], "max_batch_size": 2, "threads": 1, "warm_up": False},
         "precision": {one.engine: one.precision, "calibration": [str(scan)]},
-        "acceptance": {"scans": [str(scan)], "min_dice": DICE, "max_flipped": 0.01},
+        "acceptance": {"scans": [str(scan)], "min_dice": DICE, "max_changed": 0.01},
     }
     return parse_spec({**fields, **changes}, one.model, MODELS)
 
@@ -197,7 +197,7 @@ def test_the_entry_holds_as_served(brain: Brain, one: Precise) -> None:
 
 
 def test_the_client_lists_each_with_its_precision_and_certificate(brain: Brain) -> None:
-    offers = {offer.name: offer for offer in offered_models(Endpoint(brain.url, Connection()))}
+    offers = {offer.name: offer for offer in list_models(Endpoint(brain.url, Connection()))}
     assert sorted(offers) == sorted(one.model for one in PRECISIONS)
     page = CliRunner().invoke(app, ["models", "--url", brain.url], env={"COLUMNS": "300"}).stdout.splitlines()
     for one in PRECISIONS:

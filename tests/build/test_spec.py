@@ -22,7 +22,7 @@ channels = ["any"]
 [output]
 labels = ["value"]
 [tiling]
-roi = [8, 8, 8]
+roi_size = [8, 8, 8]
 """
 
 
@@ -76,21 +76,24 @@ def test_an_unknown_key_of_an_intensity_rule_is_named_with_its_path() -> None:
 
 def test_a_missing_key_is_named_with_its_meaning() -> None:
     broken = fields()
-    del broken["tiling"]["roi"]
-    with pytest.raises(SpecError, match=r"tiny.toml: tiling.roi: missing \(roi: size of a tile in voxels"):
+    del broken["tiling"]["roi_size"]
+    with pytest.raises(SpecError, match=r"tiny.toml: tiling.roi_size: missing \(roi_size: size of a tile in voxels"):
         parse_spec(broken, "tiny.toml", Path())
 
 
 @pytest.mark.parametrize(
     ("changes", "expected"),
     [
-        ({"tiling": {"roi": [16, 0, 12]}}, r"tiling.roi\[1\]: .*greater than 0, found 0 \(roi: size of a tile"),
-        ({"tiling": {"roi": [16]}}, r"tiling.roi: .*at least 2 items.*\(roi: "),
-        ({"tiling": {"roi": "16"}}, r"tiling.roi: .*found '16' \(roi: "),
-        ({"tiling": {"roi": [16, 16]}}, "slice_axis go together"),
-        ({"tiling": {"roi": [16, 16], "slice_axis": 2, "mirror_axes": [2]}}, "an axis that roi"),
+        (
+            {"tiling": {"roi_size": [16, 0, 12]}},
+            r"tiling.roi_size\[1\]: .*greater than 0, found 0 \(roi_size: size of a tile",
+        ),
+        ({"tiling": {"roi_size": [16]}}, r"tiling.roi_size: .*at least 2 items.*\(roi_size: "),
+        ({"tiling": {"roi_size": "16"}}, r"tiling.roi_size: .*found '16' \(roi_size: "),
+        ({"tiling": {"roi_size": [16, 16]}}, "slice_axis go together"),
+        ({"tiling": {"roi_size": [16, 16], "slice_axis": 2, "mirror_axes": [2]}}, "an axis that roi"),
         ({"tiling": {"overlap": 1.0}}, r"tiling.overlap: .*less than 1, found 1.0 \(overlap: share of the ROI"),
-        ({"tiling": {"empty_at_most": float("nan")}}, "tiling.empty_at_most: .*finite"),
+        ({"tiling": {"background_at_most": float("nan")}}, "tiling.background_at_most: .*finite"),
         ({"name": "Brain"}, r"name: .*found 'Brain' \(name: public name of the model"),
         ({"name": "brain_openvino"}, "must not end in '_openvino'"),
         ({"name": "../brain"}, "name: "),
@@ -102,8 +105,8 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"input": {"spacing": [1.0, 1.0]}}, "input.spacing"),
         ({"input": {"spacing": [1.0, 1.0, -1.0]}}, r"input.spacing\[2\]: .*greater than 0"),
         ({"input": {"intensity": {"rule": "median"}}}, "input.intensity: .*'none', 'range', 'fixed', 'zscore'"),
-        ({"input": {"intensity": {"rule": "range", "low": 3.0, "high": 3.0}}}, "expected high above low"),
-        ({"input": {"intensity": {"rule": "percentile", "low": 1.0, "high": 101.0}}}, "less than or equal to 100"),
+        ({"input": {"intensity": {"rule": "range", "a_min": 3.0, "a_max": 3.0}}}, "expected a_max above a_min"),
+        ({"input": {"intensity": {"rule": "percentile", "lower": 1.0, "upper": 101.0}}}, "less than or equal to 100"),
         ({"input": {"intensity": {"rule": "fixed", "mean": [0.0], "std": [0.0]}}}, r"std\[0\]: .*greater than 0"),
         (
             {"input": {"intensity": {"rule": "fixed", "mean": [0.0, 1.0], "std": [1.0]}}},
@@ -121,9 +124,12 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"output": {"scores": "foreground", "foreground": "liver"}}, "to be one of .*found 'liver'"),
         ({"serving": {"engines": ["tvm"]}}, r"serving.engines\[0\]: .*found 'tvm'"),
         ({"serving": {"engines": ["openvino", "openvino"]}}, "every engine once"),
-        ({"serving": {"engines": ["openvino"], "point": "onnxruntime"}}, "point to be one of engines"),
-        ({"serving": {"preferred_batches": [2, 8]}}, r"preferred_batches \[8\] lie above max_batch 2"),
-        ({"serving": {"max_batch": 0}}, "serving.max_batch: .*greater than 0"),
+        (
+            {"serving": {"engines": ["openvino"], "default_engine": "onnxruntime"}},
+            "default_engine to be one of engines",
+        ),
+        ({"serving": {"preferred_batch_size": [2, 8]}}, r"preferred_batch_size \[8\] lie above max_batch_size 2"),
+        ({"serving": {"max_batch_size": 0}}, "serving.max_batch_size: .*greater than 0"),
         ({"serving": {"gpus": [0, 0]}}, "each GPU once"),
         ({"serving": {"gpus": []}}, "each GPU once"),
         ({"acceptance": {"min_dice": 1.5}}, r"acceptance.min_dice: .*found 1.5 \(min_dice: smallest Dice"),
@@ -150,7 +156,7 @@ def test_a_missing_file_is_refused(tmp_path: Path) -> None:
 
 def test_a_file_that_is_not_toml_is_refused_with_the_line(tmp_path: Path) -> None:
     with pytest.raises(SpecError, match=r"model.toml: not TOML: .*line 2"):
-        load_spec(write(tmp_path, 'name = "a"\nroi = = 1\n'))
+        load_spec(write(tmp_path, 'name = "a"\nroi_size = = 1\n'))
 
 
 def test_values_of_names_are_indices_and_regions_start_at_one() -> None:

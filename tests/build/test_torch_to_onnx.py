@@ -71,9 +71,9 @@ def test_the_same_network_gives_the_same_bytes(model: onnx.ModelProto) -> None:
 CASES = [
     {},
     {"input": ZSCORE},
-    {"input": {"dtype": "fp16", "intensity": {"rule": "range", "low": -10.0, "high": 20.0}}},
-    {"input": {"intensity": {"rule": "fixed", "mean": [1.0], "std": [4.0], "low": [-3.0], "high": [9.0]}}},
-    {"input": {"intensity": {"rule": "percentile", "low": 1.0, "high": 99.0, "clip": True}}},
+    {"input": {"dtype": "fp16", "intensity": {"rule": "range", "a_min": -10.0, "a_max": 20.0}}},
+    {"input": {"intensity": {"rule": "fixed", "mean": [1.0], "std": [4.0], "lower": [-3.0], "upper": [9.0]}}},
+    {"input": {"intensity": {"rule": "percentile", "lower": 1.0, "upper": 99.0, "clip": True}}},
     {"output": {"scores": "probabilities", "dtype": "uint8"}},
     {"output": {"scores": "probabilities", "dtype": "fp16", "regions": True}},
     {"output": {"scores": "foreground", "foreground": "two"}},

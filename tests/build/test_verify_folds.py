@@ -36,7 +36,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The model `two`: both folds by both engines."""
     root = tmp_path_factory.mktemp("folds")
     folder = write_folder(root / "results", TRAINING, seed=3)
-    settings = {"serving": {"warm_up": False, "max_batch": 2, "threads": 1}}
+    settings = {"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
     import_nnunet(folder, "two", root / "repository", engines=["onnxruntime", "openvino"], settings=settings)
     return root / "repository"
 

@@ -45,7 +45,7 @@ def test_rule_none_gives_whole_numbers_back_exactly(dtype: str) -> None:
 
 @pytest.mark.parametrize("clip", [True, False])
 def test_rule_range_is_monais(clip: bool) -> None:
-    rule = {"rule": "range", "low": -175.0, "high": 250.0, "out_low": -1.0, "out_high": 2.0, "clip": clip}
+    rule = {"rule": "range", "a_min": -175.0, "a_max": 250.0, "b_min": -1.0, "b_max": 2.0, "clip": clip}
     found = identity(input={"intensity": rule})(scan())
     expected = ScaleIntensityRange(-175.0, 250.0, -1.0, 2.0, clip=clip)(scan())
     assert torch.equal(found, torch.as_tensor(expected))
@@ -56,13 +56,13 @@ def test_rule_fixed_clips_and_scales_each_channel_with_its_own_figures() -> None
         "rule": "fixed",
         "mean": [100.0, -5.0],
         "std": [50.0, 2.0],
-        "low": [-100.0, -9.0],
-        "high": [300.0, 9.0],
+        "lower": [-100.0, -9.0],
+        "upper": [300.0, 9.0],
     }
     values = scan(channels=2)
     found = identity(input={"channels": ["CT", "PET"], "intensity": rule})(values).numpy()
     for channel in (0, 1):
-        low, high, mean, std = (rule[key][channel] for key in ("low", "high", "mean", "std"))
+        low, high, mean, std = (rule[key][channel] for key in ("lower", "upper", "mean", "std"))
         expected = (np.clip(values[0, channel].numpy(), low, high) - np.float32(mean)) / np.float32(std)
         np.testing.assert_array_equal(found[0, channel], expected)
 
@@ -84,7 +84,7 @@ def test_rule_zscore_with_the_scans_figures_is_monais() -> None:
 def test_rule_percentile_with_the_scans_figures_is_monais(clip: bool) -> None:
     values = scan()
     low, high = np.percentile(values.numpy(), (2, 95))
-    rule = {"rule": "percentile", "low": 2.0, "high": 95.0, "clip": clip}
+    rule = {"rule": "percentile", "lower": 2.0, "upper": 95.0, "clip": clip}
     found = identity(input={"intensity": rule})(values, of_scan(values, low, high - low))
     expected = torch.as_tensor(ScaleIntensityRangePercentiles(2, 95, 0.0, 1.0, clip=clip)(values[0]))
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
@@ -109,10 +109,10 @@ def test_a_scan_of_one_value_gives_zeros_not_nan() -> None:
     "rule",
     [
         {"rule": "none"},
-        {"rule": "range", "low": -175.0, "high": 250.0, "out_low": -1.0},
-        {"rule": "fixed", "mean": [100.0], "std": [50.0], "low": [-100.0], "high": [300.0]},
+        {"rule": "range", "a_min": -175.0, "a_max": 250.0, "b_min": -1.0},
+        {"rule": "fixed", "mean": [100.0], "std": [50.0], "lower": [-100.0], "upper": [300.0]},
         {"rule": "zscore"},
-        {"rule": "percentile", "low": 1.0, "high": 99.0, "clip": True},
+        {"rule": "percentile", "lower": 1.0, "upper": 99.0, "clip": True},
     ],
     ids=lambda rule: rule["rule"],
 )
@@ -189,7 +189,10 @@ def test_the_same_roi_gives_the_same_bytes() -> None:
 def test_two_dimensional_rois_work_alike() -> None:
     rule = {"rule": "fixed", "mean": [100.0], "std": [50.0]}
     flat = spec(
-        input={"intensity": rule}, output=LABELS, tiling={"roi": [6, 5], "slice_axis": 2}, network={"name": "Identity"}
+        input={"intensity": rule},
+        output=LABELS,
+        tiling={"roi_size": [6, 5], "slice_axis": 2},
+        network={"name": "Identity"},
     )
     values = torch.arange(30.0).reshape(1, 1, 6, 5)
     assert torch.equal(Wrapper(torch.nn.Identity(), flat)(values), (values - 100) / 50)
@@ -207,14 +210,14 @@ def test_example_inputs_fit_the_wrapper(dtype: str, rule: str) -> None:
 def test_a_list_of_one_output_is_taken() -> None:
     torch.manual_seed(0)
     network = BasicUNetPlusPlus(3, 1, 3, features=(4, 4, 4, 4, 4, 4)).eval()
-    wrapper = wrap(network, spec(tiling={"roi": [32, 32, 32]}))
+    wrapper = wrap(network, spec(tiling={"roi_size": [32, 32, 32]}))
     assert wrapper(torch.zeros(1, 1, 32, 32, 32)).shape == (1, 3, 32, 32, 32)
 
 
 def test_deep_supervision_is_refused() -> None:
     network = BasicUNetPlusPlus(3, 1, 3, features=(4, 4, 4, 4, 4, 4), deep_supervision=True).eval()
     with pytest.raises(NetworkError, match=r"found 4; .*switch deep supervision off"):
-        wrap(network, spec(tiling={"roi": [32, 32, 32]}))
+        wrap(network, spec(tiling={"roi_size": [32, 32, 32]}))
 
 
 def test_a_label_count_that_is_not_the_networks_is_refused() -> None:
@@ -223,5 +226,5 @@ def test_a_label_count_that_is_not_the_networks_is_refused() -> None:
 
 
 def test_a_roi_that_the_network_refuses_is_named() -> None:
-    with pytest.raises(NetworkError, match=r"tiling.roi: the network refuses a ROI of \[16, 8, 12\]"):
+    with pytest.raises(NetworkError, match=r"tiling.roi_size: the network refuses a ROI of \[16, 8, 12\]"):
         wrap(torch.nn.Conv3d(1, 3, 9), spec())

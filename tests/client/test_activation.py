@@ -32,7 +32,7 @@ def logits(shape: tuple[int, ...]) -> NDArray[np.float32]:
 def restored(given: Any, scores: NDArray[np.float32], grid: Any, step: int) -> tuple[NDArray[Any], NDArray[np.float32]]:
     restorer = Restorer(grid, given, keep_scores=True)
     for first in range(0, scores.shape[1], step):
-        restorer.feed(scores[:, first : first + step])
+        restorer.add_planes(scores[:, first : first + step])
     return restorer.finish(), restorer.scores
 
 

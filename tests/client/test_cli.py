@@ -78,7 +78,7 @@ def test_models_lists_public_names_only(server: EmbeddedServer) -> None:
     listed = json.loads(run("models", "--url", server.grpc_url, "--json").stdout)
     assert [entry["name"] for entry in listed] == ["identity", "identity-int16", "small-unet", "small-unet-int16"]
     assert all(entry["usable"] for entry in listed)
-    assert listed[2]["card"]["roi"] == [32, 32, 32]
+    assert listed[2]["card"]["roi_size"] == [32, 32, 32]
     assert "small-unet" in run("models", "--url", server.grpc_url).stdout
 
 
@@ -180,7 +180,7 @@ def test_an_old_mask_survives_a_failure(server: EmbeddedServer, scan: Path) -> N
 
 
 @pytest.mark.parametrize(
-    "option", [["--header", "no colon"], ["--compression", "zip"], ["--overlap", "1"], ["--blend", "x"]]
+    "option", [["--header", "no colon"], ["--compression", "zip"], ["--overlap", "1"], ["--mode", "x"]]
 )
 def test_options_that_say_nothing(server: EmbeddedServer, scan: Path, option: list[str]) -> None:
     mask = scan.parent / "mask.nii.gz"

@@ -56,7 +56,7 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_is(bad: float, place:
 
 
 def test_stitching_halves_is_stitching_what_they_stand_for() -> None:
-    plan = plan_tiles((20, 17, 30), (8, 16, 12), Tiling(overlap=0.25, blend="gaussian"))
+    plan = plan_tiles((20, 17, 30), (8, 16, 12), Tiling(overlap=0.25, mode="gaussian"))
     rng = np.random.default_rng(3)
     tiles = [rng.normal(0, 30, (3, *plan.roi)).astype(np.float16) for _ in plan]
     stitched = []

@@ -11,7 +11,7 @@ import pytest
 from tests.client.test_cli import run
 from tests.client.test_segment import head, image
 from voxtile import ModelError
-from voxtile.cli.load_test import measure_load
+from voxtile.cli.load_test import run_load_test
 from voxtile_server.embedded import EmbeddedServer
 
 
@@ -31,4 +31,4 @@ def test_figures_add_up(server: EmbeddedServer, tmp_path: Path) -> None:
 
 def test_a_failure_is_raised_and_not_counted(server: EmbeddedServer) -> None:
     with pytest.raises(ModelError, match="'nothing' is not offered"):
-        measure_load([server.grpc_url], "nothing", image(head((20, 20, 20))))
+        run_load_test([server.grpc_url], "nothing", image(head((20, 20, 20))))

@@ -28,12 +28,12 @@ from tests.support.phantoms import card_of, phantom_volume
 from voxtile import MemoryLimitError, Segmenter
 from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing, stitching_bytes
 from voxtile.card import Tiling
-from voxtile.chains.base import open_case
+from voxtile.chains.base import prepare_scan
 from voxtile.cli.commands import app
 from voxtile.tiling.plan import plan_tiles
-from voxtile.tiling.schedule import LEAST_IN_FLIGHT, MOST_ON_THE_WAY, at_once
+from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, at_once
 from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
-from voxtile.tiling.stitch_fp16 import HalfStitcher
+from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip
 from voxtile.triton.transport import ready_ahead
 from voxtile_build.spec.spec import parse_spec
@@ -62,14 +62,17 @@ class Bands(torch.nn.Module):
 def bands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     """A server of the models `bands` (3D) and `flat-bands` (2D, slices across the second axis)."""
     settings = Settings(tmp_path_factory.mktemp("bands"), tiny=True)
-    for name, tiling in (("bands", {"roi": [48, 48, 48]}), ("flat-bands", {"roi": [24, 24], "slice_axis": 1})):
+    for name, tiling in (
+        ("bands", {"roi_size": [48, 48, 48]}),
+        ("flat-bands", {"roi_size": [24, 24], "slice_axis": 1}),
+    ):
         fields: dict[str, Any] = {
             "name": name,
             "network": {"name": "Identity"},
             "input": {"channels": ["any"], "dtype": "int16"},
             "output": {"labels": [f"band {index}" for index in range(SCORES)]},
-            "tiling": {**tiling, "overlap": 0.25, "blend": "gaussian"},
-            "serving": {"engines": ["openvino"], "max_batch": 2, "warm_up": False},
+            "tiling": {**tiling, "overlap": 0.25, "mode": "gaussian"},
+            "serving": {"engines": ["openvino"], "max_batch_size": 2, "warm_up": False},
             "acceptance": OPEN,
         }
         build_network(Bands(), parse_spec(fields, "test", settings.data), settings)
@@ -184,15 +187,15 @@ def test_skipping_and_audits_go_on_in_strips(server: EmbeddedServer) -> None:
     values = np.zeros((40, 110, 36), np.float32)
     values[:, :45] = head((40, 45, 36))
     scan = image(values)
-    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, audit=2, batch=1, in_flight=1) as free:
+    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=2, batch=1, in_flight=1) as free:
         whole, limit = free.segment(scan), limit_for(free, scan, 3)
-    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, audit=2, batch=1, max_ram=limit) as tight:
+    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=2, batch=1, max_ram=limit) as tight:
         cut = tight.segment(scan)
     np.testing.assert_array_equal(cut.labels, whole.labels)
     assert (cut.report.strips, whole.report.strips) == (3, 1)
     assert cut.report.skipped_tiles == whole.report.skipped_tiles > 0
-    assert cut.report.audited_tiles == 2
-    assert cut.report.audit_changed_tiles == whole.report.audit_changed_tiles
+    assert cut.report.spot_checked_tiles == 2
+    assert cut.report.spot_check_changed_tiles == whole.report.spot_check_changed_tiles
     assert cut.report.tiles == whole.report.tiles
 
 
@@ -212,9 +215,9 @@ def test_half_precision_is_the_last_resort_asked_for_and_named(bands: EmbeddedSe
         halved = lenient.segment(scan)
     assert halved.report.changes == ["scores summed in half precision"]
     assert halved.report.predicted_peak_bytes <= limit
-    flipped = float((halved.labels != whole.labels).mean())
-    print(f"flipped by half precision: {flipped:.2e}")
-    assert 0 < flipped < FLIPPED_BY_HALF
+    changed = float((halved.labels != whole.labels).mean())
+    print(f"flipped by half precision: {changed:.2e}")
+    assert 0 < changed < FLIPPED_BY_HALF
     with Segmenter(bands.grpc_url, "bands", max_ram=least, half_scores=True) as enough:
         exact = enough.segment(scan)
     assert exact.report.changes == []
@@ -265,7 +268,7 @@ def test_buffers_of_stitching_are_as_predicted(strip: Strip | None, shape: tuple
     slab = slab_shape(plan, strip)
     divisors = 4 * PORTION * math.prod(slab[1:])
     assert Stitcher(plan, 5, None, strip).nbytes + divisors == stitching_bytes(plan, 5, strip)
-    assert HalfStitcher(plan, 5, None, strip).nbytes < stitching_bytes(plan, 5, strip, half=True)
+    assert Fp16Stitcher(plan, 5, None, strip).nbytes < stitching_bytes(plan, 5, strip, half=True)
     assert stitching_bytes(plan, 14, strip, half=True) < stitching_bytes(plan, 14, strip)
 
 
@@ -280,15 +283,15 @@ def test_a_grid_that_exceeds_the_memory_allowed_is_refused_before_it_is_made() -
     volume = phantom_volume((24, 31, 27), (20.0, 15.0, 17.0))
     left = left_for_preparing(volume, 300 * MIB)
     with pytest.raises(MemoryLimitError, match=r"461 × 451 × 443 voxels for this model.*0.15 GiB are left of what is"):
-        open_case(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=left)
+        prepare_scan(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=left)
 
 
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**34))
 def test_large_requests_are_fewer_and_smaller_and_never_stop_the_engine(asked: int, most: int, size: int) -> None:
     in_flight, batch = at_once(asked, most, size)
-    assert min(asked, LEAST_IN_FLIGHT) <= in_flight <= asked
+    assert min(asked, MIN_IN_FLIGHT) <= in_flight <= asked
     assert 1 <= batch <= most
-    assert (in_flight <= LEAST_IN_FLIGHT and batch == 1) or in_flight * batch * size <= MOST_ON_THE_WAY
+    assert (in_flight <= MIN_IN_FLIGHT and batch == 1) or in_flight * batch * size <= MAX_INFLIGHT_BYTES
     assert ready_ahead(in_flight) <= in_flight
 
 

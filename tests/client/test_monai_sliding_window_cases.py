@@ -41,8 +41,8 @@ class Case:
     batch: int = 3
     overlap: Numbers = 0.25
     mode: str = "constant"
-    sigma: Numbers = 0.125
-    outside: float = 0.0
+    sigma_scale: Numbers = 0.125
+    cval: float = 0.0
 
     @property
     def window(self) -> Shape:
@@ -51,12 +51,12 @@ class Case:
 
     @property
     def tiling(self) -> Tiling:
-        return Tiling(overlap=self.overlap, blend=self.mode, sigma=self.sigma)
+        return Tiling(overlap=self.overlap, mode=self.mode, sigma_scale=self.sigma_scale)
 
     def __str__(self) -> str:
         changes = [f"{self.overlap}", self.mode]
-        changes += [f"sigma {self.sigma}"] if self.sigma != 0.125 else []
-        changes += [f"outside {self.outside:g}"] if self.outside else []
+        changes += [f"sigma {self.sigma_scale}"] if self.sigma_scale != 0.125 else []
+        changes += [f"outside {self.cval:g}"] if self.cval else []
         return f"{'x'.join(map(str, self.image))} by {'x'.join(map(str, self.roi))}, {', '.join(changes)}"
 
 
@@ -91,11 +91,12 @@ ANISOTROPIC = [
     Case((1, 3, 33, 20, 27), (16, 8, 12), 4, (0.0, 0.5, 0.75), "gaussian", (0.1, 0.2, 0.4)),
 ]
 SIGMAS = [
-    Case((1, 3, 16, 15, 7), (8, 10, 7), 3, 0.5, "gaussian", sigma) for sigma in (0.01, 0.05, 0.125, 0.3, 1.0, 5.0)
+    Case((1, 3, 16, 15, 7), (8, 10, 7), 3, 0.5, "gaussian", sigma_scale)
+    for sigma_scale in (0.01, 0.05, 0.125, 0.3, 1.0, 5.0)
 ]
 PADDED = [
-    *(Case((1, 3, *image), (8, 10, 12), 3, 0.5, "gaussian", 0.125, outside)
-      for image in ((5, 25, 30), (20, 25, 11), (3, 4, 5), (7, 9, 40)) for outside in (0.0, -1.0, 2.5)),
+    *(Case((1, 3, *image), (8, 10, 12), 3, 0.5, "gaussian", 0.125, cval)
+      for image in ((5, 25, 30), (20, 25, 11), (3, 4, 5), (7, 9, 40)) for cval in (0.0, -1.0, 2.5)),
     Case((1, 3, 3, 3), (5, 5), 10, 0.5, "constant", 1.0, -1.0),
 ]  # fmt: skip
 CASES = [*DEFAULT, *WINDOWS, *ANISOTROPIC, *SIGMAS, *PADDED]
@@ -114,9 +115,9 @@ def by_monai(x: NDArray[np.float32], case: Case, network: Callable[..., Any]) ->
             network,
             overlap=case.overlap,
             mode=case.mode,
-            sigma_scale=case.sigma,
+            sigma_scale=case.sigma_scale,
             padding_mode="constant",
-            cval=case.outside,
+            cval=case.cval,
         )
     return np.asarray(scores)
 
@@ -129,7 +130,7 @@ def by_client(x: NDArray[np.float32], case: Case, network: Callable[..., torch.T
             return network(torch.from_numpy(rois)).numpy()
 
     one = [
-        stitched(scan, case.window, case.tiling, called, batch=case.batch, outside=case.outside)
+        stitched(scan, case.window, case.tiling, called, batch=case.batch, cval=case.cval)
         for scan in np.ascontiguousarray(x)
     ]
     return np.stack(one)
@@ -191,14 +192,14 @@ def test_tiles_come_to_the_network_in_monais_batches(mode: str) -> None:
     assert len(np.unique(found.round(3))) > 4
 
 
-@pytest.mark.parametrize("outside", [0.0, -1.0, 3.0])
-def test_the_network_sees_what_lies_outside(outside: float) -> None:
+@pytest.mark.parametrize("cval", [0.0, -1.0, 3.0])
+def test_the_network_sees_what_lies_outside(cval: float) -> None:
     """One that adds up all that it sees."""
-    case = Case((1, 1, 3, 3), (5, 5), 10, 0.5, "constant", 1.0, outside)
+    case = Case((1, 1, 3, 3), (5, 5), 10, 0.5, "constant", 1.0, cval)
     x = np.ones(case.image, np.float32)
     found = by_client(x, case, lambda rois: rois + rois.sum())
     np.testing.assert_array_equal(found, by_monai(x, case, lambda rois: rois + rois.sum()))
-    np.testing.assert_array_equal(found, 10 + 16 * outside)
+    np.testing.assert_array_equal(found, 10 + 16 * cval)
 
 
 # Through the server
@@ -228,17 +229,21 @@ class Served:
         case = self.case
         rule = {"rule": "none"}
         if self.low is not None:
-            rule = {"rule": "range", "low": self.low, "high": self.high, "clip": True}
+            rule = {"rule": "range", "a_min": self.a_min, "a_max": self.a_max, "clip": True}
         return spec(
             name=self.name,
             input={"channels": ["a", "b", "c"], "intensity": rule},
             output={"labels": ["none", "one", "two", "three"]},
             tiling={
-                **{"roi": list(case.window), "overlap": _toml(case.overlap), "sigma": _toml(case.sigma)},
-                **{"blend": case.mode, "outside": case.outside},
+                **{
+                    "roi_size": list(case.window),
+                    "overlap": _toml(case.overlap),
+                    "sigma_scale": _toml(case.sigma_scale),
+                },
+                **{"mode": case.mode, "cval": case.cval},
                 **({"slice_axis": 2} if self.flat else {}),
             },
-            serving={"engines": ["onnxruntime"], "max_batch": 4, "threads": 1, "warm_up": False},
+            serving={"engines": ["onnxruntime"], "max_batch_size": 4, "threads": 1, "warm_up": False},
         )
 
     def normalised(self, x: NDArray[np.float32]) -> NDArray[np.float32]:

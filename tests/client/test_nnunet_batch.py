@@ -39,7 +39,7 @@ ONE_VOXEL_IN = 20_000
 """As in test_nnunet_end_to_end.py: scores that are equal to float32's rounding have no right label."""
 PROBABILITY_ERROR = 1e-3
 """Far above convolutions in another order of sums (1e-6 seen), far below any meaning."""
-SETTINGS = {"serving": {"warm_up": False, "max_batch": 2, "threads": 1}}
+SETTINGS = {"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
 FULL = configuration(
     (16, 16, 16),
     (1.5, 1.0, 1.0),

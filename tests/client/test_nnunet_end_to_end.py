@@ -51,7 +51,7 @@ SCHEMES = (
     *("CTNormalization", "ZScoreNormalization", "NoNormalization"),
     *("RescaleTo01Normalization", "RGBTo01Normalization"),
 )
-SETTINGS = {"serving": {"warm_up": False, "max_batch": 2, "threads": 1}}
+SETTINGS = {"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
 KEEP_LARGEST = [{"labels_or_regions": [1, 2]}, {"labels_or_regions": np.int64(2), "background_label": 0}]
 
 TRAININGS = {
@@ -257,7 +257,7 @@ def test_probabilities_go_to_an_npz_file(served: Served, tmp_path: Path) -> None
 
 def test_learned_steps_can_be_left_out_and_are_then_named(served: Served, tmp_path: Path) -> None:
     files = write_scan(tmp_path, "case", (38, 33, 7), (0.9, 1.0, 3.0))
-    with Segmenter(served.url, "flat") as one, Segmenter(served.url, "flat", learned_steps=False) as other:
+    with Segmenter(served.url, "flat") as one, Segmenter(served.url, "flat", postprocessing=False) as other:
         done, left = one.segment(files), other.segment(files)
     assert (done.labels != left.labels).any()
     assert done.report.changes == []
@@ -272,7 +272,7 @@ def test_a_missing_channel_is_refused_by_name(served: Served, tmp_path: Path) ->
 
 def test_second_stage_asks_for_images_alone_and_needs_its_first(served: Served) -> None:
     with Segmenter(served.url, "cascade") as segmenter:
-        assert segmenter.card.images == ("CT",)
+        assert segmenter.card.input_channels == ("CT",)
         assert segmenter.card.channels == ("CT", "previous stage: 1", "previous stage: 2")
         assert segmenter.previous is not None
         assert segmenter.previous.card.name == segmenter.card.previous_stage == "cascade_3d_lowres"

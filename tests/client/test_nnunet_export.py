@@ -284,7 +284,7 @@ def test_feeding_in_pieces_changes_nothing(cuts: list[int], name: str) -> None:
     edges = sorted({0, logits.shape[1], *(cut for cut in cuts if cut < logits.shape[1])})
     for start, stop in itertools.pairwise(edges):
         planes = logits[:, start:stop].copy()
-        exporter.feed(planes)
+        exporter.add_planes(planes)
         planes[...] = np.nan  # the feeder may use its memory again
     np.testing.assert_array_equal(exporter.finish(), whole)
 
@@ -371,13 +371,13 @@ def test_wrong_scores_are_refused(shape: tuple[int, ...], message: str) -> None:
     card, grid = prepared()
     full = (*shape, *grid.shape_after_resampling[1:]) if len(shape) == 2 else shape
     with pytest.raises(ModelError, match=message):
-        LabelExporter(grid, card, n_labels=4).feed(np.zeros(full, np.float32))
+        LabelExporter(grid, card, n_labels=4).add_planes(np.zeros(full, np.float32))
 
 
 def test_missing_planes_are_refused() -> None:
     card, grid = prepared()
     exporter = LabelExporter(grid, card, n_labels=4)
-    exporter.feed(smooth_logits(grid.shape_after_resampling, 4)[:, :3])
+    exporter.add_planes(smooth_logits(grid.shape_after_resampling, 4)[:, :3])
     with pytest.raises(ModelError, match="planes of scores, got 3"):
         exporter.finish()
 

@@ -44,7 +44,7 @@ TRAININGS = {
     "flat": Training("2d", {"2d": configuration((24, 20), (1.2, 0.8))}),
     "oriented": Training("3d_fullres", {"3d_fullres": FULL}, reader="NibabelIOWithReorient"),
 }
-SERVING = {"warm_up": False, "max_batch": 1, "threads": 1}
+SERVING = {"warm_up": False, "max_batch_size": 1, "threads": 1}
 TWO = ("one.nii.gz", "two.nii")
 SHAPE, SPACING = (34, 31, 21), (1.0, 1.1, 1.7)
 
@@ -89,7 +89,7 @@ def settings_with(files: list[Path], **precision: Any) -> dict[str, Any]:
     scans = [[str(file) for file in files]]
     return {
         "serving": SERVING,
-        "acceptance": {"scans": scans, "min_dice": 0.0, "max_flipped": 1.0},
+        "acceptance": {"scans": scans, "min_dice": 0.0, "max_changed": 1.0},
         "precision": {"calibration": scans, **precision},
     }
 

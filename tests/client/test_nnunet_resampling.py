@@ -217,7 +217,7 @@ def test_no_resampling_leaves_the_data() -> None:
         ("my_own_function", {}, "my_own_function"),
         ("resample_torch_simple", {}, "resample_torch_simple"),
         ("resample_data_or_seg_to_shape", {"order": 2}, "order to be 0, 1 or 3, found 2"),
-        ("resample_data_or_seg_to_shape", {"sigma": 2}, "'sigma'"),
+        ("resample_data_or_seg_to_shape", {"sigma_scale": 2}, "'sigma'"),
         ("resample_data_or_seg_to_shape", {"is_seg": True}, "is_seg"),
         ("resample_torch_fornnunet", {"mode": "area"}, "area"),
     ],

@@ -105,7 +105,7 @@ def by_nnunet(scan: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
 def by_client(scan: NDArray[np.float32], case: Case) -> NDArray[np.float32]:
     """The same by the client."""
     used, flat = network(len(case.patch)), len(case.patch) == 2
-    tiling = Tiling(semantics="nnunet", overlap=1 - case.step, blend="gaussian" if case.gaussian else "constant")
+    tiling = Tiling(semantics="nnunet", overlap=1 - case.step, mode="gaussian" if case.gaussian else "constant")
 
     def called(rois: NDArray[np.float32]) -> NDArray[np.float32]:
         with torch.no_grad():

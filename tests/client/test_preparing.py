@@ -221,8 +221,8 @@ def test_zscore_figures_are_those_of_monai(dtype: Any, mask: str, spacing: Any) 
     # On the client's own grid: MONAI's has rounding errors where there is background, and counts them as signal.
     normalise = NormalizeIntensity(nonzero=mask == "nonzero", channel_wise=True)
     expected = normalise(torch.as_tensor(prepared.data.astype(np.float32)))
-    assert prepared.figures is not None
-    subtract, divide = prepared.figures[:, 0], prepared.figures[:, 1]
+    assert prepared.statistics is not None
+    subtract, divide = prepared.statistics[:, 0], prepared.statistics[:, 1]
     found = (prepared.data - subtract[:, None, None, None]) / divide[:, None, None, None]
     if mask == "nonzero":
         found[prepared.data == 0] = 0
@@ -233,8 +233,8 @@ def test_zscore_figures_are_those_of_monai(dtype: Any, mask: str, spacing: Any) 
 @pytest.mark.parametrize("mask", ["all", "nonzero"])
 def test_percentile_figures_are_numpys(dtype: Any, mask: str) -> None:
     volume = phantom_volume((20, 22, 18), codes="SLP", dtype=dtype)
-    rule = {"rule": "percentile", "low": 0.5, "high": 99.5, "mask": mask}
-    figures = prepare(volume, card_of(intensity=rule)).figures
+    rule = {"rule": "percentile", "lower": 0.5, "upper": 99.5, "mask": mask}
+    figures = prepare(volume, card_of(intensity=rule)).statistics
     values = volume.data[volume.data != 0] if mask == "nonzero" else volume.data
     low, high = np.percentile(values.astype(np.float64), (0.5, 99.5))
     assert figures is not None
@@ -261,7 +261,8 @@ def test_mean_and_deviation_lose_nothing_far_from_zero() -> None:
 @pytest.mark.parametrize(
     ("rule", "value", "match"),
     [(ZSCORE, 7, "standard deviation of 0"), (ZSCORE | {"mask": "nonzero"}, 0, "voxels other than 0"),
-     (ZSCORE, 0, "standard deviation of 0"), ({"rule": "percentile", "low": 1, "high": 99}, 7, "percentiles 1 and 99")],
+     (ZSCORE, 0, "standard deviation of 0"),
+     ({"rule": "percentile", "lower": 1, "upper": 99}, 7, "percentiles 1 and 99")],
 )  # fmt: skip
 def test_a_scan_without_contrast_is_refused(dtype: Any, rule: dict[str, Any], value: int, match: str) -> None:
     volume = Volume(np.full((1, 5, 6, 7), value, dtype), np.eye(4), None, ("scan.nii",))
@@ -279,7 +280,7 @@ def test_a_channel_is_named_in_messages() -> None:
 
 
 PADDING = {"int16": -32768.0, "fp16": -65504.0, "fp32": -3.4028234663852886e38}
-RANGE = {"rule": "range", "low": -1000, "high": 1000}
+RANGE = {"rule": "range", "a_min": -1000, "a_max": 1000}
 
 
 def typed_card(dtype: str, **changes: Any) -> Card:
@@ -316,16 +317,16 @@ def test_int16_is_not_copied() -> None:
     [("int16", [0.0, 0.25, 1.0]), ("int16", [-1e6, 3.0, 2e5]), ("int16", [0, 65535, 7]), ("int16", [-32768, 0, 1]),
      ("fp16", [0, 1e5, -3e5]), ("fp32", [-3.4028234663852886e38, 0, 1])],
 )  # fmt: skip
-@pytest.mark.parametrize("rule", [ZSCORE, {"rule": "percentile", "low": 0, "high": 100}])
+@pytest.mark.parametrize("rule", [ZSCORE, {"rule": "percentile", "lower": 0, "upper": 100}])
 def test_rescaling_leaves_the_normalised_scan_as_it_was(dtype: str, values: list[float], rule: dict[str, Any]) -> None:
     card = typed_card(dtype, intensity=rule)
     prepared = prepared_of(values, np.float32, card)
     encoding = choose_encoding(prepared, card)
     sent = encoding.encode(prepared.data).astype(np.float64)
-    assert prepared.figures is not None
-    assert encoding.figures is not None
-    meant = (prepared.data.astype(np.float64) - prepared.figures[0, 0]) / prepared.figures[0, 1]
-    got = (sent - encoding.figures[0, 0]) / encoding.figures[0, 1]
+    assert prepared.statistics is not None
+    assert encoding.statistics is not None
+    meant = (prepared.data.astype(np.float64) - prepared.statistics[0, 0]) / prepared.statistics[0, 1]
+    got = (sent - encoding.statistics[0, 0]) / encoding.statistics[0, 1]
     np.testing.assert_allclose(got, meant, atol=1e-3)
     assert np.abs(sent).max() <= LARGEST[dtype]
     assert (sent != PADDING[dtype]).all()
@@ -353,7 +354,7 @@ def test_fixed_rules_round_and_say_by_how_much() -> None:
 
 @pytest.mark.parametrize(
     "rule",
-    [RANGE, {"rule": "fixed", "mean": [10], "std": [5], "low": [-1000], "high": [1000]}],
+    [RANGE, {"rule": "fixed", "mean": [10], "std": [5], "lower": [-1000], "upper": [1000]}],
 )
 @pytest.mark.parametrize(("dtype", "source"), [("int16", np.int32), ("int16", np.float32), ("fp16", np.float32)])
 def test_what_the_models_rule_cuts_may_be_cut_before(rule: dict[str, Any], dtype: str, source: Any) -> None:
@@ -366,8 +367,8 @@ def test_what_the_models_rule_cuts_may_be_cut_before(rule: dict[str, Any], dtype
 
 @pytest.mark.parametrize(
     "rule",
-    [{"rule": "none"}, RANGE | {"clip": False}, RANGE | {"high": 50_000}, {"rule": "fixed", "mean": [0], "std": [1]},
-     {"rule": "fixed", "mean": [0], "std": [1], "low": [0]}],
+    [{"rule": "none"}, RANGE | {"clip": False}, RANGE | {"a_max": 50_000}, {"rule": "fixed", "mean": [0], "std": [1]},
+     {"rule": "fixed", "mean": [0], "std": [1], "lower": [0]}],
 )  # fmt: skip
 def test_what_would_change_the_result_is_refused(rule: dict[str, Any]) -> None:
     card = typed_card("int16", intensity=rule)
@@ -385,7 +386,7 @@ def test_half_precision_reports_its_rounding() -> None:
 
 
 def test_a_few_extreme_voxels_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
-    card = typed_card("int16", intensity={"rule": "percentile", "low": 5, "high": 95})
+    card = typed_card("int16", intensity={"rule": "percentile", "lower": 5, "upper": 95})
     values: NDArray[np.float64] = np.append(np.random.default_rng(0).random(1000), 1e5)
     choose_encoding(prepared_of(values, np.float32, card), card)
     assert "rounded by up to" in caplog.text

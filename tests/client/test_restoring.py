@@ -46,7 +46,7 @@ def restored(grid: Grid, card: Card, scores: NDArray[Any], portions: Sequence[in
     while first < scores.shape[1]:
         last = min(first + portions[turn % len(portions)], scores.shape[1])
         buffer = scores[:, first:last].astype(np.float32)
-        restorer.feed(buffer)
+        restorer.add_planes(buffer)
         buffer.fill(np.nan)
         first, turn = last, turn + 1
     return restorer
@@ -248,10 +248,10 @@ def test_planes_that_do_not_fit_are_refused() -> None:
     grid = grid_of("finer", card)
     restorer = Restorer(grid, card)
     with pytest.raises(ValueError, match="planes"):
-        restorer.feed(np.zeros((3, 1, *grid.shape[1:]), np.float32))
+        restorer.add_planes(np.zeros((3, 1, *grid.shape[1:]), np.float32))
     with pytest.raises(ValueError, match="planes"):
-        restorer.feed(np.zeros((2, grid.shape[0] + 1, *grid.shape[1:]), np.float32))
-    restorer.feed(np.zeros((2, 1, *grid.shape[1:]), np.float32))
+        restorer.add_planes(np.zeros((2, grid.shape[0] + 1, *grid.shape[1:]), np.float32))
+    restorer.add_planes(np.zeros((2, 1, *grid.shape[1:]), np.float32))
     with pytest.raises(ValueError, match="1 planes were fed"):
         restorer.finish()
     with pytest.raises(ValueError, match="keep_scores"):
@@ -272,7 +272,7 @@ def test_memory_is_as_predicted_and_does_not_grow_with_depth(
     tracemalloc.start()
     restorer = Restorer(grid, card, threads=2)
     for first in range(0, grid.shape[0], 4):
-        restorer.feed(planes[:, : min(4, grid.shape[0] - first)])
+        restorer.add_planes(planes[:, : min(4, grid.shape[0] - first)])
     labels = restorer.finish()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()

@@ -15,7 +15,7 @@ from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, 
 from numpy.typing import NDArray
 
 from tests.support.small_models import ROI, small_unet
-from voxtile import Connection, InputError, MemoryLimitError, Options, Segmentation, Segmenter
+from voxtile import ConnectionConfig, InputError, MemoryLimitError, Options, Segmentation, Segmenter
 from voxtile_server.embedded import EmbeddedServer
 
 PROBABILITY_ERROR = 1e-3
@@ -41,12 +41,12 @@ def image(values: NDArray[np.float32], affine: NDArray[np.float64] = AFFINE) -> 
     return nib.Nifti1Image(values.astype(np.int16), affine)
 
 
-def reference(values: NDArray[np.float32], overlap: float, blend: str) -> NDArray[np.float32]:
+def reference(values: NDArray[np.float32], overlap: float, mode: str) -> NDArray[np.float32]:
     """Probabilities [label, x, y, z] by MONAI over fp32 PyTorch."""
     inside = values[values != 0].astype(np.float64)
     x = torch.from_numpy(((values - inside.mean()) / inside.std()).astype(np.float32))[None, None]
     with torch.no_grad():
-        logits = sliding_window_inference(x, ROI, 4, small_unet(), overlap=overlap, mode=blend)
+        logits = sliding_window_inference(x, ROI, 4, small_unet(), overlap=overlap, mode=mode)
     return torch.softmax(logits, 1)[0].numpy()
 
 
@@ -58,12 +58,12 @@ def segmenter(server: EmbeddedServer) -> Iterator[Segmenter]:
 
 @pytest.mark.parametrize("shape", [(70, 53, 61), (41, 20, 37)], ids=["odd", "smaller than the ROI"])
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
-def test_equals_monai(server: EmbeddedServer, shape: tuple[int, int, int], overlap: float, blend: str) -> None:
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
+def test_equals_monai(server: EmbeddedServer, shape: tuple[int, int, int], overlap: float, mode: str) -> None:
     values = head(shape)
-    with Segmenter(server.grpc_url, "small-unet", overlap=overlap, blend=blend, keep_scores=True) as one:
+    with Segmenter(server.grpc_url, "small-unet", overlap=overlap, mode=mode, keep_scores=True) as one:
         result = one.segment(image(values))
-    expected = reference(values, overlap, blend)
+    expected = reference(values, overlap, mode)
     assert result.scores is not None
     found = torch.softmax(torch.from_numpy(result.scores), 0).numpy()
     assert np.abs(found - expected).max() <= PROBABILITY_ERROR
@@ -73,12 +73,12 @@ def test_equals_monai(server: EmbeddedServer, shape: tuple[int, int, int], overl
 @pytest.mark.parametrize("model", ["identity", "identity-int16"])
 @pytest.mark.parametrize("shape", [(33, 41, 17), (5, 7, 3), (16, 24, 8)])
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.8])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
 def test_identity_network_gives_the_scan_back(
-    server: EmbeddedServer, model: str, shape: tuple[int, int, int], overlap: float, blend: str
+    server: EmbeddedServer, model: str, shape: tuple[int, int, int], overlap: float, mode: str
 ) -> None:
     values = np.random.default_rng(2).integers(-1000, 3000, shape).astype(np.float32)
-    with Segmenter(server.grpc_url, model, overlap=overlap, blend=blend, keep_scores=True) as one:
+    with Segmenter(server.grpc_url, model, overlap=overlap, mode=mode, keep_scores=True) as one:
         scores = one.segment(image(values)).scores
     assert scores is not None
     np.testing.assert_array_equal(np.rint(scores[0]), values)
@@ -125,7 +125,7 @@ def test_the_result_is_bit_identical_for_any_window_and_road(server: EmbeddedSer
     scan = image(head((70, 53, 61)))
     results = []
     for in_flight, shared_memory in ((1, True), (16, True), (1, False), (16, False)):
-        road = Connection(shared_memory=shared_memory)
+        road = ConnectionConfig(shared_memory=shared_memory)
         with Segmenter(server.grpc_url, "small-unet", keep_scores=True, in_flight=in_flight, connection=road) as one:
             result = one.segment(scan)
         assert result.report.shared_memory is shared_memory
@@ -183,14 +183,14 @@ def test_what_changes_the_result_is_named(server: EmbeddedServer) -> None:
 def test_skipping_leaves_out_empty_tiles_and_an_audit_asks_for_some(server: EmbeddedServer) -> None:
     values = np.zeros((40, 40, 200), np.float32)
     values[:, :, :60] = head((40, 40, 60))
-    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, audit=3) as skipping:
+    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=3) as skipping:
         result = skipping.segment(image(values))
     with Segmenter(server.grpc_url, "small-unet") as full:
         whole = full.segment(image(values))
     report = result.report
     assert report.skipped_tiles > 0
     assert report.tiles + report.skipped_tiles == whole.report.tiles
-    assert report.audited_tiles == 3
+    assert report.spot_checked_tiles == 3
     np.testing.assert_array_equal(result.labels[:, :, :60], whole.labels[:, :, :60])
     assert (result.labels[:, :, 160:] == 0).all()
 

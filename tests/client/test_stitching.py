@@ -41,22 +41,22 @@ def stitch(scan: NDArray[np.float32], plan: TilePlan, network=lambda x: x) -> ND
 
 @pytest.mark.parametrize(("image", "roi"), SHAPES)
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
 @pytest.mark.parametrize("semantics", ["monai", "nnunet"])
 def test_identity_network_reconstructs_the_scan(
-    image: tuple[int, ...], roi: tuple[int, ...], overlap: float, blend: str, semantics: str
+    image: tuple[int, ...], roi: tuple[int, ...], overlap: float, mode: str, semantics: str
 ) -> None:
     scan = np.random.default_rng(3).integers(-1000, 3000, (2, *image)).astype(np.float32)
-    plan = plan_tiles(image, roi, Tiling(semantics=semantics, overlap=overlap, blend=blend))
+    plan = plan_tiles(image, roi, Tiling(semantics=semantics, overlap=overlap, mode=mode))
     np.testing.assert_array_equal(np.rint(stitch(scan, plan)), scan)
 
 
 @pytest.mark.parametrize(("image", "roi"), SHAPES)
 @pytest.mark.parametrize("overlap", [0.0, 0.25, 0.5, 0.8])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
-@pytest.mark.parametrize("sigma", [0.125, 0.25])
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
+@pytest.mark.parametrize("sigma_scale", [0.125, 0.25])
 def test_sums_equal_monai(
-    image: tuple[int, ...], roi: tuple[int, ...], overlap: float, blend: str, sigma: float
+    image: tuple[int, ...], roi: tuple[int, ...], overlap: float, mode: str, sigma_scale: float
 ) -> None:
     scan = np.random.default_rng(5).normal(size=(1, *image)).astype(np.float32)
     ramp = np.linspace(-1, 2, int(np.prod(roi)), dtype=np.float32).reshape(roi)
@@ -70,10 +70,10 @@ def test_sums_equal_monai(
         3,
         lambda x: torch.from_numpy(np.stack([network(one) for one in x.numpy()])),
         overlap=overlap,
-        mode=blend,
-        sigma_scale=sigma,
+        mode=mode,
+        sigma_scale=sigma_scale,
     )[0].numpy()
-    plan = plan_tiles(image, roi, Tiling(overlap=overlap, blend=blend, sigma=sigma))
+    plan = plan_tiles(image, roi, Tiling(overlap=overlap, mode=mode, sigma_scale=sigma_scale))
     np.testing.assert_allclose(stitch(scan, plan, network), expected, rtol=RELATIVE, atol=RELATIVE)
 
 

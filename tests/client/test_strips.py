@@ -21,9 +21,9 @@ from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
 from voxtile.chains.nnunet import LabelExporter, preprocess
 from voxtile.chains.nnunet.exporting import export_bytes, export_strips
 from voxtile.tiling.plan import TilePlan, plan_tiles
-from voxtile.tiling.schedule import courses
+from voxtile.tiling.schedule import schedules
 from voxtile.tiling.stitch import Stitcher
-from voxtile.tiling.stitch_fp16 import HalfStitcher
+from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip, cut_axis, most_strips, sent_again, spans, tiles_of, whole
 
 HALF_STEP = 2.0**-11
@@ -61,7 +61,7 @@ tilings = st.builds(
     Tiling,
     semantics=st.sampled_from(("monai", "nnunet")),
     overlap=st.sampled_from((0.0, 0.25, 0.5, 0.7)),
-    blend=st.sampled_from(("constant", "gaussian")),
+    mode=st.sampled_from(("constant", "gaussian")),
 )
 
 
@@ -87,7 +87,7 @@ def test_sums_of_strips_are_those_of_the_whole_bit_for_bit(
         return
     skipped = set(np.flatnonzero(np.random.default_rng(1).random(len(plan)) < left_out).tolist())
     background = np.array([7, -3], np.float32) if skipped else None
-    for kind in (Stitcher, HalfStitcher):
+    for kind in (Stitcher, Fp16Stitcher):
         expected = stitched(kind(plan, 2, background), plan, plan, dtype, skipped)
         assert expected.shape == (2, *image)
         for strip in cut_plan(plan, axis, count):
@@ -108,11 +108,11 @@ def test_strips_hold_less_the_narrower_they_are() -> None:
 def fed(restorer: Any, scores: NDArray[Any], strips: Sequence[Strip], portions: Sequence[int]) -> None:
     """All of `scores` [score, x, y, z], a strip at a time, from buffers that are overwritten."""
     for strip in strips:
-        restorer.begin(strip)
+        restorer.start_strip(strip)
         part, first, turn = rows(scores, strip.axis, strip.rows), 0, 0
         while first < part.shape[1]:
             planes = part[:, first : first + portions[turn % len(portions)]].astype(np.float32)
-            restorer.feed(planes)
+            restorer.add_planes(planes)
             first, turn = first + planes.shape[1], turn + 1
             planes.fill(np.nan)
 
@@ -160,7 +160,7 @@ def test_labels_and_scores_of_strips_are_those_of_the_whole_bit_for_bit(
     grid = plan_grid(volume.affine, volume.shape, card)
     scores = random_scores(card, grid)
     uncut, cut = (Restorer(grid, card, keep_scores=True, threads=1) for _ in range(2))
-    uncut.feed(scores)
+    uncut.add_planes(scores)
     strips = grid_strips(grid, card, axis, count)
     fed(cut, scores, strips, portions)
     np.testing.assert_array_equal(cut.finish(), uncut.finish())
@@ -182,9 +182,9 @@ def test_restoring_a_strip_takes_no_more_than_predicted(
     tracemalloc.start()
     restorer = Restorer(grid, card, threads=2)
     for strip, part in zip(strips, planes, strict=True):
-        restorer.begin(strip)
+        restorer.start_strip(strip)
         for first in range(0, grid.shape[0], 4):
-            restorer.feed(part[:, : min(4, grid.shape[0] - first)])
+            restorer.add_planes(part[:, : min(4, grid.shape[0] - first)])
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < max(restore_bytes(grid, card, 4, threads=2, strip=strip) for strip in strips)
@@ -195,10 +195,10 @@ def test_a_strip_is_to_be_finished_before_the_next() -> None:
     grid = plan_grid(phantom_volume().affine, phantom_volume().shape, card)
     first, second = grid_strips(grid, card, 1, 2)
     restorer = Restorer(grid, card)
-    restorer.begin(first)
-    restorer.feed(np.zeros((3, 4, first.rows[1] - first.rows[0], grid.shape[2]), np.float32))
+    restorer.start_strip(first)
+    restorer.add_planes(np.zeros((3, 4, first.rows[1] - first.rows[0], grid.shape[2]), np.float32))
     with pytest.raises(ValueError, match="4 planes were fed"):
-        restorer.begin(second)
+        restorer.start_strip(second)
 
 
 @pytest.mark.parametrize("target", [None, (1.4, 2.2, 1.1), (2.6, 1.1, 2.9)])
@@ -217,8 +217,8 @@ def test_tiles_become_the_same_labels_in_strips_as_in_one_piece(
     for strips in (grid_strips(grid, card, 1, 1), grid_strips(grid, card, cut_axis(plan), count)):
         restorer = Restorer(grid, card, keep_scores=True)
         for strip in strips:
-            restorer.begin(strip)
-            restorer.feed(stitched(Stitcher(plan, 2, None, strip), tiles_of(plan, strip), plan, np.float32))
+            restorer.start_strip(strip)
+            restorer.add_planes(stitched(Stitcher(plan, 2, None, strip), tiles_of(plan, strip), plan, np.float32))
         found.append((restorer.finish(), restorer.scores))
     np.testing.assert_array_equal(found[1][0], found[0][0])
     np.testing.assert_array_equal(found[1][1], found[0][1])
@@ -240,7 +240,7 @@ def test_nnunets_labels_of_strips_are_those_of_the_whole_bit_for_bit(name: str, 
     grid = preprocess(case((14, 75, 68), card.channels), spacing, card).properties
     logits = smooth_logits(grid.shape_after_resampling, heads)
     uncut = LabelExporter(grid, card, n_labels=4, regions_class_order=regions, threads=1)
-    uncut.feed(logits)
+    uncut.add_planes(logits)
     expected = uncut.finish()
     for axis, count in ((1, 2), (2, 2), (2, 99)):
         strips = export_strips(grid, card, axis, count)
@@ -268,9 +268,9 @@ def test_nnunets_export_takes_no_more_than_predicted(name: str, count: int) -> N
     tracemalloc.start()
     exporter = LabelExporter(grid, card, n_labels=9, threads=1)
     for strip, part in zip(strips, planes, strict=True):
-        exporter.begin(strip)
+        exporter.start_strip(strip)
         for first in range(0, grid.shape_after_resampling[0], 7):
-            exporter.feed(part[:, : min(7, grid.shape_after_resampling[0] - first)])
+            exporter.add_planes(part[:, : min(7, grid.shape_after_resampling[0] - first)])
     labels = exporter.finish()
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
@@ -312,7 +312,7 @@ def test_what_is_given_up_comes_in_order() -> None:
     def cut(axis: int, count: int) -> tuple[Strip, ...]:
         return tuple(cut_plan(plan, axis, min(count, 3)))
 
-    found = list(courses(4, 2, plan, cut))
+    found = list(schedules(4, 2, plan, cut))
     ladder = [(4, 2), (2, 2), (1, 2), (1, 1)]
     expected = [(half, count, *rung) for half in (False, True) for count in (1, 2, 3) for rung in ladder]
     assert [(one.half, len(one.strips), one.in_flight, one.batch) for one in found] == expected
@@ -320,7 +320,7 @@ def test_what_is_given_up_comes_in_order() -> None:
 
 def test_strips_stay_wide_enough() -> None:
     plan = plan_tiles((200, 100, 50), (40, 40, 40), Tiling())
-    counts = [len(one.strips) for one in courses(1, 1, plan, lambda axis, n: tuple(cut_plan(plan, axis, n)))]
+    counts = [len(one.strips) for one in schedules(1, 1, plan, lambda axis, n: tuple(cut_plan(plan, axis, n)))]
     assert counts == 2 * list(range(1, 11))  # in single precision, then in half
 
 
@@ -333,14 +333,14 @@ def test_means_in_half_precision_stay_near_and_never_overflow(semantics: str, ov
     """Bytes weighed by nnU-Net's Gaussian: summed as they are, they would leave float16's range."""
     plan = plan_tiles((30, 20, 20), (12, 12, 12), Tiling(semantics=semantics, overlap=overlap))
     exact = stitched(Stitcher(plan, 2), plan, plan, np.uint8)
-    near = stitched(HalfStitcher(plan, 2), plan, plan, np.uint8)
+    near = stitched(Fp16Stitcher(plan, 2), plan, plan, np.uint8)
     each = max(len(starts) for starts in plan.starts)
     assert np.abs(near - exact).max() <= 8 * each * HALF_STEP * exact.max()
 
 
 def test_scores_beyond_half_precision_are_taken_as_its_largest() -> None:
     plan = plan_tiles((4, 4, 4), (4, 4, 4), Tiling())
-    stitcher = HalfStitcher(plan, 2)
+    stitcher = Fp16Stitcher(plan, 2)
     scores = np.stack([np.full(plan.roi, 1e30), np.full(plan.roi, -1e30)])
     list(stitcher.add(next(iter(plan)), scores.astype(np.float32)))
     planes = next(stitcher.finish())
@@ -359,9 +359,9 @@ def smooth_scores(plan: TilePlan, classes: int) -> Iterator[tuple[Any, NDArray[n
 def test_half_precision_flips_few_voxels_of_a_phantom() -> None:
     plan = plan_tiles((48, 48, 48), (24, 24, 24), Tiling(overlap=0.5))
     labels = []
-    for kind in (Stitcher, HalfStitcher):
+    for kind in (Stitcher, Fp16Stitcher):
         stitcher = kind(plan, 5)
         planes = [part.argmax(0) for tile, scores in smooth_scores(plan, 5) for part in stitcher.add(tile, scores)]
         labels.append(np.concatenate([*planes, *(part.argmax(0) for part in stitcher.finish())]))
-    flipped = (labels[0] != labels[1]).mean()
-    assert 0 < flipped < 2e-3
+    changed = (labels[0] != labels[1]).mean()
+    assert 0 < changed < 2e-3

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.client.test_card import card
 from voxtile.card import Card, Tiling
-from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.skip import empty_tiles
 
@@ -37,11 +37,11 @@ def test_tiles_of_a_2d_network_lose_their_slice_axis() -> None:
 
 
 def test_mirrorings_are_all_of_them_in_nnunets_order() -> None:
-    assert mirrorings(()) == ((),)
-    assert mirrorings((0, 1, 2)) == ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
+    assert tta_flips(()) == ((),)
+    assert tta_flips((0, 1, 2)) == ((), (0,), (1,), (2,), (0, 1), (0, 2), (1, 2), (0, 1, 2))
     axes = (0, 2)
     nnunet = [c for i in range(len(axes)) for c in itertools.combinations(axes, i + 1)]
-    assert list(mirrorings(axes)[1:]) == nnunet
+    assert list(tta_flips(axes)[1:]) == nnunet
 
 
 @pytest.mark.parametrize("batch", [1, 3, 4, 100])
@@ -49,9 +49,9 @@ def test_mirrorings_are_all_of_them_in_nnunets_order() -> None:
 def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple[int, ...]) -> None:
     data = np.random.default_rng(2).normal(size=(1, 12, 9, 10)).astype(np.float32)
     ramp = np.linspace(0, 1, 8 * 8 * 8, dtype=np.float32).reshape(8, 8, 8)
-    model = Card.model_validate(card(roi=[8, 8, 8]))
+    model = Card.model_validate(card(roi_size=[8, 8, 8]))
     cut = Cutter(data, plan_tiles(data.shape[1:], (8, 8, 8), Tiling(overlap=0.5)), lambda v: v, 0.0)
-    flips = mirrorings(axes)
+    flips = tta_flips(axes)
 
     def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([x * ramp, np.tanh(x) + ramp], axis=1)

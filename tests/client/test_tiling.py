@@ -41,10 +41,10 @@ def test_the_interval_is_cut_off_in_floating_point() -> None:
 
 
 @pytest.mark.parametrize("roi", [(96,), (16, 24), (20, 33, 48), (8, 9, 1)])
-@pytest.mark.parametrize("sigma", [0.05, 0.125, 0.3])
-def test_monai_weights_equal_monai(roi: tuple[int, ...], sigma: float) -> None:
-    expected = compute_importance_map(roi, mode="gaussian", sigma_scale=sigma).numpy()
-    np.testing.assert_allclose(monai_gaussian(roi, sigma), expected, rtol=GAUSSIAN_RELATIVE)
+@pytest.mark.parametrize("sigma_scale", [0.05, 0.125, 0.3])
+def test_monai_weights_equal_monai(roi: tuple[int, ...], sigma_scale: float) -> None:
+    expected = compute_importance_map(roi, mode="gaussian", sigma_scale=sigma_scale).numpy()
+    np.testing.assert_allclose(monai_gaussian(roi, sigma_scale), expected, rtol=GAUSSIAN_RELATIVE)
 
 
 @pytest.mark.parametrize("roi", [(16, 24), (20, 33, 48), (64, 64, 64), (28, 256, 256), (5, 7, 9)])

@@ -44,8 +44,8 @@ def plan_of(found: Card, image: tuple[int, int, int]) -> TilePlan:
 
 
 def test_each_axis_has_its_own_overlap_and_sigma() -> None:
-    found = client_card(spec(tiling={"overlap": OVERLAP, "sigma": SIGMA}))
-    assert (found.tiling.overlap, found.tiling.sigma) == (tuple(OVERLAP), tuple(SIGMA))
+    found = client_card(spec(tiling={"overlap": OVERLAP, "sigma_scale": SIGMA}))
+    assert (found.tiling.overlap, found.tiling.sigma_scale) == (tuple(OVERLAP), tuple(SIGMA))
     plan = plan_of(found, (24, 16, 21))
     assert plan.starts == ((0, 8), (0, 8), (0, 3, 6, 9))
     expected = compute_importance_map(ROI, mode="gaussian", sigma_scale=SIGMA)
@@ -54,7 +54,7 @@ def test_each_axis_has_its_own_overlap_and_sigma() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 def test_the_axis_of_a_2d_networks_slices_counts_for_nothing(axis: int) -> None:
-    flat = {"roi": [16, 12], "slice_axis": axis, "overlap": [0.5, 0.25], "sigma": [0.1, 0.3]}
+    flat = {"roi_size": [16, 12], "slice_axis": axis, "overlap": [0.5, 0.25], "sigma_scale": [0.1, 0.3]}
     found = client_card(spec(tiling=flat))
     image = [24, 21]
     image.insert(axis, 5)
@@ -67,43 +67,43 @@ def test_the_axis_of_a_2d_networks_slices_counts_for_nothing(axis: int) -> None:
 
 
 def test_the_build_side_stitches_as_monai_does_for_each_axis() -> None:
-    chosen = spec(tiling={"overlap": OVERLAP, "sigma": SIGMA, "outside": -1.5})
+    chosen = spec(tiling={"overlap": OVERLAP, "sigma_scale": SIGMA, "cval": -1.5})
     scan, run = phantom_scan(chosen), torch_runner(wrap(tiny_unet(), chosen))
     np.testing.assert_allclose(stitch(scan, chosen, run, 3), segment(scan, chosen, run, 2), atol=STITCHED)
 
 
-@pytest.mark.parametrize("rule", [{"rule": "none"}, {"rule": "range", "low": 0.0, "high": 50.0}, {"rule": "zscore"}])
-@pytest.mark.parametrize("outside", [0.0, -1.0, 2.5])
-def test_the_network_sees_outside_after_normalisation(rule: dict[str, Any], outside: float) -> None:
-    chosen = spec(input={"dtype": "int16", "intensity": rule}, tiling={"outside": outside})
+@pytest.mark.parametrize("rule", [{"rule": "none"}, {"rule": "range", "a_min": 0.0, "a_max": 50.0}, {"rule": "zscore"}])
+@pytest.mark.parametrize("cval", [0.0, -1.0, 2.5])
+def test_the_network_sees_outside_after_normalisation(rule: dict[str, Any], cval: float) -> None:
+    chosen = spec(input={"dtype": "int16", "intensity": rule}, tiling={"cval": cval})
     wrapper = wrap(tiny_unet(), chosen)
     roi = torch.randint(0, 100, (1, 1, *ROI), dtype=torch.int16)
     plain = wrapper.image(roi, torch.tensor([[[40.0, 20.0]]]) if rule["rule"] == "zscore" else None)
     roi[:, :, :5] = -32768
     seen = wrapper.image(roi, torch.tensor([[[40.0, 20.0]]]) if rule["rule"] == "zscore" else None)
-    assert (seen[:, :, :5] == outside).all()
+    assert (seen[:, :, :5] == cval).all()
     assert torch.equal(seen[:, :, 5:], plain[:, :, 5:])
 
 
 def test_a_bundles_own_numbers_are_translated(tmp_path: Path) -> None:
     given = inferer(overlap=[0.5, 0.25, 0], sigma_scale=[0.1, 0.2, 0.3], cval=-1)
     tiling = spec_of(write_bundle(tmp_path / "b", given), "each").tiling
-    assert (tiling.overlap, tiling.sigma, tiling.outside) == ((0.5, 0.25, 0.0), (0.1, 0.2, 0.3), -1.0)
+    assert (tiling.overlap, tiling.sigma_scale, tiling.cval) == ((0.5, 0.25, 0.0), (0.1, 0.2, 0.3), -1.0)
     plain = spec_of(write_bundle(tmp_path / "p", inference()), "plain").tiling
-    assert (plain.overlap, plain.sigma, plain.outside) == (0.5, 0.125, 0.0)
+    assert (plain.overlap, plain.sigma_scale, plain.cval) == (0.5, 0.125, 0.0)
 
 
 @pytest.mark.parametrize(
     ("tiling", "message"),
     [
         ({"overlap": [0.5, 0.25]}, r"expected overlap to have one number for each axis of roi, found \[0.5, 0.25\]"),
-        ({"sigma": [0.1] * 4}, "expected sigma to have one number for each axis of roi"),
+        ({"sigma_scale": [0.1] * 4}, "expected sigma to have one number for each axis of roi"),
         ({"overlap": [0.5, 1.0, 0.0]}, r"tiling.overlap\[1\]: .*less than 1, found 1.0 \(overlap: share"),
         ({"overlap": -0.1}, r"tiling.overlap: .*greater than or equal to 0, found -0.1"),
-        ({"sigma": [0.1, 0.0, 0.1]}, r"tiling.sigma\[1\]: .*greater than 0"),
-        ({"sigma": "wide"}, r"tiling.sigma: .*found 'wide'"),
-        ({"outside": float("inf")}, "tiling.outside: .*finite"),
-        ({"semantics": "nnunet", "outside": -1.0}, "nnU-Net pads with 0 after normalisation, found outside = -1"),
+        ({"sigma_scale": [0.1, 0.0, 0.1]}, r"tiling.sigma\[1\]: .*greater than 0"),
+        ({"sigma_scale": "wide"}, r"tiling.sigma: .*found 'wide'"),
+        ({"cval": float("inf")}, "tiling.outside: .*finite"),
+        ({"semantics": "nnunet", "cval": -1.0}, "nnU-Net pads with 0 after normalisation, found outside = -1"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused_with_the_key(tiling: dict[str, Any], message: str) -> None:

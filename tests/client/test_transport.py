@@ -16,7 +16,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxtile import Connection, Faults, ModelError, Segmenter, ServerUnavailable, TileError
+from voxtile import ConnectionConfig, ModelError, RetryPolicy, Segmenter, ServerUnavailable, TileError
 from voxtile.triton.endpoint import Endpoint, Request
 from voxtile.triton.transport import Transport
 from voxtile_server.embedded import EmbeddedServer
@@ -46,7 +46,7 @@ def server_regions(server: EmbeddedServer) -> list[str]:
 @pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.parametrize("in_flight", [1, 3, 16])
 def test_answers_come_in_order(server: EmbeddedServer, shared_memory: bool, in_flight: int) -> None:
-    connection = Connection(shared_memory=shared_memory)
+    connection = ConnectionConfig(shared_memory=shared_memory)
     with Transport([server.grpc_url], "identity", connection, max_in_flight=in_flight) as transport:
         found = [float(scores.mean()) for scores in transport.infer(requests(60))]
     assert found == list(range(60))
@@ -114,7 +114,7 @@ def test_an_engine_behind_a_public_name_has_no_card(server: EmbeddedServer) -> N
 def test_a_request_that_no_server_can_take_ends_with_its_reason(server: EmbeddedServer) -> None:
     wrong = Request(0, np.zeros((1, 1, 5, 5, 5), np.float32), None)
     with (
-        Transport([server.grpc_url], "identity", Connection(shared_memory=False)) as transport,
+        Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=False)) as transport,
         pytest.raises(TileError, match=r"'identity': request 0 \(1 tiles\) failed 4 times, last at 127.0.0.1"),
     ):
         list(transport.infer(iter([wrong])))
@@ -124,7 +124,7 @@ def test_a_request_that_no_server_can_take_ends_with_its_reason(server: Embedded
 def test_a_server_that_stays_away_ends_the_scan_after_its_patience(repository: Path) -> None:
     server = EmbeddedServer(repository).start()
     try:
-        with Transport([server.grpc_url], "identity", faults=Faults(patience_s=1.0)) as transport:
+        with Transport([server.grpc_url], "identity", retry_policy=RetryPolicy(no_response_timeout_s=1.0)) as transport:
             answers = transport.infer(requests(10_000))
             next(answers)
             server.kill()
@@ -237,7 +237,7 @@ def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: s
     assert client.stdout.readline() == "going\n"
     client.send_signal(how)
     client.communicate(timeout=60)
-    with Transport([server.grpc_url], "identity", Connection(shared_memory=None)) as transport:
+    with Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=None)) as transport:
         list(transport.infer(requests(2)))
         assert transport.endpoints[0].shares_memory
     assert not regions(client.pid)
@@ -263,7 +263,7 @@ def other_voxtile_file() -> str:
 
 
 def test_an_endpoint_lists_what_is_offered(server: EmbeddedServer) -> None:
-    endpoint = Endpoint(server.grpc_url, Connection())
+    endpoint = Endpoint(server.grpc_url, ConnectionConfig())
     assert ("identity", "READY") in endpoint.models()
     endpoint.close()
 
@@ -295,7 +295,7 @@ def test_an_answer_that_is_not_finite_is_asked_for_again_and_then_named(logarith
     values = [np.full((2, 1, *ROI), value, np.float32) for value in (1.0, 2.0, -1.0, 3.0)]
     with (
         EmbeddedServer(logarithm) as server,
-        Transport([server.grpc_url], "identity", Connection(shared_memory=shared_memory)) as transport,
+        Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=shared_memory)) as transport,
     ):
         answers = transport.infer(Request(index, roi, None) for index, roi in enumerate(values))
         assert next(answers).mean() == pytest.approx(0.0)

@@ -32,13 +32,13 @@ from bench.worker import Worker, WorkerError
 from bench.workloads import FIRST, Row, Workload
 from models.training.mni152 import FILES, fetch_mni152
 from tests.support.build_specs import spec, tiny_unet
-from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Precision, parse_spec
 
 ROOT = Path(__file__).parents[2]
-SCAN_KEYS = {"workload", "row", "seconds", "ratio", "peak_rss_bytes", "dice_min", "flipped_fraction"}
+SCAN_KEYS = {"workload", "row", "seconds", "ratio", "peak_rss_bytes", "dice_min", "changed_fraction"}
 ENGINE_KEYS = {
-    "network", "engine", "precision", "batch", "seconds_per_roi", "ratio", "dice_min", "flipped_fraction",
+    "network", "engine", "precision", "batch", "seconds_per_roi", "ratio", "dice_min", "changed_fraction",
 }  # fmt: skip
 SAME = 1e-6
 """Sums of float32 in another order."""
@@ -93,7 +93,7 @@ def test_dice_and_flips_against_monai() -> None:
     hot = [torch.nn.functional.one_hot(torch.from_numpy(mask).long(), 3).movedim(-1, 0)[None] for mask in (one, other)]
     expected = compute_dice(*hot, include_background=False).min().item()
     assert masks.dice_min(one, other) == pytest.approx(expected, abs=SAME)
-    assert masks.flipped_fraction(one, other) == pytest.approx((one != other).mean())
+    assert masks.changed_fraction(one, other) == pytest.approx((one != other).mean())
     assert masks.dice_min(one, one) == 1
     assert masks.dice_min(np.zeros(4), np.zeros(4)) == 1
     assert masks.dice_min(np.zeros(4), np.ones(4)) == 0
@@ -101,7 +101,7 @@ def test_dice_and_flips_against_monai() -> None:
 
 def test_masks_of_different_shapes_are_refused() -> None:
     with pytest.raises(ValueError, match=r"expected a mask of shape \(2,\), found \(3,\)"):
-        masks.flipped_fraction(np.zeros(2), np.zeros(3))
+        masks.changed_fraction(np.zeros(2), np.zeros(3))
 
 
 def test_a_single_mask_is_compared_with_its_label_alone() -> None:
@@ -131,12 +131,12 @@ def test_rows_are_against_the_first_row_of_the_same_run(tmp_path: Path) -> None:
     save_mask(mask_path(work, "5 ours", settings), [0, 1, 1, 1])
     runs = {FIRST: [run(8.0), run(6.0), run(7.0)], "5 ours": [run(1.0, 60, 990), run(3.0, 70, 1000), run(2.0, 50)]}
     first, ours = table(work, runs, settings)
-    assert (first["ratio"], first["dice_min"], first["flipped_fraction"]) == (1, 1, 0)
+    assert (first["ratio"], first["dice_min"], first["changed_fraction"]) == (1, 1, 0)
     assert (ours["seconds"], ours["ratio"], ours["runs"]) == (2.0, 3.5, 3)
     assert (ours["seconds_low"], ours["seconds_high"], ours["overhead"]) == (1.0, 3.0, 2.0)
     assert (ours["peak_rss_bytes"], ours["client_rss_bytes"]) == (1070, 70)
     assert ours["dice_min"] == 0  # label 2 is gone
-    assert ours["flipped_fraction"] == 0.25
+    assert ours["changed_fraction"] == 0.25
 
 
 def test_rows_beside_nnunets_own_are_compared_with_it_too(tmp_path: Path) -> None:
@@ -148,7 +148,7 @@ def test_rows_beside_nnunets_own_are_compared_with_it_too(tmp_path: Path) -> Non
     for name, values in zip(names, ([0, 1, 1, 2], [0, 1, 2, 2], [0, 1, 2, 2]), strict=True):
         save_mask(mask_path(work, name, settings), values)
     ours = table(work, {name: [run(1.0)] for name in names}, settings)[1]
-    assert (ours["dice_min_to_nnunet"], ours["flipped_to_nnunet"], ours["flipped_fraction"]) == (1, 0, 0.25)
+    assert (ours["dice_min_to_nnunet"], ours["flipped_to_nnunet"], ours["changed_fraction"]) == (1, 0, 0.25)
 
 
 def test_a_single_mask_is_compared_with_one_decided_alike(tmp_path: Path) -> None:
@@ -160,7 +160,7 @@ def test_a_single_mask_is_compared_with_one_decided_alike(tmp_path: Path) -> Non
     save_mask(masks.single_path(mask_path(work, FIRST, settings)), [0, 0, 0, 2])
     save_mask(mask_path(work, "5 ours", settings), [0, 0, 0, 2])
     first, ours = table(work, {FIRST: [run(2.0)], "5 ours": [run(1.0)]}, settings)
-    assert (ours["dice_min"], ours["flipped_fraction"], ours["compared_label"]) == (1, 0, 2)
+    assert (ours["dice_min"], ours["changed_fraction"], ours["compared_label"]) == (1, 0, 2)
     assert first["compared_label"] is None
 
 
@@ -304,7 +304,7 @@ def test_the_nnunet_folder_is_one_that_nnunet_and_voxtile_build_read(data: Path)
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)
     predictor.initialize_from_trained_model_folder(str(folder), ("0",))
     predictor.network.load_state_dict(predictor.list_of_parameters[0])
-    ours = models_of(folder, "one")[0].members[0].load()
+    ours = models_of(folder, "one")[0].folds[0].load()
     x = torch.randn(1, 1, 32, 32, 32)
     with torch.inference_mode():
         torch.testing.assert_close(predictor.network.eval()(x), ours(x))
@@ -335,7 +335,7 @@ def test_both_sides_of_the_stitching_row_do_the_same_work(channels: int) -> None
 def test_spec_changes_are_checked_again() -> None:
     fields = {
         "name": "one", "network": {"name": "Identity"}, "input": {"channels": ["any"]}, "output": {"labels": ["a"]},
-        "tiling": {"roi": [8, 8, 8]},
+        "tiling": {"roi_size": [8, 8, 8]},
     }  # fmt: skip
     spec = parse_spec(fields, "test", Path())
     assert changed(spec, {("input", "dtype"): "int16"}).input.dtype == "int16"
@@ -352,8 +352,8 @@ def test_entries_are_built_once_and_one_that_fails_takes_no_other_with_it(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     settings = Settings(tmp_path, tiny=True)
-    model = Model(spec(serving={"engines": ["openvino"]}), (Member("tiny", tiny_unet),))
-    exact = {("acceptance", "min_dice"): 1.0, ("acceptance", "max_flipped"): 0.0}
+    model = Model(spec(serving={"engines": ["openvino"]}), (Fold("tiny", tiny_unet),))
+    exact = {("acceptance", "min_dice"): 1.0, ("acceptance", "max_changed"): 0.0}
     variants: dict[str, Changes] = {
         "plain": {},
         "again": {("title",): "another"},
@@ -376,7 +376,7 @@ def test_entries_are_built_once_and_one_that_fails_takes_no_other_with_it(
 def test_levels_that_the_table_of_engines_will_want_are_built_with_the_first(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    model = Model(spec(serving={"engines": ["openvino"]}, acceptance=OPEN), (Member("tiny", tiny_unet),))
+    model = Model(spec(serving={"engines": ["openvino"]}, acceptance=OPEN), (Fold("tiny", tiny_unet),))
     for sections, built in ((("unet",), ["unet-fp32"]), (("unet", "engines"), ["unet-fp32", "unet-bf16"])):
         settings = Settings(tmp_path / str(len(built)), quick=True, sections=sections)
         assert list(build_levels(model, "unet", ["fp32"], settings)) == ["fp32"]
@@ -427,12 +427,12 @@ def test_scans_have_every_way_and_every_column(out: Path) -> None:
     for row in rows:
         assert row["ratio"] == pytest.approx(rows[0]["seconds"] / row["seconds"], rel=0.02)
         assert row["peak_rss_bytes"] > 50 << 20
-        assert 0 <= row["flipped_fraction"] <= 1
+        assert 0 <= row["changed_fraction"] <= 1
 
 
 def test_ours_in_fp32_agrees_with_the_first_row(out: Path) -> None:
     rows = {(row["workload"], row["row"]): row for row in read(out / "scans.json")}
-    assert rows["unet", "5 Voxtile fp32"]["flipped_fraction"] < 1e-4
+    assert rows["unet", "5 Voxtile fp32"]["changed_fraction"] < 1e-4
 
 
 def test_engines_are_against_pytorch_in_fp32(out: Path) -> None:
@@ -444,7 +444,7 @@ def test_engines_are_against_pytorch_in_fp32(out: Path) -> None:
         row = there[engine, "fp32"]
         expected = there["PyTorch", "fp32"]["seconds_per_roi"] / row["seconds_per_roi"]
         assert row["ratio"] == pytest.approx(expected, rel=0.1)
-        assert row["flipped_fraction"] < 1e-3
+        assert row["changed_fraction"] < 1e-3
 
 
 def test_parts_tell_both_sides_of_each_comparison(out: Path) -> None:
@@ -496,7 +496,7 @@ FIGURES = {
         {
             "workload": "w", "title": "A network", "row": name, "seconds": seconds, "ratio": 12.0 / seconds,
             "seconds_low": seconds, "seconds_high": seconds, "runs": 3, "overhead": 1.02, "peak_rss_bytes": 300 << 20,
-            "dice_min": 0.9991, "flipped_fraction": 0.0004,
+            "dice_min": 0.9991, "changed_fraction": 0.0004,
         }
         for name, seconds in ((FIRST, 12.0), ("5 ours", 1.5))
     ],
@@ -518,7 +518,7 @@ def test_memory_stands_in_the_readme_and_the_other_parts_in_the_log() -> None:
         return {"section": section, "part": name, "way": "Voxtile", "ratio": 2.0, "seconds": 1.0}
 
     engine = {"network": "unet", "engine": "openvino", "precision": "int8", "batch": 2, "ratio": 9.0}
-    engine |= {"seconds_per_roi": 0.5, "dice_min": 0.997, "flipped_fraction": 0.001}
+    engine |= {"seconds_per_roi": 0.5, "dice_min": 0.997, "changed_fraction": 0.001}
     missing = [{"where": "unet", "row": "auto", "reason": "it took too long"}]
     parts = [part("transport", "the wire"), part("memory", "peak memory, 14 scores")]
     published = {**FIGURES, "parts": parts, "engines": [engine], "left_out": missing}

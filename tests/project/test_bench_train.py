@@ -70,7 +70,7 @@ def test_what_was_trained_is_what_is_measured_and_said(data: Path, network: torc
     x = torch.randn(1, 1, *ROI)
     with torch.inference_mode():
         wanted = network(x)
-        for loaded in (nnunet_network(data, "brain", WIDTHS, ROI), models_of(folder, "one")[0].members[0].load()):
+        for loaded in (nnunet_network(data, "brain", WIDTHS, ROI), models_of(folder, "one")[0].folds[0].load()):
             torch.testing.assert_close(loaded(x), wanted)
 
 

@@ -47,9 +47,9 @@ def normalised(image: nib.Nifti1Image) -> torch.Tensor:
     return torch.from_numpy(((values - inside.mean()) / inside.std()).astype(np.float32))[None, None]
 
 
-def by_monai(x: torch.Tensor, predictor: object, overlap: float, blend: str, **changes: object) -> NDArray[np.float32]:
+def by_monai(x: torch.Tensor, predictor: object, overlap: float, mode: str, **changes: object) -> NDArray[np.float32]:
     with torch.no_grad():
-        logits = sliding_window_inference(x, ROI, 4, predictor, overlap=overlap, mode=blend, **changes)
+        logits = sliding_window_inference(x, ROI, 4, predictor, overlap=overlap, mode=mode, **changes)
     return torch.softmax(logits, 1)[0].numpy()
 
 
@@ -80,14 +80,14 @@ def network() -> Replayed:
 
 @pytest.mark.parametrize("part", ["whole", "crop"])
 @pytest.mark.parametrize("overlap", [0.25, 0.5])
-@pytest.mark.parametrize("blend", ["constant", "gaussian"])
+@pytest.mark.parametrize("mode", ["constant", "gaussian"])
 def test_equals_monai_on_the_brain(
-    brain: nib.Nifti1Image, url: str, network: Replayed, part: str, overlap: float, blend: str
+    brain: nib.Nifti1Image, url: str, network: Replayed, part: str, overlap: float, mode: str
 ) -> None:
     image = brain if part == "whole" else brain.slicer[CROP]
-    with Segmenter(url, "brain-unet", overlap=overlap, blend=blend, keep_scores=True) as segmenter:
+    with Segmenter(url, "brain-unet", overlap=overlap, mode=mode, keep_scores=True) as segmenter:
         result = segmenter.segment(image)
-    expected = by_monai(normalised(image), network.of((part, overlap)), overlap, blend)
+    expected = by_monai(normalised(image), network.of((part, overlap)), overlap, mode)
     assert result.scores is not None
     found = torch.softmax(torch.from_numpy(result.scores), 0).numpy()
     assert np.abs(found - expected).max() <= PROBABILITY_ERROR

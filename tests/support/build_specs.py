@@ -22,8 +22,8 @@ FIELDS: dict[str, Any] = {
     },
     "input": {"channels": ["T1"]},
     "output": {"labels": ["background", "one", "two"]},
-    "tiling": {"roi": list(ROI), "overlap": 0.25},
-    "serving": {"max_batch": 2},
+    "tiling": {"roi_size": list(ROI), "overlap": 0.25},
+    "serving": {"max_batch_size": 2},
 }
 
 

@@ -9,7 +9,7 @@ from numpy.typing import NDArray
 
 from tests.client.test_card import card
 from voxtile.card import Card, Tiling
-from voxtile.tiling.extract import Cutter, mirrorings, requests, tile_scores
+from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.stitch import Stitcher
 
@@ -37,8 +37,8 @@ def stitched(
     plan = plan_tiles(scan.shape[1:], roi, tiling)
     cutter = Cutter(scan, plan, np.asarray, outside, slice_axis)
     sizes = [size for axis, size in enumerate(roi) if axis != slice_axis]
-    model = Card.model_validate(card(roi=sizes, slice_axis=slice_axis)) if slice_axis is not None else ANY
-    flips = mirrorings(mirror_axes)
+    model = Card.model_validate(card(roi_size=sizes, slice_axis=slice_axis)) if slice_axis is not None else ANY
+    flips = tta_flips(mirror_axes)
     answers = (network(request.roi) for request in requests(iter(plan), cutter, flips, batch, None))
     stitcher: Stitcher | None = None
     planes: list[NDArray[np.float32]] = []

@@ -5,9 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from voxtile import Segmenter
-from voxtile.budget import Buffers, predicted_bytes
+from voxtile.budget import MemoryEstimate, predicted_bytes
 from voxtile.tiling.plan import plan_tiles, tile_shape
-from voxtile.tiling.schedule import courses
+from voxtile.tiling.schedule import schedules
 
 
 def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = False) -> int:
@@ -16,7 +16,7 @@ def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = Fal
     servers = len(segmenter.transport.endpoints)
     grid = loaded.case.data.shape[1:]
     plan = plan_tiles(grid, tile_shape(card, grid), segmenter.tiling)
-    buffers = Buffers(loaded.volume, loaded.case, card, plan, servers, options.keep_scores, options.skip_empty)
-    possible = courses(1, 1, plan, loaded.case.strips)
-    course = next(one for one in possible if len(one.strips) == strips and one.half == half)
-    return predicted_bytes(buffers.terms(course))
+    buffers = MemoryEstimate(loaded.volume, loaded.case, card, plan, servers, options.keep_scores, options.skip_empty)
+    possible = schedules(1, 1, plan, loaded.case.strips)
+    schedule = next(one for one in possible if len(one.strips) == strips and one.half == half)
+    return predicted_bytes(buffers.components(schedule))

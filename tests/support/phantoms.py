@@ -140,7 +140,7 @@ def card_of(**changes: Any) -> Card:
         "orientation": "RAS",
         "spacing": None,
         "intensity": {"rule": "none"},
-        "roi": (16, 16, 16),
+        "roi_size": (16, 16, 16),
         "input": {"dtype": "fp32", "padding": -3.4028234663852886e38},
         "output": {"kind": "logits", "dtype": "fp32", "scores": 2},
         "labels": ({"name": "background", "value": 0}, {"name": "head", "value": 1}),

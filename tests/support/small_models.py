@@ -27,11 +27,11 @@ dtype = "{dtype}"
 [output]
 labels = ["value"]
 [tiling]
-roi = [16, 24, 8]
+roi_size = [16, 24, 8]
 overlap = 0.25
 [serving]
 engines = ["onnxruntime"]
-max_batch = 4
+max_batch_size = 4
 """
 
 UNET = """
@@ -51,13 +51,13 @@ intensity = {{ rule = "zscore", mask = "nonzero" }}
 [output]
 labels = ["background", "one", "two"]
 [tiling]
-roi = [32, 32, 32]
+roi_size = [32, 32, 32]
 overlap = 0.5
-empty_at_most = 0.0
+background_at_most = 0.0
 [serving]
 engines = ["onnxruntime", "openvino"]
-point = "openvino"
-max_batch = 4
+default_engine = "openvino"
+max_batch_size = 4
 """
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from voxtile_build.certificate.archive import FILE as EVIDENCE
 from voxtile_build.certificate.archive import pack
 from voxtile_build.certificate.limits import limits_of as limits_of
-from voxtile_build.certificate.limits import misses as misses
+from voxtile_build.certificate.limits import violations as violations
 from voxtile_build.certificate.page import Picture, picture_of, write_page
 from voxtile_build.engines.base import Compiled, Engine
 from voxtile_build.errors import AcceptanceError
@@ -49,7 +49,7 @@ class Reference:
 class Certificate:
     """content: what certificate.json says; seconds: of one ROI at each batch size, kept apart.
 
-    evidence: the reference in the form in which it is stored; pictures: where voxels flip, a scan each.
+    evidence: the reference in the form in which it is stored; pictures: where voxels change, a scan each.
     """
 
     content: dict[str, Any]
@@ -76,7 +76,7 @@ def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
     tiles = cut_tiles(scans[0], spec)
     return Reference(
         tuple((tile, run_tiles([tile], spec, run)[0]) for tile in tiles),
-        tuple((scan, segment(scan, spec, run, spec.serving.max_batch)) for scan in scans),
+        tuple((scan, segment(scan, spec, run, spec.serving.max_batch_size)) for scan in scans),
     )
 
 
@@ -90,7 +90,7 @@ def certify(
     """
     seconds: dict[str, float] = {}
     tiles: list[dict[str, Any]] = []
-    most, spacing = spec.serving.max_batch, reference.scans[0][0].spacing
+    most, spacing = spec.serving.max_batch_size, reference.scans[0][0].spacing
     for batch in warm_up_sizes(most):
         between = 1 < batch < most
         found, fastest = measure_tiles(
@@ -113,7 +113,7 @@ def certify(
         "version": spec.version,
         "engine": engine.name,
         "precision": compiled.precision,
-        "accepted": not misses(figures, limits),
+        "accepted": not violations(figures, limits),
         "acceptance": limits,
         "figures": figures,
         "tiles": tiles,
@@ -134,7 +134,7 @@ def certify(
 
 def require_accepted(certificate: Mapping[str, Any]) -> None:
     """Raises AcceptanceError with every figure that was missed: what was asked for, what was found."""
-    missed = misses(certificate["figures"], certificate["acceptance"])
+    missed = violations(certificate["figures"], certificate["acceptance"])
     if missed:
         raise AcceptanceError(
             f"{certificate['model']}: the {certificate['engine']} engine ({certificate['precision']}) is not accepted, "
@@ -149,7 +149,7 @@ def short_form(content: Mapping[str, Any], sha256: str) -> dict[str, Any]:
         "sha256": sha256,
         "accepted": content["accepted"],
         "precision": content["precision"],
-        **{name: figures[name] for name in ("dice_min", "flipped_fraction", "max_abs_error")},
+        **{name: figures[name] for name in ("dice_min", "changed_fraction", "max_abs_error")},
     }
 
 

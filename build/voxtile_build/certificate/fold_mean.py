@@ -1,4 +1,4 @@
-"""The entry that averages the scores of a model's members: a graph of three operators, run by ONNX Runtime.
+"""The entry that averages the scores of a model's folds: a graph of three operators, run by ONNX Runtime.
 
 It is an entry like any other, so that the same repository works in the official container and in the embedded server.
 """
@@ -26,7 +26,7 @@ ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": T
 
 
 def write_mean(spec: Spec, count: int, staged: Path) -> str:
-    """The whole entry under `staged` that averages the scores of `count` members; returns its name.
+    """The whole entry under `staged` that averages the scores of `count` folds; returns its name.
 
     Raises SpecError where scores are labels, which have no average.
     """
@@ -45,7 +45,7 @@ def write_mean(spec: Spec, count: int, staged: Path) -> str:
 def mean_graph(spec: Spec, count: int) -> ModelProto:
     """`scores_0` … [batch, score, *roi] to `scores`, all in the type in which scores travel; summed in fp32."""
     kind = ONNX_TYPES[spec.output.dtype]
-    sizes = spec.tiling.roi if spec.tiling.multiple is None else ("height", "width")
+    sizes = spec.tiling.roi_size if spec.tiling.multiple is None else ("height", "width")
     shape: list[str | int | None] = ["batch", spec.output.score_count, *sizes]
     nodes = [helper.make_node("Cast", [score_name(i)], [f"single_{i}"], to=TensorProto.FLOAT) for i in range(count)]
     nodes.append(helper.make_node("Mean", [f"single_{i}" for i in range(count)], ["mean"]))
@@ -63,13 +63,15 @@ def mean_graph(spec: Spec, count: int) -> ModelProto:
 
 
 def _config(spec: Spec, count: int) -> pb.ModelConfig:
-    config = pb.ModelConfig(name=mean_name(spec.name), backend="onnxruntime", max_batch_size=spec.serving.max_batch)
+    config = pb.ModelConfig(
+        name=mean_name(spec.name), backend="onnxruntime", max_batch_size=spec.serving.max_batch_size
+    )
     config.version_policy.specific.versions.append(spec.version)
     kind, dims = TRITON_TYPES[spec.output.dtype], (spec.output.score_count, *spec.spatial_dims)
     for index in range(count):
         config.input.add(name=score_name(index), data_type=kind, dims=dims)
     config.output.add(name="scores", data_type=kind, dims=dims)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=spec.serving.instances)
+    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=spec.serving.count)
     return config
 
 

@@ -38,19 +38,19 @@ def limits_of(spec: Spec, precision: str = "fp32") -> dict[str, float | None]:
         error = default["max_abs_error"] if error is None else error
         logit_error = default["max_logit_error"] if logit_error is None else logit_error
     if spec.output.scores == "labels":
-        error = 1.0  # a vote is right or wrong; flipped voxels and Dice say how many are
-    limits = {"max_abs_error": error, "min_dice": wanted.min_dice, "max_flipped": wanted.max_flipped}
+        error = 1.0  # a vote is right or wrong; changed voxels and Dice say how many are
+    limits = {"max_abs_error": error, "min_dice": wanted.min_dice, "max_changed": wanted.max_changed}
     return {**limits, "max_logit_error": logit_error} if spec.output.scores == "logits" else limits
 
 
-def misses(figures: Mapping[str, float], limits: Limits) -> list[str]:
+def violations(figures: Mapping[str, float], limits: Limits) -> list[str]:
     """Each figure that misses its limit, in words; NaN misses."""
-    error, dice, flips = (limits[name] for name in ("max_abs_error", "min_dice", "max_flipped"))
+    error, dice, flips = (limits[name] for name in ("max_abs_error", "min_dice", "max_changed"))
     most, least, share = (_or(error, math.inf), _or(dice, -math.inf), _or(flips, math.inf))
     checks = [
         ("max_abs_error", "at most", most, figures["max_abs_error"] <= most),
         ("dice_min", "at least", least, figures["dice_min"] >= least),
-        ("flipped_fraction", "at most", share, figures["flipped_fraction"] <= share),
+        ("changed_fraction", "at most", share, figures["changed_fraction"] <= share),
     ]
     logits = limits.get("max_logit_error")
     if logits is not None:

@@ -1,4 +1,4 @@
-"""How far the entry that averages members' scores is from NumPy's mean; needs neither PyTorch nor the members."""
+"""How far the entry that averages the folds' scores is from NumPy's mean; needs neither PyTorch nor the networks."""
 
 from __future__ import annotations
 

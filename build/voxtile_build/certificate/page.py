@@ -1,4 +1,4 @@
-"""The certificate as a page for people: certificate.md, and pictures of where voxels flip."""
+"""The certificate as a page for people: certificate.md, and pictures of where voxels change."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ INCH = 4.0
 
 @dataclass(frozen=True)
 class Picture:
-    """One plane of a scan: image [row, column] as stored, borders of fp32's masks and flipped voxels as booleans."""
+    """One plane of a scan: image [row, column] as stored, borders of fp32's masks and changed voxels as booleans."""
 
     title: str
     image: Array
@@ -32,7 +32,7 @@ class Picture:
 
 
 def picture_of(scan: Scan, wanted: Array, found: Array) -> Picture:
-    """The plane of the last axis in which most voxels flip, the middle one where none do; masks [label, *spatial]."""
+    """The plane of the last axis in which most voxels change, the middle one where none do; masks [label, *spatial]."""
     flips = (wanted != found).any(axis=0)
     each = flips.reshape(-1, flips.shape[-1]).sum(axis=0)
     plane = int(each.argmax()) if each.any() else flips.shape[-1] // 2
@@ -41,7 +41,7 @@ def picture_of(scan: Scan, wanted: Array, found: Array) -> Picture:
         for axis in (0, 1):
             borders |= np.diff(mask, axis=axis, append=np.take(mask, [-1], axis=axis))
     total, here = int(flips.sum()), int(each[plane])
-    title = f"{scan.name}, plane {plane} of {flips.shape[-1]}: {here} of {total} flipped voxels"
+    title = f"{scan.name}, plane {plane} of {flips.shape[-1]}: {here} of {total} changed voxels"
     return Picture(title, scan.volume[0, ..., plane].astype(np.float32), borders, flips[..., plane])
 
 
@@ -85,8 +85,8 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
         limit = _limit("at most", limits.get("max_logit_error"))
         yield f"| largest error of a logit, as a share of their range | {figures['max_logit_error']:g} | {limit} |"
     yield f"| smallest Dice of a label | {figures['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
-    share = _limit("at most", limits["max_flipped"])
-    yield f"| share of flipped voxels | {figures['flipped_fraction']:.3g} | {share} |"
+    share = _limit("at most", limits["max_changed"])
+    yield f"| share of changed voxels | {figures['changed_fraction']:.3g} | {share} |"
     for note in content["notes"]:
         yield ""
         yield f"Note: {note}."
@@ -111,7 +111,7 @@ def _scans(scans: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         yield f"## Scan {scan['name']}"
         yield ""
         yield (
-            f"{scan['flipped_voxels']} voxels flip ({scan['flipped_fraction']:.3g} of all); "
+            f"{scan['changed_voxels']} voxels change ({scan['changed_fraction']:.3g} of all); "
             f"{scan['near_boundary_voxels']} lie within the measured error of a border between labels. "
             f"Largest error {scan['max_abs_error']:g}, mean {scan['mean_abs_error']:g}. Batches of {scan['batch']}."
         )
@@ -127,13 +127,13 @@ def _tiles(tiles: Sequence[Mapping[str, Any]]) -> Iterable[str]:
     yield ""
     yield "## Tiles"
     yield ""
-    yield "| tile | batch | largest error | mean error | flipped voxels | within the error of a border |"
+    yield "| tile | batch | largest error | mean error | changed voxels | within the error of a border |"
     yield "| --- | --- | --- | --- | --- | --- |"
     for tile in tiles[:MOST_TILE_ROWS]:
         name = f"{tile['name']} (constant: not judged)" if tile.get("constant") else tile["name"]
         yield (
             f"| {name} | {tile['batch']} | {tile['max_abs_error']:g} | {tile['mean_abs_error']:g} | "
-            f"{tile['flipped_voxels']} | {tile['near_boundary_voxels']} |"
+            f"{tile['changed_voxels']} | {tile['near_boundary_voxels']} |"
         )
 
 

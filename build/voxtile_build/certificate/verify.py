@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile_build.certificate.archive import Stored, unpack
-from voxtile_build.certificate.limits import misses
+from voxtile_build.certificate.limits import violations
 from voxtile_build.certificate.mean_error import error_of, mean_error
 from voxtile_build.errors import AcceptanceError, EngineError, RepositoryError, VerificationError
 from voxtile_build.evaluation.evaluate import (
@@ -34,8 +34,8 @@ from voxtile_build.evaluation.evaluate import (
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Tile
 from voxtile_build.evaluation.stitching import stitch
-from voxtile_build.repository.config import entry_name, get_card, mean_name, member_names, read_config, warm_up_sizes
-from voxtile_build.repository.folds import together_sha256
+from voxtile_build.repository.config import entry_name, fold_names, get_card, mean_name, read_config, warm_up_sizes
+from voxtile_build.repository.folds import aggregate_sha256
 
 if TYPE_CHECKING:
     from voxtile_build.certificate.served import ServedRunner
@@ -80,18 +80,18 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
-    members = member_names(config)
+    folds = fold_names(config)
     if url is not None:
         _require_server(url)
     verdicts = []
     for engine, known in card["certificates"].items():
-        entries = [repository / entry_name(member, engine) for member in members]
+        entries = [repository / entry_name(fold, engine) for fold in folds]
         wrong = _digest_fault(entries, known["sha256"])
         verdicts += [_entry(entry, url, scans, (wrong,) if wrong else ()) for entry in entries]
-    if len(members) > 1:
+    if len(folds) > 1:
         verdicts.append(_mean(repository / mean_name(name), url))
     if url is not None:
-        verdicts.append(_public(name, [repository / entry_name(member, card["engine"]) for member in members], url))
+        verdicts.append(_public(name, [repository / entry_name(fold, card["engine"]) for fold in folds], url))
     return tuple(verdicts)
 
 
@@ -159,7 +159,7 @@ def _entry(entry: Path, url: str | None, scans: bool, faults: Sequence[str]) -> 
         figures = _figures(entry, version, certificate, url, scans)
     except (AcceptanceError, EngineError, VerificationError) as error:
         return Verdict(entry.name, (str(error),), {}, certified)
-    return Verdict(entry.name, tuple(misses(figures, certificate["acceptance"])), figures, certified)
+    return Verdict(entry.name, tuple(violations(figures, certificate["acceptance"])), figures, certified)
 
 
 def _certificate(entry: Path) -> tuple[Path, dict[str, Any]]:
@@ -191,9 +191,9 @@ def _file_faults(version: Path, certificate: Mapping[str, Any]) -> Iterator[str]
 
 
 def _digest_fault(entries: Sequence[Path], expected: str) -> str | None:
-    """`expected`: the digest on the card of all members' certificates together; there may be several versions."""
+    """`expected`: the digest on the card of all folds' certificates together; there may be several versions."""
     found = [[_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
-    if expected in (together_sha256(digests) for digests in itertools.product(*found)):
+    if expected in (aggregate_sha256(digests) for digests in itertools.product(*found)):
         return None
     return (
         f"expected the certificate that the model card names ({expected[:12]}…), found another; build the model again"
@@ -205,7 +205,7 @@ def _figures(
 ) -> dict[str, float]:
     """The figures of the certificate, measured again."""
     stored = unpack(version / certificate["evidence"]["file"])
-    most = stored.spec.serving.max_batch
+    most = stored.spec.serving.max_batch_size
     tiles: list[dict[str, Any]] = []
     with _runner(entry, version, certificate, url) as run:
         for batch in warm_up_sizes(most):

@@ -79,7 +79,7 @@ def openvino_parameters(spec: Spec) -> dict[str, str]:
     parameters = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
     if spec.serving.threads:
         parameters["INFERENCE_NUM_THREADS"] = str(spec.serving.threads)
-    if spec.serving.max_batch > 1:
+    if spec.serving.max_batch_size > 1:
         parameters["ENABLE_BATCH_PADDING"] = "YES"
     if spec.tiling.multiple is not None:
         # Each size of slices would cost a compilation in the middle of a scan.

@@ -18,7 +18,7 @@ from voxtile_build.engines.onnxruntime import variants as onnxruntime_precision
 from voxtile_build.engines.openvino import variants as openvino_precision
 from voxtile_build.engines.tensorrt.variants import compile_plan, require_gpu
 from voxtile_build.errors import EngineError
-from voxtile_build.evaluation.metrics import dice, flipped, mask_names, masks
+from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks
 from voxtile_build.evaluation.whole_scan import segment
 from voxtile_build.graph.graphs import COMPOSED, Graphs
 from voxtile_build.precision.ranges import tensor_ranges
@@ -42,7 +42,7 @@ class Variant:
 
 def _fp32(engine: str) -> Variant:
     def build(graphs: Graphs, folder: Path, _: frozenset[str]) -> Compiled:
-        onnx_file = graphs.composed_file if engine == COMPOSED else graphs.onnx_file
+        onnx_file = graphs.fused_file if engine == COMPOSED else graphs.onnx_file
         compiled = find_engine(engine).compile(onnx_file, folder, graphs.spec)
         return replace(compiled, notes=(*graphs.notes, *compiled.notes))
 
@@ -51,17 +51,17 @@ def _fp32(engine: str) -> Variant:
 
 def _rounded_fp16(graphs: Graphs, folder: Path, kept: frozenset[str]) -> Compiled:
     """The fp16 graph run as a GPU would round it, for the search to judge; no CPU engine would tell."""
-    model, facts = onnxruntime_precision.mixed_fp16(graphs, kept)
+    model, facts = onnxruntime_precision.mixed_precision(graphs, kept)
     compiled = onnxruntime_precision.opened(model, folder, "fp16", graphs, facts)
     return replace(compiled, run=onnxruntime_precision.stepwise_runner(model))
 
 
 def _by_int8(graphs: Graphs) -> Sequence[str]:
-    return _ranked(graphs.lean, graphs, ("Conv",))
+    return _ranked(graphs.base, graphs, ("Conv",))
 
 
 def _by_int8_composed(graphs: Graphs) -> Sequence[str]:
-    return _ranked(graphs.composed, graphs, ("Conv", "ConvTranspose"))
+    return _ranked(graphs.fused, graphs, ("Conv", "ConvTranspose"))
 
 
 def _ranked(model: ModelProto, graphs: Graphs, operators: Collection[str]) -> Sequence[str]:
@@ -70,8 +70,8 @@ def _ranked(model: ModelProto, graphs: Graphs, operators: Collection[str]) -> Se
 
 
 def _by_fp16(graphs: Graphs) -> Sequence[str]:
-    ranges = tensor_ranges(graphs.lean, graphs.calibration.feeds)
-    return rank_layers(graphs.lean, [graphs.calibration.example], ranges)
+    ranges = tensor_ranges(graphs.base, graphs.calibration.feeds)
+    return rank_layers(graphs.base, [graphs.calibration.example], ranges)
 
 
 VARIANTS = {
@@ -171,7 +171,7 @@ def _searched(
     if timed:
         candidates = _fastest_first(candidates, graphs)
     limits = graphs.spec.acceptance
-    acceptance = Acceptance(1 - limits.min_dice + HAIR, limits.max_flipped)
+    acceptance = Acceptance(1 - limits.min_dice + HAIR, limits.max_changed)
     result = search(candidates, lambda compiled: calibration_figures(graphs, compiled.run), acceptance)
     return result, tuple(candidate.precision for candidate in candidates)
 
@@ -198,15 +198,15 @@ def _seconds(run: Runner, graphs: Graphs) -> float:
 
 
 def calibration_figures(graphs: Graphs, run: Runner) -> Figures:
-    """The worst Dice of each label and the largest share of flipped voxels over the calibration scans."""
+    """The worst Dice of each label and the largest share of changed voxels over the calibration scans."""
     spec = graphs.spec
     worst: dict[str, float] = dict.fromkeys(mask_names(spec.output), 1.0)
     share = 0.0
     for scan, expected in zip(graphs.calibration.scans, graphs.expected, strict=True):
-        found = masks(segment(scan, spec, run, spec.serving.max_batch), spec.output)
+        found = masks(segment(scan, spec, run, spec.serving.max_batch_size), spec.output)
         wanted = masks(expected, spec.output)
         for name, *pair in zip(worst, wanted, found, strict=True):
             similarity = dice(*pair)
             worst[name] = min(worst[name], 1.0 if similarity is None else similarity)
-        share = max(share, flipped(wanted, found) / found[0].size)
+        share = max(share, changed_voxels(wanted, found) / found[0].size)
     return Figures(worst, share)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.distances import hausdorff_95
-from voxtile_build.evaluation.metrics import dice, flipped, mask_names, masks, probabilities
+from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks, probabilities
 from voxtile_build.evaluation.samples import Scan, Tile, tile_inputs
 from voxtile_build.spec.spec import Output, Spec
 
@@ -141,14 +141,14 @@ def check_finite(found: Array, spec: Spec, engine: str, where: str) -> None:
 
 def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence[float]) -> dict[str, Any]:
     """Figures of the masks [label, *spatial] alone; distances in mm."""
-    names, changed = mask_names(output), flipped(wanted, found)
+    names, changed = mask_names(output), changed_voxels(wanted, found)
     pairs = list(zip(names, wanted, found, strict=True))
     return {
         "dice": {name: dice(one, other) for name, one, other in pairs},
         "hausdorff_95_mm": {name: _millimetres(hausdorff_95(one, other, spacing)) for name, one, other in pairs},
         "voxels": {name: int(mask.sum()) for name, mask, _ in pairs},
-        "flipped_voxels": changed,
-        "flipped_fraction": changed / int(np.prod(wanted.shape[1:])),
+        "changed_voxels": changed,
+        "changed_fraction": changed / int(np.prod(wanted.shape[1:])),
     }
 
 
@@ -187,7 +187,7 @@ def summary(tiles: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[str, Any
         "max_abs_error": max(record["max_abs_error"] for record in errors),
         "mean_abs_error": max(record["mean_abs_error"] for record in errors),
         "dice_min": min(similarities, default=1.0),
-        "flipped_fraction": max((scan["flipped_fraction"] for scan in scans), default=0.0),
+        "changed_fraction": max((scan["changed_fraction"] for scan in scans), default=0.0),
         **_logit_error([record for record in errors if "logits" in record]),
     }
 

@@ -1,4 +1,4 @@
-"""Figures between two results of the same network: error of probabilities, Dice per label, flipped voxels."""
+"""Figures between two results of the same network: error of probabilities, Dice per label, changed voxels."""
 
 from __future__ import annotations
 
@@ -56,6 +56,6 @@ def dice(one: Array, other: Array) -> float | None:
     return None if both == 0 else 2 * int((one & other).sum()) / both
 
 
-def flipped(one: Array, other: Array) -> int:
+def changed_voxels(one: Array, other: Array) -> int:
     """How many voxels any label's mask [label, *spatial] differs in."""
     return int((one != other).any(axis=0).sum())

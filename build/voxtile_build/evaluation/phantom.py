@@ -38,7 +38,7 @@ def phantom(spec: Spec, seed: int = SEED) -> Array:
 
 def phantom_shape(spec: Spec) -> tuple[int, ...]:
     """Spatial shape: one axis more than a 2D ROI has, where the slices lie."""
-    sizes = [_odd(size * share) for size, share in zip(spec.tiling.roi, (1.25, 1.125, 0.75), strict=False)]
+    sizes = [_odd(size * share) for size, share in zip(spec.tiling.roi_size, (1.25, 1.125, 0.75), strict=False)]
     if spec.tiling.slice_axis is not None:
         sizes.insert(spec.tiling.slice_axis, SLICES)
     return tuple(sizes)
@@ -69,7 +69,7 @@ def _ellipsoid(grid: Sequence[Array], centre: tuple[float, ...], half_axes: tupl
 def _in_units(unit: Array, spec: Spec) -> Array:
     rule = spec.input.intensity
     if isinstance(rule, IntensityRange):
-        return rule.low + unit * (rule.high - rule.low)
+        return rule.a_min + unit * (rule.a_max - rule.a_min)
     if isinstance(rule, IntensityFixed):
         column = (-1, *(1,) * (unit.ndim - 1))
         mean, std = (np.reshape(figures, column) for figures in (rule.mean, rule.std))

@@ -152,7 +152,7 @@ def _scan(name: str, values: Array, spec: Spec) -> Scan:
         # Normalisation by figures of the scan cancels any scale, so fractions can be given the whole range.
         values = values * (FULL_SCALE / np.abs(values).max())
     volume = as_travels(values, spec, name)
-    return Scan(name, volume, whole_scan_figures(volume.astype(np.float64), spec))
+    return Scan(name, volume, intensity_statistics(volume.astype(np.float64), spec))
 
 
 def as_travels(values: Array, spec: Spec, where: str) -> Array:
@@ -170,7 +170,7 @@ def as_travels(values: Array, spec: Spec, where: str) -> Array:
     return rounded.astype(NUMPY_DTYPES[spec.input.dtype])
 
 
-def whole_scan_figures(values: Array, spec: Spec) -> Array:
+def intensity_statistics(values: Array, spec: Spec) -> Array:
     """[channel, 2] float32: what the intensity rule subtracts and divides by; 0 and 1 where it takes none."""
     return np.array([_figures(channel, spec) for channel in values], dtype=np.float32)
 
@@ -184,7 +184,7 @@ def _figures(channel: Array, spec: Spec) -> tuple[float, float]:
         return 0.0, 1.0
     if isinstance(rule, IntensityZscore):
         return float(chosen.mean()), float(chosen.std())
-    low, high = np.percentile(chosen, (rule.low, rule.high))
+    low, high = np.percentile(chosen, (rule.lower, rule.upper))
     return float(low), float(high - low)
 
 
@@ -205,14 +205,14 @@ def cut_tiles(scan: Scan, spec: Spec) -> tuple[Tile, ...]:
     if spec.tiling.slice_axis is not None:
         axis = spec.tiling.slice_axis + 1
         volume = volume.take(volume.shape[axis] // 2, axis=axis)
-    sizes = list(zip(volume.shape[1:], spec.tiling.roi, strict=True))
+    sizes = list(zip(volume.shape[1:], spec.tiling.roi_size, strict=True))
     starts = {
         "first corner": [0 for _ in sizes],
         "middle": [(size - roi) // 2 for size, roi in sizes],
         "last corner": [size - roi for size, roi in sizes],
         "half outside": [-(roi // 2) for _, roi in sizes],
     }
-    rois = {name: _cut(volume, start, spec.tiling.roi, spec) for name, start in starts.items()}
+    rois = {name: _cut(volume, start, spec.tiling.roi_size, spec) for name, start in starts.items()}
     rois["zeros"] = np.zeros_like(rois["middle"])
     return tuple(Tile(name, roi, scan.figures) for name, roi in {**rois, **_other_sizes(volume, spec)}.items())
 
@@ -223,9 +223,9 @@ def _other_sizes(volume: Array, spec: Spec) -> dict[str, Array]:
     if step is None:
         return {}
     wanted = {
-        "whole slice": spec.tiling.over(volume.shape[1:]).roi,
+        "whole slice": spec.tiling.over(volume.shape[1:]).roi_size,
         "smallest": (step, step),
-        "a step larger": tuple(roi + step for roi in spec.tiling.roi),
+        "a step larger": tuple(roi + step for roi in spec.tiling.roi_size),
     }
     tiles = {}
     for name, roi in wanted.items():

@@ -32,7 +32,7 @@ def stitch(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
 def _stitch_one(volume: Array, figures: Array, spec: Spec, run: Runner, batch: int) -> Array:
     """`volume` [channel, *spatial] has as many axes as the ROI."""
     tiling = spec.tiling.over(volume.shape[1:])
-    roi = tiling.roi
+    roi = tiling.roi_size
     missing = [max(size - found, 0) for size, found in zip(roi, volume.shape[1:], strict=True)]
     # As MONAI does, the odd voxel behind.
     margins = [(0, 0), *((lack // 2, lack - lack // 2) for lack in missing)]
@@ -55,20 +55,20 @@ def _stitch_one(volume: Array, figures: Array, spec: Spec, run: Runner, batch: i
 
 def importance(tiling: Tiling) -> Array:
     """Weights [*roi], float32: ones, or MONAI's Gaussian with its floor."""
-    if tiling.blend == "constant":
-        return np.ones(tiling.roi, np.float32)
-    weights = np.ones((1,) * len(tiling.roi), np.float32)
-    for axis, (size, share) in enumerate(zip(tiling.roi, tiling.sigmas, strict=True)):
+    if tiling.mode == "constant":
+        return np.ones(tiling.roi_size, np.float32)
+    weights = np.ones((1,) * len(tiling.roi_size), np.float32)
+    for axis, (size, share) in enumerate(zip(tiling.roi_size, tiling.sigmas, strict=True)):
         places = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         line = np.exp(-(places**2) / np.float32(2 * (share * size) ** 2))
-        weights = weights * line.reshape([-1 if other == axis else 1 for other in range(len(tiling.roi))])
+        weights = weights * line.reshape([-1 if other == axis else 1 for other in range(len(tiling.roi_size))])
     return np.maximum(weights, np.float32(max(float(weights.min()), LOWEST_WEIGHT)))
 
 
 def window_starts(shape: Sequence[int], tiling: Tiling) -> Iterator[Start]:
     """First voxel of every window over a volume [*shape] that is at least as large as the ROI, in C order."""
     axes = []
-    for size, roi, overlap in zip(shape, tiling.roi, tiling.overlaps, strict=True):
+    for size, roi, overlap in zip(shape, tiling.roi_size, tiling.overlaps, strict=True):
         # The float expression is MONAI's own: int(100 * (1 - .9)) is 9.
         step = roi if roi == size else max(int(roi * (1 - overlap)), 1)
         count = max(-(-(size - roi) // step), 0) + 1

@@ -40,12 +40,12 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
         volume = volume.movedim(spec.tiling.slice_axis + 2, 0).squeeze(1)
     scores = sliding_window_inference(
         volume,
-        spec.tiling.over(volume.shape[2:]).roi,
+        spec.tiling.over(volume.shape[2:]).roi_size,
         batch,
         Predictor(spec, run, scan.figures),
         overlap=spec.tiling.overlaps,
-        mode=spec.tiling.blend,
-        sigma_scale=spec.tiling.sigma,
+        mode=spec.tiling.mode,
+        sigma_scale=spec.tiling.sigma_scale,
         padding_mode="constant",
         cval=PADDING[spec.input.dtype],
     )

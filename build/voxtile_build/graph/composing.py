@@ -41,7 +41,7 @@ def to_onnx(wrapper: Wrapper, spec: Spec, *, opset: int = OPSET, ir_version: int
 
 def _traced(spec: Spec) -> Spec:
     """The spec at the size at which a network with free sizes is traced."""
-    step, size = spec.tiling.multiple, max(spec.tiling.roi)
+    step, size = spec.tiling.multiple, max(spec.tiling.roi_size)
     if step is None:
         return spec
     # Two different sizes, each several steps: the exporter takes equal ones, and one step, for constants.
@@ -65,7 +65,7 @@ def _before(wrapper: Wrapper, spec: Spec, opset: int) -> ModelProto:
 
 
 def _after(wrapper: Wrapper, spec: Spec, opset: int) -> ModelProto:
-    logits = torch.zeros(TRACED_BATCH, len(spec.output.labels), *spec.tiling.roi)
+    logits = torch.zeros(TRACED_BATCH, len(spec.output.labels), *spec.tiling.roi_size)
     return export(wrapper.finish, (logits,), input_names=(LOGITS,), opset=opset)
 
 

@@ -1,8 +1,8 @@
 """The graphs that one network's engines are made of.
 
-`lean` is the network's own, folded, cleaned, its attention in the form that engines fuse; opset 20, which every server
-reads. `onnx_file` is what fp32 engines take: `lean` with norms that keep float32's accuracy, which the other precisions
-round away. OpenVINO has both with upsampling composed: `composed`, `composed_file`.
+`base` is the network's own, folded, cleaned, its attention in the form that engines fuse; opset 20, which every server
+reads. `onnx_file` is what fp32 engines take: `base` with norms that keep float32's accuracy, which the other precisions
+round away. OpenVINO has both with upsampling composed: `fused`, `fused_file`.
 """
 
 from __future__ import annotations
@@ -61,9 +61,9 @@ class Graphs:
         self.notes: list[str] = []
         self._folder = folder
         self._verified = Verified(to_onnx(wrapper, spec), [self.calibration.example])
-        self.lean = self._passed("lean", PASSES)
-        fp32 = checked(centre_norms(self.lean))
-        self.reports["fp32"] = [_report("centre norms", self.lean, fp32)]
+        self.base = self._passed("base", PASSES)
+        fp32 = checked(centre_norms(self.base))
+        self.reports["fp32"] = [_report("centre norms", self.base, fp32)]
         self.files = save(fp32, folder / "model.onnx")
 
     @property
@@ -72,16 +72,16 @@ class Graphs:
         return self.files[0]
 
     @functools.cached_property
-    def composed(self) -> ModelProto:
-        """`lean` with fewer products where it upsamples; see decision 15."""
+    def fused(self) -> ModelProto:
+        """`base` with fewer products where it upsamples; see decision 15."""
         return self._passed(COMPOSED, (("compose upsampling", compose_upsample),))
 
     @functools.cached_property
-    def composed_file(self) -> Path:
+    def fused_file(self) -> Path:
         """The fp32 graph with fewer products where it upsamples."""
         folder = self._folder / COMPOSED
         folder.mkdir(exist_ok=True)
-        return save(checked(centre_norms(self.composed)), folder / "model.onnx")[0]
+        return save(checked(centre_norms(self.fused)), folder / "model.onnx")[0]
 
     @functools.cached_property
     def calibration(self) -> Calibration:
@@ -91,7 +91,7 @@ class Graphs:
     @functools.cached_property
     def expected(self) -> tuple[Array, ...]:
         """What fp32 PyTorch says of each calibration scan: stitched scores [score, *spatial]."""
-        run, batch = torch_runner(self.wrapper), self.spec.serving.max_batch
+        run, batch = torch_runner(self.wrapper), self.spec.serving.max_batch_size
         return tuple(segment(scan, self.spec, run, batch) for scan in self.calibration.scans)
 
     def under(self, spec: Spec) -> Graphs:

@@ -38,7 +38,7 @@ class Wrapper(nn.Module):
         self.normalise = _normaliser(spec)
         self.finish = Finish(spec.output)
         self.mark = MARK_AT_MOST[spec.input.dtype]
-        self.outside = spec.tiling.outside
+        self.cval = spec.tiling.cval
 
     def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
         scores: Tensor = self.finish(_one_output(self.network(self.image(roi, intensity))))
@@ -49,11 +49,11 @@ class Wrapper(nn.Module):
         # Exact for every type that travels, and ONNX Runtime compares no 16-bit integers.
         values = roi.to(torch.float32)
         normal = self.normalise(values) if intensity is None else self.normalise(values, intensity)
-        return torch.where(values <= self.mark, self.outside, normal)
+        return torch.where(values <= self.mark, self.cval, normal)
 
 
 def _normaliser(spec: Spec) -> nn.Module:
-    rule, axes = spec.input.intensity, len(spec.tiling.roi)
+    rule, axes = spec.input.intensity, len(spec.tiling.roi_size)
     if isinstance(rule, IntensityRange):
         return Range(rule)
     if isinstance(rule, IntensityFixed):
@@ -74,31 +74,31 @@ class Range(nn.Module):
 
     def forward(self, values: Tensor) -> Tensor:
         rule = self.rule
-        values = (values - rule.low) / (rule.high - rule.low)
-        values = values * (rule.out_high - rule.out_low) + rule.out_low
+        values = (values - rule.a_min) / (rule.a_max - rule.a_min)
+        values = values * (rule.b_max - rule.b_min) + rule.b_min
         if not rule.clip:
             return values
-        return values.clamp(min(rule.out_low, rule.out_high), max(rule.out_low, rule.out_high))
+        return values.clamp(min(rule.b_min, rule.b_max), max(rule.b_min, rule.b_max))
 
 
 class Fixed(nn.Module):
-    """`(clip(x, low, high) - mean) / std`, figures a channel; nnU-Net's CTNormalization."""
+    """`(clip(x, lower, upper) - mean) / std`, one number a channel; nnU-Net's CTNormalization."""
 
     mean: Tensor
     std: Tensor
-    low: Tensor | None
-    high: Tensor | None
+    lower: Tensor | None
+    upper: Tensor | None
 
     def __init__(self, rule: IntensityFixed, axes: int) -> None:
         super().__init__()
-        for name in ("mean", "std", "low", "high"):
+        for name in ("mean", "std", "lower", "upper"):
             self.register_buffer(name, _a_channel(getattr(rule, name), axes))
 
     def forward(self, values: Tensor) -> Tensor:
-        if self.low is not None:
-            values = torch.maximum(values, self.low)
-        if self.high is not None:
-            values = torch.minimum(values, self.high)
+        if self.lower is not None:
+            values = torch.maximum(values, self.lower)
+        if self.upper is not None:
+            values = torch.minimum(values, self.upper)
         return (values - self.mean) / self.std
 
 
@@ -169,7 +169,7 @@ def wrap(network: nn.Module, spec: Spec) -> Wrapper:
     Raises NetworkError where the network refuses the ROI, or gives another number of classes than the labels.
     """
     wrapper = Wrapper(network, spec).eval()
-    _try(network, spec, spec.tiling.roi, "tiling.roi", "choose sizes that its strides divide")
+    _try(network, spec, spec.tiling.roi_size, "tiling.roi_size", "choose sizes that its strides divide")
     if (step := spec.tiling.multiple) is not None:
         advice = f"multiple = {2 * step} leaves out the smallest"
         for steps in FREE_SIZES:

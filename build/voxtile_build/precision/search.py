@@ -32,15 +32,15 @@ class Figures:
     """An engine's masks against those of fp32: Dice per label, and the share of voxels with another label."""
 
     dice: dict[str, float]
-    flipped: float
+    changed: float
 
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a variant must keep. `max_dice_drop` 0 and `max_flipped` 0 ask for a lossless one."""
+    """What a variant must keep. `max_dice_drop` 0 and `max_changed` 0 ask for a lossless one."""
 
     max_dice_drop: float = 0.005
-    max_flipped: float = 0.001
+    max_changed: float = 0.001
 
     def missed(self, figures: Figures) -> list[str]:
         """One sentence a figure that is missed; empty where all hold. A NaN misses."""
@@ -50,8 +50,8 @@ class Acceptance:
             # Dice against fp32 itself: fp32's own is 1.
             if not 1 - dice <= self.max_dice_drop
         ]
-        if not figures.flipped <= self.max_flipped:
-            missed.append(f"{figures.flipped:.3%} of the voxels flip, at most {self.max_flipped:.3%} may")
+        if not figures.changed <= self.max_changed:
+            missed.append(f"{figures.changed:.3%} of the voxels change, at most {self.max_changed:.3%} may")
         return missed
 
 
@@ -78,7 +78,7 @@ class Step:
     accepted: bool
     refused_because: tuple[str, ...] = ()
     dice: dict[str, float] = field(default_factory=dict)
-    flipped: float | None = None
+    changed: float | None = None
 
 
 @dataclass(frozen=True)
@@ -128,7 +128,7 @@ def search(
 def mask_figures(
     reference: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]], labels: Mapping[str, int]
 ) -> Figures:
-    """Dice 2|A∩B| / (|A|+|B|) of each label (1 where neither mask has it) and the share of flipped voxels.
+    """Dice 2|A∩B| / (|A|+|B|) of each label (1 where neither mask has it) and the share of changed voxels.
 
     Both masks have one shape and hold label values. Raises ValueError for different shapes.
     """
@@ -248,8 +248,8 @@ class _Attempts(Generic[Engine]):
             return (step, engine) if step.accepted else None
 
     def record(self, kept: tuple[str, ...], refused: tuple[str, ...], figures: Figures | None = None) -> Step:
-        dice, flipped = (figures.dice, figures.flipped) if figures else ({}, None)
-        step = Step(self.candidate.precision, kept, not refused, refused, dice, flipped)
+        dice, changed = (figures.dice, figures.changed) if figures else ({}, None)
+        step = Step(self.candidate.precision, kept, not refused, refused, dice, changed)
         self.path.append(step)
         return step
 

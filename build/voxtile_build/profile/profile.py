@@ -17,7 +17,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile_build.certificate.certificate import FILE as CERTIFICATE
 from voxtile_build.errors import RepositoryError
-from voxtile_build.repository.config import entry_name, get_card, member_names, read_config
+from voxtile_build.repository.config import entry_name, fold_names, get_card, read_config
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -90,19 +90,19 @@ class Profile:
 def profile(name: str, repository: Path, *, runs: int = RUNS, batch: int = 1) -> Profile:
     """Run every engine of the public model `name` that this machine can run, `runs` times plain and profiled.
 
-    Of a model of several members (folds) the first is run; the others have the same layers.
+    Of a model of several folds the first is run; the others have the same layers.
     Raises RepositoryError where the model is not there, `runs` is below 1, or `batch` is above its max_batch.
     """
     config = read_config(repository / name)
     card = get_card(config, repository / name)
     _check(config, runs, batch)
-    members = member_names(config)
+    folds = fold_names(config)
     profiles, skipped = [], {}
     for engine in card["certificates"]:
         if engine not in profilers():
             skipped[engine] = "is run by the server on a GPU; profile its plan there with trtexec --dumpProfile"
             continue
-        profiles.append(_profile_entry(repository / entry_name(members[0], engine), engine, runs, batch, len(members)))
+        profiles.append(_profile_entry(repository / entry_name(folds[0], engine), engine, runs, batch, len(folds)))
     return Profile(name, batch, runs, tuple(profiles), skipped)
 
 
@@ -162,23 +162,23 @@ def _check(config: pb.ModelConfig, runs: int, batch: int) -> None:
         raise RepositoryError(f"{config.name}: expected a batch of 1 … {config.max_batch_size}, found {batch}")
 
 
-def _profile_entry(entry: Path, engine: str, runs: int, batch: int, members: int) -> EngineProfile:
+def _profile_entry(entry: Path, engine: str, runs: int, batch: int, folds: int) -> EngineProfile:
     config = read_config(entry)
     folder = _latest(entry)
     timed = profilers()[engine](folder, example_inputs(config, batch), config, runs)
     certificate = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
-    return EngineProfile(engine, entry.name, certificate["precision"], timed, tuple(_notes(timed, members)))
+    return EngineProfile(engine, entry.name, certificate["precision"], timed, tuple(_notes(timed, folds)))
 
 
-def _notes(timed: Timed, members: int) -> list[str]:
+def _notes(timed: Timed, folds: int) -> list[str]:
     notes = []
     slower = timed.profiled / timed.plain
     if slower > SLOWED:
         notes.append(
             f"the profiler itself slows a run {slower:.2f}×; times are of the slowed run, shares hold less well"
         )
-    if members > 1:
-        notes.append(f"the first of {members} members, which all have these layers and run side by side")
+    if folds > 1:
+        notes.append(f"the first of {folds} folds, which all have these layers and run side by side")
     return notes
 
 

@@ -34,7 +34,7 @@ def card_of(
         "spacing": _list(spec.input.spacing),
         # What the graph does with the figures is no matter of the client's.
         "intensity": spec.input.intensity.model_dump(mode="json", exclude={"keep_zero"}),
-        "roi": list(spec.tiling.roi),
+        "roi_size": list(spec.tiling.roi_size),
         "slice_axis": spec.tiling.slice_axis,
         # Left out where it says nothing, so that clients of before read the card too.
         **({} if spec.tiling.multiple is None else {"multiple": spec.tiling.multiple}),
@@ -44,7 +44,7 @@ def card_of(
         "regions": spec.output.regions,
         "tiling": _tiling(spec.tiling),
         "mirror_axes": list(spec.tiling.mirror_axes),
-        "empty": None if spec.tiling.empty_at_most is None else {"at_most": spec.tiling.empty_at_most},
+        "background": None if spec.tiling.background_at_most is None else {"at_most": spec.tiling.background_at_most},
         "nnunet": spec.nnunet,
         "engine": engine,
         "certificates": {name: dict(short) for name, short in certificates.items()},
@@ -79,8 +79,8 @@ def _output(spec: Spec) -> dict[str, Any]:
 
 def _tiling(tiling: Tiling) -> dict[str, Any]:
     """Numbers for each axis are those of the scan's axes; the one that a 2D network does not see shares nothing."""
-    card = tiling.model_dump(mode="json", include={"semantics", "overlap", "blend", "sigma"})
-    for key, unseen in (("overlap", 0.0), ("sigma", 1.0)):
+    card = tiling.model_dump(mode="json", include={"semantics", "overlap", "mode", "sigma_scale"})
+    for key, unseen in (("overlap", 0.0), ("sigma_scale", 1.0)):
         if tiling.slice_axis is not None and isinstance(card[key], list):
             card[key].insert(tiling.slice_axis, unseen)
     return card

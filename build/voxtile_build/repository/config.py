@@ -36,7 +36,7 @@ def member_name(entry: str) -> str:
 
 
 def mean_name(name: str) -> str:
-    """The entry that averages the scores of a public model's members."""
+    """The entry that averages the scores of a public model's folds."""
     return entry_name(f"{name}_mean", "onnxruntime")
 
 
@@ -60,7 +60,7 @@ def engine_config(
     config.dynamic_batching.CopyFrom(_batching(spec.serving))
     config.instance_group.append(_instances(spec.serving, engine))
     if spec.serving.warm_up:
-        config.model_warmup.extend(_warm_up(spec, size) for size in warm_up_sizes(spec.serving.max_batch))
+        config.model_warmup.extend(_warm_up(spec, size) for size in warm_up_sizes(spec.serving.max_batch_size))
     for key, value in {**engine.parameters(spec), **parameters}.items():
         config.parameters[key].string_value = value
     for name, options in accelerators.items():
@@ -68,19 +68,19 @@ def engine_config(
     return config
 
 
-def public_config(spec: Spec, card: Mapping[str, Any], members: Sequence[str]) -> pb.ModelConfig:
+def public_config(spec: Spec, card: Mapping[str, Any], folds: Sequence[str]) -> pb.ModelConfig:
     """The config of the ensemble that clients call: a step to each member's engine, and the card.
 
-    Several members get the same tile side by side, and a last step averages their scores.
+    Several folds get the same tile side by side, and a last step averages their scores.
     """
     config = _config(spec, spec.name)
     config.platform = "ensemble"
-    alone = len(members) == 1
-    for index, member in enumerate(members):
+    alone = len(folds) == 1
+    for index, fold in enumerate(folds):
         inputs = {name: name for name in input_names(spec)}
-        _add_step(config, entry_name(member, card["engine"]), inputs, "scores" if alone else score_name(index))
+        _add_step(config, entry_name(fold, card["engine"]), inputs, "scores" if alone else score_name(index))
     if not alone:
-        scores = [score_name(index) for index in range(len(members))]
+        scores = [score_name(index) for index in range(len(folds))]
         _add_step(config, mean_name(spec.name), dict(zip(scores, scores, strict=True)), "scores")
     set_card(config, card)
     return config
@@ -95,14 +95,14 @@ def _add_step(config: pb.ModelConfig, entry: str, inputs: Mapping[str, str], sco
     step.output_map["scores"] = scores
 
 
-def member_names(config: pb.ModelConfig) -> tuple[str, ...]:
-    """The members of a public config, in order."""
+def fold_names(config: pb.ModelConfig) -> tuple[str, ...]:
+    """The folds of a public config, in order."""
     entries = [step.model_name for step in config.ensemble_scheduling.step]
     return tuple(member_name(entry) for entry in entries if entry != mean_name(config.name))
 
 
 def set_card(config: pb.ModelConfig, card: Mapping[str, Any]) -> None:
-    """Put `card` into a public config and point every member's step at the engine that the card names."""
+    """Put `card` into a public config and point every fold's step at the engine that the card names."""
     for step in config.ensemble_scheduling.step:
         if step.model_name != mean_name(config.name):
             step.model_name = entry_name(member_name(step.model_name), card["engine"])
@@ -120,12 +120,12 @@ def get_card(config: pb.ModelConfig, where: Path) -> dict[str, Any]:
     return card
 
 
-def warm_up_sizes(max_batch: int) -> tuple[int, ...]:
+def warm_up_sizes(max_batch_size: int) -> tuple[int, ...]:
     """Batch sizes to run once at start."""
-    if max_batch <= WARM_EVERY_SIZE_TO:
-        return tuple(range(1, max_batch + 1))
-    powers = [2**power for power in range(max_batch.bit_length())]
-    return tuple(sorted({*powers, max_batch}))
+    if max_batch_size <= WARM_EVERY_SIZE_TO:
+        return tuple(range(1, max_batch_size + 1))
+    powers = [2**power for power in range(max_batch_size.bit_length())]
+    return tuple(sorted({*powers, max_batch_size}))
 
 
 def write_config(config: pb.ModelConfig, folder: Path) -> None:
@@ -153,7 +153,7 @@ def read_config(folder: Path) -> pb.ModelConfig:
 
 
 def _config(spec: Spec, name: str) -> pb.ModelConfig:
-    config = pb.ModelConfig(name=name, max_batch_size=spec.serving.max_batch)
+    config = pb.ModelConfig(name=name, max_batch_size=spec.serving.max_batch_size)
     config.version_policy.specific.versions.append(spec.version)
     channels = len(spec.input.channels)
     config.input.add(name="roi", data_type=TRITON_TYPES[spec.input.dtype], dims=(channels, *spec.spatial_dims))
@@ -166,26 +166,26 @@ def _config(spec: Spec, name: str) -> pb.ModelConfig:
 
 def _batching(serving: Serving) -> pb.ModelDynamicBatching:
     batching = pb.ModelDynamicBatching(
-        preferred_batch_size=serving.preferred_batches or (),
-        max_queue_delay_microseconds=serving.queue_delay_us,
-        priority_levels=serving.priorities,
-        default_priority_level=(serving.priorities + 1) // 2,
+        preferred_batch_size=serving.preferred_batch_size or (),
+        max_queue_delay_microseconds=serving.max_queue_delay_microseconds,
+        priority_levels=serving.priority_levels,
+        default_priority_level=(serving.priority_levels + 1) // 2,
     )
     # Any queue policy, even the leave to set timeouts, costs pauses of half a second: decision 10. Nor is there ever a
     # max_queue_size: an ensemble whose step overflows can hang on servers before 26.02.
-    if serving.queue_timeout_us:
+    if serving.default_timeout_microseconds:
         policy = batching.default_queue_policy
         policy.timeout_action = pb.ModelQueuePolicy.REJECT
-        policy.default_timeout_microseconds = serving.queue_timeout_us
+        policy.default_timeout_microseconds = serving.default_timeout_microseconds
         policy.allow_timeout_override = True
     return batching
 
 
 def _instances(serving: Serving, engine: Engine) -> pb.ModelInstanceGroup:
     if serving.gpus == "none" or not engine.gpu:
-        return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=serving.instances)
+        return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=serving.count)
     gpus = () if serving.gpus == "all" else serving.gpus
-    return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_GPU, count=serving.instances, gpus=gpus)
+    return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_GPU, count=serving.count, gpus=gpus)
 
 
 def _warm_up(spec: Spec, batch: int) -> pb.ModelWarmup:

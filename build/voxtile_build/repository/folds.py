@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 @dataclass(frozen=True)
-class Member:
+class Fold:
     """name: what its entries are called, before the engine. load: makes the network with its weights.
 
     weights_sha256: of the file that the weights come from; left out: of the spec's, or of the tensors themselves.
@@ -34,28 +34,28 @@ class Model:
     """What one public name stands for: a spec, and the networks that it describes."""
 
     spec: Spec
-    members: tuple[Member, ...]
+    folds: tuple[Fold, ...]
 
-    def spec_of(self, member: Member) -> Spec:
-        """The spec of one member: the model's under the member's name."""
-        return self.spec.model_copy(update={"name": member.name})
+    def spec_of(self, fold: Fold) -> Spec:
+        """The spec of one fold: the model's, under the fold's name."""
+        return self.spec.model_copy(update={"name": fold.name})
 
 
-def together_sha256(digests: Sequence[str]) -> str:
+def aggregate_sha256(digests: Sequence[str]) -> str:
     """One digest for several: of a single one it is that one, else the SHA-256 of all of them, a line each."""
     if len(digests) == 1:
         return digests[0]
     return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
-def together(certificates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The short form of one engine's certificates over all members: the worst of each figure, one digest."""
+def aggregate(certificates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
+    """The short form of one engine's certificates over all folds: the worst of each figure, one digest."""
     first = certificates[0]
     return {
-        "sha256": together_sha256([one["sha256"] for one in certificates]),
+        "sha256": aggregate_sha256([one["sha256"] for one in certificates]),
         "accepted": all(one["accepted"] for one in certificates),
         "precision": first["precision"],
         "dice_min": min(one["dice_min"] for one in certificates),
-        "flipped_fraction": max(one["flipped_fraction"] for one in certificates),
+        "changed_fraction": max(one["changed_fraction"] for one in certificates),
         "max_abs_error": max(one["max_abs_error"] for one in certificates),
     }

@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from voxtile_build.errors import RepositoryError, SpecError
-from voxtile_build.repository.config import CONFIG, entry_name, mean_name, member_names, read_config
+from voxtile_build.repository.config import CONFIG, entry_name, fold_names, mean_name, read_config
 from voxtile_build.repository.folds import Model
 from voxtile_build.spec.spec import ENGINE_NAMES
 
@@ -29,7 +29,7 @@ def check_names(models: Sequence[Model], repository: Path) -> None:
                 f"{name}: name: must not end in {ending[0]!r}: entries behind the public name "
                 f"{name[: ending.start()]!r} are called so; {name.replace('_', '-')!r} will do"
             )
-        for entry in (name, *inner_names(name, [member.name for member in model.members])):
+        for entry in (name, *inner_names(name, [fold.name for fold in model.folds])):
             if entry in taken:
                 raise SpecError(
                     f"{name}: name: expected names that no other model has, but {entry!r} belongs to {taken[entry]!r}; "
@@ -38,18 +38,18 @@ def check_names(models: Sequence[Model], repository: Path) -> None:
             taken[entry] = name
 
 
-def inner_names(name: str, members: Sequence[str]) -> tuple[str, ...]:
+def inner_names(name: str, folds: Sequence[str]) -> tuple[str, ...]:
     """Every entry that may stand behind the public `name`, whatever engines are built."""
-    names = sorted({name, *members})
-    return (*(entry_name(member, engine) for member in names for engine in ENGINE_NAMES), mean_name(name))
+    names = sorted({name, *folds})
+    return (*(entry_name(fold, engine) for fold in names for engine in ENGINE_NAMES), mean_name(name))
 
 
 def entries_of(name: str, repository: Path) -> tuple[str, ...]:
     """Every entry that may stand behind the public `name` by now, the averaging one among them."""
-    members: tuple[str, ...] = ()
+    folds: tuple[str, ...] = ()
     with contextlib.suppress(RepositoryError):  # not there yet, or not readable: then only its own name is known
-        members = member_names(read_config(repository / name))
-    return inner_names(name, members)
+        folds = fold_names(read_config(repository / name))
+    return inner_names(name, folds)
 
 
 def _taken(repository: Path, without: set[str]) -> Iterator[tuple[str, str]]:

@@ -95,28 +95,28 @@ class IntensityNone(_Part):
 
 
 class IntensityRange(_Part):
-    rule: Literal["range"] = Field(description="maps low..high linearly to out_low..out_high")
-    low: Finite = Field(description="value that becomes out_low, in the scan's units")
-    high: Finite = Field(description="value that becomes out_high, in the scan's units; above low")
-    out_low: Finite = Field(default=0.0, description="what low becomes")
-    out_high: Finite = Field(default=1.0, description="what high becomes")
-    clip: bool = Field(default=True, description="whether results are clipped to out_low..out_high")
+    rule: Literal["range"] = Field(description="maps a_min..a_max linearly to b_min..b_max")
+    a_min: Finite = Field(description="value that becomes b_min, in the scan's units")
+    a_max: Finite = Field(description="value that becomes b_max, in the scan's units; above a_min")
+    b_min: Finite = Field(default=0.0, description="what a_min becomes")
+    b_max: Finite = Field(default=1.0, description="what a_max becomes")
+    clip: bool = Field(default=True, description="whether results are clipped to b_min..b_max")
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityRange:
-        if not self.high > self.low:
-            raise ValueError(f"expected high above low, found low {self.low} and high {self.high}")
+        if not self.a_max > self.a_min:
+            raise ValueError(f"expected a_max above a_min, found a_min {self.a_min} and a_max {self.a_max}")
         return self
 
 
 class IntensityFixed(_Part):
-    rule: Literal["fixed"] = Field(description="(clip(x, low, high) - mean) / std, figures of the training set")
+    rule: Literal["fixed"] = Field(description="(clip(x, lower, upper) - mean) / std, figures of the training set")
     mean: tuple[Finite, ...] = Field(description="what is subtracted, one figure a channel")
     std: tuple[PositiveFloat, ...] = Field(description="what is divided by, one figure above 0 a channel")
-    low: tuple[Finite, ...] | None = Field(default=None, description="lower clip, one figure a channel")
-    high: tuple[Finite, ...] | None = Field(default=None, description="upper clip, one figure a channel")
+    lower: tuple[Finite, ...] | None = Field(default=None, description="lower clip, one figure a channel")
+    upper: tuple[Finite, ...] | None = Field(default=None, description="upper clip, one figure a channel")
 
-    _tuples = field_validator("mean", "std", "low", "high", mode="before")(_as_tuple)
+    _tuples = field_validator("mean", "std", "lower", "upper", mode="before")(_as_tuple)
 
 
 class IntensityZscore(_Part):
@@ -129,15 +129,15 @@ class IntensityZscore(_Part):
 
 class IntensityPercentile(_Part):
     rule: Literal["percentile"] = Field(description="(x - p_low) / (p_high - p_low), percentiles of the whole scan")
-    low: Annotated[float, Field(ge=0, le=100)] = Field(description="lower percentile, 0..100")
-    high: Annotated[float, Field(ge=0, le=100)] = Field(description="upper percentile, 0..100; above low")
+    lower: Annotated[float, Field(ge=0, le=100)] = Field(description="lower percentile, 0..100")
+    upper: Annotated[float, Field(ge=0, le=100)] = Field(description="upper percentile, 0..100; above lower")
     mask: Literal["all", "nonzero"] = Field(default="all", description="voxels the percentiles are taken over")
     clip: bool = Field(default=False, description="whether results are clipped to 0..1")
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityPercentile:
-        if not self.high > self.low:
-            raise ValueError(f"expected high above low, found low {self.low} and high {self.high}")
+        if not self.upper > self.lower:
+            raise ValueError(f"expected upper above lower, found lower {self.lower} and upper {self.upper}")
         return self
 
 
@@ -165,7 +165,7 @@ class Input(_Part):
     @model_validator(mode="after")
     def _a_figure_a_channel(self) -> Input:
         if isinstance(self.intensity, IntensityFixed):
-            for key in ("mean", "std", "low", "high"):
+            for key in ("mean", "std", "lower", "upper"):
                 figures = getattr(self.intensity, key)
                 if figures is not None and len(figures) != len(self.channels):
                     raise ValueError(
@@ -258,7 +258,7 @@ class Tiling(_Part):
     semantics: Literal["monai", "nnunet"] = Field(
         default="monai", description="whose sliding window the client reproduces: monai or nnunet"
     )
-    roi: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] = Field(
+    roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] = Field(
         description="size of a tile in voxels, one number an axis"
     )
     slice_axis: Literal[0, 1, 2] | None = Field(
@@ -267,33 +267,34 @@ class Tiling(_Part):
     multiple: PositiveInt | None = Field(
         default=None,
         description="a 2D network takes whole slices of any height and width, padded up to a multiple of this, which "
-        "its strides divide; roi is then the usual size, and nothing overlaps",
+        "its strides divide; roi_size is then the usual size, and nothing overlaps",
     )
     overlap: Annotated[
         Annotated[Overlap, Tag("one")] | Annotated[tuple[Overlap, ...], Tag("each")], Discriminator(_one_or_each)
     ] = Field(
         default=0.25,
-        description="share of the ROI that neighbouring tiles have in common: one number, or one for each axis of roi",
+        description="share of the ROI that neighbouring tiles have in common: one number, or one for each axis of "
+        "roi_size",
     )
-    blend: Literal["constant", "gaussian"] = Field(default="gaussian", description="weights of overlapping tiles")
-    sigma: Annotated[
+    mode: Literal["constant", "gaussian"] = Field(default="gaussian", description="weights of overlapping tiles")
+    sigma_scale: Annotated[
         Annotated[PositiveFloat, Tag("one")] | Annotated[tuple[PositiveFloat, ...], Tag("each")],
         Discriminator(_one_or_each),
     ] = Field(
         default=0.125,
-        description="width of the Gaussian as a share of the ROI: one number, or one for each axis of roi",
+        description="width of the Gaussian as a share of the ROI: one number, or one for each axis of roi_size",
     )
-    outside: Finite = Field(
+    cval: Finite = Field(
         default=0.0, description="what the network sees outside the scan, after normalisation (MONAI's cval)"
     )
     mirror_axes: tuple[Literal[0, 1, 2], ...] = Field(
         default=(), description="axes over which the client mirrors tiles and averages; each doubles the work"
     )
-    empty_at_most: Finite | None = Field(
+    background_at_most: Finite | None = Field(
         default=None, description="values at or below this are outside the body, in the scan's units"
     )
 
-    _tuples = field_validator("roi", "overlap", "sigma", "mirror_axes", mode="before")(_as_tuple)
+    _tuples = field_validator("roi_size", "overlap", "sigma_scale", "mirror_axes", mode="before")(_as_tuple)
 
     @model_validator(mode="before")
     @classmethod
@@ -301,7 +302,7 @@ class Tiling(_Part):
         """A tile that holds a whole slice shares nothing with others: there is nothing to blend."""
         if not isinstance(data, dict) or data.get("multiple") is None:
             return data
-        whole = {"overlap": 0.0, "blend": "constant", "sigma": cls.model_fields["sigma"].default}
+        whole = {"overlap": 0.0, "mode": "constant", "sigma_scale": cls.model_fields["sigma_scale"].default}
         other = [key for key, value in whole.items() if data.get(key, value) != value]
         if other:
             raise ValueError(f"with multiple, slices travel whole and nothing overlaps; leave out {', '.join(other)}")
@@ -313,84 +314,92 @@ class Tiling(_Part):
             return self
         if self.semantics == "nnunet":
             raise ValueError("nnU-Net tiles with a fixed patch, and so does semantics = 'nnunet': leave out multiple")
-        if any(size % self.multiple for size in self.roi):
-            raise ValueError(f"expected roi in multiples of {self.multiple} (multiple), found {list(self.roi)}")
+        if any(size % self.multiple for size in self.roi_size):
+            raise ValueError(
+                f"expected roi_size in multiples of {self.multiple} (multiple), found {list(self.roi_size)}"
+            )
         return self
 
     @model_validator(mode="after")
     def _consistent(self) -> Tiling:
-        for key in ("overlap", "sigma"):
+        for key in ("overlap", "sigma_scale"):
             value = getattr(self, key)
-            if isinstance(value, tuple) and len(value) != len(self.roi):
-                raise ValueError(f"expected {key} to have one number for each axis of roi, found {list(value)}")
-        if self.semantics == "nnunet" and self.outside:
-            raise ValueError(f"nnU-Net pads with 0 after normalisation, found outside = {self.outside:g}")
-        if (len(self.roi) == 2) != (self.slice_axis is not None):
-            raise ValueError(f"a roi of two sizes and slice_axis go together, found roi {list(self.roi)}")
-        if any(axis >= len(self.roi) for axis in self.mirror_axes):
-            raise ValueError(f"mirror_axes {list(self.mirror_axes)} names an axis that roi {list(self.roi)} has not")
+            if isinstance(value, tuple) and len(value) != len(self.roi_size):
+                raise ValueError(f"expected {key} to have one number for each axis of roi_size, found {list(value)}")
+        if self.semantics == "nnunet" and self.cval:
+            raise ValueError(f"nnU-Net pads with 0 after normalisation, found cval = {self.cval:g}")
+        if (len(self.roi_size) == 2) != (self.slice_axis is not None):
+            raise ValueError(
+                f"a roi_size of two sizes and slice_axis go together, found roi_size {list(self.roi_size)}"
+            )
+        if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
+            raise ValueError(
+                f"mirror_axes {list(self.mirror_axes)} names an axis that roi {list(self.roi_size)} has not"
+            )
         return self
 
     def over(self, shape: Sequence[int]) -> Tiling:
         """The tiling of a volume of `shape`, as many axes as roi: one tile that holds it, where sizes are free."""
         if self.multiple is None:
             return self
-        return self.model_copy(update={"roi": tuple(-(-size // self.multiple) * self.multiple for size in shape)})
+        return self.model_copy(update={"roi_size": tuple(-(-size // self.multiple) * self.multiple for size in shape)})
 
     @property
     def overlaps(self) -> tuple[float, ...]:
         """The overlap of each axis of the ROI."""
-        return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * len(self.roi)
+        return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * len(self.roi_size)
 
     @property
     def sigmas(self) -> tuple[float, ...]:
         """The width of the Gaussian along each axis of the ROI, as a share of its size."""
-        return self.sigma if isinstance(self.sigma, tuple) else (self.sigma,) * len(self.roi)
+        return self.sigma_scale if isinstance(self.sigma_scale, tuple) else (self.sigma_scale,) * len(self.roi_size)
 
 
 class Serving(_Part):
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = Field(
         default=("onnxruntime", "openvino"), description="engines to build: onnxruntime, openvino, tensorrt"
     )
-    point: EngineName | None = Field(
+    default_engine: EngineName | None = Field(
         default=None, description="engine behind the public name; left out: the first of engines"
     )
-    max_batch: PositiveInt = Field(default=4, description="most tiles in one run of the engine")
-    preferred_batches: tuple[PositiveInt, ...] | None = Field(
+    max_batch_size: PositiveInt = Field(default=4, description="most tiles in one run of the engine")
+    preferred_batch_size: tuple[PositiveInt, ...] | None = Field(
         default=None, description="batch sizes that the server waits for; left out: it never waits for a size"
     )
-    queue_delay_us: NaturalInt = Field(
+    max_queue_delay_microseconds: NaturalInt = Field(
         default=0, description="how long a tile may wait for others to fill a batch, in microseconds"
     )
-    queue_timeout_us: NaturalInt = Field(
+    default_timeout_microseconds: NaturalInt = Field(
         default=0,
         description="after how long in the queue a tile is refused, in microseconds; 0: never, and the server then "
         "fetches ahead for a busy engine, which it does with no timeout or priority",
     )
-    priorities: NaturalInt = Field(
+    priority_levels: NaturalInt = Field(
         default=0,
         description="number of priority levels, 1 the highest; 0: every request is alike, and the server fetches ahead",
     )
     gpus: Literal["none", "all"] | tuple[NaturalInt, ...] = Field(
         default="none", description="GPUs that run the model: 'none' (CPU), 'all', or a list of indices"
     )
-    instances: PositiveInt = Field(default=1, description="copies of the engine, on each GPU or on the CPU")
+    count: PositiveInt = Field(default=1, description="copies of the engine, on each GPU or on the CPU")
     threads: NaturalInt = Field(
         default=0, description="CPU threads of one instance; 0: the engine's own choice, all cores"
     )
     warm_up: bool = Field(default=True, description="whether the server runs each batch size once before ready")
 
-    _tuples = field_validator("engines", "preferred_batches", "gpus", mode="before")(_as_tuple)
+    _tuples = field_validator("engines", "preferred_batch_size", "gpus", mode="before")(_as_tuple)
 
     @model_validator(mode="after")
     def _consistent(self) -> Serving:
         if len(set(self.engines)) < len(self.engines):
             raise ValueError(f"expected every engine once, found {list(self.engines)}")
-        if self.point is not None and self.point not in self.engines:
-            raise ValueError(f"expected point to be one of engines {list(self.engines)}, found {self.point!r}")
-        too_large = [size for size in self.preferred_batches or () if size > self.max_batch]
+        if self.default_engine is not None and self.default_engine not in self.engines:
+            raise ValueError(
+                f"expected default_engine to be one of engines {list(self.engines)}, found {self.default_engine!r}"
+            )
+        too_large = [size for size in self.preferred_batch_size or () if size > self.max_batch_size]
         if too_large:
-            raise ValueError(f"preferred_batches {too_large} lie above max_batch {self.max_batch}")
+            raise ValueError(f"preferred_batch_size {too_large} lie above max_batch_size {self.max_batch_size}")
         if self.gpus == () or (isinstance(self.gpus, tuple) and len(set(self.gpus)) < len(self.gpus)):
             raise ValueError(f"expected gpus to name each GPU once, found {list(self.gpus)}; use 'none' for the CPU")
         return self
@@ -407,7 +416,7 @@ class Acceptance(_Part):
         default=0.995,  # the default of a reduced precision: no label's Dice falls by more than 0.005
         description="smallest Dice of any label between engine and fp32 PyTorch",
     )
-    max_flipped: Share = Field(
+    max_changed: Share = Field(
         default=1e-3,  # one voxel in a thousand is far below the disagreement of two readers
         description="largest share of voxels whose label changes",
     )
@@ -476,10 +485,10 @@ class Spec(_Part):
             raise ValueError(f"name {self.name!r} must not end in {ending[0]!r}: engines' own entries are called so")
         if self.network.file is not None and self.weights is not None:
             raise ValueError("[weights] belongs to a network by name; network.file holds its own weights")
-        if self.tiling.multiple is not None and len(self.tiling.roi) != 2:
+        if self.tiling.multiple is not None and len(self.tiling.roi_size) != 2:
             raise ValueError(
                 f"tiling.multiple is for 2D networks, which see whole slices; {self.network.title} with roi "
-                f"{list(self.tiling.roi)} is tiled: leave it out"
+                f"{list(self.tiling.roi_size)} is tiled: leave it out"
             )
         channels = len(self.input.channels)
         for key, scans in (
@@ -499,17 +508,17 @@ class Spec(_Part):
     @property
     def roi_shape(self) -> tuple[int, ...]:
         """Shape of one tile without the batch: (channel, *spatial)."""
-        return (len(self.input.channels), *self.tiling.roi)
+        return (len(self.input.channels), *self.tiling.roi_size)
 
     @property
     def scores_shape(self) -> tuple[int, ...]:
         """Shape of one tile's scores without the batch: (score, *spatial)."""
-        return (self.output.score_count, *self.tiling.roi)
+        return (self.output.score_count, *self.tiling.roi_size)
 
     @property
     def spatial_dims(self) -> tuple[int, ...]:
         """The sizes of a tile as an entry declares them: roi, or -1 an axis where they are free."""
-        return self.tiling.roi if self.tiling.multiple is None else (-1,) * len(self.tiling.roi)
+        return self.tiling.roi_size if self.tiling.multiple is None else (-1,) * len(self.tiling.roi_size)
 
 
 def input_names(spec: Spec) -> tuple[str, ...]:

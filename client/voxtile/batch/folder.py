@@ -133,7 +133,7 @@ def segment_folder(
     """
     if probabilities:
         check_nnunet(segmenter.card)
-    cases = find_cases(inputs, outputs, len(segmenter.card.images))
+    cases = find_cases(inputs, outputs, len(segmenter.card.input_channels))
     _claim(outputs, segmenter)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:
@@ -190,7 +190,7 @@ def _finished(case: CaseFiles, probabilities: bool) -> bool:
 
 
 def _load(segmenter: Segmenter, case: CaseFiles) -> Loaded:
-    _check_numbers(case, segmenter.card.images)
+    _check_numbers(case, segmenter.card.input_channels)
     return segmenter.load(list(case.files))
 
 

@@ -22,9 +22,9 @@ class PlaneSink(Protocol):
     begin: the planes that follow are those of a strip, from the first on; whole planes need no word.
     """
 
-    def begin(self, strip: Strip) -> None: ...
+    def start_strip(self, strip: Strip) -> None: ...
 
-    def feed(self, planes: NDArray[np.float32]) -> None: ...
+    def add_planes(self, planes: NDArray[np.float32]) -> None: ...
 
     def finish(self) -> NDArray[Any]: ...
 
@@ -32,21 +32,21 @@ class PlaneSink(Protocol):
     def scores(self) -> NDArray[np.float32]: ...
 
 
-class Case(Protocol):
+class PreparedScan(Protocol):
     """data: [channel, *grid], what tiles are cut from. figures: [channel, 2] to subtract and divide by, or None."""
 
     @property
     def data(self) -> NDArray[Any]: ...
 
     @property
-    def figures(self) -> NDArray[np.float32] | None: ...
+    def statistics(self) -> NDArray[np.float32] | None: ...
 
     @property
     def input_rounding(self) -> float: ...
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]: ...
 
-    def empty_at_most(self, threshold: float) -> list[float]: ...
+    def background_at_most(self, threshold: float) -> list[float]: ...
 
     def restorer(self, keep_scores: bool) -> PlaneSink: ...
 
@@ -59,27 +59,27 @@ class Case(Protocol):
     def holds_label(self, scores: NDArray[np.float32]) -> bool: ...
 
 
-def open_case(
+def prepare_scan(
     volume: Volume,
     card: Card,
     previous: NDArray[Any] | None = None,
-    learned_steps: bool = True,
+    postprocessing: bool = True,
     max_bytes: int | None = None,
-) -> Case:
+) -> PreparedScan:
     """Prepares `volume` as the card says.
 
-    previous: [i, j, k], the labels of a cascade's first stage. learned_steps: whether what nnU-Net learned to do with
+    previous: [i, j, k], the labels of a cascade's first stage. postprocessing: whether what nnU-Net learned to do with
     finished labels is done. max_bytes: for the scan on the model's grid; MemoryLimitError where it needs more
     (nnU-Net's grid is known only once it is made).
     """
     if card.nnunet is None:
-        return OrientedCase(volume, card, max_bytes)
-    from voxtile.chains.nnunet.prepared_scan import NnunetCase
+        return MonaiPreparedScan(volume, card, max_bytes)
+    from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 
-    return NnunetCase(volume, card, previous, learned_steps)
+    return NnunetPreparedScan(volume, card, previous, postprocessing)
 
 
-class OrientedCase:
+class MonaiPreparedScan:
     """MONAI's chain: orientation, spacing, intensity; scores are resampled back and then decided."""
 
     def __init__(self, volume: Volume, card: Card, max_bytes: int | None = None) -> None:
@@ -88,13 +88,13 @@ class OrientedCase:
         self._grid = prepared.grid
         self._encoding = choose_encoding(prepared, card)
         self.data = prepared.data
-        self.figures = self._encoding.figures
+        self.statistics = self._encoding.statistics
         self.input_rounding = self._encoding.max_rounding
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         return self._encoding.encode(values)
 
-    def empty_at_most(self, threshold: float) -> list[float]:
+    def background_at_most(self, threshold: float) -> list[float]:
         return [threshold] * len(self.data)
 
     def restorer(self, keep_scores: bool) -> PlaneSink:

@@ -8,7 +8,7 @@ M_ARENA_MAX = -8
 """glibc's malloc.h."""
 
 
-def one_arena() -> None:
+def limit_malloc_arenas() -> None:
     """Lets all threads of this process allocate from one arena: what one has freed, another takes.
 
     By default each keeps its own, which costs a client tens of MiB: tiles' scores are made by one thread and let go by

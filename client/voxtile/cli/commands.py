@@ -13,11 +13,11 @@ from rich.console import Console
 from rich.table import Table
 
 from voxtile.cli import options
-from voxtile.cli.allocator import one_arena
-from voxtile.cli.options import DEFAULT_URL, connection_from, errors_for_the_user, progress_bar
+from voxtile.cli.allocator import limit_malloc_arenas
+from voxtile.cli.options import DEFAULT_URL, connection_config_from, errors_for_the_user, progress_bar
 from voxtile.errors import OutputError
 from voxtile.triton.endpoint import Endpoint
-from voxtile.triton.transport import Faults
+from voxtile.triton.transport import RetryPolicy
 
 app = typer.Typer(
     help="Segments 3D scans with models on a Triton server.",
@@ -40,7 +40,7 @@ Preview = Annotated[Path | None, typer.Option(metavar="FILE.png", help="Draw the
 Probabilities = Annotated[
     Path | None, typer.Option(metavar="FILE.npz", help="Of an nnU-Net model: also write what nnU-Net would.")
 ]
-Audit = Annotated[int, typer.Option(min=0, help="Send this many of the left out tiles all the same.")]
+SpotCheck = Annotated[int, typer.Option(min=0, help="Send this many of the left out tiles all the same.")]
 
 
 @app.command()
@@ -53,10 +53,10 @@ def segment(
     preview: Preview = None,
     probabilities: Probabilities = None,
     overlap: options.Overlap = None,
-    blend: options.Blend = None,
+    mode: options.Mode = None,
     mirror: options.Mirror = True,
     skip_empty: options.SkipEmpty = False,
-    audit: Audit = 0,
+    spot_check: SpotCheck = 0,
     max_ram: options.MaxRam = None,
     allow_half_scores: options.AllowHalfScores = False,
     batch: options.Batch = None,
@@ -64,7 +64,7 @@ def segment(
     shared_memory: options.SharedMemory = None,
     compression: options.Compression = None,
     timeout: options.Timeout = 300.0,
-    patience: options.Patience = 120.0,
+    no_response_timeout: options.NoResponseTimeout = 120.0,
     tls_ca: options.TlsFile = None,
     tls_cert: options.TlsFile = None,
     tls_key: options.TlsFile = None,
@@ -78,17 +78,17 @@ def segment(
 
     chosen = Options(
         overlap=overlap,
-        blend=blend,
+        mode=mode,
         mirror=mirror,
         batch=batch,
         in_flight=in_flight,
         skip_empty=skip_empty,
-        audit=audit,
+        spot_check=spot_check,
         max_ram=_bytes(max_ram),
         half_scores=allow_half_scores,
         keep_scores=probabilities is not None,
-        connection=connection_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
-        faults=Faults(patience_s=patience),
+        connection=connection_config_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
+        retry_policy=RetryPolicy(no_response_timeout_s=no_response_timeout),
     )
     report_file = Path(json_file) if json_file and json_file != "-" else None
     with errors_for_the_user():
@@ -127,7 +127,7 @@ def batch(
     model: options.Model,
     url: options.Urls = DEFAULT_URL,
     overlap: options.Overlap = None,
-    blend: options.Blend = None,
+    mode: options.Mode = None,
     mirror: options.Mirror = True,
     skip_empty: options.SkipEmpty = False,
     max_ram: options.MaxRam = None,
@@ -140,7 +140,7 @@ def batch(
     shared_memory: options.SharedMemory = None,
     compression: options.Compression = None,
     timeout: options.Timeout = 300.0,
-    patience: options.Patience = 120.0,
+    no_response_timeout: options.NoResponseTimeout = 120.0,
     tls_ca: options.TlsFile = None,
     tls_cert: options.TlsFile = None,
     tls_key: options.TlsFile = None,
@@ -156,7 +156,7 @@ def batch(
 
     chosen = Options(
         overlap=overlap,
-        blend=blend,
+        mode=mode,
         mirror=mirror,
         batch=tiles,
         in_flight=in_flight,
@@ -164,8 +164,8 @@ def batch(
         max_ram=_bytes(max_ram),
         keep_scores=probabilities,
         half_scores=allow_half_scores,
-        connection=connection_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
-        faults=Faults(patience_s=patience),
+        connection=connection_config_from(tls_ca, tls_cert, tls_key, header, shared_memory, compression, timeout),
+        retry_policy=RetryPolicy(no_response_timeout_s=no_response_timeout),
     )
     with errors_for_the_user():
         with Segmenter(url, model, chosen) as segmenter, progress_bar("scans", quiet) as progress:
@@ -198,12 +198,12 @@ def prepare(
     header: options.Header = [],  # noqa: B006 - typer reads it once
 ) -> None:
     """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
-    from voxtile.outputs.prepared_files import prepare_scan
+    from voxtile.outputs.prepared_files import write_prepared_scan
     from voxtile.segmenter import Options, Segmenter
 
-    chosen = Options(connection=connection_from(tls_ca, tls_cert, tls_key, header, None))
+    chosen = Options(connection=connection_config_from(tls_ca, tls_cert, tls_key, header, None))
     with errors_for_the_user(), Segmenter(url, model, chosen) as segmenter:
-        for file in prepare_scan(segmenter, scans, output):
+        for file in write_prepared_scan(segmenter, scans, output):
             typer.echo(str(file))
 
 
@@ -221,16 +221,16 @@ def bench(
     header: options.Header = [],  # noqa: B006 - typer reads it once
 ) -> None:
     """Measure a service in scans an hour: several clients segment the same scan over and over."""
-    from voxtile.cli.load_test import measure_load
+    from voxtile.cli.load_test import run_load_test
     from voxtile.segmenter import Options
 
-    chosen = Options(connection=connection_from(tls_ca, tls_cert, tls_key, header, None, timeout=300.0))
+    chosen = Options(connection=connection_config_from(tls_ca, tls_cert, tls_key, header, None, timeout=300.0))
     with errors_for_the_user():
-        figures = measure_load(url, model, scans, clients=clients, scans=count, options=chosen).model_dump()
+        statistics = run_load_test(url, model, scans, clients=clients, scans=count, options=chosen).model_dump()
     if as_json:
-        sys.stdout.write(json.dumps(figures, indent=2) + "\n")
+        sys.stdout.write(json.dumps(statistics, indent=2) + "\n")
         return
-    for name, value in figures.items():
+    for name, value in statistics.items():
         typer.echo(f"{name.replace('_', ' '):16} {value}")
 
 
@@ -244,11 +244,11 @@ def models(
     header: options.Header = [],  # noqa: B006 - typer reads it once
 ) -> None:
     """List what the server offers, from the models' cards."""
-    from voxtile.triton.catalogue import offered_models
+    from voxtile.triton.catalogue import list_models
 
-    connection = connection_from(tls_ca, tls_cert, tls_key, header)
+    connection = connection_config_from(tls_ca, tls_cert, tls_key, header)
     with errors_for_the_user():
-        offers = [offer for one in url for offer in offered_models(Endpoint(one, connection))]
+        offers = [offer for one in url for offer in list_models(Endpoint(one, connection))]
         if as_json:
             sys.stdout.write(json.dumps([offer.as_json() for offer in offers], indent=2) + "\n")
             return
@@ -280,7 +280,7 @@ def doctor(
     """
     from voxtile.cli.doctor import examine
 
-    connection = connection_from(tls_ca, tls_cert, tls_key, header, None)
+    connection = connection_config_from(tls_ca, tls_cert, tls_key, header, None)
     healthy = True
     for finding in examine(url, model, scans or [], connection):
         healthy &= finding.ok
@@ -305,7 +305,7 @@ def _tell_outcome(outcome: object, _: None) -> None:
 
 def main() -> None:
     """The console script's entry point."""
-    one_arena()
+    limit_malloc_arenas()
     logging.basicConfig(level=logging.WARNING, format="voxtile: %(message)s")
     app()
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from voxtile.budget import MIB
 from voxtile.errors import VoxtileError
-from voxtile.triton.catalogue import offered_models
-from voxtile.triton.endpoint import Connection, Endpoint, ServedModel
+from voxtile.triton.catalogue import list_models
+from voxtile.triton.endpoint import ConnectionConfig, Endpoint, ServedModel
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,9 @@ class Finding:
     detail: str
 
 
-def examine(urls: Sequence[str], model: str | None, scans: Sequence[Path], connection: Connection) -> Iterator[Finding]:
+def examine(
+    urls: Sequence[str], model: str | None, scans: Sequence[Path], connection: ConnectionConfig
+) -> Iterator[Finding]:
     """Looks at the servers, then at the model, then at the scan; each needs the one before."""
     served: list[ServedModel] = []
     for url in urls:
@@ -43,7 +45,7 @@ def examine(urls: Sequence[str], model: str | None, scans: Sequence[Path], conne
 
 
 def _server(endpoint: Endpoint) -> Iterator[Finding]:
-    offers = offered_models(endpoint)
+    offers = list_models(endpoint)
     broken = [f"{offer.name} ({offer.problem})" for offer in offers if offer.problem]
     names = ", ".join(offer.name for offer in offers if not offer.problem)
     yield Finding(endpoint.url, True, f"a Triton server answers; it offers {names or 'no model with a card'}")
@@ -59,8 +61,8 @@ def _model(model: ServedModel, url: str) -> Finding:
     return Finding(
         name,
         True,
-        f"engine {model.card.engine} ({certificate.precision}), batches up to {model.max_batch}, certificate accepted: "
-        f"Dice ≥ {certificate.dice_min:.4f}, {certificate.flipped_fraction:.2e} of the voxels flipped",
+        f"engine {model.card.engine} ({certificate.precision}), batches up to {model.max_batch_size}, certificate "
+        f"accepted: Dice ≥ {certificate.dice_min:.4f}, {certificate.changed_fraction:.2e} of the voxels changed",
     )
 
 
@@ -71,14 +73,14 @@ def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
 
 
 def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
-    from voxtile.chains.base import open_case
+    from voxtile.chains.base import prepare_scan
     from voxtile.io.images import read_scan
     from voxtile.tiling.plan import plan_tiles, tile_shape
 
     name = scans[0].name
     try:
-        volume = read_scan(scans, model.card.images)
-        case = open_case(volume, model.card)
+        volume = read_scan(scans, model.card.input_channels)
+        case = prepare_scan(volume, model.card)
     except VoxtileError as error:
         yield Finding(name, False, str(error))
         return

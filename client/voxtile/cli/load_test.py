@@ -28,7 +28,7 @@ class LoadResult(BaseModel):
     retries: int
 
 
-def measure_load(
+def run_load_test(
     urls: Sequence[str], model: str, image: Any, *, clients: int = 2, scans: int = 8, options: Options | None = None
 ) -> LoadResult:
     """Lets `clients` clients segment `image` over and over until `scans` scans are done (one before that, uncounted).

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
 from voxtile.errors import VoxtileError
-from voxtile.triton.endpoint import Connection
+from voxtile.triton.endpoint import ConnectionConfig
 
 DEFAULT_URL = ["localhost:8001"]
 
@@ -25,7 +25,7 @@ Urls = Annotated[
     ),
 ]
 Overlap = Annotated[float | None, typer.Option(help="Share of the ROI that tiles share; changes the result.")]
-Blend = Annotated[str | None, typer.Option(help="constant or gaussian; changes the result.")]
+Mode = Annotated[str | None, typer.Option(help="constant or gaussian; changes the result.")]
 Mirror = Annotated[bool, typer.Option(help="Average over the model's mirrorings, if it has any.")]
 SkipEmpty = Annotated[bool, typer.Option("--skip-empty", help="Leave out tiles outside the body.")]
 MaxRam = Annotated[int | None, typer.Option("--max-ram", metavar="MIB", min=1, help="Most memory to take, in MiB.")]
@@ -40,13 +40,13 @@ SharedMemory = Annotated[
 ]
 Compression = Annotated[str | None, typer.Option(help="gzip or deflate on the wire; pays on slow lines only.")]
 Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
-Patience = Annotated[float, typer.Option(help="Seconds without any answer from any server.")]
+NoResponseTimeout = Annotated[float, typer.Option(help="Seconds without any answer from any server.")]
 TlsFile = Annotated[Path | None, typer.Option(help="PEM file; any of the three turns TLS on.")]
 Header = Annotated[list[str], typer.Option("--header", metavar="NAME:VALUE", help="Sent with every call, as a token.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
 
 
-def connection_from(
+def connection_config_from(
     ca: Path | None,
     certificate: Path | None,
     key: Path | None,
@@ -54,12 +54,12 @@ def connection_from(
     shared_memory: bool | None = False,
     compression: str | None = None,
     timeout: float = 30.0,
-) -> Connection:
+) -> ConnectionConfig:
     """The connection that the options describe. Raises typer.BadParameter for options that say nothing."""
     if compression not in (None, "gzip", "deflate"):
         raise typer.BadParameter(f"--compression is gzip or deflate, found {compression!r}")
     tls = (ca, key, certificate) if ca or certificate or key else None
-    return Connection(tls, dict(_header(text) for text in headers), shared_memory, compression, timeout)
+    return ConnectionConfig(tls, dict(_header(text) for text in headers), shared_memory, compression, timeout)
 
 
 def _header(text: str) -> tuple[str, str]:

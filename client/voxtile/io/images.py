@@ -21,7 +21,7 @@ from voxtile.errors import InputError, OutputError
 from voxtile.io.atomic import atomic_file
 from voxtile.io.atomic import check_writable as check_writable
 from voxtile.io.nifti import HEADER_ERRORS, Stored, check_real, read_nifti
-from voxtile.io.scaling import memory_order, values_of
+from voxtile.io.scaling import apply_scaling, memory_order
 from voxtile.io.volume import Volume, spacing_of
 
 LOGGER = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ def _assemble(sources: Iterator[tuple[str, Stored]] | list[tuple[str, Stored]], 
             first = Volume(np.empty((0, *stored.raw.shape[:3])), stored.affine, stored.header, (name,))
         split = _split_channels(stored.raw, name, channels, alone=not names)
         _check_same_grid(first, stored, name)
-        parts.append(np.moveaxis(values_of(split, stored.slope, stored.inter, name), 3, 0))
+        parts.append(np.moveaxis(apply_scaling(split, stored.slope, stored.inter, name), 3, 0))
         names.append(name)
     if first is None:
         raise InputError(f"expected {_wanted(channels)}, found none")
@@ -224,8 +224,8 @@ def _check_same_grid(first: Volume, stored: Stored, name: str) -> None:
         raise InputError(
             f"{name}: expected the grid of {first.names[0]}, {one} voxels, found {other}; resample one onto the other"
         )
-    ends = np.array([[i, j, k, 1] for i in (0, one[0]) for j in (0, one[1]) for k in (0, one[2])], np.float64)
-    apart = np.linalg.norm((ends @ (first.affine - stored.affine).T)[:, :3], axis=1).max()
+    min_max = np.array([[i, j, k, 1] for i in (0, one[0]) for j in (0, one[1]) for k in (0, one[2])], np.float64)
+    apart = np.linalg.norm((min_max @ (first.affine - stored.affine).T)[:, :3], axis=1).max()
     if apart > SAME_GRID * spacing_of(first.affine).min():
         raise InputError(
             f"{name}: expected the grid of {first.names[0]}, found one that lies up to {apart:.3g} mm off; "

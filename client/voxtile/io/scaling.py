@@ -17,7 +17,7 @@ CHUNK = 1 << 18
 """Values worked on at a time: 2 MiB in float64, which stays in the cache."""
 
 
-def values_of(raw: NDArray[Any], slope: float | None, inter: float | None, name: str) -> NDArray[Any]:
+def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, name: str) -> NDArray[Any]:
     """`raw · slope + inter`, of the shape of `raw` (real numbers, native byte order), memory order kept.
 
     Integers stay integers where slope and intercept are whole numbers and the result fits 32 bits: 8 and 16 bit types
@@ -95,8 +95,10 @@ def _whole(raw: NDArray[Any], slope: int, inter: int) -> NDArray[Any] | None:
     """Integers scaled by whole numbers, or None where they would not fit 32 bits."""
     if (slope, inter) == (1, 0) and raw.dtype.itemsize <= 2:
         return raw
-    ends = sorted(int(value) * slope + inter for value in (raw.min(), raw.max()))
-    fitting = (kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= ends[0] and ends[1] <= np.iinfo(kind).max)
+    min_max = sorted(int(value) * slope + inter for value in (raw.min(), raw.max()))
+    fitting = (
+        kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= min_max[0] and min_max[1] <= np.iinfo(kind).max
+    )
     dtype = next(fitting, None)
     if dtype is None:
         return None

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
-from voxtile.chains.nnunet.prepared_scan import NnunetCase
+from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError
 from voxtile.io.images import SUFFIXES, check_mask_name, check_writable, write_images
 from voxtile.segmenter import Segmenter
@@ -42,7 +42,7 @@ def preparation_of(card: Card) -> str:
     return found
 
 
-def prepare_scan(segmenter: Segmenter, scans: Sequence[Path], path: Path) -> list[Path]:
+def write_prepared_scan(segmenter: Segmenter, scans: Sequence[Path], path: Path) -> list[Path]:
     """Prepares a scan for the segmenter's nnU-Net model and writes it to `path`; the files, one a channel.
 
     Raises a VoxtileError: a model that is not nnU-Net's, a scan that does not fit, a place that cannot be written.
@@ -51,7 +51,7 @@ def prepare_scan(segmenter: Segmenter, scans: Sequence[Path], path: Path) -> lis
     for file in files_of(path, len(segmenter.card.channels)):
         check_writable(file)
     case = segmenter.load(scans).case
-    assert isinstance(case, NnunetCase)
+    assert isinstance(case, NnunetPreparedScan)
     return write_prepared(case.data, case.spacing, preparation, path)
 
 

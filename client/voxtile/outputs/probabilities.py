@@ -10,8 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
-from voxtile.chains.base import Case
-from voxtile.chains.nnunet.prepared_scan import NnunetCase
+from voxtile.chains.base import PreparedScan
+from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError, OutputError
 from voxtile.io.atomic import atomic_file, check_writable
 
@@ -34,13 +34,13 @@ def check_probabilities(card: Card, path: Path) -> None:
     check_writable(path.with_suffix(".pkl"))
 
 
-def write_probabilities(scores: NDArray[np.float32], case: Case, path: Path) -> None:
+def write_probabilities(scores: NDArray[np.float32], case: PreparedScan, path: Path) -> None:
     """Write probabilities [class, i, j, k] of `case` as nnU-Net does: float32 [class, z, y, x], atomically; and before
     them the properties of the scan, under the same name with .pkl.
 
     Raises OutputError where the file cannot be written, ModelError for a case that is not nnU-Net's.
     """
-    if not isinstance(case, NnunetCase):
+    if not isinstance(case, NnunetPreparedScan):
         raise ModelError(f"expected a case of an nnU-Net model, found {type(case).__name__}")
     with atomic_file(path.with_suffix(".pkl")) as file:
         pickle.dump(case.properties(), file)

@@ -62,8 +62,8 @@ class Report(BaseModel):
     input_rounding: float = 0.0
     """Largest difference (in the scan's units) between a voxel and what travelled as a narrow type."""
     skipped_tiles: int = 0
-    audited_tiles: int = 0
-    audit_changed_tiles: int = 0
+    spot_checked_tiles: int = 0
+    spot_check_changed_tiles: int = 0
     predicted_peak_bytes: int = 0
     shared_memory: bool = False
     in_flight: int = 0

@@ -50,7 +50,7 @@ class Cutter:
         return values if self.slice_axis is None else values.squeeze(1 + self.slice_axis)
 
 
-def mirrorings(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
+def tta_flips(axes: Sequence[int]) -> tuple[tuple[int, ...], ...]:
     """All ways to mirror along `axes`, the plain pass first, in nnU-Net's order (fewer axes before more)."""
     return tuple(itertools.chain.from_iterable(itertools.combinations(axes, n) for n in range(len(axes) + 1)))
 
@@ -60,7 +60,7 @@ def requests(
     cutter: Cutter,
     flips: Sequence[tuple[int, ...]],
     batch: int,
-    figures: NDArray[np.float32] | None,
+    statistics: NDArray[np.float32] | None,
 ) -> Iterator[Request]:
     """The jobs of `tiles`, gathered into requests of `batch` (the last one may be smaller)."""
     jobs = (_flipped(values, flip) for values in map(cutter.cut, tiles) for flip in flips)
@@ -68,7 +68,7 @@ def requests(
         some = list(itertools.islice(jobs, batch))
         if not some:
             return
-        yield Request(index, np.stack(some), figures)
+        yield Request(index, np.stack(some), statistics)
 
 
 def tile_scores(

@@ -65,11 +65,11 @@ class TilePlan:
     @cached_property
     def weights(self) -> NDArray[np.float32]:
         """[*roi] float32: what each voxel of a tile weighs where tiles overlap."""
-        if self.semantics.blend == "constant":
+        if self.semantics.mode == "constant":
             return np.ones(self.roi, np.float32)
         if self.semantics.semantics == "nnunet":
-            return nnunet_gaussian(self.roi, self.semantics.sigma)
-        return monai_gaussian(self.roi, self.semantics.sigma)
+            return nnunet_gaussian(self.roi, self.semantics.sigma_scale)
+        return monai_gaussian(self.roi, self.semantics.sigma_scale)
 
     def __len__(self) -> int:
         return math.prod(len(axis) for axis in self.starts)
@@ -97,7 +97,7 @@ def tile_shape(card: Card, image: Sequence[int]) -> tuple[int, int, int]:
 
     Where the network takes slices of any size, a tile is a whole slice, padded up to the card's multiple.
     """
-    roi = list(card.roi)
+    roi = list(card.roi_size)
     if card.slice_axis is not None:
         roi.insert(card.slice_axis, 1)
     if card.multiple is not None:

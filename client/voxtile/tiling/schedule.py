@@ -13,15 +13,15 @@ from dataclasses import dataclass, replace
 from voxtile.tiling.plan import TilePlan
 from voxtile.tiling.strips import Strip, cut_axis, most_strips
 
-MOST_ON_THE_WAY = 256 * 2**20
+MAX_INFLIGHT_BYTES = 256 * 2**20
 """Bytes of requests and answers that are on their way to one server at once, unless the fewest that may be are more."""
 
-LEAST_IN_FLIGHT = 2
+MIN_IN_FLIGHT = 2
 """With one request computed and one waiting, an engine never idles."""
 
 
 @dataclass(frozen=True)
-class Course:
+class Schedule:
     """in_flight: requests on their way to one server at most. batch: tiles a request. strips: worked through one after
     the other. half: scores are summed in half precision."""
 
@@ -36,18 +36,18 @@ def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
 
     tile_bytes: of a tile and of its answer. A batch is cut before the engine would have to wait for its next request.
     """
-    tiles = MOST_ON_THE_WAY // max(tile_bytes, 1)
-    batch = min(batch, max(tiles // LEAST_IN_FLIGHT, 1))
-    return min(in_flight, max(tiles // batch, LEAST_IN_FLIGHT)), batch
+    tiles = MAX_INFLIGHT_BYTES // max(tile_bytes, 1)
+    batch = min(batch, max(tiles // MIN_IN_FLIGHT, 1))
+    return min(in_flight, max(tiles // batch, MIN_IN_FLIGHT)), batch
 
 
-def courses(
+def schedules(
     in_flight: int, batch: int, plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]
-) -> Iterator[Course]:
+) -> Iterator[Schedule]:
     """Every course, the one that gives up least first. cut: makes so many (second argument) strips along an axis."""
     for half in (False, True):
         for strips in _cuts(plan, cut):
-            for fewer in _fewer_at_once(Course(in_flight, batch, strips)):
+            for fewer in _fewer_at_once(Schedule(in_flight, batch, strips)):
                 yield replace(fewer, half=half)
 
 
@@ -61,12 +61,12 @@ def _cuts(plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]) -> Itera
         yield strips
 
 
-def _fewer_at_once(course: Course) -> Iterator[Course]:
+def _fewer_at_once(schedule: Schedule) -> Iterator[Schedule]:
     """`course`, then half as many requests each time, then half as many tiles in one, down to a single tile."""
-    for in_flight in _halvings(course.in_flight):
-        yield replace(course, in_flight=in_flight)
-    for batch in itertools.islice(_halvings(course.batch), 1, None):
-        yield replace(course, in_flight=1, batch=batch)
+    for in_flight in _halvings(schedule.in_flight):
+        yield replace(schedule, in_flight=in_flight)
+    for batch in itertools.islice(_halvings(schedule.batch), 1, None):
+        yield replace(schedule, in_flight=1, batch=batch)
 
 
 def _halvings(number: int) -> Iterator[int]:

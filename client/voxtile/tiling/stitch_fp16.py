@@ -18,7 +18,7 @@ from voxtile.tiling.stitch import PORTION, Stitcher
 LARGEST = float(np.finfo(np.float16).max)
 
 
-class HalfStitcher(Stitcher):
+class Fp16Stitcher(Stitcher):
     """A Stitcher that holds two bytes a score. Scores beyond ±65504 are taken as that."""
 
     _kept_as = np.float16

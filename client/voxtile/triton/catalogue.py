@@ -11,7 +11,7 @@ from voxtile.triton.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
-class Offer:
+class ModelListing:
     """A public entry. problem: why it cannot be used, or empty."""
 
     url: str
@@ -39,8 +39,8 @@ class Offer:
         return (
             self.name,
             card.title,
-            ", ".join(card.images),
-            "×".join(map(str, card.roi)) if card.multiple is None else "whole slices",
+            ", ".join(card.input_channels),
+            "×".join(map(str, card.roi_size)) if card.multiple is None else "whole slices",
             "×".join(f"{size:g}" for size in card.spacing) if card.spacing else "as stored",
             ", ".join(label.name for label in card.labels),
             card.engine if certificate is None else f"{card.engine} {certificate.precision}",
@@ -52,7 +52,7 @@ class Offer:
         )
 
 
-def offered_models(endpoint: Endpoint) -> list[Offer]:
+def list_models(endpoint: Endpoint) -> list[ModelListing]:
     """The entries of the server that carry a card, by name; entries without one are engines behind public names.
 
     Raises ServerUnavailable where no server answers.
@@ -61,7 +61,7 @@ def offered_models(endpoint: Endpoint) -> list[Offer]:
     for name, state in sorted(set(endpoint.models())):
         if state != "READY":
             offers.append(
-                Offer(endpoint.url, name, problem=f"the server could not load it (state {state or 'unknown'})")
+                ModelListing(endpoint.url, name, problem=f"the server could not load it (state {state or 'unknown'})")
             )
             continue
         try:
@@ -69,7 +69,7 @@ def offered_models(endpoint: Endpoint) -> list[Offer]:
         except NoCardError:
             continue
         except ModelError as error:
-            offers.append(Offer(endpoint.url, name, problem=str(error)))
+            offers.append(ModelListing(endpoint.url, name, problem=str(error)))
             continue
-        offers.append(Offer(endpoint.url, name, model.version, model.card))
+        offers.append(ModelListing(endpoint.url, name, model.version, model.card))
     return offers

@@ -49,7 +49,7 @@ DTYPES: Mapping[str, tuple[str, type[np.generic]]] = {
 
 
 @dataclass(frozen=True)
-class Connection:
+class ConnectionConfig:
     """How to reach servers. tls: None for plain text, else root, key and chain files (each may be None)."""
 
     tls: tuple[Path | None, Path | None, Path | None] | None = None
@@ -65,7 +65,7 @@ class ServedModel:
 
     card: Card
     version: str
-    max_batch: int
+    max_batch_size: int
     card_text: str
 
 
@@ -75,13 +75,13 @@ class Request:
 
     index: int
     roi: NDArray[Any]
-    figures: NDArray[np.float32] | None
+    statistics: NDArray[np.float32] | None
 
     @cached_property
     def inputs(self) -> list[tuple[str, NDArray[Any]]]:
         arrays: list[tuple[str, NDArray[Any]]] = [("roi", self.roi)]
-        if self.figures is not None:
-            batch = np.broadcast_to(self.figures, (len(self.roi), *self.figures.shape))
+        if self.statistics is not None:
+            batch = np.broadcast_to(self.statistics, (len(self.roi), *self.statistics.shape))
             arrays.append(("intensity", np.ascontiguousarray(batch, np.float32)))
         return arrays
 
@@ -106,7 +106,7 @@ class Call:
 class Endpoint:
     """A server at `url` (host:port of its gRPC service)."""
 
-    def __init__(self, url: str, connection: Connection) -> None:
+    def __init__(self, url: str, connection: ConnectionConfig) -> None:
         self.url = url
         self.connection = connection
         self._slots: list[Region] = []
@@ -302,7 +302,7 @@ class Endpoint:
         return inputs, [output]
 
 
-def _client(url: str, connection: Connection) -> Any:
+def _client(url: str, connection: ConnectionConfig) -> Any:
     from tritonclient.grpc import InferenceServerClient
 
     root, key, chain = connection.tls or (None, None, None)

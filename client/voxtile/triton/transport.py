@@ -23,7 +23,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from voxtile.errors import ModelError, ServerUnavailable, TileError, VoxtileError
-from voxtile.triton.endpoint import Call, Connection, Endpoint, Request, ServedModel
+from voxtile.triton.endpoint import Call, ConnectionConfig, Endpoint, Request, ServedModel
 from voxtile.triton.window import Window
 
 log = logging.getLogger(__name__)
@@ -42,10 +42,15 @@ BACKOFF_S = (0.1, 1.0)
 
 
 @dataclass(frozen=True)
-class Faults:
-    """What is put up with. patience_s: without any answer from any server; tries: answers of one request refused."""
+class RetryPolicy:
+    """Retry limits.
 
-    patience_s: float = 120.0
+    Args:
+        no_response_timeout_s: seconds without any answer from any server.
+        tries: how often one request may be refused.
+    """
+
+    no_response_timeout_s: float = 120.0
     tries: int = 4
 
 
@@ -71,11 +76,11 @@ class Transport:
         self,
         urls: Sequence[str],
         model: str,
-        connection: Connection = Connection(),  # noqa: B008 - frozen
-        faults: Faults = Faults(),
+        connection: ConnectionConfig = ConnectionConfig(),  # noqa: B008 - frozen
+        retry_policy: RetryPolicy = RetryPolicy(),
         max_in_flight: int = 8,
     ) -> None:
-        self.faults = faults
+        self.retry_policy = retry_policy
         self.traffic = Traffic()
         self.max_in_flight = max_in_flight
         self.endpoints = [Endpoint(url, connection) for url in urls]
@@ -102,7 +107,7 @@ class Transport:
                 f"the servers {', '.join(e.url for e in self.endpoints)} serve different builds of {name!r}; "
                 "give every server the same repository"
             )
-        return min(offers, key=lambda offer: offer.max_batch)
+        return min(offers, key=lambda offer: offer.max_batch_size)
 
     def infer(self, requests: Iterator[Request], in_flight: int | None = None) -> Iterator[NDArray[Any]]:
         """The scores of `requests`, in their order. Closing the iterator cancels what is on its way.
@@ -163,7 +168,7 @@ class _Pump(threading.Thread):
         self._transport = transport
         self._model = transport.model
         self._traffic = transport.traffic
-        self._faults = transport.faults
+        self._retry_policy = transport.retry_policy
         self._requests = requests
         self._lanes = [_Lane(endpoint, in_flight) for endpoint in transport.endpoints]
         self._ahead = ready_ahead(in_flight)
@@ -200,7 +205,7 @@ class _Pump(threading.Thread):
             while not self._stopping and not self._complete():
                 self._send_what_fits()
                 self._handle_events()
-                self._check_patience()
+                self._check_no_response()
             self._ready.put(None)
         except BaseException as error:
             self._ready.put(error)
@@ -324,7 +329,7 @@ class _Pump(threading.Thread):
     def _refuse(self, lane: _Lane, request: Request, reason: str) -> None:
         """Counts an answer (or an error) of this very request; too many of them end the scan."""
         tries = self._refused[request.index] = self._refused.get(request.index, 0) + 1
-        if tries >= self._faults.tries:
+        if tries >= self._retry_policy.tries:
             raise TileError(
                 f"model {self._model.card.name!r}: request {request.index} ({len(request.roi)} tiles) failed {tries} "
                 f"times, last at {lane.endpoint.url}: {reason}"
@@ -359,11 +364,11 @@ class _Pump(threading.Thread):
         else:
             lane.fail(str(error), time.monotonic())
 
-    def _check_patience(self) -> None:
+    def _check_no_response(self) -> None:
         if any(lane.up for lane in self._lanes) or self._stopping:
             return
         waited = time.monotonic() - self._last_answer
-        if waited > self._faults.patience_s:
+        if waited > self._retry_policy.no_response_timeout_s:
             reasons = "; ".join(f"{lane.endpoint.url}: {lane.last_error}" for lane in self._lanes)
             raise TileError(
                 f"model {self._model.card.name!r}: no server has answered for {waited:.0f} s, "

@@ -28,21 +28,21 @@ Array = NDArray[Any]
 MAX_ROUNDING = 0.5
 
 
-def mixed_fp16(graphs: Graphs, kept: frozenset[str] = frozenset()) -> tuple[ModelProto, dict[str, Any]]:
+def mixed_precision(graphs: Graphs, kept: frozenset[str] = frozenset()) -> tuple[ModelProto, dict[str, Any]]:
     """The lean graph in mixed fp16, and the facts of it.
 
     Layers of which brighter scans would make an overflow stay in fp32, and so do those in `kept`.
     Raises Fp16OverflowError with the layer's name where the calibration tiles themselves overflow it.
     """
-    ranges, preparing = tensor_ranges(graphs.lean, graphs.calibration.feeds), preparing_nodes(graphs.lean)
-    refuse_overflow(graphs.lean, ranges, kept | preparing)
-    near = frozenset(out_of_range(graphs.lean, ranges)) & low_nodes(graphs.lean, kept | preparing)
+    ranges, preparing = tensor_ranges(graphs.base, graphs.calibration.feeds), preparing_nodes(graphs.base)
+    refuse_overflow(graphs.base, ranges, kept | preparing)
+    near = frozenset(out_of_range(graphs.base, ranges)) & low_nodes(graphs.base, kept | preparing)
     facts = {
         "kept": sorted(kept),
         "kept_near_overflow": sorted(near),
         "calibration": graphs.calibration.as_dict(),
     }
-    return to_mixed(graphs.lean, "fp16", kept | near | preparing), facts
+    return to_mixed(graphs.base, "fp16", kept | near | preparing), facts
 
 
 def compile_fp16(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset()) -> Compiled:
@@ -51,7 +51,7 @@ def compile_fp16(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset(
     ONNX Runtime on a CPU computes fp16 in fp32, so that neither rounding nor overflow would show: the graph is
     run node by node on one tile first. Raises Fp16OverflowError, or AcceptanceError where that tile is lost.
     """
-    model, facts = mixed_fp16(graphs, kept)
+    model, facts = mixed_precision(graphs, kept)
     facts["rounding"] = float(f"{_rounding(graphs, model):.3g}")
     return opened(model, folder, "fp16", graphs, facts)
 
@@ -68,9 +68,9 @@ def stepwise_runner(model: ModelProto) -> Runner:
 
 def compile_int8(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset()) -> Compiled:
     """model.onnx with Q/DQ pairs around its convolutions. Raises QuantizationError where none is left."""
-    model = quantize_qdq(graphs.lean, graphs.calibration.feeds, kept)
+    model = quantize_qdq(graphs.base, graphs.calibration.feeds, kept)
     facts = {
-        "int8_convolutions": len(quantizable(graphs.lean, kept)),
+        "int8_convolutions": len(quantizable(graphs.base, kept)),
         "kept": sorted(kept),
         "calibration": graphs.calibration.as_dict(),
     }
@@ -79,7 +79,7 @@ def compile_int8(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset(
 
 def compile_int8_dynamic(graphs: Graphs, folder: Path, _: frozenset[str] = frozenset()) -> Compiled:
     """model.onnx with int8 weights of its matrix products. Raises QuantizationError where it has none."""
-    return opened(quantize_dynamic(graphs.lean), folder, "int8-dynamic", graphs, {})
+    return opened(quantize_dynamic(graphs.base), folder, "int8-dynamic", graphs, {})
 
 
 def reopen(compiled: Compiled, files: tuple[Path, ...], graphs: Graphs) -> Compiled:

@@ -51,7 +51,7 @@ def compile_int8(graphs: Graphs, folder: Path, kept: frozenset[str] = frozenset(
 
 def _read(graphs: Graphs) -> Any:
     with tempfile.TemporaryDirectory() as folder:
-        files = save(graphs.composed, Path(folder) / "model.onnx")
+        files = save(graphs.fused, Path(folder) / "model.onnx")
         return read(files[0])
 
 

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from voxtile_build.engines.base import Compiled
 from voxtile_build.engines.onnxruntime.accelerator import tensorrt_accelerator_parameters
-from voxtile_build.engines.onnxruntime.variants import mixed_fp16
+from voxtile_build.engines.onnxruntime.variants import mixed_precision
 from voxtile_build.engines.tensorrt.container import container_advice
 from voxtile_build.engines.tensorrt.facts import visible_gpu
 from voxtile_build.engines.tensorrt.network import Precision
@@ -74,17 +74,19 @@ def plan_graph(
 ) -> tuple[onnx.ModelProto, dict[str, Any]]:
     """The graph in which `precision` is written, where TensorRT reads it from, and the facts of it."""
     if precision == "fp16":
-        return mixed_fp16(graphs, kept)
+        return mixed_precision(graphs, kept)
     if precision == "bf16":
-        return to_mixed(graphs.lean, "bf16", kept | preparing_nodes(graphs.lean)), {}
+        return to_mixed(graphs.base, "bf16", kept | preparing_nodes(graphs.base)), {}
     if precision == "int8":
-        return quantize_qdq(graphs.lean, graphs.calibration.feeds, kept), {"calibration": graphs.calibration.as_dict()}
+        return quantize_qdq(graphs.base, graphs.calibration.feeds, kept), {"calibration": graphs.calibration.as_dict()}
     return onnx.load(graphs.onnx_file), {}
 
 
 def serving_profile(model: onnx.ModelProto, serving: Serving) -> Profile:
     """From one tile to max_batch, best at the largest batch that the server waits for."""
-    return batch_profile(model, 1, max(serving.preferred_batches or (serving.max_batch,)), serving.max_batch)
+    return batch_profile(
+        model, 1, max(serving.preferred_batch_size or (serving.max_batch_size,)), serving.max_batch_size
+    )
 
 
 def accelerator(onnx_file: Path, spec: Spec) -> Mapping[str, str]:

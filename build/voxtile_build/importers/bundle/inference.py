@@ -58,9 +58,9 @@ def tiling_of(config: Config) -> dict[str, Any]:
         "semantics": "monai",
         "roi": roi,
         "overlap": _per_axis(step, "overlap", given["overlap"], len(roi)),
-        "blend": given["mode"],
-        "sigma": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
-        "outside": float(given["cval"]),
+        "mode": given["mode"],
+        "sigma_scale": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
+        "cval": float(given["cval"]),
         **({"slice_axis": given["spatial_dim"]} if name == "SliceInferer" else {}),
     }
 

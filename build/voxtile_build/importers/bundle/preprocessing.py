@@ -114,11 +114,8 @@ def _range(step: Step, _: int) -> tuple[str, Any]:
     step.require(given, {"dtype": FLOATS})
     if given["b_min"] is None or given["b_max"] is None:
         raise step.refusal("expected b_min and b_max, found none")
-    low, high, out_low, out_high = (float(given[key]) for key in ("a_min", "a_max", "b_min", "b_max"))
-    return "intensity", {
-        "rule": "range",
-        **{"low": low, "high": high, "out_low": out_low, "out_high": out_high, "clip": bool(given["clip"])},
-    }
+    bounds = {key: float(given[key]) for key in ("a_min", "a_max", "b_min", "b_max")}
+    return "intensity", {"rule": "range", **bounds, "clip": bool(given["clip"])}
 
 
 def _zscore(step: Step, channels: int) -> tuple[str, Any]:
@@ -157,8 +154,8 @@ def _percentile(step: Step, channels: int) -> tuple[str, Any]:
     )
     step.require(given, {"b_min": (0,), "b_max": (1,), "relative": (False,), "dtype": FLOATS})
     _check_channel_wise(step, given, channels)
-    low, high = float(given["lower"]), float(given["upper"])
-    return "intensity", {"rule": "percentile", "low": low, "high": high, "clip": bool(given["clip"])}
+    lower, upper = float(given["lower"]), float(given["upper"])
+    return "intensity", {"rule": "percentile", "lower": lower, "upper": upper, "clip": bool(given["clip"])}
 
 
 def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
@@ -168,7 +165,7 @@ def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
     )
     step.require(given, {"minv": (0,), "maxv": (1,), "factor": (None,), "dtype": FLOATS})
     _check_channel_wise(step, given, channels)
-    return "intensity", {"rule": "percentile", "low": 0.0, "high": 100.0}
+    return "intensity", {"rule": "percentile", "lower": 0.0, "upper": 100.0}
 
 
 def _check_channel_wise(step: Step, given: Mapping[str, Any], channels: int) -> None:

@@ -106,15 +106,15 @@ def _check_package(path: Path, content: bytes) -> None:
         raise NetworkError(f"{path}: expected a package of torch.export.save, found a truncated file or another kind")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if min((member.header_offset for member in archive.infolist()), default=0) > 0:
+            if min((fold.header_offset for fold in archive.infolist()), default=0) > 0:
                 # The end is missing; what was found is the end of an archive within it.
                 raise zipfile.BadZipFile("it is truncated")
-            members = {name: archive.read(name) for name in archive.namelist()}
+            folds = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise NetworkError(
             f"{path}: expected a whole package of torch.export.save, found a damaged one: {error}"
         ) from None
-    for name, data in members.items():
+    for name, data in folds.items():
         inner = name.partition("/")[2]
         if not any(re.fullmatch(pattern, inner) for pattern in MEMBERS):
             raise _unsafe(path, f"{name!r}, which is not part of an exported network")

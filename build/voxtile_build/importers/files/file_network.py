@@ -59,11 +59,11 @@ class FileNetwork(nn.Module):
         return self._source[0].to_onnx(shape, opset, self.head)
 
 
-def open_network(path: Path, sha256: str, head: int | None, max_batch: int) -> FileNetwork:
+def open_network(path: Path, sha256: str, head: int | None, max_batch_size: int) -> FileNetwork:
     """The network in `path`, whose ending says of which kind it is: .onnx, .pt (or .ts, TorchScript), .pt2.
 
     Raises NetworkError for another kind, a damaged file, one that could run code of its own, and one that does not
-    take batches up to `max_batch`; WeightsError where the file cannot be read or has another SHA-256.
+    take batches up to `max_batch_size`; WeightsError where the file cannot be read or has another SHA-256.
     """
     from voxtile_build.importers.files.exported_file import open_exported
     from voxtile_build.importers.files.onnx_file import open_onnx
@@ -79,15 +79,15 @@ def open_network(path: Path, sha256: str, head: int | None, max_batch: int) -> F
         raise NetworkError(f"{path}: network.file: expected one of {', '.join(kinds)}, found {path.suffix or 'none'!r}")
     check_sha256(path, sha256, "network")
     network = FileNetwork(path, kinds[path.suffix](path, path.read_bytes()), head)
-    _check_batch(network, max_batch)
+    _check_batch(network, max_batch_size)
     return network
 
 
-def _check_batch(network: FileNetwork, max_batch: int) -> None:
-    if network.batch is None or network.batch == max_batch == 1:
+def _check_batch(network: FileNetwork, max_batch_size: int) -> None:
+    if network.batch is None or network.batch == max_batch_size == 1:
         return
-    advice = "set serving.max_batch = 1, or " if network.batch == 1 else ""
+    advice = "set serving.max_batch_size = 1, or " if network.batch == 1 else ""
     raise NetworkError(
-        f"{network.path}: serving.max_batch: the file takes a batch of {network.batch} and no other, found max_batch "
-        f"{max_batch}; {advice}export the network again with a free batch"
+        f"{network.path}: serving.max_batch_size: the file takes a batch of {network.batch} and no other, found "
+        f"max_batch_size {max_batch_size}; {advice}export the network again with a free batch"
     )

@@ -24,7 +24,7 @@ from voxtile_build.importers.nnunet.network import network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
 from voxtile_build.importers.nnunet.spec import check_names, check_settings, plan_of, refuse_scans, spec_of
 from voxtile_build.prepared import Step, silent
-from voxtile_build.repository.folds import Member, Model
+from voxtile_build.repository.folds import Fold, Model
 
 CHECKPOINT = "checkpoint_final.pth"
 
@@ -143,15 +143,15 @@ def _model(
     spec = spec_of(name, folder, configuration, channels, labels, axes, nnunet, settings)
     where = f"{folder.plans_file}: configuration {checkpoints[0].configuration}"
     inputs = len(spec.input.channels)
-    members = [
-        Member(
+    folds = [
+        Fold(
             name if len(checkpoints) == 1 else f"{name}_fold_{checkpoint.fold}",
             partial(_load, configuration, inputs, len(labels.names), where, checkpoint),
             checkpoint.sha256,
         )
         for checkpoint in checkpoints
     ]
-    return Model(spec, tuple(members))
+    return Model(spec, tuple(folds))
 
 
 def _load(configuration: Mapping[str, Any], channels: int, heads: int, where: str, checkpoint: Checkpoint) -> nn.Module:

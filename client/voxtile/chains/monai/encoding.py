@@ -51,7 +51,7 @@ class Encoding:
     high: NDArray[np.float64]
     exact: bool
     max_rounding: float = 0.0
-    figures: NDArray[np.float32] | None = None
+    statistics: NDArray[np.float32] | None = None
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         """`values` [channel, ...] of the prepared scan as they are sent; no copy where they are so already."""
@@ -84,8 +84,12 @@ def choose_encoding(prepared: Prepared, card: Card) -> Encoding:
     parts = [_for_channel(channel, card, number, names[number]) for number, channel in enumerate(data)]
     scale, low, high = (np.array(column, np.float64) for column in list(zip(*parts, strict=True))[:3])
     exact = all(fits for *_, fits in parts)
-    figures = prepared.figures if prepared.figures is None else (prepared.figures * scale[:, None]).astype(np.float32)
-    encoding = Encoding(card.input.dtype, scale, low, high, exact, figures=figures)
+    statistics = (
+        prepared.statistics
+        if prepared.statistics is None
+        else (prepared.statistics * scale[:, None]).astype(np.float32)
+    )
+    encoding = Encoding(card.input.dtype, scale, low, high, exact, statistics=statistics)
     encoding = replace(encoding, max_rounding=_largest_rounding(data, encoding))
     _warn_if_coarse(encoding, prepared)
     return encoding
@@ -94,7 +98,7 @@ def choose_encoding(prepared: Prepared, card: Card) -> Encoding:
 def _for_channel(values: NDArray[Any], card: Card, channel: int, name: str) -> tuple[float, float, float, bool]:
     """Scale and bounds of one channel, and whether it is sent as it is."""
     dtype, limit = card.input.dtype, LARGEST[card.input.dtype]
-    low, high = ends(values)
+    low, high = min_max(values)
     if max(-low, high) <= limit and not (card.whole_scan_intensity and dtype == "int16" and not whole_numbers(values)):
         return 1.0, -limit, limit, True
     if card.whole_scan_intensity:
@@ -112,15 +116,15 @@ def _harmless_bounds(card: Card, channel: int) -> tuple[float, float] | None:
     """The values beyond which the model's own rule cuts, rounded outwards to whole numbers."""
     rule = card.intensity
     if isinstance(rule, IntensityRange) and rule.clip:
-        return float(np.floor(rule.low)), float(np.ceil(rule.high))
-    if isinstance(rule, IntensityFixed) and (rule.low is not None or rule.high is not None):
-        low = -np.inf if rule.low is None else np.floor(rule.low[channel])
-        high = np.inf if rule.high is None else np.ceil(rule.high[channel])
+        return float(np.floor(rule.a_min)), float(np.ceil(rule.a_max))
+    if isinstance(rule, IntensityFixed) and (rule.lower is not None or rule.upper is not None):
+        low = -np.inf if rule.lower is None else np.floor(rule.lower[channel])
+        high = np.inf if rule.upper is None else np.ceil(rule.upper[channel])
         return float(low), float(high)
     return None
 
 
-def ends(values: NDArray[Any]) -> tuple[float, float]:
+def min_max(values: NDArray[Any]) -> tuple[float, float]:
     """The lowest and the highest of `values` (any shape, not empty)."""
     lows, highs = zip(*((part.min(), part.max()) for part in chunks(values)), strict=True)
     return float(min(lows)), float(max(highs))
@@ -154,8 +158,8 @@ def _bounds_within(dtype: np.dtype[Any], low: float, high: float) -> tuple[int, 
 
 def _warn_if_coarse(encoding: Encoding, prepared: Prepared) -> None:
     """Logs where rounding is large against what the network sees: a few extreme voxels can take the whole range."""
-    if prepared.figures is None or encoding.max_rounding == 0:
+    if prepared.statistics is None or encoding.max_rounding == 0:
         return
-    for channel, divide in enumerate(prepared.figures[:, 1].tolist()):
+    for channel, divide in enumerate(prepared.statistics[:, 1].tolist()):
         if encoding.max_rounding > COARSE * divide:
             LOGGER.warning("channel %d: rounded by up to %.3g to be sent", channel + 1, encoding.max_rounding)

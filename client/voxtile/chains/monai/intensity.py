@@ -19,7 +19,7 @@ SHORTS = HALF // 2 + HALF
 """How many values 8 and 16 bit integers have, signed and unsigned: from -32,768 to 65,535."""
 
 
-def whole_scan_figures(
+def intensity_statistics(
     data: NDArray[Any], rule: IntensityZscore | IntensityPercentile, names: tuple[str, ...]
 ) -> NDArray[np.float32]:
     """[channel, 2] float32 of `data` [channel, x, y, z]: what to subtract and what to divide by.
@@ -40,9 +40,9 @@ def _of_channel(values: NDArray[Any], rule: IntensityZscore | IntensityPercentil
         subtract, divide = mean_and_deviation(values, nonzero)
         what = "standard deviation"
     else:
-        low, high = percentiles(values, (rule.low, rule.high), nonzero)
+        low, high = percentiles(values, (rule.lower, rule.upper), nonzero)
         subtract, divide = low, high - low
-        what = f"range between the percentiles {rule.low:g} and {rule.high:g}"
+        what = f"range between the percentiles {rule.lower:g} and {rule.upper:g}"
     if not np.float32(divide) > 0:
         raise InputError(f"{name}: expected a scan whose voxels differ, found a {what} of 0: nothing to normalise by")
     return subtract, divide
@@ -112,8 +112,8 @@ def _between(low: float, high: float, share: float) -> float:
 
 def _values_at(values: NDArray[Any], nonzero: bool, upper: NDArray[np.int64], ranks: list[int]) -> list[float]:
     """The values of these ranks, once the histogram of their upper halves is known."""
-    ends = np.cumsum(upper)
-    bins = [int(np.searchsorted(ends, rank, side="right")) for rank in ranks]
+    min_max = np.cumsum(upper)
+    bins = [int(np.searchsorted(min_max, rank, side="right")) for rank in ranks]
     lower = {index: np.zeros(HALF, np.int64) for index in bins}
     for part in _parts(values, nonzero):
         bits = _ordered_bits(part)
@@ -124,7 +124,7 @@ def _values_at(values: NDArray[Any], nonzero: bool, upper: NDArray[np.int64], ra
                 histogram += np.bincount(hits & 0xFFFF, minlength=HALF)
     result = []
     for rank, index in zip(ranks, bins, strict=True):
-        before = int(ends[index] - upper[index])
+        before = int(min_max[index] - upper[index])
         low = int(np.searchsorted(np.cumsum(lower[index]), rank - before, side="right"))
         result.append(_value_of_bits(index << 16 | low))
     return result

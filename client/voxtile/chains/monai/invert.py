@@ -49,9 +49,9 @@ class Restorer:
         self._labels = np.zeros(grid.oriented, label_type(card))
         self._scores = np.zeros((self._channels, *grid.oriented), np.float32) if keep_scores else None
         self._received = 0
-        self.begin(whole(grid.shape, grid.oriented))
+        self.start_strip(whole(grid.shape, grid.oriented))
 
-    def begin(self, strip: Strip) -> None:
+    def start_strip(self, strip: Strip) -> None:
         """Takes the planes that follow as those of `strip`, from the first on.
 
         Raises ValueError where planes of the strip before are missing.
@@ -65,7 +65,7 @@ class Restorer:
         self._kept = np.empty((self._channels, 0, *self._plane), np.float32)
         self._received = self._done = 0
 
-    def feed(self, planes: NDArray[np.float32]) -> None:
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
         """The next planes [score, n, y, z] of the prepared grid along its first axis; not kept after the call.
 
         Raises ValueError for planes of another shape, or more than the grid has; ModelError for labels that the card

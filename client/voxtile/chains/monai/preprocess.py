@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from voxtile.card import Card, IntensityPercentile, IntensityZscore
 from voxtile.chains.monai.encoding import Encoding, choose_encoding
 from voxtile.chains.monai.grid import Grid, plan_grid
-from voxtile.chains.monai.intensity import whole_scan_figures
+from voxtile.chains.monai.intensity import intensity_statistics
 from voxtile.chains.monai.resample import SLAB_BYTES, resample, usable_threads
 from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
@@ -36,7 +36,7 @@ class Prepared:
     """
 
     data: NDArray[Any]
-    figures: NDArray[np.float32] | None
+    statistics: NDArray[np.float32] | None
     grid: Grid
     names: tuple[str, ...]
 
@@ -60,10 +60,10 @@ def prepare(volume: Volume, card: Card, *, max_bytes: int | None = None, threads
         except MemoryError:
             raise _too_large(volume, grid, needed, "this machine cannot give as much") from None
     names = _channel_names(volume)
-    figures = None
+    statistics = None
     if isinstance(card.intensity, (IntensityZscore, IntensityPercentile)):
-        figures = whole_scan_figures(data, card.intensity, names)
-    return Prepared(data, figures, grid, names)
+        statistics = intensity_statistics(data, card.intensity, names)
+    return Prepared(data, statistics, grid, names)
 
 
 def prepare_bytes(grid: Grid, channels: int) -> int:

@@ -44,8 +44,8 @@ class AxisMap:
     @cached_property
     def identity(self) -> bool:
         """Whether every voxel lies on its own namesake, so that nothing is to be done."""
-        ends = (self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1))
-        return self.source == self.target and max(map(abs, ends)) <= SAME_PLACE
+        min_max = (self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1))
+        return self.source == self.target and max(map(abs, min_max)) <= SAME_PLACE
 
     @property
     def inverse(self) -> AxisMap:

@@ -113,7 +113,7 @@ class LabelExporter:
         self._step = _slab_rows(properties, self._heads.count)
         self._start(whole(properties.shape_after_resampling, self._target.shape))
 
-    def begin(self, strip: Strip) -> None:
+    def start_strip(self, strip: Strip) -> None:
         """Takes the planes that follow as those of ``strip``, one of ``export_strips``, from the first on.
 
         Raises ModelError where planes of the strip before are missing.
@@ -125,7 +125,7 @@ class LabelExporter:
     def _start(self, strip: Strip) -> None:
         self._strip, self._waiting, self._done = strip, _Waiting(), 0
 
-    def feed(self, planes: NDArray[Any]) -> None:
+    def add_planes(self, planes: NDArray[Any]) -> None:
         """The next ``planes`` [class, n, y, x] of logits; the array may be used again afterwards.
 
         Raises ModelError where classes or plane do not fit, or where more planes come than the grid has.
@@ -256,7 +256,7 @@ def export_labels(
     exporter = LabelExporter(
         properties, plan, n_labels=n_labels, regions_class_order=regions_class_order, threads=threads
     )
-    exporter.feed(logits)
+    exporter.add_planes(logits)
     return exporter.finish()
 
 

@@ -27,24 +27,24 @@ SAME_SPACING = 1e-3
 """How far, as a share, a header's voxel size may lie from its affine's and still be the more exact of the two."""
 
 
-class NnunetCase:
+class NnunetPreparedScan:
     """data: [channel, *plan's axes] float32, normalised and resampled, a cascade's label channels behind the images.
 
-    previous: [i, j, k], the labels that a cascade's first stage gave. learned_steps: whether the model's learned
+    previous: [i, j, k], the labels that a cascade's first stage gave. postprocessing: whether the model's learned
     post-processing is applied. Raises InputError for a scan that the plan cannot take, ModelError for a plan that
     this client does not reproduce.
     """
 
-    figures = None
+    statistics = None
     input_rounding = 0.0
 
     def __init__(
-        self, volume: Volume, card: Card, previous: NDArray[Any] | None = None, learned_steps: bool = True
+        self, volume: Volume, card: Card, previous: NDArray[Any] | None = None, postprocessing: bool = True
     ) -> None:
         self._card = card
         self._fields: dict[str, Any] = dict(card.nnunet or {})
         self._plan = NnunetPlan.from_json(self._fields)
-        self._steps = self._fields.get("postprocessing", ()) if learned_steps else ()
+        self._steps = self._fields.get("postprocessing", ()) if postprocessing else ()
         reader = self._fields.get("image_reader_writer", "")
         self._axes = Axes(volume, reorient=reader == REORIENTING)
         self._geometry = reader_properties(volume, reader, header_spacing(volume))
@@ -81,7 +81,7 @@ class NnunetCase:
             "shape_after_cropping_and_before_resampling": grid.shape_after_cropping,
         }
 
-    def empty_at_most(self, threshold: float) -> list[float]:
+    def background_at_most(self, threshold: float) -> list[float]:
         raise ModelError(f"model {self._card.name!r}: nnU-Net's plans have no rule for what is empty")
 
     def restorer(self, keep_scores: bool) -> NnunetSink:
@@ -125,14 +125,14 @@ class NnunetSink:
         self._rows: tuple[slice, slice] = (slice(None), slice(None))
         self._fed = 0
 
-    def begin(self, strip: Strip) -> None:
+    def start_strip(self, strip: Strip) -> None:
         rows = slice(*strip.rows)
         self._rows = (rows, slice(None)) if strip.axis == 1 else (slice(None), rows)
         self._fed = 0
-        self._exporter.begin(strip)
+        self._exporter.start_strip(strip)
 
-    def feed(self, planes: NDArray[np.float32]) -> None:
-        self._exporter.feed(planes)
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
+        self._exporter.add_planes(planes)
         if self._kept is not None:
             self._kept[(slice(None), slice(self._fed, self._fed + planes.shape[1]), *self._rows)] = planes
         self._fed += planes.shape[1]
