@@ -180,7 +180,7 @@ def _agreement(
     told = {"dice_min": _dice(expected, there), "changed_fraction": _flips(expected, there), "compared_label": label}
     if own is None:
         return told
-    return {**told, "dice_min_to_nnunet": _dice(own, found), "flipped_to_nnunet": _flips(own, found)}
+    return {**told, "dice_min_to_nnunet": _dice(own, found), "changed_to_nnunet": _flips(own, found)}
 
 
 def _dice(expected: NDArray[Any], found: NDArray[Any]) -> float:

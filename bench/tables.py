@@ -42,7 +42,7 @@ ENGINE_COLUMNS: tuple[Column, ...] = (
 )
 AGREEMENT = (
     "Ratios are to the first row of each table. Seconds run from the scan's file to the mask's, medians of "
-    "repetitions that took turns. Peak memory counts everything that a way needs, a server included. Dice and flipped "
+    "repetitions that took turns. Peak memory counts everything that a way needs, a server included. Dice and changed "
     "voxels are against the first row's mask; where a network's weights were not trained they say how far two ways "
     "agree, and nothing about the mask."
 )
