@@ -16,7 +16,7 @@ OUT ?= out
 
 setup: $(STAMP)
 
-$(STAMP): client/pyproject.toml build/pyproject.toml server/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/voxtile_server/install/requirements.txt
+$(STAMP): client/pyproject.toml build/pyproject.toml server/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/voxtile_server/install/triton.txt server/voxtile_server/install/engines.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
 	$(BIN)/python -m pip install --quiet --editable build --editable client --editable server --requirement requirements-dev.txt --constraint constraints.txt

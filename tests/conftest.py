@@ -37,3 +37,4 @@ def server(repository: Path) -> Iterator[EmbeddedServer]:
     """The embedded Triton on `repository`, for tests that do not stop it."""
     with EmbeddedServer(repository) as running:
         yield running
+        running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere

@@ -11,6 +11,8 @@ from tests.support import tiny_entries as tiny
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.install import fetch
 
+SLOW_START_S = 60
+
 
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
@@ -25,6 +27,7 @@ def server(repository: Path) -> Iterator[EmbeddedServer]:
     """The embedded Triton on `repository`, for tests that do not stop it."""
     with EmbeddedServer(repository, ready_timeout_s=120) as running:
         yield running
+        running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere
 
 
 @pytest.fixture(scope="session")
@@ -34,3 +37,14 @@ def cache() -> Path:
     fetch.fetch_triton(folder)
     fetch.fetch_engines(folder)
     return folder
+
+
+@pytest.fixture
+def slow(tmp_path: Path) -> Path:
+    """A repository whose model takes longer to load than any test waits."""
+    tensors = [("x", "TYPE_FP32", (1,))]
+    folder = tiny.write_entry(tmp_path / "slow", tiny.config("sleeper", "python", tensors, [("y", *tensors[0][1:])]))
+    code = "import time\n\nclass TritonPythonModel:\n    def initialize(self, args):\n"
+    code += f"        time.sleep({SLOW_START_S})\n"
+    (folder / "1" / "model.py").write_text(code)
+    return tmp_path / "slow"

@@ -498,6 +498,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]
     write_repository(folder)
     with EmbeddedServer(folder, threads=1) as running:
         yield running
+        running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere
 
 
 @pytest.fixture(scope="module")

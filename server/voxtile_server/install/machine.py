@@ -13,8 +13,8 @@ from pathlib import Path
 from voxtile_server.errors import ServerError
 
 GLIBC_NEEDED = (2, 35)  # the wheel is tagged manylinux_2_35
-# NumPy 1.26, the last that the stub can use, has wheels for no later Python.
-PYTHONS = ((3, 10), (3, 11), (3, 12))
+# ONNX Runtime 1.31 has no wheels for an older Python, and NumPy 1.26, the last that the stub can use, for no newer one.
+PYTHONS = ((3, 11), (3, 12))
 CONTAINER = "use the official container instead (server/README.md)"
 
 
@@ -66,8 +66,8 @@ def _check_python(version: tuple[int, int]) -> None:
     if version not in PYTHONS:
         known = ", ".join(_dotted(python) for python in PYTHONS)
         raise ServerError(
-            f"the embedded server needs Python {known} (NumPy 1.26 has no wheels for others), "
-            f"found {_dotted(version)}; start it with one of these"
+            f"the embedded server needs Python {known} (NumPy 1.26 and ONNX Runtime 1.31 have no wheels "
+            f"for others), found {_dotted(version)}; start it with one of these"
         )
 
 

@@ -1,0 +1,154 @@
+"""`voxtile-server`: what it says, how it ends, and what it leaves (nothing)."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+import pytest
+
+from tests.support import tiny_entries as tiny
+from tests.support.numpy_metadata import copy_metadata
+from tests.support.served_processes import GONE_WITHIN_S, all_gone, doubled, eventually, family, regions
+
+ROOT = Path(__file__).parents[2]
+
+
+def command(*arguments: str | Path) -> list[str]:
+    return [sys.executable, "-m", "voxtile_server", *map(str, arguments)]
+
+
+def free_ports() -> list[str]:
+    return ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+
+
+def refused(*arguments: str | Path, **environment: str) -> str:
+    """The one line with which the command ends at once."""
+    done = subprocess.run(
+        command(*arguments), cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True, timeout=60
+    )  # fmt: skip
+    assert (done.returncode, done.stdout) == (2, "")
+    line = done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert line.startswith("error: ")
+    return line
+
+
+def test_bad_input_ends_with_one_line(tmp_path: Path, repository: Path) -> None:
+    assert "does not exist" in refused("--repository", tmp_path / "missing")
+    assert "asked for twice, by --http-port and --grpc-port" in refused(
+        "--repository", repository, "--http-port", "8123", "--grpc-port", "8123"
+    )
+    assert "--host: 203.0.113.7 is no address" in refused("--repository", repository, "--host", "203.0.113.7")
+    copy_metadata("numpy", tmp_path)
+    assert "it needs numpy<2" in refused("--repository", repository, *free_ports(), "--engines", tmp_path)
+
+
+def test_a_failed_download_says_what_failed(tmp_path: Path, repository: Path) -> None:
+    line = refused("--repository", repository, *free_ports(), VOXTILE_CACHE=str(tmp_path), PIP_NO_INDEX="1",
+                   PIP_FIND_LINKS=str(tmp_path))  # fmt: skip
+    assert "pip could not fetch nvidia-pytriton==0.7.0: " in line
+    assert "check the network" in line
+    assert not [path for path in tmp_path.iterdir() if path.suffix != ".lock"]
+
+
+def test_the_cache_is_filled_once(cache: Path) -> None:
+    done = subprocess.run(
+        [sys.executable, "-m", "voxtile_server.install.fetch"], cwd=ROOT, capture_output=True, text=True, timeout=60
+    )
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def test_a_cache_that_cannot_be_written_is_told(tmp_path: Path, repository: Path) -> None:
+    (tmp_path / "file").touch()
+    line = refused("--repository", repository, *free_ports(), VOXTILE_CACHE=str(tmp_path / "file"))
+    assert "cannot make the cache folder" in line
+    assert "set VOXTILE_CACHE" in line
+    line = refused("--repository", repository, *free_ports(), VOXTILE_CACHE=str(tmp_path / "$(two words)"))
+    assert "set VOXTILE_CACHE to a path of letters" in line
+
+
+def test_a_broken_config_is_told(tmp_path: Path) -> None:
+    (tiny.write_doubling(tmp_path, "garbled") / "config.pbtxt").write_text("name: 3 three")
+    line = refused("--repository", tmp_path, *free_ports())
+    assert "model 'garbled': failed to read text proto" in line
+    assert "1:7: Expected string, got: 3" in line
+
+
+@contextlib.contextmanager
+def foreground(repository: Path, ready_file: Path) -> Iterator[subprocess.Popen[str]]:
+    arguments = command("--repository", repository, *free_ports(), "--ready-file", ready_file)
+    with subprocess.Popen(arguments, cwd=ROOT, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        try:
+            yield process
+        finally:
+            process.kill()
+
+
+def wait_for(ready_file: Path) -> dict[str, Any]:
+    assert eventually(ready_file.exists)
+    facts: dict[str, Any] = json.loads(ready_file.read_text())
+    return facts
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_the_command_tells_where_it_listens_and_ends_when_asked(
+    repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    with foreground(repository, tmp_path / "ready.json") as process:
+        facts = wait_for(tmp_path / "ready.json")
+        assert doubled(facts["grpc_url"])
+        assert facts["models"] == ["double"]
+        processes = family(facts["pid"])
+        process.send_signal(number)
+        out, err = process.communicate(timeout=GONE_WITHIN_S)
+    assert (process.returncode, err) == (0, "")
+    for said in (facts["grpc_url"], facts["http_url"], facts["metrics_url"], "double", str(facts["pid"])):
+        assert said in out
+    assert all_gone(processes)
+    assert not regions(process.pid)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_the_command_ends_with_its_parent(repository: Path, tmp_path: Path) -> None:
+    ready = tmp_path / "ready.json"
+    arguments = command("--repository", repository, *free_ports(), "--ready-file", ready)
+    code = "import subprocess, sys; subprocess.run(sys.argv[1:])"
+    with subprocess.Popen([sys.executable, "-c", code, *arguments], cwd=ROOT, stdout=subprocess.DEVNULL) as parent:
+        facts = wait_for(ready)
+        processes = [*family(facts["pid"]), *psutil.Process(parent.pid).children()]
+        parent.kill()
+    assert all_gone(processes)
+    assert eventually(lambda: list(tmp_path.iterdir()) == [])
+
+
+def test_an_interrupt_while_loading_leaves_nothing(slow: Path, tmp_path: Path) -> None:
+    with foreground(slow, tmp_path / "ready.json") as process:
+        children: list[psutil.Process] = []
+
+        def has_stub() -> bool:
+            children[:] = psutil.Process(process.pid).children(recursive=True)
+            return any("stub" in child.name() for child in children)
+
+        assert eventually(has_stub)
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=GONE_WITHIN_S)
+    assert process.returncode == 0
+    assert all_gone(children)
+    assert not regions(process.pid)
+
+
+def test_the_command_says_when_tritonserver_has_died(repository: Path, tmp_path: Path) -> None:
+    with foreground(repository, tmp_path / "ready.json") as process:
+        os.kill(wait_for(tmp_path / "ready.json")["pid"], signal.SIGKILL)
+        _, err = process.communicate(timeout=GONE_WITHIN_S)
+    assert process.returncode == 1
+    assert f"tritonserver ended with code {128 + signal.SIGKILL}" in err
