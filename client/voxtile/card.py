@@ -1,13 +1,14 @@
-"""The model card: all that a client must know about a model, as one JSON object.
+"""Defines the model card: all that a client must know about a model, as one JSON object.
 
-The card travels as `parameters { key: "card" }` of the public entry's config.pbtxt. This module is the one
-definition of its form; `docs/reference/card.schema.json` is generated from it, and the build side validates what
-it writes against that file. This module knows nothing of servers, scans or networks.
+The card travels as `parameters { key: "card" }` of the public entry's config.pbtxt. The classes here are the only
+definition of its form: `python -m voxtile.card > docs/reference/card.schema.json` writes the published schema from
+them. This module knows nothing of servers, scans or networks.
 """
 
 from __future__ import annotations
 
 import json
+import sys
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -16,14 +17,15 @@ from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, Validatio
 from voxtile.errors import ModelError
 
 SCHEMA_VERSION = 1
-"""Raised when a client of the older version would misread a card, never for an added optional field."""
-
-AXIS_CODES = "^([RL][AP][SI]|[RL][SI][AP]|[AP][RL][SI]|[AP][SI][RL]|[SI][RL][AP]|[SI][AP][RL])$"
-"""Orientations as nibabel names them: one of R/L, one of A/P and one of S/I, in any order."""
+"""Increased when a client of the older version would misread a card; an added optional field does not increase it."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Orientation = Annotated[
+    str, Field(pattern="^[RL][AP][SI]$|^[RL][SI][AP]$|^[AP][RL][SI]$|^[AP][SI][RL]$|^[SI][RL][AP]$|^[SI][AP][RL]$")
+]
+"""Axis codes as nibabel names them: one of R/L, one of A/P and one of S/I, in any order."""
 
 
 def _one_or_three(value: Any) -> str:
@@ -31,7 +33,7 @@ def _one_or_three(value: Any) -> str:
 
 
 PerAxis = Discriminator(_one_or_three)
-"""One number, or one for each axis of the scan."""
+"""Either one number, or three: one for each axis of the scan."""
 
 Fractions = Annotated[
     Annotated[Fraction, Tag("one")] | Annotated[tuple[Fraction, Fraction, Fraction], Tag("each")], PerAxis
@@ -47,20 +49,24 @@ class _Part(BaseModel):
 
 
 class Label(_Part):
-    """A structure of the mask: its name and the voxel value that stands for it."""
+    """A structure of the mask: its name and its voxel value."""
 
     name: str
     value: Annotated[int, Field(ge=0, le=65535)]
 
 
 class IntensityNone(_Part):
-    """Values go to the network as they are."""
+    """The network takes the values as they are."""
 
     rule: Literal["none"] = "none"
 
 
 class IntensityRange(_Part):
-    """`(x - a_min) / (a_max - a_min) * (b_max - b_min) + b_min`, clipped where `clip`; inside the graph."""
+    """MONAI's ScaleIntensityRange: `(x - a_min) / (a_max - a_min) * (b_max - b_min) + b_min`, computed in the graph.
+
+    Attributes:
+        clip: Whether the result is clipped to b_min..b_max.
+    """
 
     rule: Literal["range"] = "range"
     a_min: float
@@ -77,7 +83,14 @@ class IntensityRange(_Part):
 
 
 class IntensityFixed(_Part):
-    """`(clip(x, lower, upper) - mean) / std` with figures of the training set, one a channel; inside the graph."""
+    """`(clip(x, lower, upper) - mean) / std` with statistics of the training set, computed in the graph.
+
+    Attributes:
+        mean: One number for each channel.
+        std: One number for each channel.
+        lower: One number for each channel; None where values are not clipped from below.
+        upper: One number for each channel; None where values are not clipped from above.
+    """
 
     rule: Literal["fixed"] = "fixed"
     mean: tuple[float, ...]
@@ -87,9 +100,10 @@ class IntensityFixed(_Part):
 
 
 class IntensityZscore(_Part):
-    """`(x - mean) / std` with figures of the whole scan, taken by the client, sent as `intensity`.
+    """`(x - mean) / std` with statistics of the whole scan, which the client computes and sends as `intensity`.
 
-    mask: which voxels the figures are taken over; mean and population standard deviation in float64, per channel.
+    Attributes:
+        mask: The voxels over which mean and population standard deviation are computed (float64, for each channel).
     """
 
     rule: Literal["zscore"] = "zscore"
@@ -97,7 +111,14 @@ class IntensityZscore(_Part):
 
 
 class IntensityPercentile(_Part):
-    """`(x - p_low) / (p_high - p_low)` with percentiles (0..100) of the whole scan, sent as `intensity`."""
+    """`(x - p_lower) / (p_upper - p_lower)` with percentiles of the whole scan, which the client sends as `intensity`.
+
+    Attributes:
+        lower: The lower percentile, 0..100.
+        upper: The upper percentile, 0..100.
+        mask: The voxels over which the percentiles are computed.
+        clip: Whether the result is clipped to 0..1.
+    """
 
     rule: Literal["percentile"] = "percentile"
     lower: Annotated[float, Field(ge=0, le=100)]
@@ -119,10 +140,13 @@ Intensity = Annotated[
 
 
 class Input(_Part):
-    """The tensor `roi` [batch, channel, *spatial].
+    """The input tensor `roi` [batch, channel, *spatial].
 
-    padding: the value that marks a voxel outside the scan. After normalisation the graph turns it into 0 or
-    what else the model pads with, as MONAI and nnU-Net do; it is the type's lowest value, which no scan voxel may take.
+    Attributes:
+        dtype: Its type.
+        padding: The value that marks a voxel outside the scan. It is the type's lowest value, which no voxel of a scan
+            may have. After normalisation the graph replaces it by the value that the model pads with (usually 0), as
+            MONAI and nnU-Net do.
     """
 
     dtype: Literal["fp32", "fp16", "int16"] = "fp32"
@@ -130,12 +154,15 @@ class Input(_Part):
 
 
 class Output(_Part):
-    """The tensor `scores` [batch, score, *spatial].
+    """The output tensor `scores` [batch, score, *spatial].
 
-    kind: `logits`; `probabilities` (of every class, or of every region); `foreground` (the probability of one
-    class alone); `labels` (the class index, one channel).
-    scale: the stored value of probability 1 (255 for uint8, else 1).
-    activation: what stitched logits go through before they are put back on the scan's grid and decided on.
+    Attributes:
+        kind: `logits`; `probabilities` (of every class, or of every region); `foreground` (the probability of one
+            class alone); `labels` (the class index, one channel).
+        activation: Applied to stitched logits, before they are resampled to the scan's grid and become labels.
+        dtype: Its type.
+        scores: The number of scores of a voxel.
+        scale: The stored value of probability 1 (255 for uint8, else 1).
     """
 
     kind: Literal["logits", "probabilities", "foreground", "labels"] = "logits"
@@ -146,12 +173,16 @@ class Output(_Part):
 
 
 class Tiling(_Part):
-    """How the scan is cut and stitched. `monai` and `nnunet` each give that library's own result.
+    """How a scan is cut into tiles and stitched.
 
-    overlap: share of the ROI that neighbours share (nnU-Net's step is 1 - overlap).
-    sigma_scale: of the Gaussian, as a share of the ROI's size.
-    Either is one number, or three, one for each axis of the scan; what the axis of a 2D network's slices has counts
-    for nothing.
+    `overlap` and `sigma_scale` are one number, or three: one for each axis of the scan. For a 2D network the slice
+    axis is ignored.
+
+    Attributes:
+        semantics: The library whose result is reproduced.
+        overlap: The fraction of the ROI that neighbouring tiles share (nnU-Net's tile_step_size is 1 - overlap).
+        mode: How tiles are weighted where they overlap.
+        sigma_scale: The Gaussian's standard deviation, as a fraction of the ROI's size.
     """
 
     semantics: Literal["monai", "nnunet"] = "monai"
@@ -161,13 +192,26 @@ class Tiling(_Part):
 
 
 class BackgroundRule(_Part):
-    """Where nothing can be: voxels at or below `at_most` (in the scan's units, every channel) are outside the body."""
+    """Where no label can be: voxels at or below `at_most` in every channel are outside the body.
+
+    Attributes:
+        at_most: A threshold in the scan's own units.
+    """
 
     at_most: float
 
 
 class Certificate(_Part):
-    """An engine's proof in short: the digest of its certificate.json and the figures that a reader asks for first."""
+    """A summary of an engine's certificate.
+
+    Attributes:
+        sha256: The digest of its certificate.json.
+        accepted: Whether the engine met all limits.
+        precision: The precision it computes in.
+        dice_min: The lowest Dice of any label of any sample, against the reference.
+        changed_fraction: The fraction of voxels whose label differs from the reference.
+        max_abs_error: The largest difference of a score from the reference.
+    """
 
     sha256: str
     accepted: bool
@@ -178,7 +222,16 @@ class Certificate(_Part):
 
 
 class Provenance(_Part):
-    """Where the model comes from: hashes of what went in, versions of what made it, and the terms of its use."""
+    """Where the model comes from.
+
+    Attributes:
+        network: The architecture's name.
+        weights_sha256: The digest of the weights that it was built from.
+        onnx_sha256: The digest of the ONNX file that all engines were built from.
+        source: Where the weights come from.
+        licence: The terms under which they may be used.
+        versions: Versions of the libraries that built the entry, by name.
+    """
 
     network: str
     weights_sha256: str
@@ -191,21 +244,36 @@ class Provenance(_Part):
 class Card(_Part):
     """A model's card. Spatial axes are in the order of `orientation`; with `nnunet` in nnU-Net's own (z, y, x).
 
-    multiple: of a 2D network that takes whole slices of any height and width, each padded up to a multiple of it;
-    roi_size is then the usual size, and nothing overlaps.
+    Attributes:
+        schema_version: The version of this schema.
+        name: The public name of the entry.
+        title: What the model segments, for a reader.
+        channels: The names of the input channels, in order.
+        orientation: The axis codes of the model's grid, as nibabel names them; None for the scan's own.
+        spacing: The voxel size of the model's grid in millimetres; None for the scan's own.
+        intensity: How voxel values are normalised.
+        roi_size: The size of a tile: three axes, or two for a 2D network.
+        slice_axis: The axis of the scan that a 2D network's slices are taken across.
+        multiple: For a 2D network that takes whole slices of any height and width: each slice is padded up to a
+            multiple of this number. roi_size is then the usual size, and tiles do not overlap.
+        input: The input tensor.
+        output: The output tensor.
+        labels: The structures of the mask; the first one is the background.
+        regions: Whether labels are regions that may overlap, each decided by a score of its own.
+        tiling: How a scan is cut and stitched.
+        mirror_axes: The spatial axes of a tile that test-time augmentation flips.
+        background: Where no label can be; None where the model has no such rule.
+        nnunet: What only nnU-Net's chain needs; None for MONAI's chain.
+        engine: The engine behind the public name.
+        certificates: The certificate of each engine, by the engine's name.
+        provenance: Where the model comes from.
     """
 
     schema_version: int
     name: str
     title: str = ""
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
-    orientation: (
-        Annotated[
-            str,
-            Field(pattern="^[RL][AP][SI]$|^[RL][SI][AP]$|^[AP][RL][SI]$|^[AP][SI][RL]$|^[SI][RL][AP]$|^[SI][AP][RL]$"),
-        ]
-        | None
-    )
+    orientation: Orientation | None
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None
     intensity: Intensity
     roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
@@ -225,46 +293,54 @@ class Card(_Part):
 
     @property
     def whole_scan_intensity(self) -> bool:
-        """Whether the model takes the tensor `intensity` [batch, channel, 2]: what to subtract, what to divide by."""
+        """Whether the model takes the tensor `intensity` [batch, channel, 2]: what to subtract and to divide by."""
         return self.intensity.rule in ("zscore", "percentile")
 
     @property
     def input_channels(self) -> tuple[str, ...]:
-        """The channels that a scan brings; a cascade's second stage gets others from the labels of its first."""
+        """The channels that a scan must bring; a cascade's second stage makes others from its first stage's labels."""
         made = len(self.nnunet.get("label_channels", ())) if self.nnunet else 0
         return self.channels[: len(self.channels) - made]
 
     def takes(self, size: Sequence[int]) -> bool:
-        """Whether a tile of spatial `size` is one that the model takes."""
+        """Whether the model takes a tile of spatial `size`."""
         if self.multiple is None:
             return tuple(size) == self.roi_size
         return len(size) == len(self.roi_size) and all(side > 0 and side % self.multiple == 0 for side in size)
 
     @property
     def previous_stage(self) -> str | None:
-        """The public name of a cascade's first stage, whose labels this model takes as channels."""
+        """The public name of a cascade's first stage, whose labels this model takes as channels; None without one."""
         return self.nnunet.get("previous_stage") if self.nnunet else None
 
     @model_validator(mode="after")
     def _consistent(self) -> Card:
         if (len(self.roi_size) == 2) != (self.slice_axis is not None):
-            raise ValueError("a 2D roi and slice_axis go together")
+            raise ValueError(f"a 2D roi_size needs a slice_axis; found {self.roi_size} and {self.slice_axis}")
         if self.multiple is not None and len(self.roi_size) != 2:
-            raise ValueError("multiple is for a 2D roi")
+            raise ValueError(f"multiple is only for a 2D roi_size; found {self.roi_size}")
         wanted = 1 if self.output.kind in ("foreground", "labels") else len(self.labels)
         if self.output.scores != wanted:
             raise ValueError(
                 f"{self.output.kind} of {len(self.labels)} labels need {wanted} scores, not {self.output.scores}"
             )
         if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
-            raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that the ROI {self.roi_size} has not")
+            raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that roi_size {self.roi_size} lacks")
         return self
 
 
 def parse_card(text: str, model: str) -> Card:
-    """The card in `text` (JSON), as the entry `model` carries it.
+    """Reads a card.
 
-    Raises ModelError for a card that is no JSON object, of a newer schema, or does not fit the schema.
+    Args:
+        text: The card as JSON.
+        model: The name of the entry that carries it, for messages.
+
+    Returns:
+        The card.
+
+    Raises:
+        ModelError: The text is no JSON object, is of a newer schema, or does not fit the schema.
     """
     try:
         fields = json.loads(text)
@@ -287,5 +363,14 @@ def parse_card(text: str, model: str) -> Card:
 
 
 def schema() -> dict[str, Any]:
-    """The JSON schema of a card, as published in docs/reference/card.schema.json."""
+    """The JSON schema of a card."""
     return {"$schema": "https://json-schema.org/draft/2020-12/schema", **Card.model_json_schema()}
+
+
+def schema_text() -> str:
+    """The text of docs/reference/card.schema.json."""
+    return json.dumps(schema(), indent=2) + "\n"
+
+
+if __name__ == "__main__":
+    sys.stdout.write(schema_text())

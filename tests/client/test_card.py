@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import jsonschema
 import pytest
 
-from voxtile.card import SCHEMA_VERSION, Card, parse_card, schema
+from voxtile.card import SCHEMA_VERSION, Card, parse_card
 from voxtile.errors import ModelError
 
 ROOT = Path(__file__).parents[2]
@@ -37,8 +39,9 @@ def card(**changes: Any) -> dict[str, Any]:
 
 
 @pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
-def test_the_published_schema_is_the_cards_own(path: Path) -> None:
-    assert json.loads(path.read_text()) == json.loads(json.dumps(schema()))
+def test_the_published_schema_is_current(path: Path) -> None:
+    generated = subprocess.run([sys.executable, "-m", "voxtile.card"], capture_output=True, text=True, check=True)
+    assert generated.stdout == path.read_text(), "run: python -m voxtile.card > docs/reference/card.schema.json"
 
 
 def test_a_card_passes_the_published_schema_and_reads_back_the_same() -> None:
@@ -51,7 +54,7 @@ def test_a_card_passes_the_published_schema_and_reads_back_the_same() -> None:
 @pytest.mark.parametrize(
     ("changes", "where"),
     [
-        ({"roi_size": [32, 32]}, "2D roi and slice_axis"),
+        ({"roi_size": [32, 32]}, "a 2D roi_size needs a slice_axis"),
         ({"roi_size": [0, 32, 32]}, "roi_size.0"),
         ({"output": {"kind": "logits", "scores": 3}}, "2 labels need 2 scores, not 3"),
         ({"output": {"kind": "foreground", "scores": 2}}, "need 1 scores"),
