@@ -15,6 +15,7 @@ import psutil
 from numpy.typing import NDArray
 
 from voxtile_server.embedded import EmbeddedServer
+from voxtile_server.options import ServerOptions
 
 from .masks import changed_fraction, dice_min, only, single_path
 from .settings import Settings, say
@@ -66,9 +67,11 @@ def serving(names: Sequence[str], settings: Settings) -> EmbeddedServer:
     """The embedded server with these entries of the benchmark's repository and no others."""
     return EmbeddedServer(
         settings.repository,
-        model_control_mode="explicit",
-        models=sorted(set(names)),
-        log_file=settings.work / "server.log",
+        ServerOptions(
+            model_control_mode="explicit",
+            load_models=tuple(sorted(set(names))),
+            log_file=settings.work / "server.log",
+        ),
     )
 
 

@@ -1,1 +1,3 @@
-"""Everything that runs Triton: the embedded server, its backends, the official container's compose file."""
+"""Runs Triton on a model repository: the embedded server, its backends, and what it is installed from."""
+
+__version__ = "0.1.0"

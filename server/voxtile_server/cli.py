@@ -1,8 +1,7 @@
-"""`voxtile-server`: the server in the foreground, until it is asked to end or its parent ends."""
+"""`voxtile-server`: the embedded server in the foreground, until it is asked to end or its parent ends."""
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import os
@@ -14,28 +13,48 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from voxtile_server.embedded import READY_TIMEOUT_S, EmbeddedServer
+from voxtile_server.command_options import options_from, parser_for
+from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
+from voxtile_server.options import ServerOptions
 
 PARENT_POLL_S = 0.1
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-FREE = "0 chooses a free one"
+DEFAULTS = ServerOptions(http_port=8000, grpc_port=8001, metrics_port=8002)
+DESCRIPTION = """\
+Serve a model repository with Triton, without Docker. The first start fetches the server (about 0.5 GB). The command
+prints the addresses when every model is ready, and ends on Ctrl-C, on SIGTERM, and when its parent process ends.
+Exit codes: 0 it was asked to end, 1 the server died, 2 it could not start."""
 
 
 class _Stopped(Exception):
-    """SIGTERM, SIGINT, SIGHUP, or the parent's end."""
+    """SIGTERM, SIGINT or SIGHUP came, or the parent ended."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server. Exit code 0: it was asked to end; 2: it could not start; 1: tritonserver died."""
-    options = _parser().parse_args(arguments)
+    """Run the server.
+
+    Returns:
+        Exit code 0: it was asked to end; 1: tritonserver died; 2: it could not start.
+    """
+    parser = parser_for("voxtile-server", DESCRIPTION, DEFAULTS)
+    parser.add_argument(
+        "--ready-file",
+        type=Path,
+        metavar="FILE",
+        help="written when every model is ready, removed at the end: process id, addresses and models, as JSON",
+    )
+    parser.add_argument(
+        "triton_arguments", nargs="*", metavar="-- OPTION", help="further options for tritonserver, after --"
+    )
+    parsed = parser.parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for number in ENDING:
         signal.signal(number, _stop)
     threading.Thread(target=_end_with_parent, args=(os.getppid(),), daemon=True).start()
     try:
-        with _server(options) as server:
-            _announce(server, options.ready_file)
+        with EmbeddedServer(parsed.repository, options_from(parsed)) as server:
+            _announce(server, parsed.ready_file)
             return _serve(server)
     except ServerError as error:
         sys.stderr.write(f"error: {error}\n")
@@ -43,50 +62,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except _Stopped:
         return 0
     finally:
-        if options.ready_file is not None:
-            options.ready_file.unlink(missing_ok=True)
-
-
-def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="voxtile-server", description="Run the embedded Triton.")
-    add = parser.add_argument
-    add("--repository", type=Path, required=True, help="folder of model entries")
-    add("--http-port", type=int, default=8000, help=f"{FREE} (default 8000)")
-    add("--grpc-port", type=int, default=8001, help=f"{FREE} (default 8001)")
-    add("--metrics-port", type=int, default=8002, help=f"{FREE} (default 8002)")
-    add("--host", default="127.0.0.1", help="address to listen on (default 127.0.0.1)")
-    add("--log-file", type=Path, help="append tritonserver's log to this file")
-    add("--threads", type=int, help="CPU threads of an engine whose entry says nothing")
-    add("--model-control-mode", choices=("none", "explicit", "poll"), default="none")
-    add(
-        "--load-model",
-        action="append",
-        default=[],
-        metavar="NAME",
-        help="with explicit: load it at the start",
-    )
-    add("--engines", type=Path, help="folder with numpy<2 and the engines, in place of the fetched one")
-    add("--ready-timeout", type=float, default=READY_TIMEOUT_S, help="seconds that loading may take")
-    add("--ready-file", type=Path, help="written when ready: pid, addresses and models, as JSON")
-    add("extra", nargs="*", metavar="-- OPTION", help="further tritonserver options, after --")
-    return parser
-
-
-def _server(options: argparse.Namespace) -> EmbeddedServer:
-    return EmbeddedServer(
-        options.repository,
-        http_port=options.http_port,
-        grpc_port=options.grpc_port,
-        metrics_port=options.metrics_port,
-        host=options.host,
-        log_file=options.log_file,
-        threads=options.threads,
-        extra_args=options.extra,
-        model_control_mode=options.model_control_mode,
-        models=options.load_model,
-        engines=options.engines,
-        ready_timeout_s=options.ready_timeout,
-    )
+        if parsed.ready_file is not None:
+            parsed.ready_file.unlink(missing_ok=True)
 
 
 def _stop(number: int, frame: FrameType | None) -> None:

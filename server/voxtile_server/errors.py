@@ -1,4 +1,4 @@
-"""The one error that the embedded server raises."""
+"""The one error that voxtile_server raises."""
 
 
 class ServerError(Exception):

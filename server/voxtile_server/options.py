@@ -1,15 +1,121 @@
-"""The options that the embedded server and the container share; `compose.yaml` is tested against them."""
+"""The options of the embedded server, each declared once, and tritonserver's own options made from them.
+
+The command line is made from these fields (cli.py), and `compose.yaml` and the Kubernetes files are tested against
+`triton_options`. It knows nothing of processes.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, NamedTuple
+
+from voxtile_server.errors import ServerError
 
 EXIT_TIMEOUT_S = 30
+HTTP, GRPC, METRICS = "--http-port", "--grpc-port", "--metrics-port"
+PORT = {"type": int, "metavar": "PORT"}
+FILE = {"type": Path, "metavar": "FILE"}
+FOLDER = {"type": Path, "metavar": "DIR"}
+CONTROL_MODES = ("none", "explicit", "poll")
+
+
+class Option(NamedTuple):
+    """How a field is given on the command line.
+
+    Attributes:
+        flag: the option's name there.
+        help: what it means.
+        argparse: how argparse reads its words.
+    """
+
+    flag: str
+    help: str
+    argparse: dict[str, Any]
+
+
+@dataclass(frozen=True)
+class ServerOptions:
+    """How the embedded server runs. The help text of each field says what it means.
+
+    Raises:
+        ServerError: a value that cannot be; the text names the option.
+    """
+
+    http_port: Annotated[int, Option(HTTP, "port for HTTP; 0 chooses a free one", PORT)] = 0
+    grpc_port: Annotated[int, Option(GRPC, "port for gRPC; 0 chooses a free one", PORT)] = 0
+    metrics_port: Annotated[int, Option(METRICS, "port for Prometheus metrics; 0 chooses a free one", PORT)] = 0
+    host: Annotated[str, Option("--host", "address to listen on", {"metavar": "ADDRESS"})] = "127.0.0.1"
+    log_file: Annotated[
+        Path | None,
+        Option("--log-file", "append tritonserver's log to this file; without it, only a failure leaves a log", FILE),
+    ] = None
+    threads: Annotated[
+        int | None,
+        Option(
+            "--threads",
+            "CPU threads of an engine whose entry says nothing; without it, one per core",
+            {"type": int, "metavar": "N"},
+        ),
+    ] = None
+    model_control_mode: Annotated[
+        str,
+        Option(
+            "--model-control-mode",
+            "none: load every model at the start; explicit: only those of --load-model; poll: also those that change",
+            {"choices": CONTROL_MODES},
+        ),
+    ] = "none"
+    load_models: Annotated[
+        tuple[str, ...],
+        Option(
+            "--load-model",
+            "a model to load at the start, with --model-control-mode explicit; may be given several times",
+            {"action": "append", "metavar": "NAME"},
+        ),
+    ] = ()
+    engines: Annotated[
+        Path | None,
+        Option("--engines", "folder with NumPy 1.x and the engines, instead of the fetched one", FOLDER),
+    ] = None
+    cache: Annotated[
+        Path | None,
+        Option("--cache", "where the server is fetched to; without it, $VOXTILE_CACHE or ~/.cache/voxtile", FOLDER),
+    ] = None
+    ready_timeout_s: Annotated[
+        float,
+        Option("--ready-timeout", "how long loading and warming up may take", {"type": float, "metavar": "SECONDS"}),
+    ] = 900  # a warm-up of several large networks on two cores takes minutes
+    triton_arguments: tuple[str, ...] = ()
+    """Further options for tritonserver, in its own words; on the command line they stand after `--`."""
+
+    def __post_init__(self) -> None:
+        if self.threads is not None and self.threads < 1:
+            raise ServerError(f"--threads: expected a whole number from 1, got {self.threads}")
+        if not self.ready_timeout_s > 0:
+            raise ServerError(f"--ready-timeout: expected seconds above 0, got {self.ready_timeout_s:g}")
+        if self.model_control_mode not in CONTROL_MODES:
+            raise ServerError(
+                f"--model-control-mode: expected one of {', '.join(CONTROL_MODES)}, got {self.model_control_mode!r}"
+            )
+        if self.load_models and self.model_control_mode != "explicit":
+            raise ServerError("--load-model has a meaning only with --model-control-mode explicit; add it")
+        if self.triton_arguments and not self.triton_arguments[0].startswith("-"):
+            raise ServerError(
+                f"{self.triton_arguments[0]!r} is not an option of tritonserver; they stand after -- and begin with --"
+            )
 
 
 @dataclass(frozen=True)
 class Endpoints:
-    """The address that is listened on, and one port each."""
+    """Where tritonserver listens.
+
+    Attributes:
+        address: the address.
+        http: the port for HTTP.
+        grpc: the port for gRPC.
+        metrics: the port for Prometheus metrics.
+    """
 
     address: str
     http: int
@@ -22,13 +128,14 @@ def triton_options(repository: str, endpoints: Endpoints, *, gpu: bool, control_
 
     Args:
         repository: the model repository as tritonserver sees it.
-        gpu: whether GPUs are measured; without, the log is spared errors about drivers that are not there.
-        control_mode: who decides which models are loaded: "none" (all, at start), "explicit" or "poll".
+        endpoints: where it listens.
+        gpu: whether it measures GPUs; where there are none, the log would fill with errors about missing drivers.
+        control_mode: what decides which models are loaded: "none" (all, at the start), "explicit" or "poll".
     """
     return [
         f"--model-repository={repository}",
         f"--model-control-mode={control_mode}",
-        # Entries are complete by contract; completing them would start each Python stub twice.
+        # Our entries are complete; completing them would start each Python stub twice.
         "--disable-auto-complete-config",
         f"--http-address={endpoints.address}",
         f"--http-port={endpoints.http}",

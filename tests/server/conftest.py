@@ -10,6 +10,7 @@ import pytest
 from tests.support import tiny_entries as tiny
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.install import fetch
+from voxtile_server.options import ServerOptions
 
 SLOW_START_S = 60
 
@@ -25,7 +26,7 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
     """The embedded Triton on `repository`, for tests that do not stop it."""
-    with EmbeddedServer(repository, ready_timeout_s=120) as running:
+    with EmbeddedServer(repository, ServerOptions(ready_timeout_s=120)) as running:
         yield running
         running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere
 

@@ -30,6 +30,7 @@ from voxtile_server.backends.openvino import pages
 from voxtile_server.backends.openvino import variants as ov_variants
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.install import fetch, layout
+from voxtile_server.options import ServerOptions
 
 Array = np.ndarray[Any, Any]
 ENGINES = ("onnxruntime", "openvino")
@@ -496,7 +497,7 @@ def positive() -> onnx.ModelProto:
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
     folder = tmp_path_factory.mktemp("repository")
     write_repository(folder)
-    with EmbeddedServer(folder, threads=1) as running:
+    with EmbeddedServer(folder, ServerOptions(threads=1)) as running:
         yield running
         running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere
 
@@ -691,7 +692,7 @@ def test_a_new_backend_is_one_folder(cache: Path, tmp_path: Path, monkeypatch: p
     tiny.write_entry(
         tmp_path / "models", tiny.config("same", "echo", [("x", "TYPE_FP32", (3,))], [("y", "TYPE_FP32", (3,))])
     )
-    with EmbeddedServer(tmp_path / "models", cache=tmp_path / "cache") as server:
+    with EmbeddedServer(tmp_path / "models", ServerOptions(cache=tmp_path / "cache")) as server:
         with triton.InferenceServerClient(server.grpc_url) as client:
             x = np.ones((2, 3), np.float32)
             np.testing.assert_array_equal(ask(client, "same", x=x)["y"], x)

@@ -5,12 +5,13 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, get_type_hints
 
 import psutil
 import pytest
@@ -18,6 +19,8 @@ import pytest
 from tests.support import tiny_entries as tiny
 from tests.support.numpy_metadata import copy_metadata
 from tests.support.served_processes import GONE_WITHIN_S, all_gone, doubled, eventually, family, regions
+from voxtile_server import __version__
+from voxtile_server.options import ServerOptions
 
 ROOT = Path(__file__).parents[2]
 
@@ -81,6 +84,53 @@ def test_a_broken_config_is_told(tmp_path: Path) -> None:
     line = refused("--repository", tmp_path, *free_ports())
     assert "model 'garbled': failed to read text proto" in line
     assert "1:7: Expected string, got: 3" in line
+
+
+def test_options_that_cannot_be_are_refused_by_name(repository: Path) -> None:
+    for words, message in (
+        (["--threads", "0"], "--threads: expected a whole number from 1, got 0"),
+        (["--ready-timeout", "-1"], "--ready-timeout: expected seconds above 0, got -1"),
+        (["--load-model", "double"], "--load-model has a meaning only with --model-control-mode explicit"),
+        (["more"], "'more' is not an option of tritonserver; they stand after -- and begin with --"),
+    ):
+        assert message in refused("--repository", repository, *free_ports(), *words)
+
+
+def test_help_and_version_are_told() -> None:
+    told = {
+        word: subprocess.run(command(word), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+        for word in ("--help", "--version")
+    }
+    assert told["--version"] == f"voxtile-server {__version__}\n"
+    for field in get_type_hints(ServerOptions, include_extras=True).values():
+        assert all(option.flag in told["--help"] for option in getattr(field, "__metadata__", ()))
+
+
+def test_an_unknown_option_ends_with_code_2(repository: Path) -> None:
+    for words in (
+        (),
+        ("--repository", str(repository), "--portt", "1"),
+        ("--repository", str(repository), "--threads", "x"),
+    ):
+        done = subprocess.run(command(*words), cwd=ROOT, capture_output=True, text=True, timeout=60)
+        assert (done.returncode, done.stdout) == (2, "")
+        assert "voxtile-server: error: " in done.stderr.splitlines()[-1]
+
+
+# --- a command while the server is up -----------------------------------------------------------------
+
+
+def test_a_command_runs_while_the_server_is_up(repository: Path) -> None:
+    code = "import os, sys; print(os.environ['VOXTILE_URL']); sys.exit(7)"
+    line = [sys.executable, "-m", "voxtile_server.run_with", "--repository", str(repository), "--"]
+    done = subprocess.run([*line, sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (7, "")
+    assert re.fullmatch(r"127\.0\.0\.1:\d+\n", done.stdout)
+    done = subprocess.run([*line, "no-such-program"], cwd=ROOT, capture_output=True, text=True, timeout=120)
+    assert (done.returncode, done.stderr) == (2, "error: cannot run 'no-such-program' (No such file or directory)\n")
+
+
+# --- the foreground -----------------------------------------------------------------------------------
 
 
 @contextlib.contextmanager

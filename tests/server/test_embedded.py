@@ -27,22 +27,25 @@ from tests.support.served_processes import (
     family,
     regions,
     served,
+    shm_prefix,
 )
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
+from voxtile_server.options import ServerOptions
+from voxtile_server.process import questions
 
 ROOT = Path(__file__).parents[2]
 
 
 def embedded(repository: Path, **options: Any) -> EmbeddedServer:
     """A server that fails, rather than hangs, should a model never be ready."""
-    return EmbeddedServer(repository, ready_timeout_s=120, **options)
+    return EmbeddedServer(repository, ServerOptions(**{"ready_timeout_s": 120, **options}))
 
 
 def test_it_answers_on_every_endpoint(server: EmbeddedServer) -> None:
     assert doubled(server.grpc_url)
     assert server.ready_models() == ["double"]
-    with server._open(server.metrics_url) as answer:
+    with questions.ask(server.metrics_url) as answer:
         assert b'nv_inference_count{model="double"' in answer.read()
     assert server.running
     assert psutil.Process(server.pid).name() == "tritonserver"
@@ -83,6 +86,7 @@ def test_it_outlives_the_thread_that_started_it(repository: Path) -> None:
 
 
 def test_killed_it_starts_at_once_on_the_same_ports(repository: Path) -> None:
+    others = set(regions(os.getpid()))  # of the shared server, which this process owns as well
     server = embedded(repository).start()
     try:
         before = (server.grpc_url, server.http_url, server.metrics_url)
@@ -92,7 +96,7 @@ def test_killed_it_starts_at_once_on_the_same_ports(repository: Path) -> None:
                 assert connected.is_server_live()
                 kill()
                 assert server.wait(GONE_WITHIN_S) == 128 + signal.SIGKILL
-            assert not regions(os.getpid()) or regions(os.getpid()) == _others(server)
+            assert set(regions(os.getpid())) == others
             server.start()
             assert all_gone(processes)
             assert (server.grpc_url, server.http_url, server.metrics_url) == before
@@ -101,16 +105,11 @@ def test_killed_it_starts_at_once_on_the_same_ports(repository: Path) -> None:
         server.kill()
 
 
-def _others(server: EmbeddedServer) -> list[str]:
-    """Regions of the module's shared server, which this process owns as well."""
-    return [name for name in regions(os.getpid()) if not name.startswith(server._prefix)]
-
-
 def test_stopped_it_leaves_nothing(repository: Path) -> None:
     with embedded(repository) as server:
         link = served(server.pid)
         assert link.is_symlink()
-        processes, log, prefix = family(server.pid), server.log_file, server._prefix
+        processes, log, prefix = family(server.pid), server.log_file, shm_prefix(server.pid)
         assert list(SHARED_MEMORY.glob(f"{prefix}*"))
     assert all_gone(processes)
     assert not log.parent.exists()
@@ -154,22 +153,23 @@ def test_a_config_that_does_not_fit_is_named(tmp_path: Path, change: dict[str, A
 
 
 def test_a_server_that_is_not_ready_in_time_is_ended(slow: Path) -> None:
-    server = EmbeddedServer(slow, ready_timeout_s=1.5, log_file=slow.parent / "log")
+    before = regions(os.getpid())
+    server = embedded(slow, ready_timeout_s=1.5, log_file=slow.parent / "log")
     with pytest.raises(ServerError, match=r"was not ready after 1\.5 s"):
         server.start()
     assert not server.running
-    assert not list(SHARED_MEMORY.glob(f"{server._prefix}*"))
+    assert regions(os.getpid()) == before
 
 
 def test_an_option_that_triton_does_not_know_is_told(repository: Path, tmp_path: Path) -> None:
     with pytest.raises(ServerError, match=r"last words: \S+: unrecognized option '--no-such-option=1' \(log: "):
-        embedded(repository, extra_args=["--no-such-option=1"], log_file=tmp_path / "log").start()
+        embedded(repository, triton_arguments=("--no-such-option=1",), log_file=tmp_path / "log").start()
 
 
 def test_explicit_mode_loads_what_it_is_told(tmp_path: Path) -> None:
     for name in ("first", "second"):
         tiny.write_doubling(tmp_path, name)
-    server = embedded(tmp_path, model_control_mode="explicit", models=["first"])
+    server = embedded(tmp_path, model_control_mode="explicit", load_models=("first",))
     try:
         server.start()
         assert server.ready_models() == ["first"]

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from voxtile_server.process import log as server_log
+from voxtile_server.process.log import ServerLog
 
 LOG = """\
 I1122 04:05:30.793478 8093 model_lifecycle.cc:472] "loading: bad:1"
@@ -27,3 +30,59 @@ def test_a_log_with_no_failed_model_gives_its_last_words() -> None:
     text = 'I1122 04:05:30.7 8093 server.cc:1] "fine"\nerror: Failed to create server\n'
     assert server_log.explain(text) == "its last words: error: Failed to create server"
     assert server_log.explain("") == "its last words: none"
+
+
+def line(model: str, reason: str = "Internal: broken") -> bytes:
+    return f"E1122 04:05:31.3 8093 a.cc:1] \"failed to load '{model}' version 1: {reason}\"\n".encode()
+
+
+def test_only_what_was_appended_is_read(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "log")
+    with log.open() as file:
+        file.write(line("first"))
+        file.flush()
+        assert log.failures() == {"first": "broken"}
+        # Whoever read this line again would find another model.
+        (tmp_path / "log").write_bytes(line("other"))
+        assert len(line("first")) == len(line("other"))
+        file.write(line("second"))
+        file.flush()
+        assert log.failures() == {"first": "broken", "second": "broken"}
+        assert log.failures() == {"first": "broken", "second": "broken"}
+
+
+def test_a_line_counts_when_it_is_whole(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "log")
+    whole = line("model", "größer")
+    with log.open() as file:
+        for position in range(len(whole)):
+            assert log.failures() == {}
+            file.write(whole[position : position + 1])
+            file.flush()
+        assert log.failures() == {"model": "größer"}
+
+
+def test_a_reason_on_the_line_before_is_found_however_the_lines_come(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "log")
+    with log.open() as file:
+        for text in LOG.splitlines(keepends=True):
+            file.write(text.encode())
+            file.flush()
+            log.failures()
+    assert log.failures() == server_log.model_failures(LOG)
+
+
+def test_a_new_run_does_not_see_the_failures_of_the_last(tmp_path: Path) -> None:
+    log = ServerLog(tmp_path / "log")
+    with log.open() as file:
+        file.write(line("first"))
+    assert log.failures() == {"first": "broken"}
+    with log.open() as file:
+        assert (log.failures(), log.text()) == ({}, "")
+        file.write(line("second"))
+    assert log.failures() == {"second": "broken"}
+    assert (tmp_path / "log").read_bytes() == line("first") + line("second")
+
+
+def test_without_a_run_there_is_nothing_to_read(tmp_path: Path) -> None:
+    assert (ServerLog(None).failures(), ServerLog(None).text()) == ({}, "")

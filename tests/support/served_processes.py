@@ -41,8 +41,17 @@ def family(pid: int) -> list[psutil.Process]:
 
 def served(pid: int) -> Path:
     """The repository as tritonserver was told it: a link, where Triton could not take the path itself."""
-    [option] = [word for word in psutil.Process(pid).cmdline() if word.startswith("--model-repository=")]
-    return Path(option.partition("=")[2])
+    return Path(_told(pid, "--model-repository="))
+
+
+def shm_prefix(pid: int) -> str:
+    """The beginning of the names of this tritonserver's regions of shared memory."""
+    return _told(pid, "--backend-config=python,shm-region-prefix-name=")
+
+
+def _told(pid: int, option: str) -> str:
+    [word] = [word for word in psutil.Process(pid).cmdline() if word.startswith(option)]
+    return word.removeprefix(option)
 
 
 def eventually(condition: Callable[[], bool]) -> bool:
