@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import itertools
 import json
 import platform
@@ -25,6 +24,7 @@ from voxtile_build.errors import RepositoryError, SpecError
 from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.passes import PassReport
 from voxtile_build.graph.report import as_json, as_lines
+from voxtile_build.hashing import file_sha256
 from voxtile_build.importers.files.file_network import open_network
 from voxtile_build.machine import versions
 from voxtile_build.networks import make_network
@@ -246,9 +246,7 @@ def _provenance(spec: Spec, hashes: Mapping[str, str]) -> dict[str, Any]:
 
 def _check_certificates(entries: Sequence[Path], expected: str) -> None:
     """`expected`: the digest of the folds' certificates together; each entry may hold several versions."""
-    found = [
-        [hashlib.sha256(file.read_bytes()).hexdigest() for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries
-    ]
+    found = [[file_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
     if expected not in (aggregate_sha256(digests) for digests in itertools.product(*found)):
         shown = ", ".join(digest[:12] + "…" for digests in found for digest in digests) or "none"
         raise RepositoryError(

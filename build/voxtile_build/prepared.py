@@ -18,8 +18,8 @@ from torch import nn
 
 from voxtile_build.certificate.certificate import Reference, make_reference
 from voxtile_build.graph.graphs import Graphs
-from voxtile_build.graph.torch_to_onnx import onnx_sha256
 from voxtile_build.graph.wrapper import wrap
+from voxtile_build.hashing import file_sha256
 from voxtile_build.repository.folds import Fold
 from voxtile_build.spec.spec import Spec
 
@@ -86,7 +86,7 @@ class Preparer:
         weights = fold.weights_sha256 or weights_sha256(spec, wrapper.network)
         with self._step("run the reference in PyTorch"):
             reference = make_reference(wrapper, spec)
-        return Prepared(graphs, reference, {"weights": weights, "onnx": onnx_sha256(graphs.files)})
+        return Prepared(graphs, reference, {"weights": weights, "onnx": file_sha256(*graphs.files)})
 
 
 def weights_sha256(spec: Spec, network: nn.Module) -> str:

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from tests.support.small_networks import SWIN_ROI, blobs, export, plain, swin
 from voxtile_build.graph.passes import apply_pass, clean, fold_constants, group_windows, split_qkv
-from voxtile_build.graph.passes.verify import run_graph
+from voxtile_build.sessions import run_graph
 
 FLAT_ROI = (64, 96)
 

@@ -18,6 +18,7 @@ from monai.transforms import NormalizeIntensity
 from numpy.typing import NDArray
 
 from tests.support.build_specs import Linear, fields, spec, tiny_unet
+from voxtile_build.arrays import Runner
 from voxtile_build.certificate.certificate import (
     Reference,
     certify,
@@ -27,7 +28,7 @@ from voxtile_build.certificate.certificate import (
     short_form,
     violations,
 )
-from voxtile_build.engines.base import Compiled, Engine, Runner, find_engine
+from voxtile_build.engines.base import Compiled, Engine, find_engine
 from voxtile_build.errors import AcceptanceError, ScanError
 from voxtile_build.evaluation.metrics import changed_voxels, dice, masks, probabilities
 from voxtile_build.evaluation.phantom import phantom, phantom_shape

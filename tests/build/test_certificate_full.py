@@ -20,12 +20,13 @@ from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from tests.support.build_specs import Linear, fields, spec, tiny_unet
+from voxtile_build.arrays import Runner
 from voxtile_build.certificate import archive as stored_evidence
 from voxtile_build.certificate.archive import pack, unpack
 from voxtile_build.certificate.certificate import Certificate, Reference, certify, make_reference
 from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, violations
 from voxtile_build.certificate.page import picture_of
-from voxtile_build.engines.base import Compiled, Runner, find_engine
+from voxtile_build.engines.base import Compiled, find_engine
 from voxtile_build.errors import VerificationError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.evaluate import as_votes, compare, measure_tiles, near_boundary

@@ -18,7 +18,7 @@ from tests.support.precision_graphs import graphs_of
 from tests.support.small_networks import blobs, export, swin
 from voxtile_build.graph.passes import apply_pass, clean, compose_upsample, fold_constants
 from voxtile_build.graph.passes.compose_upsample import composed
-from voxtile_build.graph.passes.verify import run_graph
+from voxtile_build.sessions import run_graph
 
 ROI = (5, 4, 3)
 ROUNDING = 1e-5

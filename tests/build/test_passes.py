@@ -22,7 +22,6 @@ from voxtile_build.engines.tensorrt.plan import build_engine
 from voxtile_build.engines.tensorrt.profile import batch_profile
 from voxtile_build.graph.passes import PassError, apply_pass, clean, fold_constants, to_mixed, verify_pass
 from voxtile_build.graph.passes.clean import name_nodes
-from voxtile_build.graph.passes.verify import run_graph
 from voxtile_build.precision.mixed_precision import (
     FP16_MAX,
     HEADROOM,
@@ -35,6 +34,7 @@ from voxtile_build.precision.mixed_precision import (
 from voxtile_build.precision.quantize_qdq import QuantizationError, quantizable, quantize_dynamic, quantize_qdq
 from voxtile_build.precision.ranges import tensor_ranges
 from voxtile_build.precision.run_stepwise import run_stepwise
+from voxtile_build.sessions import run_graph
 
 # fp16 has 11 significant bits; a few dozen layers of it, on scores of a few units.
 FP16_TOLERANCE = 2e-2

@@ -12,7 +12,6 @@ from numpy.typing import NDArray
 
 from tests.support.small_networks import UNET_ROI, blobs, overflowing, plain
 from voxtile_build.errors import EngineError
-from voxtile_build.graph.passes.verify import run_graph
 from voxtile_build.precision.mixed_precision import Fp16OverflowError
 from voxtile_build.precision.quantize_qdq import quantizable, quantize_qdq
 from voxtile_build.precision.ranges import tensor_ranges
@@ -29,6 +28,7 @@ from voxtile_build.precision.search import (
     rank_layers,
     search,
 )
+from voxtile_build.sessions import run_graph
 
 LABELS = {"background": 0, "left": 1, "right": 2}
 LAYERS = tuple(f"layer{index}" for index in range(20))

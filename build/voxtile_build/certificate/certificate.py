@@ -6,7 +6,6 @@ stand in build.json beside it, so that the digest of the certificate is a digest
 
 from __future__ import annotations
 
-import hashlib
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -27,6 +26,7 @@ from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan, Tile, cut_tiles, gather_scans
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
+from voxtile_build.hashing import bytes_sha256, file_sha256
 from voxtile_build.machine import machine, versions
 from voxtile_build.repository.config import warm_up_sizes
 from voxtile_build.spec.spec import Spec
@@ -63,7 +63,7 @@ class Certificate:
         write_page(folder, self.content, self.pictures)
         text = json.dumps(self.content, indent=2) + "\n"
         (folder / FILE).write_text(text, encoding="utf-8")
-        return hashlib.sha256(text.encode()).hexdigest()
+        return bytes_sha256(text.encode())
 
 
 def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
@@ -120,8 +120,8 @@ def certify(
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
         "notes": list(compiled.notes),
-        "evidence": {"file": EVIDENCE, "sha256": hashlib.sha256(evidence).hexdigest()},
-        "hashes": {**hashes, "files": {file.name: _sha256(file) for file in compiled.files}},
+        "evidence": {"file": EVIDENCE, "sha256": bytes_sha256(evidence)},
+        "hashes": {**hashes, "files": {file.name: file_sha256(file) for file in compiled.files}},
         "versions": {**versions(), engine.name: engine.version},
         "machine": machine(),
     }
@@ -151,8 +151,3 @@ def short_form(content: Mapping[str, Any], sha256: str) -> dict[str, Any]:
         "precision": content["precision"],
         **{name: figures[name] for name in ("dice_min", "changed_fraction", "max_abs_error")},
     }
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

@@ -5,7 +5,6 @@ It is an entry like any other, so that the same repository works in the official
 
 from __future__ import annotations
 
-import hashlib
 import json
 from pathlib import Path
 
@@ -18,6 +17,7 @@ from voxtile_build.certificate.mean_error import mean_error
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
 from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, save
+from voxtile_build.hashing import file_sha256
 from voxtile_build.machine import machine, versions
 from voxtile_build.repository.config import TRITON_TYPES, mean_name, score_name, write_config
 from voxtile_build.spec.spec import Spec
@@ -92,7 +92,7 @@ def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
         "accepted": True,
         "acceptance": {"max_abs_error": limit},
         "figures": {"max_abs_error": error},
-        "hashes": {"files": {file.name: hashlib.sha256(file.read_bytes()).hexdigest()}},
+        "hashes": {"files": {file.name: file_sha256(file)}},
         "versions": versions(),
         "machine": machine(),
     }

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.evaluation.evaluate import Runner
+from voxtile_build.arrays import Runner
 
 Array = NDArray[Any]
 NUMPY_TYPES: dict[int, type[np.generic]] = {pb.TYPE_FP32: np.float32, pb.TYPE_FP16: np.float16, pb.TYPE_UINT8: np.uint8}

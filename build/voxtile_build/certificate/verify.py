@@ -7,7 +7,6 @@ acceptance of the machine that serves.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
@@ -18,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile_build.arrays import Runner
 from voxtile_build.certificate.archive import Stored, unpack
 from voxtile_build.certificate.limits import violations
 from voxtile_build.certificate.mean_error import error_of, mean_error
 from voxtile_build.errors import AcceptanceError, EngineError, RepositoryError, VerificationError
 from voxtile_build.evaluation.evaluate import (
-    Runner,
     check_finite,
     compare_masks,
     describe,
@@ -34,6 +33,7 @@ from voxtile_build.evaluation.evaluate import (
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Tile
 from voxtile_build.evaluation.stitching import stitch
+from voxtile_build.hashing import file_sha256
 from voxtile_build.repository.config import entry_name, fold_names, get_card, mean_name, read_config, warm_up_sizes
 from voxtile_build.repository.folds import aggregate_sha256
 
@@ -183,7 +183,7 @@ def _file_faults(version: Path, certificate: Mapping[str, Any]) -> Iterator[str]
         file = version / name
         if not file.is_file():
             yield f"{file}: missing; build the entry again"
-        elif (found := _sha256(file)) != sha256:
+        elif (found := file_sha256(file)) != sha256:
             yield (
                 f"{file}: expected the certified file (SHA-256 {sha256[:12]}…), found another ({found[:12]}…); "
                 "build the entry again"
@@ -192,7 +192,7 @@ def _file_faults(version: Path, certificate: Mapping[str, Any]) -> Iterator[str]
 
 def _digest_fault(entries: Sequence[Path], expected: str) -> str | None:
     """`expected`: the digest on the card of all folds' certificates together; there may be several versions."""
-    found = [[_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
+    found = [[file_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
     if expected in (aggregate_sha256(digests) for digests in itertools.product(*found)):
         return None
     return (
@@ -266,8 +266,3 @@ def _in_process(version: Path, certificate: Mapping[str, Any], parameters: Mappi
         threads = int(parameters.get("INFERENCE_NUM_THREADS", "0"))
         return OpenVinoRunner(version / "model.xml", threads, parameters.get("INFERENCE_PRECISION_HINT", "f32"))
     raise EngineError(f"{engine}: opened by its server alone; give --url HOST:PORT")
-
-
-def _sha256(file: Path) -> str:
-    with file.open("rb") as stream:
-        return hashlib.file_digest(stream, "sha256").hexdigest()

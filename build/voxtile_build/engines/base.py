@@ -14,16 +14,12 @@ from typing import Any
 
 import onnxruntime as ort
 import openvino as ov
-from numpy.typing import NDArray
 
+from voxtile_build.arrays import Runner
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner, copy
 from voxtile_build.engines.openvino.runner import OpenVinoRunner, convert
 from voxtile_build.errors import EngineError
 from voxtile_build.spec.spec import Spec
-
-Array = NDArray[Any]
-Runner = Callable[[Mapping[str, Array]], Array]
-"""`scores` [batch, score, *spatial] of the graph's inputs by name, NumPy in and out."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,8 @@ from pathlib import Path
 
 from onnx import ModelProto
 
-from voxtile_build.engines.base import Compiled, Engine, Runner, find_engine
+from voxtile_build.arrays import Runner
+from voxtile_build.engines.base import Compiled, Engine, find_engine
 from voxtile_build.engines.onnxruntime import variants as onnxruntime_precision
 from voxtile_build.engines.openvino import variants as openvino_precision
 from voxtile_build.engines.tensorrt.variants import compile_plan, require_gpu

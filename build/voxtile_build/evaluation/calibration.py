@@ -7,9 +7,9 @@ from typing import Any
 
 import numpy as np
 
+from voxtile_build.arrays import Feed
 from voxtile_build.errors import ScanError
 from voxtile_build.evaluation.samples import Scan, Tile, cut_tiles, phantom_scan, scans_of, tile_inputs
-from voxtile_build.graph.passes.verify import Feed
 from voxtile_build.spec.spec import Spec
 
 KEY = "precision.calibration"

@@ -6,20 +6,17 @@ Knows no engine and no PyTorch: an engine is a function, the reference is arrays
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
+from voxtile_build.arrays import Array, Runner
 from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks, probabilities
 from voxtile_build.evaluation.samples import Scan, Tile, tile_inputs
 from voxtile_build.spec.spec import Output, Spec
-
-Array = NDArray[Any]
-Runner = Callable[[Mapping[str, Array]], Array]
 
 SIGNIFICANT = 3
 """Digits kept of errors: the last bits of a float are the compiler's choice and prove nothing."""

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,6 +13,7 @@ from numpy.typing import NDArray
 
 from voxtile_build.errors import ScanError
 from voxtile_build.evaluation.phantom import SEED, phantom
+from voxtile_build.hashing import bytes_sha256
 from voxtile_build.spec.spec import PADDING, IntensityPercentile, IntensityZscore, Spec
 
 Array = NDArray[Any]
@@ -39,7 +39,7 @@ class Scan:
     @property
     def sha256(self) -> str:
         """Of the prepared volume's bytes in C order."""
-        return hashlib.sha256(np.ascontiguousarray(self.volume).tobytes()).hexdigest()
+        return bytes_sha256(np.ascontiguousarray(self.volume).tobytes())
 
 
 @dataclass(frozen=True)

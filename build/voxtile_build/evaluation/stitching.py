@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator, Sequence
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 
-from voxtile_build.evaluation.evaluate import Runner, as_votes
+from voxtile_build.arrays import Array, Runner
+from voxtile_build.evaluation.evaluate import as_votes
 from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan, tile_inputs
 from voxtile_build.spec.spec import PADDING, Spec, Tiling
 
-Array = NDArray[Any]
 Start = tuple[int, ...]
 
 # MONAI's floor of the Gaussian's weights.

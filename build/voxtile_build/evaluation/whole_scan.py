@@ -8,19 +8,15 @@ from typing import Any
 import numpy as np
 import torch
 from monai.inferers.utils import sliding_window_inference
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from voxtile_build.engines.base import Runner
+from voxtile_build.arrays import Array, Runner
 from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan, tile_inputs
-from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.spec.spec import PADDING, Spec
 
-Array = NDArray[Any]
 
-
-def torch_runner(wrapper: Wrapper) -> Runner:
-    """The wrapped network in fp32 PyTorch, called as an engine is."""
+def torch_runner(wrapper: nn.Module) -> Runner:
+    """The wrapped network (see `graph.wrapper`) in fp32 PyTorch, called as an engine is."""
 
     def run(inputs: Any) -> Array:
         given = [inputs[name] for name in ("roi", "intensity") if name in inputs]

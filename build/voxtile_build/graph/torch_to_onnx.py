@@ -6,7 +6,6 @@ Knows nothing of specs: it takes a module, inputs and names.
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import io
 import logging
 import warnings
@@ -93,14 +92,6 @@ def save(model: ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> 
     convert_model_to_external_data(outside, all_tensors_to_one_file=True, location=data.name, size_threshold=1024)
     onnx.save_model(outside, str(path))
     return path, data
-
-
-def onnx_sha256(files: Sequence[Path]) -> str:
-    """The SHA-256 over the files of one model, in order."""
-    digest = hashlib.sha256()
-    for file in files:
-        digest.update(file.read_bytes())
-    return digest.hexdigest()
 
 
 def _trace(

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import pickle
 import warnings
 from collections.abc import Iterable, Mapping
@@ -14,6 +13,7 @@ import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from voxtile_build import hashing
 from voxtile_build.errors import WeightsError
 
 # Under these keys training frameworks keep the state dict beside optimiser and epoch.
@@ -46,8 +46,7 @@ def check_sha256(path: Path, expected: str, table: str = "weights") -> None:
 def file_sha256(path: Path, table: str = "weights") -> str:
     """The SHA-256 of a file, in hexadecimal."""
     try:
-        with path.open("rb") as stream:
-            return hashlib.file_digest(stream, "sha256").hexdigest()
+        return hashing.file_sha256(path)
     except OSError as error:
         raise WeightsError(f"{path}: cannot be read ({error.strerror}); {table}.file must be a {table} file") from None
 

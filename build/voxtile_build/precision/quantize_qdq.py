@@ -10,9 +10,9 @@ from typing import Any
 import onnx
 from onnxruntime import quantization
 
+from voxtile_build.arrays import Feed
 from voxtile_build.errors import EngineError
 from voxtile_build.graph.passes.clean import name_nodes
-from voxtile_build.graph.passes.verify import Feed
 
 
 class QuantizationError(EngineError):

@@ -1,15 +1,13 @@
 """The largest magnitude of every tensor in a graph, measured on calibration inputs."""
 
 from collections.abc import Collection, Iterable, Mapping
-from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from voxtile_build.graph.passes.verify import Feed, open_graph
+from voxtile_build.arrays import Array, Feed
+from voxtile_build.sessions import IN_ORDER_OF_USE, open_session
 
 _EXTREMES = ("ReduceMin", "ReduceMax")
 
@@ -28,7 +26,7 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Iterable[Feed]) -> dict[str, f
     }
     names = _float_tensors(typed)
     # In any other order extremes are left for last, and every tensor is held until then.
-    opened = open_graph(_with_extremes(typed, names), onnxruntime.ExecutionOrder.PRIORITY_BASED)
+    opened = open_session(_with_extremes(typed, names), order=IN_ORDER_OF_USE)
     outputs = [_output(extreme, name) for name in names for extreme in _EXTREMES]
     for feed in inputs:
         found = np.abs(np.array(opened.run(outputs, dict(feed)), dtype=np.float64)).reshape(-1, 2)
@@ -88,6 +86,6 @@ def _output(extreme: str, name: str) -> str:
     return f"{name}::{extreme}"
 
 
-def _magnitude(values: NDArray[Any]) -> float:
+def _magnitude(values: Array) -> float:
     largest = float(np.max(np.abs(values), initial=0.0))
     return largest if np.isfinite(largest) else float("inf")

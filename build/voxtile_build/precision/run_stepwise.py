@@ -9,14 +9,14 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import onnx
-from numpy.typing import NDArray
 from onnx import helper, numpy_helper
 
-from voxtile_build.graph.passes.verify import Feed, open_graph
+from voxtile_build.arrays import Array, Feed
 from voxtile_build.precision.ranges import types_of
+from voxtile_build.sessions import open_session
 
 
-def run_stepwise(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[dict[str, NDArray[Any]]]:
+def run_stepwise(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[dict[str, Array]]:
     """Outputs by name for each feed. fp32 and fp16 only: NumPy has no bf16 to hand over.
 
     Much slower than `run_graph`, each node is opened by itself; memory holds what later nodes still read.
@@ -28,7 +28,7 @@ def run_stepwise(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[dict[st
     readers = Counter(name for node in model.graph.node for name in {*node.input} - constants.keys())
     readers.update(wanted)
     for node in model.graph.node:
-        opened = open_graph(_single(model, node, types, constants))
+        opened = open_session(_single(model, node, types, constants))
         names = [name for name in node.output if name]
         read = {*node.input} - constants.keys() - {""}
         for known in values:

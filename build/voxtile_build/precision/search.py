@@ -14,10 +14,11 @@ import numpy as np
 import onnx
 from numpy.typing import NDArray
 
+from voxtile_build.arrays import Feed
 from voxtile_build.errors import EngineError
-from voxtile_build.graph.passes.verify import Feed, run_graph
 from voxtile_build.precision.mixed_precision import COMPUTE, Low, first_overflow, low_nodes, refuse_overflow, to_mixed
 from voxtile_build.precision.run_stepwise import run_stepwise
+from voxtile_build.sessions import run_graph
 
 Engine = TypeVar("Engine")
 

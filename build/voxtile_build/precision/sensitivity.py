@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from numpy.typing import NDArray
 from onnx import NodeProto, helper, numpy_helper
 
-from voxtile_build.graph.passes.verify import Feed, run_graph
+from voxtile_build.arrays import Array, Feed
 from voxtile_build.precision.quantize_qdq import quantizable
-
-Array = NDArray[Any]
+from voxtile_build.sessions import run_graph
 
 # Largest step of symmetric int8.
 STEPS = 127

@@ -6,11 +6,11 @@ model's engine.
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from voxtile_build.hashing import bytes_sha256
 from voxtile_build.spec.spec import Spec
 
 if TYPE_CHECKING:
@@ -45,7 +45,7 @@ def aggregate_sha256(digests: Sequence[str]) -> str:
     """One digest for several: of a single one it is that one, else the SHA-256 of all of them, a line each."""
     if len(digests) == 1:
         return digests[0]
-    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
+    return bytes_sha256("".join(f"{digest}\n" for digest in digests).encode())
 
 
 def aggregate(certificates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto
 
-from voxtile_build.engines.base import Compiled, Runner
+from voxtile_build.arrays import Runner
+from voxtile_build.engines.base import Compiled
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
 from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.metrics import probabilities

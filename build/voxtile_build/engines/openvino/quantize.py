@@ -8,9 +8,9 @@ from typing import Any
 
 import openvino
 
+from voxtile_build.arrays import Feed
 from voxtile_build.engines.openvino.upsample import upsample_by_products
 from voxtile_build.engines.openvino.upsample_int8 import quantize_upsampling
-from voxtile_build.graph.passes.verify import Feed
 from voxtile_build.precision.quantize_qdq import QuantizationError
 
 # As in Q/DQ: what int8 hurts more than it helps. Products and softmax are attention's.

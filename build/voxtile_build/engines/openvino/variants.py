@@ -10,11 +10,11 @@ from typing import Any
 
 import openvino as ov
 
+from voxtile_build.arrays import Feed
 from voxtile_build.engines.base import Compiled
 from voxtile_build.engines.openvino.quantize import quantize_openvino, quantized_convolutions
 from voxtile_build.engines.openvino.runner import OpenVinoRunner, read, write
 from voxtile_build.graph.graphs import Graphs
-from voxtile_build.graph.passes.verify import Feed
 from voxtile_build.graph.torch_to_onnx import save
 from voxtile_build.precision.quantize_qdq import QuantizationError
 

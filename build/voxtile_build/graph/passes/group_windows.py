@@ -13,7 +13,6 @@ from dataclasses import dataclass
 import numpy as np
 import onnx
 import onnx_ir as ir
-import onnxruntime
 
 from voxtile_build.graph.passes.matching import (
     Array,
@@ -25,6 +24,7 @@ from voxtile_build.graph.passes.matching import (
     split_constant,
     without_unused,
 )
+from voxtile_build.sessions import run_graph
 
 # [batch · window, head, token, size] to [batch · window, token, head, size].
 FROM_HEADS = (0, 2, 1, 3)
@@ -129,15 +129,8 @@ def _values(model: onnx.ModelProto, masks: list[ir.Value]) -> dict[str | None, A
             continue
         part = onnx.utils.Extractor(model).extract_model([], [mask.name])
         used = {name for node in part.graph.node for name in node.input}
-        found[mask.name] = None if used & inputs else _run(part)
+        found[mask.name] = None if used & inputs else run_graph(part, [{}])[0][mask.name]
     return found
-
-
-def _run(model: onnx.ModelProto) -> Array:
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-    return np.asarray(session.run(None, {})[0])
 
 
 def _kinds(mask: Array | None, most: int) -> tuple[Array, list[list[int]]] | None:

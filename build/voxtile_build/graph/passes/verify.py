@@ -1,20 +1,19 @@
 """Runs a graph before and after a pass, and reports what the pass changed."""
 
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime
-from numpy.typing import NDArray
 
+from voxtile_build.arrays import Array, Feed
 from voxtile_build.errors import EngineError
+from voxtile_build.sessions import run_graph
 
-Feed = Mapping[str, NDArray[Any]]
 GraphPass = Callable[[onnx.ModelProto], onnx.ModelProto]
-Scores = dict[str, NDArray[Any]]
+Scores = dict[str, Array]
 
 # A structural pass may reorder fp32 sums, no more: a few units in the last place of the largest score.
 STRUCTURAL_TOLERANCE = 1e-5
@@ -119,23 +118,6 @@ def changed_operators(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[s
     return {op: (old[op], new[op]) for op in sorted(old | new) if old[op] != new[op]}
 
 
-def run_graph(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[Scores]:
-    """Outputs by name for each feed, from ONNX Runtime on the CPU."""
-    opened = open_graph(model)
-    names = [output.name for output in opened.get_outputs()]
-    return [dict(zip(names, opened.run(names, dict(feed)), strict=True)) for feed in inputs]
-
-
-def open_graph(
-    model: onnx.ModelProto, order: onnxruntime.ExecutionOrder = onnxruntime.ExecutionOrder.DEFAULT
-) -> onnxruntime.InferenceSession:
-    """The graph opened by ONNX Runtime on the CPU, without a word on standard error. order: in which nodes run."""
-    options = onnxruntime.SessionOptions()
-    options.log_severity_level = 3
-    options.execution_order = order
-    return onnxruntime.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-
-
 @dataclass(frozen=True)
 class _Difference:
     """Over all outputs: largest and mean |Δ|, the largest |score| before, and the step of the type there; 0 in fp32."""
@@ -155,7 +137,7 @@ def _compare(before: Sequence[Scores], after: Sequence[Scores]) -> _Difference:
     )
 
 
-def _difference(old: NDArray[Any], new: NDArray[Any]) -> _Difference:
+def _difference(old: Array, new: Array) -> _Difference:
     scale = float(np.max(np.abs(old.astype(np.float64)), initial=0.0))
     with np.errstate(invalid="ignore"):
         difference = np.abs(old.astype(np.float64) - new.astype(np.float64))

@@ -8,7 +8,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
@@ -19,8 +18,8 @@ from voxtile_build.errors import NetworkError
 from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
 from voxtile_build.importers.files.onnx_opset import at_opset
 from voxtile_build.networks.heads import choose_index
+from voxtile_build.sessions import open_session
 
-ERRORS_ONLY = 3
 STANDARD = ("", "ai.onnx")
 
 
@@ -32,7 +31,10 @@ def open_onnx(path: Path, content: bytes) -> Source:
     """
     model = _parsed(path, content)
     image = _image_of(path, model.graph)
-    session = _session(path, content)
+    try:
+        session = open_session(content)
+    except Exception as error:  # ONNX Runtime's kinds have no common base
+        raise NetworkError(f"{path}: ONNX Runtime cannot load the network: {error}") from error
 
     def run(values: Tensor) -> Any:
         check_shape(image, values.shape[1:], str(path))
@@ -164,15 +166,6 @@ def _image_of(path: Path, graph: GraphProto) -> ValueInfoProto:
             f"{path}: expected an input [batch, channel, *spatial] of 4 or 5 axes, found {inputs[0].name!r}"
         )
     return inputs[0]
-
-
-def _session(path: Path, content: bytes) -> ort.InferenceSession:
-    options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
-    try:
-        return ort.InferenceSession(content, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # ONNX Runtime's kinds have no common base
-        raise NetworkError(f"{path}: ONNX Runtime cannot load the network: {error}") from error
 
 
 def _example(path: Path, image: ValueInfoProto, shape: Sequence[int]) -> dict[str, Any]:

@@ -7,13 +7,12 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 from numpy.typing import NDArray
 from onnx import ModelProto, version_converter
 
 from voxtile_build.errors import ExportError
+from voxtile_build.sessions import open_session
 
-ERRORS_ONLY = 3
 TOLERANCE = 1e-4
 """Of the largest value: the same operators in another order of sums; a changed meaning is off by far more."""
 READABLE_IR = 10
@@ -69,10 +68,7 @@ def _relabelled(model: ModelProto, opset: int) -> ModelProto:
 
 
 def _run(model: ModelProto, example: Mapping[str, NDArray[Any]], where: str) -> list[NDArray[Any]]:
-    options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
     try:
-        session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-        return [np.asarray(output) for output in session.run(None, dict(example))]
+        return [np.asarray(output) for output in open_session(model).run(None, dict(example))]
     except Exception as error:  # ONNX Runtime's kinds have no common base
         raise ExportError(f"{where}: the graph does not run once its opset is changed: {error}") from error

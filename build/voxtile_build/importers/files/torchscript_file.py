@@ -17,15 +17,15 @@ from typing import Any
 
 import numpy as np
 import onnx
-import onnxruntime as ort
 import torch
 from onnx import ModelProto
 
 from voxtile_build.errors import ExportError, NetworkError
 from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
 from voxtile_build.importers.files.onnx_file import between
-from voxtile_build.importers.files.onnx_opset import ERRORS_ONLY, TOLERANCE
+from voxtile_build.importers.files.onnx_opset import TOLERANCE
 from voxtile_build.networks.heads import choose
+from voxtile_build.sessions import open_session
 
 BATCHES = (1, 3)
 NEWEST_OPSET = 20
@@ -107,15 +107,12 @@ def _count(outputs: Any) -> int:
 
 
 def _check_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int], head: int | None) -> None:
-    options = ort.SessionOptions()
-    options.log_severity_level = ERRORS_ONLY
     for batch in BATCHES:
         image = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
         try:
             with torch.no_grad():
                 expected = choose(module(image), head).numpy()
-            session = ort.InferenceSession(model.SerializeToString(), options, providers=["CPUExecutionProvider"])
-            found = session.run([LOGITS], {IMAGE: image.numpy()})[0]
+            found = open_session(model).run([LOGITS], {IMAGE: image.numpy()})[0]
         except Exception as error:  # both sides raise kinds of their own
             raise ExportError(f"{path}: fails at a batch of {batch}: {_first_line(error)}; {ADVICE}") from error
         largest = max(1.0, float(np.abs(expected).max()))
