@@ -40,8 +40,15 @@ build: setup
 			$(foreach engine,$(ENGINES),--engines $(engine)) || exit $$?; \
 	done
 
+# After `make demo` alone, the demo's models are the only ones; a repository that the user names is never replaced.
 serve: setup
-	@exec $(BIN)/voxtile-server --repository $(MODEL_REPOSITORY) \
+	@repository="$(MODEL_REPOSITORY)"; demo="$(OUT)/model_repository"; \
+	holds_models() { ls "$$1"/*/config.pbtxt >/dev/null 2>&1; }; \
+	if [ "$(origin MODEL_REPOSITORY)" = file ] && ! holds_models "$$repository" && holds_models "$$demo"; then \
+		echo "$$repository holds no model (make build fills it); serving the demo's models from $$demo"; \
+		repository="$$demo"; \
+	fi; \
+	exec $(BIN)/voxtile-server --repository "$$repository" \
 		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
 # What trains networks or runs the benchmark takes long; `test-all` runs it too.

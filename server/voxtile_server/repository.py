@@ -1,4 +1,4 @@
-"""What lies in a model repository, as far as it can be told before Triton reads it."""
+"""Checks a model repository before Triton reads it; knows nothing of what is in an entry."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from voxtile_server.errors import ServerError
 
-# tritonserver 24.10 starts a stub through a shell, unquoted: with any other character in a path it hangs, or worse.
+# tritonserver 24.10 passes paths to a shell without quotes: with any other character, a stub hangs or does worse.
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 
 
@@ -16,32 +16,35 @@ def check_repository(folder: Path) -> list[str]:
     """The names of the models in a repository.
 
     Raises:
-        ServerError: it is missing, not a folder, holds no model, a folder that is none, or a name that cannot be.
+        ServerError: it is missing, is not a folder, holds no model, holds a folder that is no model, or a model has a
+            name that Triton cannot take.
     """
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
-        raise ServerError(f"the model repository {folder} {found}; build a model first (make build)")
+        raise ServerError(f"the model repository {folder} {found}; build a model first, with voxtile-build")
     entries = sorted(path for path in folder.iterdir() if path.is_dir())
     if not entries:
-        raise ServerError(f"the model repository {folder} holds no model; build one first (make build)")
+        raise ServerError(f"the model repository {folder} holds no model; build one first, with voxtile-build")
     for entry in entries:
-        # Triton takes every folder for a model, hidden ones as well, and does not start when one is none.
+        # Triton takes every folder for a model, hidden ones as well, and does not start when one is not.
         if not (entry / "config.pbtxt").is_file():
             raise ServerError(
                 f"the folder {entry} in the model repository has no config.pbtxt, and Triton would not "
-                "start; remove it or build it again"
+                "start; remove the folder or build the model again"
             )
         if not PLAIN.fullmatch(entry.name):
-            raise ServerError(
-                f"the model name {entry.name!r} would not survive Triton; use letters, digits and _ . + - only"
-            )
+            raise ServerError(f"Triton cannot take the model name {entry.name!r}; use letters, digits and _ . + - only")
     return [entry.name for entry in entries]
 
 
 def plain_link(folder: Path) -> Path | None:
-    """A link to a folder whose own path Triton could not take; None where it can.
+    """A link to a folder whose own path Triton cannot take.
 
-    The caller removes the link and the folder around it.
+    Returns:
+        The link, in a temporary folder of its own; the caller removes both. None where no link is needed.
+
+    Raises:
+        ServerError: the path of the temporary folder cannot be taken either.
     """
     if PLAIN.fullmatch(str(folder)):
         return None

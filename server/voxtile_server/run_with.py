@@ -6,6 +6,7 @@ The command finds the server's gRPC address in the environment variable VOXTILE_
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Sequence
@@ -30,20 +31,15 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("command", nargs="+", metavar="COMMAND", help="what to run, after --")
     parsed = parser.parse_args(arguments)
     try:
+        if shutil.which(parsed.command[0]) is None:
+            raise ServerError(f"there is no program {parsed.command[0]!r} to run; give one after --")
         with EmbeddedServer(parsed.repository, options_from(parsed)) as server:
-            return _run(parsed.command, server.grpc_url)
+            return subprocess.run(parsed.command, env={**os.environ, "VOXTILE_URL": server.grpc_url}).returncode
     except ServerError as error:
         sys.stderr.write(f"error: {error}\n")
         return 2
     except KeyboardInterrupt:
         return 130
-
-
-def _run(command: Sequence[str], url: str) -> int:
-    try:
-        return subprocess.run(command, env={**os.environ, "VOXTILE_URL": url}).returncode
-    except OSError as error:
-        raise ServerError(f"cannot run {command[0]!r} ({error.strerror})") from error
 
 
 if __name__ == "__main__":

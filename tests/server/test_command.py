@@ -50,7 +50,7 @@ def test_bad_input_ends_with_one_line(tmp_path: Path, repository: Path) -> None:
     assert "asked for twice, by --http-port and --grpc-port" in refused(
         "--repository", repository, "--http-port", "8123", "--grpc-port", "8123"
     )
-    assert "--host: 203.0.113.7 is no address" in refused("--repository", repository, "--host", "203.0.113.7")
+    assert "--host: 203.0.113.7 is not an address" in refused("--repository", repository, "--host", "203.0.113.7")
     copy_metadata("numpy", tmp_path)
     assert "it needs numpy<2" in refused("--repository", repository, *free_ports(), "--engines", tmp_path)
 
@@ -127,7 +127,10 @@ def test_a_command_runs_while_the_server_is_up(repository: Path) -> None:
     assert (done.returncode, done.stderr) == (7, "")
     assert re.fullmatch(r"127\.0\.0\.1:\d+\n", done.stdout)
     done = subprocess.run([*line, "no-such-program"], cwd=ROOT, capture_output=True, text=True, timeout=120)
-    assert (done.returncode, done.stderr) == (2, "error: cannot run 'no-such-program' (No such file or directory)\n")
+    assert (done.returncode, done.stderr) == (
+        2,
+        "error: there is no program 'no-such-program' to run; give one after --\n",
+    )
 
 
 # --- the foreground -----------------------------------------------------------------------------------

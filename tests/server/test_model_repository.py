@@ -22,7 +22,7 @@ def test_a_repository_that_cannot_be_served_is_refused(tmp_path: Path, repositor
         ("file", "is not a folder"),
         ("empty", "holds no model"),
         ("half", r"/\.building in the model repository has no config\.pbtxt, and Triton would not start"),
-        ("odd", "the model name 'two words' would not survive Triton"),
+        ("odd", "Triton cannot take the model name 'two words'"),
     ):
         with pytest.raises(ServerError, match=message):
             check_repository(tmp_path / name)

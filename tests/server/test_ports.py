@@ -29,8 +29,8 @@ def test_a_taken_port_is_named_with_its_option() -> None:
     [
         ("127.0.0.1", {"--a": 9000, "--b": 9000}, "port 9000 is asked for twice, by --a and --b"),
         ("127.0.0.1", {"--a": 70000}, "--a: expected a port from 0 .* to 65535, got 70000"),
-        ("203.0.113.7", {"--a": 0}, "--host: 203.0.113.7 is no address of this machine"),
-        ("no such host", {"--a": 0}, "--host: 'no such host' is no address of this machine"),
+        ("203.0.113.7", {"--a": 0}, "--host: 203.0.113.7 is not an address of this machine"),
+        ("no such host", {"--a": 0}, "--host: 'no such host' is not an address of this machine"),
     ],
 )
 def test_ports_that_cannot_be_are_refused(host: str, wanted: dict[str, int], message: str) -> None:

@@ -20,7 +20,15 @@ CONTAINER = "use the official container instead (server/README.md)"
 
 @dataclass(frozen=True)
 class Machine:
-    """What the checks look at; `libraries` are the folders where libpython may lie."""
+    """What the checks look at.
+
+    Attributes:
+        system: the operating system, such as "Linux".
+        architecture: the processor's, such as "x86_64".
+        libc: the C library with its version, such as "glibc 2.36"; empty where it is not GNU's.
+        python: the interpreter's version, such as (3, 11).
+        libraries: folders where libpython may lie.
+    """
 
     system: str
     architecture: str
@@ -30,14 +38,18 @@ class Machine:
 
     @classmethod
     def here(cls) -> Machine:
+        """This machine and this interpreter."""
         return cls(platform.system(), platform.machine(), _libc(), sys.version_info[:2], _library_folders())
 
 
 def check(machine: Machine) -> Path:
-    """Refuse a machine that cannot run the server; return the folder of its libpython.
+    """Refuse a machine that cannot run the server.
+
+    Returns:
+        The folder of its libpython.
 
     Raises:
-        ServerError: wrong system, glibc or Python version, or an interpreter with no shared library.
+        ServerError: wrong system, glibc or Python version, or an interpreter without a shared library.
     """
     _check_system(machine)
     _check_glibc(machine.libc)
@@ -78,7 +90,7 @@ def _libpython_folder(machine: Machine) -> Path:
             return folder
     raise ServerError(
         f"{name} is in none of {', '.join(map(str, machine.libraries))}: this interpreter is static, "
-        "and Triton's stub needs the shared library; install it (Debian, Ubuntu: "
+        "and Triton's stub needs a shared one; install it (Debian, Ubuntu: "
         f"apt install libpython{_dotted(machine.python)}) or use a Python built with --enable-shared"
     )
 
@@ -88,7 +100,6 @@ def _dotted(version: Sequence[int]) -> str:
 
 
 def _libc() -> str:
-    """For example "glibc 2.36"; empty where the C library is not GNU's."""
     try:
         return os.confstr("CS_GNU_LIBC_VERSION") or ""
     except (AttributeError, ValueError, OSError):

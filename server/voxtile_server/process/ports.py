@@ -1,4 +1,4 @@
-"""Chooses and checks the ports; knows nothing of Triton."""
+"""Chooses and checks ports; knows nothing of Triton."""
 
 from __future__ import annotations
 
@@ -12,17 +12,20 @@ from voxtile_server.errors import ServerError
 
 
 def settle(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
-    """A port for each option: the wanted one if it is free, a free one where 0 is wanted.
+    """A port for each option: the wanted one, or a free one where 0 is wanted.
 
     Args:
         host: address to listen on.
         wanted: port by the option that sets it, such as {"--http-port": 8000}.
 
+    Returns:
+        Port by option.
+
     Raises:
-        ServerError: a port is taken, asked for twice, out of range or not allowed; it names the option.
+        ServerError: a port is taken, asked for twice, out of range or not allowed; the text names the option.
     """
     _refuse_twice(wanted)
-    with ExitStack() as bound:  # all stay bound until all are chosen, so that no two are the same
+    with ExitStack() as bound:  # all stay bound until all are chosen, so that no port comes twice
         return {
             option: bound.enter_context(_bound(host, option, port)).getsockname()[1] for option, port in wanted.items()
         }
@@ -43,10 +46,10 @@ def _bound(host: str, option: str, port: int) -> socket.socket:
         family = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)[0][0]
     except OSError as error:
         raise ServerError(
-            f"--host: {host!r} is no address of this machine ({error.strerror}); try 127.0.0.1"
+            f"--host: {host!r} is not an address of this machine ({error.strerror}); try 127.0.0.1"
         ) from error
     bound = socket.socket(family, socket.SOCK_STREAM)
-    # Connections of a server that was killed linger in TIME_WAIT; they do not make a port taken.
+    # A port counts as free although connections of a killed server are still in TIME_WAIT on it.
     bound.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
         bound.bind((host, port))
@@ -60,7 +63,7 @@ def _why_not(host: str, option: str, port: int, error: OSError) -> str:
     if error.errno == errno.EADDRINUSE:
         return f"{option}: port {port} of {host} is taken by another process; choose another, or 0 for any"
     if error.errno == errno.EADDRNOTAVAIL:
-        return f"--host: {host} is no address of this machine; try 127.0.0.1"
+        return f"--host: {host} is not an address of this machine; try 127.0.0.1"
     if error.errno == errno.EACCES:
-        return f"{option}: port {port} is not open to this user; choose one from 1024"
+        return f"{option}: this user may not listen on port {port}; choose one from 1024"
     return f"{option}: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)})"
