@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import voxtile.card
 from tests.support.build_specs import ROI, tiny_unet
 from voxtile_build.certificate.certificate import FILE as CERTIFICATE
-from voxtile_build.cli import commands as cli
+from voxtile_build.cli.commands import commands as cli
 from voxtile_build.repository.config import read_config
 
 # Each build appears with these, and only build.json may differ between two of them.
@@ -111,7 +111,7 @@ def test_every_entry_has_its_files_and_no_other(built: Path) -> None:
 def test_the_card_can_be_read_by_the_client_and_its_digests_are_those_of_the_files(built: Path) -> None:
     found = card(built)
     assert found.engine == "openvino"
-    assert found.roi == ROI
+    assert found.roi_size == ROI
     assert set(found.certificates) == {"onnxruntime", "openvino"}
     for engine, short in found.certificates.items():
         text = (built / f"tiny_{engine}/1" / CERTIFICATE).read_bytes()

@@ -25,7 +25,7 @@ from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Card, Tiling, parse_card
 from voxtile.errors import InputError, ModelError
 from voxtile.tiling.plan import plan_tiles, tile_shape
-from voxtile.triton.endpoint import Connection
+from voxtile.triton.endpoint import ConnectionConfig
 from voxtile_build.build import build, load_network
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.certificate.verify import verify
@@ -163,7 +163,7 @@ def test_a_remote_network_takes_slices_that_the_multiple_divides(
     server: EmbeddedServer, specs: dict[str, Spec], shared_memory: bool
 ) -> None:
     network = wrap(load_network(specs["unet"]), specs["unet"])
-    with RemoteNetwork(server.grpc_url, "unet", connection=Connection(shared_memory=shared_memory)) as remote:
+    with RemoteNetwork(server.grpc_url, "unet", connection=ConnectionConfig(shared_memory=shared_memory)) as remote:
         for size in ((16, 40), (64, 8), (16, 40)):
             x = torch.from_numpy(np.random.default_rng(size[0]).normal(0, 1, (4, 1, *size)).astype(np.float32))
             plain = torch.tensor([0.0, 1.0]).expand(len(x), 1, 2)
@@ -299,7 +299,7 @@ def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dt
         ({"roi_size": [32, 20]}, r"expected roi_size in multiples of 8 .multiple., found \[32, 20\]"),
         ({"roi_size": [32, 24, 16], "slice_axis": None}, r"multiple is for 2D networks.*UNet .*is tiled: leave it out"),
         ({"overlap": 0.5}, "slices travel whole and nothing overlaps; leave out overlap"),
-        ({"mode": "gaussian", "sigma_scale": 0.2}, "leave out blend, sigma"),
+        ({"mode": "gaussian", "sigma_scale": 0.2}, "leave out mode, sigma_scale"),
         ({"semantics": "nnunet"}, "nnU-Net tiles with a fixed patch"),
         ({"multiple": 0}, "tiling.multiple: "),
     ],

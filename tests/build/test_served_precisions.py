@@ -27,7 +27,7 @@ from typer.testing import CliRunner
 
 from models.training.mni152 import fetch_mni152
 from tests.support.precision_graphs import Attending
-from voxtile import Connection, Segmenter
+from voxtile import ConnectionConfig, Segmenter
 from voxtile.cli.commands import app
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
@@ -197,7 +197,7 @@ def test_the_entry_holds_as_served(brain: Brain, one: Precise) -> None:
 
 
 def test_the_client_lists_each_with_its_precision_and_certificate(brain: Brain) -> None:
-    offers = {offer.name: offer for offer in list_models(Endpoint(brain.url, Connection()))}
+    offers = {offer.name: offer for offer in list_models(Endpoint(brain.url, ConnectionConfig()))}
     assert sorted(offers) == sorted(one.model for one in PRECISIONS)
     page = CliRunner().invoke(app, ["models", "--url", brain.url], env={"COLUMNS": "300"}).stdout.splitlines()
     for one in PRECISIONS:

@@ -13,7 +13,7 @@ PIECES = 48 * MIB
 PROGRAM = f"""
 import sys, threading
 from pathlib import Path
-from voxtile.allocator import one_arena
+from voxtile.cli.allocator import limit_malloc_arenas
 
 def resident():
     status = Path("/proc/self/status").read_text()
@@ -29,7 +29,7 @@ def work(turn, done, end):
     del last
 
 if sys.argv[1] == "one":
-    one_arena()
+    limit_malloc_arenas()
 end, turns = threading.Event(), [(threading.Event(), threading.Event()) for _ in range(4)]
 threads = [threading.Thread(target=work, args=(*turn, end)) for turn in turns]
 for thread in threads:

@@ -142,7 +142,7 @@ import json, resource, sys, tracemalloc
 from pathlib import Path
 import nibabel, numpy as np
 from voxtile.errors import InputError
-from voxtile.io import read_scan
+from voxtile.io.images import read_scan
 
 folder, address = Path(sys.argv[1]), int(sys.argv[2])
 tracemalloc.start(1)

@@ -94,9 +94,9 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PROGRAM = """
 import sys
-from voxtile.cases import open_case
+from voxtile.chains.base import open_case
 from voxtile.cli import app
-from voxtile.report import peak_rss_bytes
+from voxtile.outputs.report import peak_rss_bytes
 try:
     app(sys.argv[1:])
 finally:

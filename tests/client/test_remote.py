@@ -48,7 +48,7 @@ def test_takes_any_batch_and_keeps_its_order(server: EmbeddedServer) -> None:
 
 def test_figures_normalise_on_the_server(server: EmbeddedServer) -> None:
     x = np.random.default_rng(6).normal(100, 20, (2, 1, *ROI)).astype(np.float32)
-    with RemoteNetwork(server.grpc_url, "small-unet", figures=np.array([[100, 20]], np.float32)) as raw:
+    with RemoteNetwork(server.grpc_url, "small-unet", statistics=np.array([[100, 20]], np.float32)) as raw:
         found = raw(x)
     with RemoteNetwork(server.grpc_url, "small-unet") as normalised:
         np.testing.assert_allclose(found, normalised((x - 100) / 20), atol=LOGIT_ERROR)
@@ -61,8 +61,8 @@ def test_what_does_not_fit_is_refused(server: EmbeddedServer) -> None:
         with pytest.raises(InputError, match="not whole numbers"):
             network(np.full((1, 1, 16, 24, 8), 0.5, np.float32))
     with pytest.raises(InputError, match="takes no figures"):
-        RemoteNetwork(server.grpc_url, "identity", figures=np.zeros((1, 2), np.float32))
+        RemoteNetwork(server.grpc_url, "identity", statistics=np.zeros((1, 2), np.float32))
     with pytest.raises(InputError, match=r"figures should be \[1, 2\]"):
-        RemoteNetwork(server.grpc_url, "small-unet", figures=np.zeros(2, np.float32))
+        RemoteNetwork(server.grpc_url, "small-unet", statistics=np.zeros(2, np.float32))
     with pytest.raises(ModelError, match=r"'nothing' is not offered .* identity, identity-int16"):
         RemoteNetwork(server.grpc_url, "nothing")

@@ -96,14 +96,14 @@ def test_a_bundles_own_numbers_are_translated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tiling", "message"),
     [
-        ({"overlap": [0.5, 0.25]}, r"expected overlap to have one number for each axis of roi, found \[0.5, 0.25\]"),
-        ({"sigma_scale": [0.1] * 4}, "expected sigma to have one number for each axis of roi"),
+        ({"overlap": [0.5, 0.25]}, r"expected overlap to have one number for each axis of roi_size, found \[0.5, 0.25\]"),
+        ({"sigma_scale": [0.1] * 4}, "expected sigma_scale to have one number for each axis of roi_size"),
         ({"overlap": [0.5, 1.0, 0.0]}, r"tiling.overlap\[1\]: .*less than 1, found 1.0 \(overlap: share"),
         ({"overlap": -0.1}, r"tiling.overlap: .*greater than or equal to 0, found -0.1"),
-        ({"sigma_scale": [0.1, 0.0, 0.1]}, r"tiling.sigma\[1\]: .*greater than 0"),
-        ({"sigma_scale": "wide"}, r"tiling.sigma: .*found 'wide'"),
-        ({"cval": float("inf")}, "tiling.outside: .*finite"),
-        ({"semantics": "nnunet", "cval": -1.0}, "nnU-Net pads with 0 after normalisation, found outside = -1"),
+        ({"sigma_scale": [0.1, 0.0, 0.1]}, r"tiling.sigma_scale\[1\]: .*greater than 0"),
+        ({"sigma_scale": "wide"}, r"tiling.sigma_scale: .*found 'wide'"),
+        ({"cval": float("inf")}, "tiling.cval: .*finite"),
+        ({"semantics": "nnunet", "cval": -1.0}, "nnU-Net pads with 0 after normalisation, found cval = -1"),
     ],
 )
 def test_numbers_that_do_not_fit_are_refused_with_the_key(tiling: dict[str, Any], message: str) -> None:

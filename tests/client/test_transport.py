@@ -159,7 +159,7 @@ def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[lis
 
 
 def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path) -> None:
-    from test_segment import head, image
+    from tests.client.test_segment import head, image
 
     scan = image(head((128, 64, 64)))
     random = np.random.default_rng(8)
@@ -180,7 +180,7 @@ def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: P
 
 
 def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: Path) -> None:
-    from test_segment import head, image
+    from tests.client.test_segment import head, image
 
     scan = image(head((144, 64, 64)))
     dying = EmbeddedServer(repository).start()
@@ -196,7 +196,7 @@ def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: 
 
 def test_scores_do_not_depend_on_the_batch_that_a_tile_came_in(server: EmbeddedServer) -> None:
     """Neither on that of the request nor on what the server puts together."""
-    from test_segment import head, image
+    from tests.client.test_segment import head, image
 
     scan = image(head((70, 64, 61)))
     found = []
@@ -211,9 +211,9 @@ CLIENT = """
 import sys, time
 sys.path[:0] = {path!r}
 from tests.client.test_transport import requests
-from voxtile import Connection
-from voxtile.transport import Transport
-transport = Transport([{url!r}], "identity", Connection(shared_memory=True))
+from voxtile import ConnectionConfig
+from voxtile.triton.transport import Transport
+transport = Transport([{url!r}], "identity", ConnectionConfig(shared_memory=True))
 answers = transport.infer(requests(100_000))
 next(answers)
 print("going", flush=True)

@@ -56,7 +56,7 @@ def tiling_of(config: Config) -> dict[str, Any]:
     roi = _roi(step, given["roi_size"])
     return {
         "semantics": "monai",
-        "roi": roi,
+        "roi_size": roi,
         "overlap": _per_axis(step, "overlap", given["overlap"], len(roi)),
         "mode": given["mode"],
         "sigma_scale": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
