@@ -19,7 +19,7 @@ from safetensors.torch import save_file
 import voxtile.card
 from tests.support.build_specs import ROI, tiny_unet
 from voxtile_build.certificate.certificate import FILE as CERTIFICATE
-from voxtile_build.cli.commands import commands as cli
+from voxtile_build.cli import commands as cli
 from voxtile_build.repository.config import read_config
 
 # Each build appears with these, and only build.json may differ between two of them.

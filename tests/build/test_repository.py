@@ -16,7 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from tests.support.build_specs import ROI, spec
 from voxtile_build.engines.base import ENGINES, find_engine
 from voxtile_build.errors import EngineError, RepositoryError
-from voxtile_build.repository.config import publishing
+from voxtile_build.repository import publishing
 from voxtile_build.repository.config import (
     engine_config,
     get_card,

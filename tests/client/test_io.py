@@ -14,7 +14,7 @@ import pytest
 
 from tests.support.phantoms import affine_of, in_file_order, phantom_volume, sampled, saved
 from voxtile.errors import InputError, OutputError
-from voxtile.io.images import images as io
+from voxtile.io import images as io
 from voxtile.io.atomic import atomic_file
 from voxtile.io.images import (
     check_mask_name,

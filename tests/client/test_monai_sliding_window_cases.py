@@ -229,7 +229,7 @@ class Served:
         case = self.case
         rule = {"rule": "none"}
         if self.low is not None:
-            rule = {"rule": "range", "a_min": self.a_min, "a_max": self.a_max, "clip": True}
+            rule = {"rule": "range", "a_min": self.low, "a_max": self.high, "clip": True}
         return spec(
             name=self.name,
             input={"channels": ["a", "b", "c"], "intensity": rule},

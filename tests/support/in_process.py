@@ -26,7 +26,7 @@ def stitched(
     network: Network,
     *,
     batch: int = 3,
-    outside: float = 0.0,
+    cval: float = 0.0,
     mirror_axes: Sequence[int] = (),
     slice_axis: int | None = None,
 ) -> NDArray[np.float32]:
@@ -35,7 +35,7 @@ def stitched(
     slice_axis: the axis of `roi` that has one voxel and that a 2D network does not see.
     """
     plan = plan_tiles(scan.shape[1:], roi, tiling)
-    cutter = Cutter(scan, plan, np.asarray, outside, slice_axis)
+    cutter = Cutter(scan, plan, np.asarray, cval, slice_axis)
     sizes = [size for axis, size in enumerate(roi) if axis != slice_axis]
     model = Card.model_validate(card(roi_size=sizes, slice_axis=slice_axis)) if slice_axis is not None else ANY
     flips = tta_flips(mirror_axes)
