@@ -158,7 +158,7 @@ def test_the_spec_says_what_the_bundle_says(tmp_path: Path) -> None:
         **{"rule": "range", "a_min": 0.0, "a_max": 1000.0, "b_min": 0.0, "b_max": 1.0, "clip": True}
     }
     assert [label.name for label in spec.output.labels] == ["background", "one", "two"]
-    assert spec.tiling.model_dump(include={"semantics", "roi", "overlap", "mode", "sigma_scale"}) == {
+    assert spec.tiling.model_dump(include={"semantics", "roi_size", "overlap", "mode", "sigma_scale"}) == {
         **{"semantics": "monai", "roi_size": (16, 16, 16), "overlap": 0.5, "mode": "gaussian", "sigma_scale": 0.125}
     }
     assert spec.title == "Two structures of nothing in particular"
