@@ -209,9 +209,9 @@ def test_windows_start_where_monais_do(shape: tuple[int, ...], roi: tuple[int, .
 
 
 @pytest.mark.parametrize(("mode", "sigma_scale"), [("gaussian", 0.125), ("gaussian", 0.4), ("constant", 0.125)])
-def test_weights_are_monais(blend: str, sigma: float) -> None:
-    tiling = spec(tiling={"mode": blend, "sigma_scale": sigma}).tiling
-    expected = compute_importance_map(tiling.roi_size, mode=blend, sigma_scale=sigma)
+def test_weights_are_monais(mode: str, sigma_scale: float) -> None:
+    tiling = spec(tiling={"mode": mode, "sigma_scale": sigma_scale}).tiling
+    expected = compute_importance_map(tiling.roi_size, mode=mode, sigma_scale=sigma_scale)
     np.testing.assert_allclose(importance(tiling), expected.numpy(), rtol=1e-5)
 
 
