@@ -106,6 +106,14 @@ def test_help_and_version_are_told() -> None:
         assert all(option.flag in told["--help"] for option in getattr(field, "__metadata__", ()))
 
 
+def test_the_readme_explains_every_option_and_no_other() -> None:
+    readme = (ROOT / "server" / "README.md").read_text(encoding="utf-8")
+    table = readme.partition("| option |")[2].partition("\n\n")[0]
+    explained = {flag for row in table.splitlines() for flag in re.findall(r"--[a-z][a-z-]+", row.partition(" | ")[0])}
+    told = subprocess.run(command("--help"), cwd=ROOT, capture_output=True, text=True, check=True, timeout=60).stdout
+    assert explained == set(re.findall(r"^  (?:-h, )?(--[a-z-]+)", told, re.MULTILINE)) - {"--help"}
+
+
 def test_an_unknown_option_ends_with_code_2(repository: Path) -> None:
     for words in (
         (),
