@@ -15,19 +15,20 @@ from numpy.typing import NDArray
 
 from voxtile.budget import MemoryEstimate, fitting_schedule, left_for_preparing, predicted_bytes
 from voxtile.card import Card, Tiling
-from voxtile.chains.base import PlaneSink, PreparedScan, prepare_scan
+from voxtile.chains.base import PlaneSink, PreparedScan
+from voxtile.chains.prepare import prepare_scan
 from voxtile.errors import InputError, ModelError, VoxtileError
 from voxtile.io.images import mask_image, read_scan, volume_from_image
 from voxtile.io.volume import Volume
 from voxtile.outputs.report import Report, Stopwatch, certificate_summary, label_volumes, peak_rss_bytes
-from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
+from voxtile.tiling.extract import Cutter, tile_batches, tile_scores, tta_flips
 from voxtile.tiling.plan import Tile, plan_tiles, tile_shape
 from voxtile.tiling.schedule import Schedule, at_once, schedules
 from voxtile.tiling.skip import empty_tiles
 from voxtile.tiling.stitch import Stitcher
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip, sent_again, tiles_of
-from voxtile.triton.endpoint import ConnectionConfig
+from voxtile.triton.endpoint import ConnectionConfig, Request
 from voxtile.triton.transport import RetryPolicy, Transport
 
 log = logging.getLogger(__name__)
@@ -83,7 +84,7 @@ class Loaded:
     """A scan that has been read and prepared."""
 
     volume: Volume
-    case: PreparedScan
+    prepared: PreparedScan
     watch: Stopwatch
 
 
@@ -131,8 +132,8 @@ class Segmenter:
         labels = self._first_stage(volume, watch)
         with watch.step("prepare"):
             left = left_for_preparing(volume, self.options.max_ram)
-            case = prepare_scan(volume, self.card, labels, self.options.postprocessing, left)
-        return Loaded(volume, case, watch)
+            prepared = prepare_scan(volume, self.card, labels, self.options.postprocessing, left)
+        return Loaded(volume, prepared, watch)
 
     def _first_stage(self, volume: Volume, watch: Stopwatch) -> NDArray[Any] | None:
         """The labels [i, j, k] of a cascade's first stage; None where the model is not the second."""
@@ -140,12 +141,12 @@ class Segmenter:
             return None
         with watch.step("infer"):
             left = left_for_preparing(volume, self.options.max_ram)
-            case = prepare_scan(volume, self.previous.card, postprocessing=False, max_bytes=left)
-            return self.previous.run(Loaded(volume, case, Stopwatch())).labels
+            prepared = prepare_scan(volume, self.previous.card, postprocessing=False, max_bytes=left)
+            return self.previous.run(Loaded(volume, prepared, Stopwatch())).labels
 
     def run(self, loaded: Loaded, progress: Progress | None = None) -> Segmentation:
         """Segments a scan that has been loaded."""
-        job = _Job(self, loaded.case, loaded.volume)
+        job = _Job(self, loaded.prepared, loaded.volume)
         loaded.watch.resume()
         labels = job.run(loaded.watch, progress)
         report = job.report(labels, loaded.watch)
@@ -174,15 +175,15 @@ def open_volume(image: Any, card: Card) -> Volume:
 class _Job:
     """One scan on its way through one model."""
 
-    def __init__(self, segmenter: Segmenter, case: PreparedScan, volume: Volume) -> None:
+    def __init__(self, segmenter: Segmenter, prepared: PreparedScan, volume: Volume) -> None:
         self.transport = segmenter.transport
         self.options = segmenter.options
         self.card = segmenter.card
-        self.case = case
+        self.prepared = prepared
         self.volume = volume
         self.tiling = segmenter.tiling
         self.flips = tta_flips(self.card.mirror_axes if self.options.mirror else ())
-        self.plan = plan_tiles(case.data.shape[1:], tile_shape(self.card, case.data.shape[1:]), self.tiling)
+        self.plan = plan_tiles(prepared.data.shape[1:], tile_shape(self.card, prepared.data.shape[1:]), self.tiling)
         self.memory = self._memory()
         self.schedule = self._schedule()
         self.changes = segmenter.changes + (["scores summed in half precision"] if self.schedule.half else [])
@@ -194,11 +195,13 @@ class _Job:
 
     @property
     def cutter(self) -> Cutter:
-        return Cutter(self.case.data, self.plan, self.case.encode, self.card.input.padding, self.card.slice_axis)
+        return Cutter(
+            self.prepared.data, self.plan, self.prepared.encode, self.card.input.padding, self.card.slice_axis
+        )
 
     def run(self, watch: Stopwatch, progress: Progress | None) -> NDArray[Any]:
         """The labels on the scan's own grid."""
-        restorer = self.case.restorer(self.options.keep_scores)
+        restorer = self.prepared.restorer(self.options.keep_scores)
         scores = self._scores([tile for part in self.parts for tile in self._sent(part)])
         told = _counted(progress, sum(map(len, self.parts)))
         try:
@@ -243,13 +246,15 @@ class _Job:
         return [tile for tile in tiles if tile.index not in self.skipped]
 
     def _scores(self, tiles: Sequence[Tile]) -> Any:
-        made = requests(iter(tiles), self.cutter, self.flips, self.schedule.batch, self.case.statistics)
-        return tile_scores(self.transport.infer(made, self.schedule.in_flight), self.flips, self.card)
+        batches = tile_batches(iter(tiles), self.cutter, self.flips, self.schedule.batch)
+        requests = (Request(batch.index, batch.values, self.prepared.statistics) for batch in batches)
+        answers = self.transport.infer(requests, self.schedule.in_flight)
+        return tile_scores(answers, self.flips, self.card.slice_axis)
 
     def _memory(self) -> MemoryEstimate:
         return MemoryEstimate(
             volume=self.volume,
-            case=self.case,
+            prepared=self.prepared,
             card=self.card,
             plan=self.plan,
             servers=len(self.transport.endpoints),
@@ -262,7 +267,7 @@ class _Job:
         options, most = self.options, self.transport.model.max_batch_size
         wanted = min(options.batch or most, most)
         in_flight, batch = at_once(options.in_flight, wanted, self.memory.tile_bytes)
-        possible = schedules(in_flight, batch, self.plan, self.case.strips)
+        possible = schedules(in_flight, batch, self.plan, self.prepared.strips)
         return fitting_schedule(self.memory, possible, options.max_ram, half_allowed=options.half_scores)
 
     def report(self, labels: NDArray[Any], watch: Stopwatch) -> Report:
@@ -282,10 +287,10 @@ class _Job:
             certificate=certificate_summary(self.card),
             engine=self.card.engine,
             servers=[endpoint.url for endpoint in self.transport.endpoints],
-            grid=tuple(self.case.data.shape[1:]),
+            grid=tuple(self.prepared.data.shape[1:]),
             tiling=self.tiling.model_dump(),
             changes=self.changes,
-            input_rounding=self.case.input_rounding,
+            input_rounding=self.prepared.input_rounding,
             skipped_tiles=len(self.skipped),
             spot_checked_tiles=self.spot_checked,
             spot_check_changed_tiles=self.spot_check_changed,
@@ -307,7 +312,9 @@ class _Job:
                 f"model {self.card.name!r} has no rule for what is empty (`[input] empty` in its spec), "
                 "so --skip-empty cannot be used with it"
             )
-        return empty_tiles(self.case.data, self.plan, self.case.background_at_most(self.card.background.at_most))
+        return empty_tiles(
+            self.prepared.data, self.plan, self.prepared.background_at_most(self.card.background.at_most)
+        )
 
     def _background(self) -> NDArray[np.float32]:
         """What scores as background: the first score wins, or nothing is over its threshold."""
@@ -328,7 +335,7 @@ class _Job:
             return
         for scores in self._scores(tiles):
             self.spot_checked += 1
-            self.spot_check_changed += bool(self.case.holds_label(np.asarray(scores, np.float32)))
+            self.spot_check_changed += bool(self.prepared.holds_label(np.asarray(scores, np.float32)))
 
 
 def _counted(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -11,8 +11,9 @@ from scipy.special import expit, softmax
 
 from tests.support.build_specs import spec
 from tests.support.phantoms import card_of, phantom_volume
-from voxtile.chains.monai.invert import Restorer, activator, restore_bytes
-from voxtile.chains.monai.preprocess import prepare
+from voxtile.chains.monai.invert import Restorer, restore_bytes
+from voxtile.chains.monai.preprocess import preprocess
+from voxtile.chains.scores import activator
 from voxtile_build.errors import SpecError
 from voxtile_build.repository.card import card_of as built_card
 
@@ -40,7 +41,7 @@ def restored(given: Any, scores: NDArray[np.float32], grid: Any, step: int) -> t
 @pytest.mark.parametrize(("activation", "oracle"), [("softmax", lambda x: softmax(x, axis=0)), ("sigmoid", expit)])
 def test_activation_comes_before_the_grid_of_the_scan(activation: str, oracle: Any, step: int) -> None:
     regions = activation == "sigmoid"
-    grid = prepare(phantom_volume(), card(activation)).grid
+    grid = preprocess(phantom_volume(), card(activation)).grid
     scores = logits(grid.shape)
     before = scores.copy()
     labels, found = restored(card(activation, regions=regions), scores, grid, step)
@@ -63,7 +64,7 @@ def test_no_logit_is_too_large(activation: str) -> None:
 
 
 def test_the_bytes_for_the_activation_are_counted() -> None:
-    grid = prepare(phantom_volume(), card("none")).grid
+    grid = preprocess(phantom_volume(), card("none")).grid
     plain, more = (restore_bytes(grid, card(activation), 4) for activation in ("none", "softmax"))
     assert more - plain == 2 * 4 * 2 * 4 * grid.shape[1] * grid.shape[2]
 

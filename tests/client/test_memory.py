@@ -23,12 +23,12 @@ from typer.testing import CliRunner
 from bench.entries import OPEN, build_network
 from bench.settings import Settings
 from tests.client.test_segment import head, image
-from tests.support.memory_limits import limit_for
+from tests.support.memory_limits import held_bytes, limit_for
 from tests.support.phantoms import card_of, phantom_volume
 from voxtile import MemoryLimitError, Segmenter
-from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing, stitching_bytes
+from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing
 from voxtile.card import Tiling
-from voxtile.chains.base import prepare_scan
+from voxtile.chains.prepare import prepare_scan
 from voxtile.cli.commands import app
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, at_once
@@ -94,8 +94,8 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 PROGRAM = """
 import sys
-from voxtile.chains.base import open_case
-from voxtile.cli import app
+from voxtile.chains.prepare import prepare_scan
+from voxtile.cli.commands import app
 from voxtile.outputs.report import peak_rss_bytes
 try:
     app(sys.argv[1:])
@@ -267,9 +267,9 @@ def test_buffers_of_stitching_are_as_predicted(strip: Strip | None, shape: tuple
     plan = plan_tiles(shape, (16, 16, 16), Tiling(overlap=0.5))
     slab = slab_shape(plan, strip)
     divisors = 4 * PORTION * math.prod(slab[1:])
-    assert Stitcher(plan, 5, None, strip).nbytes + divisors == stitching_bytes(plan, 5, strip)
-    assert Fp16Stitcher(plan, 5, None, strip).nbytes < stitching_bytes(plan, 5, strip, half=True)
-    assert stitching_bytes(plan, 14, strip, half=True) < stitching_bytes(plan, 14, strip)
+    assert held_bytes(Stitcher(plan, 5, None, strip)) + divisors == Stitcher.predicted_bytes(plan, 5, strip)
+    assert held_bytes(Fp16Stitcher(plan, 5, None, strip)) < Fp16Stitcher.predicted_bytes(plan, 5, strip)
+    assert Fp16Stitcher.predicted_bytes(plan, 14, strip) < Stitcher.predicted_bytes(plan, 14, strip)
 
 
 def test_what_is_left_for_the_scan_on_the_models_grid() -> None:

@@ -21,18 +21,11 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet import (
-    LabelExporter,
-    NnunetPlan,
-    export_labels,
-    export_probabilities,
-    postprocess,
-    preprocess,
-)
 from voxtile.chains.nnunet import block_argmax as winning
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, contenders
-from voxtile.chains.nnunet.exporting import label_dtype
-from voxtile.chains.nnunet.preprocessing import box_slices
+from voxtile.chains.nnunet.exporting import LabelExporter, export_labels, export_probabilities, label_dtype
+from voxtile.chains.nnunet.postprocessing import postprocess
+from voxtile.chains.nnunet.preprocessing import NnunetPlan, box_slices, preprocess
 from voxtile.errors import ModelError
 
 TIES = 2e-5

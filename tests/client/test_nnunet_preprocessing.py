@@ -20,8 +20,14 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from scipy.ndimage import binary_fill_holes
 
-from voxtile.chains.nnunet import NnunetPlan, preprocess
-from voxtile.chains.nnunet.preprocessing import bounding_box, compute_new_shape, fill_holes, nonzero_mask
+from voxtile.chains.nnunet.preprocessing import (
+    NnunetPlan,
+    bounding_box,
+    compute_new_shape,
+    fill_holes,
+    nonzero_mask,
+    preprocess,
+)
 from voxtile.errors import InputError, ModelError
 
 DATA_TOLERANCE = 1e-5
@@ -238,6 +244,9 @@ def test_previous_stage_needs_the_labels() -> None:
 
 
 def test_neither_torch_nor_nnunet_nor_scipy_is_imported() -> None:
-    code = "import sys, voxtile.chains.nnunet; print({'torch', 'nnunetv2', 'scipy', 'skimage'} & set(sys.modules))"
+    code = (
+        "import sys, voxtile.chains.nnunet.prepared_scan; "
+        "print({'torch', 'nnunetv2', 'scipy', 'skimage'} & set(sys.modules))"
+    )
     found = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert found.stdout.strip() == "set()"

@@ -18,8 +18,8 @@ from numpy.typing import NDArray
 
 from tests.support.nnunet_folders import FIGURES, configuration
 from voxtile import InputError
-from voxtile.chains.nnunet import NnunetPlan, preprocess
-from voxtile.chains.nnunet.prepared_scan import Axes
+from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
+from voxtile.chains.nnunet.reader_properties import reader_axes
 from voxtile.io.images import read_scan
 
 DATA_TOLERANCE = 1e-5
@@ -58,8 +58,8 @@ def by_voxtile(files: list[Path], channels: int, reader: str) -> NDArray[np.floa
     content = plans(channels, reader)
     plan = NnunetPlan.from_json({**content, **content["configurations"]["3d"]})
     volume = read_scan(files, [f"T{number}" for number in range(channels)])
-    axes = Axes(volume, reorient=False)
-    return preprocess(axes.forward(volume.data), axes.spacing, plan).data
+    axes = reader_axes(volume, reader)
+    return preprocess(axes.apply(volume.data), axes.reorder(volume.header_spacing), plan).data
 
 
 def values(shape: tuple[int, ...] = SHAPE) -> NDArray[np.int16]:

@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from tests.support.phantoms import ORIENTATIONS, affine_of, card_of, in_file_order, phantom_volume, restored_as, sampled
 from voxtile.card import Card
 from voxtile.chains.monai import resample as resampling
-from voxtile.chains.monai.encoding import LARGEST
+from voxtile.chains.monai.encoding import LARGEST, Encoding, choose_encoding
 from voxtile.chains.monai.grid import plan_grid, skewed
 from voxtile.chains.monai.intensity import mean_and_deviation, percentiles
-from voxtile.chains.monai.preprocess import Prepared, choose_encoding, prepare, prepare_bytes
+from voxtile.chains.monai.preprocess import Preprocessed, preprocess, preprocess_bytes
 from voxtile.errors import InputError, MemoryLimitError
 from voxtile.io.volume import Volume
 
@@ -41,7 +41,7 @@ def monai_prepared(volume: Volume, card: Card) -> Any:
 
 
 def assert_monais(volume: Volume, card: Card) -> None:
-    found, expected = prepare(volume, card), monai_prepared(volume, card)
+    found, expected = preprocess(volume, card), monai_prepared(volume, card)
     assert found.data.shape == tuple(expected.shape)
     np.testing.assert_allclose(found.grid.affine, expected.affine.numpy(), atol=1e-9)
     limit = FLOAT32_ROUNDING * float(np.abs(volume.data).max())
@@ -93,7 +93,7 @@ def test_sizes_that_fall_on_a_half_are_rounded_as_monai_rounds_them(size: int) -
 
 def test_spacing_within_monais_tolerance_is_left_alone() -> None:
     volume = phantom_volume((10, 11, 12), (1.0005, 0.9995, 2.0))
-    prepared = prepare(volume, card_of(spacing=(1.0, 1.0, 2.0)))
+    prepared = preprocess(volume, card_of(spacing=(1.0, 1.0, 2.0)))
     assert not prepared.grid.resampled
     assert np.shares_memory(prepared.data, volume.data)
     assert_monais(volume, card_of(spacing=(1.0, 1.0, 2.0)))
@@ -101,11 +101,11 @@ def test_spacing_within_monais_tolerance_is_left_alone() -> None:
 
 def test_one_axis_is_resampled_and_the_others_pass_exactly() -> None:
     volume = phantom_volume((10, 11, 12), (1.0, 1.0, 4.0))
-    prepared = prepare(volume, card_of(spacing=(1.0, 1.0, 2.0)))
+    prepared = preprocess(volume, card_of(spacing=(1.0, 1.0, 2.0)))
     np.testing.assert_array_equal(prepared.data[..., ::2], volume.data)
 
 
-def assert_shows_the_anatomy(prepared: Prepared) -> None:
+def assert_shows_the_anatomy(prepared: Preprocessed) -> None:
     """Interpolation rounds peaks off; the same data half a voxel elsewhere would be wrong several times as much."""
     inner = (slice(3, -3),) * 3
     shifted = prepared.grid.affine.copy()
@@ -133,7 +133,7 @@ def test_the_same_anatomy_prepares_to_the_same_array(
     both = []
     for stored, place in ((data, affine), restored_as(data, affine, codes)):
         volume = phantom_volume()
-        both.append(prepare(Volume(in_file_order(stored[None]), place, volume.header, ("scan",)), card))
+        both.append(preprocess(Volume(in_file_order(stored[None]), place, volume.header, ("scan",)), card))
     first, second = both
     np.testing.assert_allclose(first.data, second.data, atol=1e-3)
     np.testing.assert_allclose(first.grid.affine, second.grid.affine, atol=1e-9)
@@ -141,7 +141,7 @@ def test_the_same_anatomy_prepares_to_the_same_array(
 
 def test_nothing_is_copied_where_nothing_is_resampled() -> None:
     volume = phantom_volume(codes="LPS", channels=3)
-    prepared = prepare(volume, card_of(channels=("a", "b", "c")))
+    prepared = preprocess(volume, card_of(channels=("a", "b", "c")))
     assert prepared.data.dtype == np.int16
     assert np.shares_memory(prepared.data, volume.data)
     np.testing.assert_array_equal(prepared.data, volume.data[:, ::-1, ::-1])
@@ -149,7 +149,7 @@ def test_nothing_is_copied_where_nothing_is_resampled() -> None:
 
 def test_without_an_orientation_the_scan_stays_as_stored() -> None:
     volume = phantom_volume(codes="SPR")
-    np.testing.assert_array_equal(prepare(volume, card_of(orientation=None)).data, volume.data)
+    np.testing.assert_array_equal(preprocess(volume, card_of(orientation=None)).data, volume.data)
 
 
 @given(st.sampled_from(ORIENTATIONS), st.sampled_from(ORIENTATIONS))
@@ -157,8 +157,8 @@ def test_without_an_orientation_the_scan_stays_as_stored() -> None:
 def test_turning_and_turning_back_is_nothing(stored: str, wanted: str) -> None:
     volume = phantom_volume((5, 6, 7), codes=stored)
     grid = plan_grid(volume.affine, volume.shape, card_of(orientation=wanted))
-    np.testing.assert_array_equal(grid.unorient(grid.orient(volume.data)), volume.data)
-    assert grid.orient(volume.data).shape[1:] == grid.oriented == grid.shape
+    np.testing.assert_array_equal(grid.orientation.undo(grid.orientation.apply(volume.data)), volume.data)
+    assert grid.orientation.apply(volume.data).shape[1:] == grid.oriented == grid.shape
 
 
 def test_a_skewed_grid_keeps_its_skew_and_its_place() -> None:
@@ -166,7 +166,7 @@ def test_a_skewed_grid_keeps_its_skew_and_its_place() -> None:
     affine = affine_of(shape, (1.0, 1.0, 2.0), shear=0.25)
     assert skewed(affine)
     volume = Volume(in_file_order(sampled(shape, affine)[None]), affine, None, ("scan",))
-    prepared = prepare(volume, card_of(spacing=(1.5, 1.5, 1.5)))
+    prepared = preprocess(volume, card_of(spacing=(1.5, 1.5, 1.5)))
     assert_shows_the_anatomy(prepared)
     assert skewed(prepared.grid.affine)
 
@@ -174,7 +174,7 @@ def test_a_skewed_grid_keeps_its_skew_and_its_place() -> None:
 def test_the_prepared_affine_places_what_the_scan_showed() -> None:
     """Resampled intensities are those of the anatomy at the places that the new affine names, border apart."""
     volume = phantom_volume((30, 36, 32), (1.3, 1.2, 1.25), "PLS", OBLIQUE, np.float32)
-    prepared = prepare(volume, card_of(spacing=(1.0, 1.0, 1.0)))
+    prepared = preprocess(volume, card_of(spacing=(1.0, 1.0, 1.0)))
     assert_shows_the_anatomy(prepared)
 
 
@@ -183,12 +183,11 @@ def test_the_prepared_affine_places_what_the_scan_showed() -> None:
 
 def test_memory_is_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "SLAB_BYTES", 1 << 20)
-    monkeypatch.setattr("voxtile.chains.monai.preprocess.SLAB_BYTES", 1 << 20)
     volume = phantom_volume((128, 128, 60), (1.0, 1.0, 3.0))
     card = card_of(spacing=(1.0, 1.0, 1.0))
-    predicted = prepare_bytes(plan_grid(volume.affine, volume.shape, card), 1)
+    predicted = preprocess_bytes(plan_grid(volume.affine, volume.shape, card), 1)
     tracemalloc.start()
-    prepared = prepare(volume, card)
+    prepared = preprocess(volume, card)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert prepared.data.nbytes < peak < predicted < 2 * prepared.data.nbytes
@@ -197,10 +196,10 @@ def test_memory_is_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_what_does_not_fit_is_refused_before_any_work() -> None:
     volume = phantom_volume((20, 20, 20), (900.0, 900.0, 900.0))
     with pytest.raises(MemoryLimitError, match=r"900 × 900 × 900 mm makes 17101 × 17101 × 17101 voxels.*0.50 GiB"):
-        prepare(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=1 << 29)
+        preprocess(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=1 << 29)
     monstrous = phantom_volume((20, 20, 20), (999.0, 999.0, 999.0))
     with pytest.raises(MemoryLimitError, match=r"(this|no) machine"):
-        prepare(monstrous, card_of(spacing=(0.01, 0.01, 0.01)))
+        preprocess(monstrous, card_of(spacing=(0.01, 0.01, 0.01)))
 
 
 # Figures of the whole scan ---------------------------------------------------------------------------------
@@ -216,7 +215,7 @@ FIGURE_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 def test_zscore_figures_are_those_of_monai(dtype: Any, mask: str, spacing: Any) -> None:
     volume = phantom_volume((20, 22, 18), codes="LPI", dtype=dtype, channels=2)
     card = card_of(channels=("a", "b"), spacing=spacing, intensity={"rule": "zscore", "mask": mask})
-    prepared = prepare(volume, card)
+    prepared = preprocess(volume, card)
     assert_monais(volume, card)
     # On the client's own grid: MONAI's has rounding errors where there is background, and counts them as signal.
     normalise = NormalizeIntensity(nonzero=mask == "nonzero", channel_wise=True)
@@ -234,7 +233,7 @@ def test_zscore_figures_are_those_of_monai(dtype: Any, mask: str, spacing: Any) 
 def test_percentile_figures_are_numpys(dtype: Any, mask: str) -> None:
     volume = phantom_volume((20, 22, 18), codes="SLP", dtype=dtype)
     rule = {"rule": "percentile", "lower": 0.5, "upper": 99.5, "mask": mask}
-    figures = prepare(volume, card_of(intensity=rule)).statistics
+    figures = preprocess(volume, card_of(intensity=rule)).statistics
     values = volume.data[volume.data != 0] if mask == "nonzero" else volume.data
     low, high = np.percentile(values.astype(np.float64), (0.5, 99.5))
     assert figures is not None
@@ -267,13 +266,13 @@ def test_mean_and_deviation_lose_nothing_far_from_zero() -> None:
 def test_a_scan_without_contrast_is_refused(dtype: Any, rule: dict[str, Any], value: int, match: str) -> None:
     volume = Volume(np.full((1, 5, 6, 7), value, dtype), np.eye(4), None, ("scan.nii",))
     with pytest.raises(InputError, match=f"scan.nii: .*{match}"):
-        prepare(volume, card_of(intensity=rule))
+        preprocess(volume, card_of(intensity=rule))
 
 
 def test_a_channel_is_named_in_messages() -> None:
     volume = Volume(np.zeros((2, 5, 6, 7), np.int16), np.eye(4), None, ("scan.nii",))
     with pytest.raises(InputError, match=r"scan.nii, channel 1: "):
-        prepare(volume, card_of(channels=("a", "b"), intensity=ZSCORE))
+        preprocess(volume, card_of(channels=("a", "b"), intensity=ZSCORE))
 
 
 # What travels ----------------------------------------------------------------------------------------------
@@ -287,9 +286,13 @@ def typed_card(dtype: str, **changes: Any) -> Card:
     return card_of(input={"dtype": dtype, "padding": PADDING[dtype]}, **changes)
 
 
-def prepared_of(values: Any, dtype: Any, card: Card) -> Prepared:
+def prepared_of(values: Any, dtype: Any, card: Card) -> Preprocessed:
     data = np.asarray(values, dtype).reshape(1, 1, 1, -1)
-    return prepare(Volume(data, np.eye(4), None, ("scan.nii",)), card)
+    return preprocess(Volume(data, np.eye(4), None, ("scan.nii",)), card)
+
+
+def encoding_of(prepared: Preprocessed, card: Card) -> Encoding:
+    return choose_encoding(prepared.data, prepared.statistics, card, prepared.names)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32])
@@ -299,7 +302,7 @@ def test_whole_numbers_that_fit_travel_exactly_as_int16(dtype: Any) -> None:
     for rule in ({"rule": "none"}, RANGE, ZSCORE):
         card = typed_card("int16", intensity=rule)
         prepared = prepared_of(values, dtype, card)
-        encoding = choose_encoding(prepared, card)
+        encoding = encoding_of(prepared, card)
         sent = encoding.encode(prepared.data)
         assert sent.dtype == np.int16
         np.testing.assert_array_equal(sent.ravel(), values)
@@ -309,7 +312,7 @@ def test_whole_numbers_that_fit_travel_exactly_as_int16(dtype: Any) -> None:
 def test_int16_is_not_copied() -> None:
     card = typed_card("int16")
     prepared = prepared_of([1, -2, 3], np.int16, card)
-    assert np.shares_memory(choose_encoding(prepared, card).encode(prepared.data), prepared.data)
+    assert np.shares_memory(encoding_of(prepared, card).encode(prepared.data), prepared.data)
 
 
 @pytest.mark.parametrize(
@@ -321,7 +324,7 @@ def test_int16_is_not_copied() -> None:
 def test_rescaling_leaves_the_normalised_scan_as_it_was(dtype: str, values: list[float], rule: dict[str, Any]) -> None:
     card = typed_card(dtype, intensity=rule)
     prepared = prepared_of(values, np.float32, card)
-    encoding = choose_encoding(prepared, card)
+    encoding = encoding_of(prepared, card)
     sent = encoding.encode(prepared.data).astype(np.float64)
     assert prepared.statistics is not None
     assert encoding.statistics is not None
@@ -338,8 +341,8 @@ def test_rescaling_leaves_the_normalised_scan_as_it_was(dtype: str, values: list
 def test_each_channel_has_its_own_scale() -> None:
     card = typed_card("int16", channels=("a", "b"), intensity=ZSCORE)
     data = np.stack([np.linspace(0, 1, 60), np.linspace(0, 1000, 60)]).reshape(2, 3, 4, 5).astype(np.float32)
-    prepared = prepare(Volume(data, np.eye(4), None, ("a", "b")), card)
-    encoding = choose_encoding(prepared, card)
+    prepared = preprocess(Volume(data, np.eye(4), None, ("a", "b")), card)
+    encoding = encoding_of(prepared, card)
     np.testing.assert_allclose(encoding.scale, [32000, 32])
     np.testing.assert_array_equal(np.abs(encoding.encode(prepared.data)).max(axis=(1, 2, 3)), [32000, 32000])
 
@@ -347,7 +350,7 @@ def test_each_channel_has_its_own_scale() -> None:
 def test_fixed_rules_round_and_say_by_how_much() -> None:
     card = typed_card("int16", intensity=RANGE)
     prepared = prepared_of([0.0, 0.3, -1.4, 12.0], np.float32, card)
-    encoding = choose_encoding(prepared, card)
+    encoding = encoding_of(prepared, card)
     np.testing.assert_array_equal(encoding.encode(prepared.data).ravel(), [0, 0, -1, 12])
     assert encoding.max_rounding == pytest.approx(0.4)
 
@@ -360,7 +363,7 @@ def test_fixed_rules_round_and_say_by_how_much() -> None:
 def test_what_the_models_rule_cuts_may_be_cut_before(rule: dict[str, Any], dtype: str, source: Any) -> None:
     card = typed_card(dtype, intensity=rule)
     prepared = prepared_of([-100_000, -1000, 0, 999, 70_000], source, card)
-    encoding = choose_encoding(prepared, card)
+    encoding = encoding_of(prepared, card)
     np.testing.assert_array_equal(encoding.encode(prepared.data).ravel(), [-1000, -1000, 0, 999, 1000])
     assert encoding.max_rounding == 0
 
@@ -374,13 +377,13 @@ def test_what_would_change_the_result_is_refused(rule: dict[str, Any]) -> None:
     card = typed_card("int16", intensity=rule)
     prepared = prepared_of([0, 40_000, 60_000], np.int32, card)
     with pytest.raises(InputError, match=r"scan.nii: expected values within ±32767.*found 0 to 60000"):
-        choose_encoding(prepared, card)
+        encoding_of(prepared, card)
 
 
 def test_half_precision_reports_its_rounding() -> None:
     card = typed_card("fp16")
     prepared = prepared_of([1, 2048, 2049], np.int16, card)
-    encoding = choose_encoding(prepared, card)
+    encoding = encoding_of(prepared, card)
     assert encoding.encode(prepared.data).dtype == np.float16
     assert encoding.max_rounding == 1
 
@@ -388,5 +391,5 @@ def test_half_precision_reports_its_rounding() -> None:
 def test_a_few_extreme_voxels_are_warned_of(caplog: pytest.LogCaptureFixture) -> None:
     card = typed_card("int16", intensity={"rule": "percentile", "lower": 5, "upper": 95})
     values: NDArray[np.float64] = np.append(np.random.default_rng(0).random(1000), 1e5)
-    choose_encoding(prepared_of(values, np.float32, card), card)
+    encoding_of(prepared_of(values, np.float32, card), card)
     assert "rounded by up to" in caplog.text

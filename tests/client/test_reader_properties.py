@@ -12,7 +12,6 @@ from nibabel.eulerangles import euler2mat
 from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReorient
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
-from voxtile.chains.nnunet.prepared_scan import header_spacing
 from voxtile.chains.nnunet.reader_properties import reader_properties
 from voxtile.io.images import read_scan
 
@@ -52,10 +51,10 @@ def assert_alike(mine: Any, theirs: Any) -> None:
 def test_properties_are_the_readers_own(reader: str, scan: Path) -> None:
     _, theirs = READERS[reader]().read_images([str(scan)])
     volume = read_scan([scan], ["T1"])
-    mine = reader_properties(volume, reader, header_spacing(volume))
+    mine = reader_properties(volume, reader)
     assert_alike(mine, {key: value for key, value in theirs.items() if key != "spacing"})
 
 
 def test_a_plan_that_names_no_reader_is_simpleitks(scan: Path) -> None:
     volume = read_scan([scan], ["T1"])
-    assert list(reader_properties(volume, "", header_spacing(volume))) == ["sitk_stuff"]
+    assert list(reader_properties(volume, "")) == ["sitk_stuff"]

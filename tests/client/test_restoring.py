@@ -20,8 +20,9 @@ from tests.support.phantoms import ORIENTATIONS, affine_of, card_of, in_file_ord
 from voxtile.card import Card
 from voxtile.chains.monai import invert as restoring
 from voxtile.chains.monai.grid import Grid, plan_grid
-from voxtile.chains.monai.invert import Restorer, decider, label_type, restore_bytes
-from voxtile.chains.monai.preprocess import prepare
+from voxtile.chains.monai.invert import Restorer, restore_bytes
+from voxtile.chains.monai.preprocess import preprocess
+from voxtile.chains.scores import decider, label_type
 from voxtile.errors import ModelError
 from voxtile.io.images import mask_image, volume_from_image
 from voxtile.io.volume import Volume
@@ -92,7 +93,7 @@ def test_scores_and_labels_are_monais(
     volume = phantom_volume(shape, spacing, codes, angles)
     card = classes(3, orientation=wanted, spacing=target)
     scores, expected = monai_restored(volume, card, seed=sum(shape))
-    restorer = restored(prepare(volume, card).grid, card, scores, portions, keep_scores=True)
+    restorer = restored(preprocess(volume, card).grid, card, scores, portions, keep_scores=True)
     np.testing.assert_allclose(restorer.scores, expected, atol=10 * FLOAT32_ROUNDING)
     labels = restorer.finish()
     runner_up = np.sort(expected, axis=0)[-2]
@@ -108,7 +109,7 @@ def test_class_indices_take_the_nearest_voxel_as_monai_does(codes: str, target: 
     volume = phantom_volume((9, 10, 11), (2.0, 1.5, 1.7), codes)
     card = classes(5, output={"kind": "labels", "scores": 1}, spacing=target)
     scores, expected = monai_restored(volume, card, seed=4, nearest=True)
-    labels = restored(prepare(volume, card).grid, card, scores).finish()
+    labels = restored(preprocess(volume, card).grid, card, scores).finish()
     np.testing.assert_array_equal(labels, expected[0])
 
 
@@ -158,7 +159,7 @@ def test_the_same_anatomy_gets_the_same_mask_however_it_is_stored(
 
     def segmented(stored: NDArray[Any], place: NDArray[np.float64]) -> Any:
         volume = volume_from_image(nib.Nifti1Image(stored, place), ["any"])
-        prepared = prepare(volume, card)
+        prepared = preprocess(volume, card)
         scores = np.stack([np.full(prepared.grid.shape, 300.0), prepared.data[0]])
         return mask_image(restored(prepared.grid, card, scores).finish(), volume)
 
@@ -231,7 +232,7 @@ def test_kept_scores_are_probabilities_whatever_the_scale() -> None:
     stored = np.random.default_rng(8).integers(0, 256, (2, *grid.shape))
     scores = restored(grid, card, stored, keep_scores=True).scores
     assert scores.shape == (2, *grid.scan)
-    np.testing.assert_allclose(scores, grid.unorient(stored) / 255, rtol=1e-6)
+    np.testing.assert_allclose(scores, grid.orientation.undo(stored) / 255, rtol=1e-6)
 
 
 def test_class_indices_beyond_the_card_are_the_models_fault() -> None:
@@ -252,7 +253,7 @@ def test_planes_that_do_not_fit_are_refused() -> None:
     with pytest.raises(ValueError, match="planes"):
         restorer.add_planes(np.zeros((2, grid.shape[0] + 1, *grid.shape[1:]), np.float32))
     restorer.add_planes(np.zeros((2, 1, *grid.shape[1:]), np.float32))
-    with pytest.raises(ValueError, match="1 planes were fed"):
+    with pytest.raises(ValueError, match="planes of scores, got 1"):
         restorer.finish()
     with pytest.raises(ValueError, match="keep_scores"):
         _ = restorer.scores

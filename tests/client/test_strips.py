@@ -13,13 +13,14 @@ from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.client.test_nnunet_export import CHAINS, as_card, case, plans, smooth_logits
+from tests.support.memory_limits import held_bytes
 from tests.support.phantoms import ORIENTATIONS, affine_of, card_of, phantom_volume
 from voxtile.card import Card, Tiling
 from voxtile.chains.monai import invert as restoring
 from voxtile.chains.monai.grid import Grid, plan_grid
 from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
-from voxtile.chains.nnunet import LabelExporter, preprocess
-from voxtile.chains.nnunet.exporting import export_bytes, export_strips
+from voxtile.chains.nnunet.exporting import LabelExporter, export_bytes, export_strips
+from voxtile.chains.nnunet.preprocessing import preprocess
 from voxtile.tiling.plan import TilePlan, plan_tiles
 from voxtile.tiling.schedule import schedules
 from voxtile.tiling.stitch import Stitcher
@@ -97,7 +98,7 @@ def test_sums_of_strips_are_those_of_the_whole_bit_for_bit(
 
 def test_strips_hold_less_the_narrower_they_are() -> None:
     plan = plan_tiles((60, 64, 40), (16, 16, 16), Tiling(overlap=0.25))
-    held = [Stitcher(plan, 14, None, cut_plan(plan, 1, count)[0]).nbytes for count in (1, 2, 4, 8)]
+    held = [held_bytes(Stitcher(plan, 14, None, cut_plan(plan, 1, count)[0])) for count in (1, 2, 4, 8)]
     assert held == sorted(held, reverse=True)
     assert held[3] < held[0] / 5
 
@@ -197,7 +198,7 @@ def test_a_strip_is_to_be_finished_before_the_next() -> None:
     restorer = Restorer(grid, card)
     restorer.start_strip(first)
     restorer.add_planes(np.zeros((3, 4, first.rows[1] - first.rows[0], grid.shape[2]), np.float32))
-    with pytest.raises(ValueError, match="4 planes were fed"):
+    with pytest.raises(ValueError, match="planes of scores, got 4"):
         restorer.start_strip(second)
 
 

@@ -8,9 +8,8 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.client.test_card import card
-from voxtile.card import Card, Tiling
-from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
+from voxtile.card import Tiling
+from voxtile.tiling.extract import Cutter, tile_batches, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.skip import empty_tiles
 
@@ -49,17 +48,16 @@ def test_mirrorings_are_all_of_them_in_nnunets_order() -> None:
 def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple[int, ...]) -> None:
     data = np.random.default_rng(2).normal(size=(1, 12, 9, 10)).astype(np.float32)
     ramp = np.linspace(0, 1, 8 * 8 * 8, dtype=np.float32).reshape(8, 8, 8)
-    model = Card.model_validate(card(roi_size=[8, 8, 8]))
     cut = Cutter(data, plan_tiles(data.shape[1:], (8, 8, 8), Tiling(overlap=0.5)), lambda v: v, 0.0)
     flips = tta_flips(axes)
 
     def network(x: NDArray[np.float32]) -> NDArray[np.float32]:
         return np.concatenate([x * ramp, np.tanh(x) + ramp], axis=1)
 
-    made = list(requests(iter(cut.plan), cut, flips, batch, None))
-    assert [request.index for request in made] == list(range(len(made)))
-    assert all(len(request.roi) == batch for request in made[:-1])
-    found = list(tile_scores((network(request.roi) for request in made), flips, model))
+    made = list(tile_batches(iter(cut.plan), cut, flips, batch))
+    assert [one.index for one in made] == list(range(len(made)))
+    assert all(len(one.values) == batch for one in made[:-1])
+    found = list(tile_scores((network(one.values) for one in made), flips))
     for tile, scores in zip(cut.plan, found, strict=True):
         x = cut.cut(tile)[None]
         expected = network(x)

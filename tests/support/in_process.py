@@ -7,14 +7,10 @@ from collections.abc import Callable, Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from tests.client.test_card import card
-from voxtile.card import Card, Tiling
-from voxtile.tiling.extract import Cutter, requests, tile_scores, tta_flips
+from voxtile.card import Tiling
+from voxtile.tiling.extract import Cutter, tile_batches, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.stitch import Stitcher
-
-ANY = Card.model_validate(card())
-"""Of a card, the tiles only ask whether the network takes slices."""
 
 Network = Callable[[NDArray[np.float32]], NDArray[np.float32]]
 
@@ -36,13 +32,11 @@ def stitched(
     """
     plan = plan_tiles(scan.shape[1:], roi, tiling)
     cutter = Cutter(scan, plan, np.asarray, cval, slice_axis)
-    sizes = [size for axis, size in enumerate(roi) if axis != slice_axis]
-    model = Card.model_validate(card(roi_size=sizes, slice_axis=slice_axis)) if slice_axis is not None else ANY
     flips = tta_flips(mirror_axes)
-    answers = (network(request.roi) for request in requests(iter(plan), cutter, flips, batch, None))
+    answers = (network(made.values) for made in tile_batches(iter(plan), cutter, flips, batch))
     stitcher: Stitcher | None = None
     planes: list[NDArray[np.float32]] = []
-    for tile, scores in zip(plan, tile_scores(answers, flips, model), strict=True):
+    for tile, scores in zip(plan, tile_scores(answers, flips, slice_axis), strict=True):
         stitcher = stitcher or Stitcher(plan, len(scores))
         planes += [one.copy() for one in stitcher.add(tile, scores)]
     assert stitcher is not None

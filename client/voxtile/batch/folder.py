@@ -216,7 +216,7 @@ def _write(result: Segmentation, loaded: Loaded | None, case: CaseFiles) -> None
     """The mask comes last: where it is there, the case is finished."""
     case.mask.parent.mkdir(parents=True, exist_ok=True)
     if loaded and result.scores is not None:
-        write_probabilities(result.scores, loaded.case, case.probabilities)
+        write_probabilities(result.scores, loaded.prepared, case.probabilities)
     write_image(result.mask, case.mask)
 
 

@@ -1,121 +1,89 @@
-"""A scan made ready for one model, and the way back: one seam for all kinds of pre- and post-processing."""
+"""The interface between a scan prepared for one model and the pipeline, the same for every kind of pre-processing.
+
+Knows nothing of MONAI, nnU-Net, cards or servers.
+"""
 
 from __future__ import annotations
 
-import math
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.card import Card
-from voxtile.chains.monai.encoding import choose_encoding
-from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
-from voxtile.chains.monai.preprocess import prepare
-from voxtile.io.volume import Volume
 from voxtile.tiling.strips import Strip
 
 
 class PlaneSink(Protocol):
-    """Takes finished scores along axis 0 of the prepared grid and makes labels of them.
+    """Turns finished scores, which arrive in planes along axis 0 of the prepared grid, into labels of the scan."""
 
-    begin: the planes that follow are those of a strip, from the first on; whole planes need no word.
-    """
+    def start_strip(self, strip: Strip) -> None:
+        """Announces that the planes that follow belong to `strip`, from its first plane on.
 
-    def start_strip(self, strip: Strip) -> None: ...
+        Not needed where the planes are whole ones.
+        """
+        ...
 
-    def add_planes(self, planes: NDArray[np.float32]) -> None: ...
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
+        """Takes the next planes [score, n, y, z]; the caller may overwrite the array afterwards."""
+        ...
 
-    def finish(self) -> NDArray[Any]: ...
+    def finish(self) -> NDArray[Any]:
+        """Returns the labels [i, j, k] on the scan's own grid."""
+        ...
 
     @property
-    def scores(self) -> NDArray[np.float32]: ...
+    def scores(self) -> NDArray[np.float32]:
+        """The scores [score, i, j, k] on the scan's own grid; ValueError unless they were kept."""
+        ...
 
 
 class PreparedScan(Protocol):
-    """data: [channel, *grid], what tiles are cut from. figures: [channel, 2] to subtract and divide by, or None."""
+    """One scan on the grid of one model."""
 
     @property
-    def data(self) -> NDArray[Any]: ...
-
-    @property
-    def statistics(self) -> NDArray[np.float32] | None: ...
-
-    @property
-    def input_rounding(self) -> float: ...
-
-    def encode(self, values: NDArray[Any]) -> NDArray[Any]: ...
-
-    def background_at_most(self, threshold: float) -> list[float]: ...
-
-    def restorer(self, keep_scores: bool) -> PlaneSink: ...
-
-    def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
-        """The grid in `count` strips along axis 1 or 2, or in as many as can be without changing a label."""
+    def data(self) -> NDArray[Any]:
+        """[channel, *grid] the values that tiles are cut from."""
         ...
 
-    def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int: ...
+    @property
+    def statistics(self) -> NDArray[np.float32] | None:
+        """[channel, 2] float32 what the model subtracts and divides by; None where it needs neither."""
+        ...
 
-    def holds_label(self, scores: NDArray[np.float32]) -> bool: ...
+    @property
+    def own_bytes(self) -> int:
+        """The bytes that `data` takes beyond the scan itself: 0 where it is a view of the scan."""
+        ...
 
-
-def prepare_scan(
-    volume: Volume,
-    card: Card,
-    previous: NDArray[Any] | None = None,
-    postprocessing: bool = True,
-    max_bytes: int | None = None,
-) -> PreparedScan:
-    """Prepares `volume` as the card says.
-
-    previous: [i, j, k], the labels of a cascade's first stage. postprocessing: whether what nnU-Net learned to do with
-    finished labels is done. max_bytes: for the scan on the model's grid; MemoryLimitError where it needs more
-    (nnU-Net's grid is known only once it is made).
-    """
-    if card.nnunet is None:
-        return MonaiPreparedScan(volume, card, max_bytes)
-    from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
-
-    return NnunetPreparedScan(volume, card, previous, postprocessing)
-
-
-class MonaiPreparedScan:
-    """MONAI's chain: orientation, spacing, intensity; scores are resampled back and then decided."""
-
-    def __init__(self, volume: Volume, card: Card, max_bytes: int | None = None) -> None:
-        prepared = prepare(volume, card, max_bytes=max_bytes)
-        self._card = card
-        self._grid = prepared.grid
-        self._encoding = choose_encoding(prepared, card)
-        self.data = prepared.data
-        self.statistics = self._encoding.statistics
-        self.input_rounding = self._encoding.max_rounding
+    @property
+    def input_rounding(self) -> float:
+        """The largest difference, in units of the scan, between a voxel and what is sent for it."""
+        ...
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
-        return self._encoding.encode(values)
+        """Returns `values` [channel, ...], a part of `data`, in the model's input type."""
+        ...
 
     def background_at_most(self, threshold: float) -> list[float]:
-        return [threshold] * len(self.data)
+        """Returns the value of each channel at or below which a voxel lies outside the body.
+
+        Args:
+            threshold: the card's limit, in units of the scan.
+        """
+        ...
 
     def restorer(self, keep_scores: bool) -> PlaneSink:
-        return Restorer(self._grid, self._card, keep_scores=keep_scores)
+        """Returns a sink for this scan's scores."""
+        ...
 
     def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
-        return grid_strips(self._grid, self._card, axis, count)
+        """Returns the grid in `count` strips along axis 1 or 2, or in as many as leave every label unchanged."""
+        ...
 
     def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int:
-        kept = 4 * self._card.output.scores * math.prod(self._grid.scan) if keep_scores else 0
-        return restore_bytes(self._grid, self._card, planes, strip=strip) + kept
+        """Returns the bytes of a restorer at its peak when it gets up to `planes` planes of `strip` at a time."""
+        ...
 
     def holds_label(self, scores: NDArray[np.float32]) -> bool:
-        return holds_label(scores, self._card)
-
-
-def holds_label(scores: NDArray[np.float32], card: Card) -> bool:
-    """Whether any voxel of `scores` [score, *spatial] would get a label other than background."""
-    if card.output.kind == "labels":
-        return bool(scores.any())
-    if card.output.kind == "foreground" or card.regions:
-        threshold = 0.0 if card.output.kind == "logits" else 0.5 * card.output.scale
-        return bool((scores > threshold).any())
-    return bool((scores[1:] > scores[0]).any())
+        """Returns whether any voxel of `scores` [score, *spatial] would get a label other than background."""
+        ...

@@ -111,7 +111,7 @@ def segment(
             if probabilities and result.scores is not None:
                 from voxtile.outputs.probabilities import write_probabilities
 
-                write_probabilities(result.scores, loaded.case, probabilities)
+                write_probabilities(result.scores, loaded.prepared, probabilities)
             write_image(result.mask, output)
         report = result.report.model_copy(update={"seconds": loaded.watch.stop()}).model_dump_json(indent=2) + "\n"
         if json_file == "-":
@@ -198,12 +198,13 @@ def prepare(
     header: options.Header = [],  # noqa: B006 - typer reads it once
 ) -> None:
     """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
-    from voxtile.outputs.prepared_files import write_prepared_scan
+    from voxtile.outputs.prepared_files import check_prepared_files, write_prepared_scan
     from voxtile.segmenter import Options, Segmenter
 
     chosen = Options(connection=connection_config_from(tls_ca, tls_cert, tls_key, header, None))
     with errors_for_the_user(), Segmenter(url, model, chosen) as segmenter:
-        for file in write_prepared_scan(segmenter, scans, output):
+        check_prepared_files(segmenter.card, output)
+        for file in write_prepared_scan(segmenter.load(scans).prepared, segmenter.card, output):
             typer.echo(str(file))
 
 

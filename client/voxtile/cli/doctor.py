@@ -73,21 +73,21 @@ def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
 
 
 def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
-    from voxtile.chains.base import prepare_scan
+    from voxtile.chains.prepare import prepare_scan
     from voxtile.io.images import read_scan
     from voxtile.tiling.plan import plan_tiles, tile_shape
 
     name = scans[0].name
     try:
         volume = read_scan(scans, model.card.input_channels)
-        case = prepare_scan(volume, model.card)
+        prepared = prepare_scan(volume, model.card)
     except VoxtileError as error:
         yield Finding(name, False, str(error))
         return
-    shape = case.data.shape[1:]
+    shape = prepared.data.shape[1:]
     tiles = len(plan_tiles(shape, tile_shape(model.card, shape), model.card.tiling))
     spacing = " × ".join(f"{size:.3g}" for size in volume.spacing)
-    grid = " × ".join(map(str, case.data.shape[1:]))
+    grid = " × ".join(map(str, shape))
     yield Finding(
         name,
         True,

@@ -1,8 +1,8 @@
-"""A scan as an nnU-Net network sees it, in files: what `voxtile-build` calibrates and certifies engines on.
+"""Writes a scan as an nnU-Net network sees it to files, on which `voxtile-build` calibrates and certifies engines.
 
-The build side knows nothing of nnU-Net's preprocessing, and the client nothing of engines; these files are between
-them. Their header's description names the preparation, a checksum of the plan that the card holds, so that a raw scan
-or one prepared by another plan is refused.
+The build side knows nothing of nnU-Net's preprocessing and the client nothing of engines, so these files pass between
+them. The description in their header names the preparation, a checksum of the plan that the card holds, so that the
+build side refuses a raw scan and one prepared by another plan.
 """
 
 from __future__ import annotations
@@ -14,18 +14,23 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
+from voxtile.chains.base import PreparedScan
 from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError
-from voxtile.io.images import SUFFIXES, check_mask_name, check_writable, write_images
-from voxtile.segmenter import Segmenter
+from voxtile.io.atomic import check_writable
+from voxtile.io.images import SUFFIXES, check_mask_name, write_images
 
 MARK = "voxtile prepared "
 DIGITS = 32
-"""Of the checksum: a NIfTI header's description holds 79 characters."""
+"""Digits of the checksum that are written: a NIfTI header's description holds 79 characters."""
 
 
 def preparation_of(card: Card) -> str:
-    """The checksum of the card's plan. Raises ModelError where voxtile-build takes no prepared scans for the model."""
+    """Returns the checksum of the card's plan.
+
+    Raises:
+        ModelError: voxtile-build takes no prepared scans for this model.
+    """
     if card.nnunet is None:
         raise ModelError(
             f"model {card.name!r}: expected an nnU-Net model; voxtile-build prepares scans for any other by itself: "
@@ -42,23 +47,39 @@ def preparation_of(card: Card) -> str:
     return found
 
 
-def write_prepared_scan(segmenter: Segmenter, scans: Sequence[Path], path: Path) -> list[Path]:
-    """Prepares a scan for the segmenter's nnU-Net model and writes it to `path`; the files, one a channel.
+def check_prepared_files(card: Card, path: Path) -> None:
+    """Checks, before any work, that a prepared scan for the model of `card` can be written to `path`.
 
-    Raises a VoxtileError: a model that is not nnU-Net's, a scan that does not fit, a place that cannot be written.
+    Raises:
+        ModelError: voxtile-build takes no prepared scans for this model.
+        OutputError: the name is not a NIfTI file's, or the place cannot be written to.
     """
-    preparation = preparation_of(segmenter.card)
-    for file in files_of(path, len(segmenter.card.channels)):
+    preparation_of(card)
+    for file in files_of(path, len(card.channels)):
         check_writable(file)
-    case = segmenter.load(scans).case
-    assert isinstance(case, NnunetPreparedScan)
-    return write_prepared(case.data, case.spacing, preparation, path)
+
+
+def write_prepared_scan(prepared: PreparedScan, card: Card, path: Path) -> list[Path]:
+    """Writes a scan that was prepared for the nnU-Net model of `card`.
+
+    Returns:
+        The files, one for each channel: `path` itself, or names made of it (see `files_of`).
+
+    Raises:
+        ModelError: the model is not nnU-Net's, or voxtile-build takes no prepared scans for it.
+        OutputError: a file cannot be written.
+    """
+    preparation = preparation_of(card)
+    if not isinstance(prepared, NnunetPreparedScan):
+        raise ModelError(f"expected a scan prepared for an nnU-Net model, found {type(prepared).__name__}")
+    return write_prepared(prepared.data, prepared.spacing, preparation, path)
 
 
 def files_of(path: str | Path, channels: int) -> list[Path]:
-    """The files that stand for `path`: itself, or CASE_0000.nii.gz, … as nnU-Net calls those of several channels.
+    """Returns the files for `channels` channels: `path` itself for one, else CASE_0000.nii.gz, … as nnU-Net names them.
 
-    Raises OutputError for a name that is not a NIfTI file's.
+    Raises:
+        OutputError: `path` is not the name of a NIfTI file.
     """
     check_mask_name(path)
     path = Path(path)
@@ -72,9 +93,19 @@ def files_of(path: str | Path, channels: int) -> list[Path]:
 def write_prepared(
     data: NDArray[np.float32], spacing: Sequence[float], preparation: str, path: str | Path
 ) -> list[Path]:
-    """Writes `data` [channel, *plan's axes] with `spacing` (mm, in the same order); the files, one a channel.
+    """Writes an array as a prepared scan; in a file its axes have the reverse order, as those of a scan have.
 
-    Axes lie in a file the other way round, as those of a scan do. Raises OutputError.
+    Args:
+        data: [channel, *plan's axes].
+        spacing: millimetres along the plan's axes.
+        preparation: the checksum of the plan.
+        path: see `files_of`.
+
+    Returns:
+        The files, one for each channel.
+
+    Raises:
+        OutputError: a file cannot be written.
     """
     from nibabel.nifti1 import Nifti1Image
 

@@ -20,7 +20,7 @@ from voxtile.card import Label
 from voxtile.chains.monai.intensity import percentiles
 from voxtile.errors import OutputError
 from voxtile.io.atomic import atomic_file
-from voxtile.io.volume import Volume, spacing_of
+from voxtile.io.volume import Volume
 
 HEIGHT = 4.6
 """Inches of the slices' row; with DPI, 690 pixels: an isotropic head at about three pixels a millimetre."""
@@ -77,13 +77,8 @@ def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Lab
 
 def choose_slices(volume: Volume, labels: NDArray[Any]) -> list[Slice]:
     """A sagittal, a coronal and an axial cut, each where the labels other than 0 fill most of it; else the middle."""
-    from nibabel import orientations
-
-    change = orientations.io_orientation(volume.affine)
-    axes = [int(axis) for axis in np.argsort(change[:, 0])]
-    flips = tuple(slice(None, None, -1 if change[axis, 1] < 0 else 1) for axis in axes)
-    grey, turned = volume.data[0].transpose(axes)[flips], labels.transpose(axes)[flips]
-    spacing = spacing_of(volume.affine)[axes]
+    to_ras = volume.towards("RAS")
+    grey, turned, spacing = to_ras.apply(volume.data[0]), to_ras.apply(labels), to_ras.reorder(volume.spacing)
     return [_cut(grey, turned, spacing, axis) for axis in range(3)]
 
 
@@ -104,7 +99,7 @@ def colours(count: int) -> list[tuple[float, float, float]]:
     return [colorsys.hsv_to_rgb((0.02 + 0.618034 * index) % 1, *tones[index % 3]) for index in range(count)]
 
 
-def _cut(grey: NDArray[Any], labels: NDArray[Any], spacing: NDArray[np.float64], axis: int) -> Slice:
+def _cut(grey: NDArray[Any], labels: NDArray[Any], spacing: Sequence[float], axis: int) -> Slice:
     across, up, _ = VIEWS[axis]
     filled = np.array([np.count_nonzero(plane) for plane in np.moveaxis(labels, axis, 0)])
     index = int(np.argmax(filled)) if filled.any() else len(filled) // 2

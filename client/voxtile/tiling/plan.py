@@ -1,8 +1,8 @@
-"""Where the tiles of a volume lie and what each voxel of a tile weighs.
+"""Where the tiles of a volume lie, and what each voxel of a tile weighs.
 
-Knows nothing of scans, networks or servers: shapes in, positions and weights out. Two semantics, each equal to
-its library's own: `monai` (`monai.inferers.sliding_window_inference`, MONAI 1.6) and `nnunet`
-(`nnunetv2.inference.sliding_window_prediction`, nnU-Net 2.8).
+There are two semantics, each equal to its library's own: `monai` (`monai.inferers.sliding_window_inference`, MONAI 1.6)
+and `nnunet` (`nnunetv2.inference.sliding_window_prediction`, nnU-Net 2.8). Knows nothing of scans, networks or servers:
+shapes in, positions and weights out.
 """
 
 from __future__ import annotations
@@ -30,7 +30,13 @@ GAUSSIAN_TRUNCATE = 4.0
 
 @dataclass(frozen=True)
 class Tile:
-    """The place of one tile in the padded volume: `start` voxels along each axis, `shape` voxels large."""
+    """The place of one tile.
+
+    Args:
+        index: the number of the tile in its plan, from 0.
+        start: first voxel along each axis, in the padded volume.
+        shape: voxels along each axis.
+    """
 
     index: int
     start: tuple[int, ...]
@@ -38,6 +44,7 @@ class Tile:
 
     @property
     def slices(self) -> tuple[slice, ...]:
+        """The tile as an index into the spatial axes of the padded volume."""
         return tuple(slice(first, first + size) for first, size in zip(self.start, self.shape, strict=True))
 
 
@@ -45,8 +52,11 @@ class Tile:
 class TilePlan:
     """All tiles of one volume, in C order (the last axis runs fastest), and the weights within a tile.
 
-    image: shape of the volume. padded: its shape once padded up to the ROI. before: voxels of padding in front.
-    roi: shape of a tile. starts: for each axis the first voxels of the tiles, in the padded volume.
+    Args:
+        image: shape of the volume.
+        roi: shape of a tile.
+        starts: for each axis, the first voxels of the tiles, in the padded volume.
+        semantics: the card's tiling.
     """
 
     image: tuple[int, ...]
@@ -56,10 +66,12 @@ class TilePlan:
 
     @cached_property
     def padded(self) -> tuple[int, ...]:
+        """Shape of the volume once it is padded up to the ROI."""
         return tuple(max(size, tile) for size, tile in zip(self.image, self.roi, strict=True))
 
     @cached_property
     def before(self) -> tuple[int, ...]:
+        """Voxels of padding in front of the volume, for each axis."""
         return tuple((full - size) // 2 for full, size in zip(self.padded, self.image, strict=True))
 
     @cached_property
@@ -80,7 +92,7 @@ class TilePlan:
 
 
 def plan_tiles(image: Sequence[int], roi: Sequence[int], tiling: Tiling) -> TilePlan:
-    """The tiles of a volume of shape `image` (voxels per axis) for tiles of shape `roi`."""
+    """Returns the tiles of shape `roi` of a volume of shape `image`, by the rule `tiling` of a card."""
     shape, tile = tuple(map(int, image)), tuple(map(int, roi))
     starts = nnunet_starts if tiling.semantics == "nnunet" else monai_starts
     axes = zip(shape, tile, _each(tiling.overlap, tile), strict=True)
@@ -88,12 +100,12 @@ def plan_tiles(image: Sequence[int], roi: Sequence[int], tiling: Tiling) -> Tile
 
 
 def _each(value: float | Sequence[float], roi: Sequence[int]) -> Sequence[float]:
-    """`value` for each axis of a tile, where one number stands for all."""
+    """`value` for each axis of a tile; a single number counts for all of them."""
     return value if isinstance(value, Sequence) else (value,) * len(roi)
 
 
 def tile_shape(card: Card, image: Sequence[int]) -> tuple[int, int, int]:
-    """The tiles of a volume of shape `image` as three axes: the card's ROI, for a 2D network one slice thick.
+    """Returns the shape of the tiles of a volume of shape `image`: the card's ROI, for a 2D network one slice thick.
 
     Where the network takes slices of any size, a tile is a whole slice, padded up to the card's multiple.
     """
@@ -106,7 +118,7 @@ def tile_shape(card: Card, image: Sequence[int]) -> tuple[int, int, int]:
 
 
 def monai_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
-    """First voxels of the tiles along one axis: a fixed interval, the last tile shifted back to fit.
+    """Returns the first voxels of the tiles along one axis: a fixed interval, the last tile shifted back to fit.
 
     The interval is `int(roi * (1 - overlap))` in floating point, as MONAI computes it: int(100 * (1 - .9)) is 9.
     """
@@ -118,7 +130,7 @@ def monai_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
 
 
 def nnunet_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
-    """First voxels of the tiles along one axis: evenly spread, steps of at most `roi * (1 - overlap)` voxels."""
+    """Returns the first voxels of the tiles along one axis: evenly spread, at most `roi * (1 - overlap)` apart."""
     if size <= roi:
         return (0,)
     if roi == 1:
@@ -129,7 +141,12 @@ def nnunet_starts(size: int, roi: int, overlap: float) -> tuple[int, ...]:
 
 
 def monai_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArray[np.float32]:
-    """MONAI's importance map [*roi]: exp(-x²/2σ²) per axis, σ = sigma·n, clamped from below (float32 throughout)."""
+    """Returns MONAI's importance map [*roi]: exp(-x²/2σ²) along each axis, clamped from below, all in float32.
+
+    Args:
+        roi: voxels along each axis.
+        sigma: σ as a share of the ROI's size, one for all axes or one for each.
+    """
     weights: NDArray[np.float32] = np.ones((), np.float32)
     for size, share in zip(roi, _each(sigma, roi), strict=True):
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
@@ -141,10 +158,14 @@ def monai_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArra
 
 
 def nnunet_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArray[np.float32]:
-    """nnU-Net's importance map [*roi]: a unit impulse at n//2, Gaussian filtered, rounded to half precision.
+    """Returns nnU-Net's importance map [*roi]: a unit impulse at n//2, Gaussian filtered, rounded to half precision.
 
-    Equal to `scipy.ndimage.gaussian_filter` of the impulse, which is separable; zeros take the smallest weight
-    that is not zero. Not symmetric for even sizes.
+    Equal to `scipy.ndimage.gaussian_filter` of the impulse, which is separable. Zeros become the smallest weight that
+    is not zero. Not symmetric for even sizes.
+
+    Args:
+        roi: voxels along each axis.
+        sigma: standard deviation as a share of the ROI's size, one for all axes or one for each.
     """
     weights = np.ones((), np.float64)
     for size, share in zip(roi, _each(sigma, roi), strict=True):
@@ -157,6 +178,7 @@ def nnunet_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArr
 
 
 def _filtered_impulse(size: int, sigma: float) -> NDArray[np.float64]:
+    """A unit impulse at size//2 of one axis, filtered with a Gaussian of `sigma` voxels."""
     radius = int(GAUSSIAN_TRUNCATE * sigma + 0.5)
     x = np.arange(-radius, radius + 1)
     kernel = np.exp(-0.5 / sigma**2 * x**2)

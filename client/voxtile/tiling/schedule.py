@@ -1,7 +1,8 @@
-"""How a scan is worked through, and what may be given up, in which order, so that it takes less memory.
+"""Schedules of a segmentation, from the fastest to the one that takes least memory.
 
-First tiles at once, which costs speed; then whole planes, which costs tiles sent twice; last, where that is allowed,
-the precision of sums, which costs exactness. Knows nothing of how much memory anything takes.
+First fewer tiles are sent at once, which costs speed; then the volume is cut into strips, which costs tiles sent twice;
+last, where that is allowed, scores are summed in half precision, which costs exactness. Knows nothing of how much
+memory anything takes.
 """
 
 from __future__ import annotations
@@ -14,16 +15,22 @@ from voxtile.tiling.plan import TilePlan
 from voxtile.tiling.strips import Strip, cut_axis, most_strips
 
 MAX_INFLIGHT_BYTES = 256 * 2**20
-"""Bytes of requests and answers that are on their way to one server at once, unless the fewest that may be are more."""
+"""Limit on the bytes of requests and answers in flight to one server, unless MIN_IN_FLIGHT requests exceed it."""
 
 MIN_IN_FLIGHT = 2
-"""With one request computed and one waiting, an engine never idles."""
+"""Requests in flight to one server at least: with one computed and one waiting, an engine never idles."""
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """in_flight: requests on their way to one server at most. batch: tiles a request. strips: worked through one after
-    the other. half: scores are summed in half precision."""
+    """How one scan is worked through.
+
+    Args:
+        in_flight: requests in flight to one server at most.
+        batch: tiles in a request.
+        strips: parts of the volume, worked through one after the other.
+        half: whether scores are summed in half precision.
+    """
 
     in_flight: int
     batch: int
@@ -32,9 +39,17 @@ class Schedule:
 
 
 def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
-    """Requests on their way to one server, and tiles in one, where `in_flight` and `batch` may be: fewer of large ones.
+    """Reduces `in_flight` and `batch` so that requests in flight to one server stay within MAX_INFLIGHT_BYTES.
 
-    tile_bytes: of a tile and of its answer. A batch is cut before the engine would have to wait for its next request.
+    The batch is reduced first where fewer than MIN_IN_FLIGHT requests would be left.
+
+    Args:
+        in_flight: requests in flight that are asked for.
+        batch: tiles in a request that are asked for.
+        tile_bytes: bytes of a tile and of its answer.
+
+    Returns:
+        `in_flight` and `batch`.
     """
     tiles = MAX_INFLIGHT_BYTES // max(tile_bytes, 1)
     batch = min(batch, max(tiles // MIN_IN_FLIGHT, 1))
@@ -44,7 +59,14 @@ def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
 def schedules(
     in_flight: int, batch: int, plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]
 ) -> Iterator[Schedule]:
-    """Every course, the one that gives up least first. cut: makes so many (second argument) strips along an axis."""
+    """Yields all schedules, the cheapest sacrifice first.
+
+    Args:
+        in_flight: requests in flight to one server at most.
+        batch: tiles in a request at most.
+        plan: where the tiles lie.
+        cut: `cut(axis, count)` returns `count` strips along an axis, or fewer where there cannot be so many.
+    """
     for half in (False, True):
         for strips in _cuts(plan, cut):
             for fewer in _fewer_at_once(Schedule(in_flight, batch, strips)):
@@ -52,7 +74,7 @@ def schedules(
 
 
 def _cuts(plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]) -> Iterator[tuple[Strip, ...]]:
-    """In one strip, in two, and so on, until a cut gives no more strips than the one before."""
+    """Yields the volume in one strip, in two, and so on, until a cut gives no more strips than the one before."""
     axis = cut_axis(plan)
     for count in range(1, most_strips(plan, axis) + 1):
         strips = cut(axis, count)
@@ -62,7 +84,7 @@ def _cuts(plan: TilePlan, cut: Callable[[int, int], tuple[Strip, ...]]) -> Itera
 
 
 def _fewer_at_once(schedule: Schedule) -> Iterator[Schedule]:
-    """`course`, then half as many requests each time, then half as many tiles in one, down to a single tile."""
+    """Yields `schedule`, then with half as many requests each time, then with half as many tiles in one, down to 1."""
     for in_flight in _halvings(schedule.in_flight):
         yield replace(schedule, in_flight=in_flight)
     for batch in itertools.islice(_halvings(schedule.batch), 1, None):

@@ -1,11 +1,12 @@
-"""Which tiles hold nothing: the opt-in that leaves out tiles outside the body.
+"""Finds tiles that hold nothing but background, so that a client may leave them out.
 
-A tile is empty where no voxel within half a ROI of it lies above the card's threshold, in any channel. Knows
-nothing of servers; whether leaving out was harmless is asked by an audit elsewhere.
+A tile is empty where no voxel in it, or within half a ROI of it, lies above the card's limit in any channel. Knows
+nothing of servers. Whether leaving tiles out was harmless is found by a spot check elsewhere.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from typing import Any
 
@@ -14,10 +15,18 @@ from numpy.typing import NDArray
 
 from voxtile.tiling.plan import TilePlan
 
+BYTES_A_VOXEL = 6
+"""Bytes for each voxel during the search: the summed-volume table in 32 bits, and two masks."""
+
 
 def empty_tiles(data: NDArray[Any], plan: TilePlan, at_most: float | Sequence[float]) -> frozenset[int]:
-    """Indices of the tiles of `data` [channel, *grid] that hold nothing above `at_most` (one figure a channel or one
-    for all) in themselves and half a ROI around."""
+    """Returns the indices of the empty tiles.
+
+    Args:
+        data: [channel, *grid] the prepared scan.
+        plan: where the tiles lie.
+        at_most: the value at or below which a voxel is empty, one for each channel or one for all.
+    """
     counts = _counts_below_each_corner(_occupied(data, at_most))
     empty = set()
     for tile in plan:
@@ -29,6 +38,11 @@ def empty_tiles(data: NDArray[Any], plan: TilePlan, at_most: float | Sequence[fl
         if _box_sum(counts, low, high) == 0:
             empty.add(tile.index)
     return frozenset(empty)
+
+
+def empty_tiles_bytes(plan: TilePlan) -> int:
+    """Returns the bytes that `empty_tiles` takes."""
+    return BYTES_A_VOXEL * math.prod(plan.image)
 
 
 def _occupied(data: NDArray[Any], at_most: float | Sequence[float]) -> NDArray[np.bool_]:

@@ -1,7 +1,7 @@
 """Adds up the scores of overlapping tiles, a slab of planes at a time.
 
-Knows nothing of scans or servers. Tiles come in the plan's order; as soon as no later tile reaches a plane, the
-plane is divided by its weights and handed on, so that only one ROI's depth of scores is ever held.
+Tiles come in the plan's order. As soon as no later tile reaches a plane, the plane is divided by its weights and
+yielded, so only one ROI's depth of scores is held. Knows nothing of scans or servers.
 
     score(voxel) = Σ score(tile, voxel) · weight(voxel in tile) / Σ weight(voxel in tile)      (float32)
 """
@@ -21,18 +21,21 @@ from voxtile.tiling.plan import Tile, TilePlan
 from voxtile.tiling.strips import Span, Strip
 
 SCRATCH_BYTES = 1 << 18
-"""Of one score's products at a time: few enough to be still in a core's cache when they are added up."""
+"""Bytes of the products worked on at a time: few enough to be still in a core's cache when they are added up."""
 
 PORTION = 2
-"""Planes that are finished at a time: the weights of all, or their widened sums, would take as much as a score."""
+"""Planes that are finished at a time: the weights or widened sums of all planes would take as much as a score."""
 
 
 class Stitcher:
     """Turns tiles' scores into finished planes along axis 0 of the volume.
 
-    plan: where the tiles lie. channels: scores per voxel. background: what a voxel scores that no tile has reached
-    (only where tiles were left out), one value a channel. strip: the part of each plane that is stitched, of which
-    `add` takes the tiles that touch it; the whole plane by default.
+    Args:
+        plan: where the tiles lie.
+        channels: scores of a voxel.
+        background: [channel] what a voxel scores that no tile has reached; given only where tiles are left out.
+        strip: the part of each plane that is stitched, for which `add` takes the tiles that touch it; by default the
+            whole plane.
     """
 
     _kept_as: type[np.floating[Any]] = np.float32
@@ -56,15 +59,28 @@ class Stitcher:
         self._row = np.zeros(slab, np.float32) if self._weighed_by_tile else self._row_weights(slab)
         self._base = 0
 
-    @property
-    def nbytes(self) -> int:
-        """Bytes of the buffers held from the first tile to the last."""
-        return self._sums.nbytes + self._row.nbytes + self._scratch.nbytes
+    @classmethod
+    def predicted_bytes(cls, plan: TilePlan, channels: int, strip: Strip | None = None) -> int:
+        """Returns the bytes that a stitcher with these arguments takes at its peak.
+
+        In float32: sums [channel, depth, *plane], weights [depth, *plane], and scratch for a few planes of a tile and
+        of the slab.
+        """
+        slab = slab_shape(plan, strip)
+        return 4 * ((channels + 1) * math.prod(slab) + math.prod(scratch_shape(plan, strip)) + portion_voxels(slab))
+
+    @classmethod
+    def planes_at_once(cls, plan: TilePlan) -> int:
+        """Returns how many planes come in one array that is yielded, at most."""
+        return plan.roi[0]
 
     def add(self, tile: Tile, scores: NDArray[np.generic]) -> Iterator[NDArray[np.float32]]:
         """Adds one tile's `scores` [channel, *roi]; yields the planes [channel, n, *plane] that this finishes.
 
-        A yielded array is a view that the next call overwrites. Raises ValueError for a tile out of order.
+        A yielded array is a view that the next call overwrites.
+
+        Raises:
+            ValueError: the tile is out of order.
         """
         yield from self._finish_before(tile.start[0])
         first = tile.start[0] - self._base
@@ -75,11 +91,11 @@ class Stitcher:
         )
 
     def skip(self, tile: Tile) -> Iterator[NDArray[np.float32]]:
-        """Passes over a tile that takes no part in the sums; yields the planes that this finishes."""
+        """Leaves a tile out of the sums; yields the planes that this finishes."""
         yield from self._finish_before(tile.start[0])
 
     def finish(self) -> Iterator[NDArray[np.float32]]:
-        """Yields the planes that are left after the last tile."""
+        """Yields the planes that remain after the last tile."""
         yield from self._finish_before(self._plan.padded[0])
 
     # What is summed ------------------------------------------------------------------------------------------
@@ -99,7 +115,7 @@ class Stitcher:
             self._row[inside] += weights
 
     def _finished(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
-        """The planes [first, last) of the buffer, all of whose tiles have come."""
+        """Yields the planes [first, last) of the buffer, all of whose tiles have come."""
         for start in range(first, last, PORTION):
             stop = min(start + PORTION, last)
             sums, weights = self._sums[:, start:stop], self._weights(start, stop)
@@ -110,14 +126,14 @@ class Stitcher:
     # Where it lies -------------------------------------------------------------------------------------------
 
     def _portions(self, shape: tuple[int, ...]) -> Iterator[tuple[slice, NDArray[np.float32]]]:
-        """The planes of a tile's `shape` in turn, with scratch for one channel of as many."""
+        """Yields the planes of a tile's `shape` in turn, each time with scratch for one channel of them."""
         step = len(self._scratch)
         for first in range(0, shape[0], step):
             planes = slice(first, min(first + step, shape[0]))
             yield planes, self._scratch[(slice(planes.stop - first), *map(slice, shape[1:]))]
 
     def _overlap(self, start: Sequence[int]) -> tuple[tuple[slice, ...], tuple[slice, ...]]:
-        """What a tile that begins at `start` shares with the window: within the tile, and within the window."""
+        """Returns what a tile that begins at `start` shares with the window: within the tile, and within the window."""
         own, inside = [], []
         for first, size, (low, high) in zip(start, self._plan.roi[1:], self._window, strict=True):
             begin, end = max(first, low), min(first + size, high)
@@ -126,7 +142,7 @@ class Stitcher:
         return tuple(own), tuple(inside)
 
     def _row_weights(self, slab: tuple[int, ...]) -> NDArray[np.float32]:
-        """Sums of weights [depth, *plane] of the tiles that begin at one plane along axis 0."""
+        """Returns the sums of weights [depth, *plane] of the tiles that begin at one plane along axis 0."""
         row = np.zeros(slab, np.float32)
         axes = zip(self._plan.starts[1:], self._plan.roi[1:], self._window, strict=True)
         reaching = [
@@ -138,7 +154,7 @@ class Stitcher:
         return row
 
     def _weights(self, first: int, last: int) -> NDArray[np.float32]:
-        """Sums of weights of planes [first, last) of the buffer, all of whose tiles have come."""
+        """Returns the sums of weights of planes [first, last) of the buffer, all of whose tiles have come."""
         if self._weighed_by_tile:
             return self._row[first:last]
         weights = np.zeros((last - first, *self._row.shape[1:]), np.float32)
@@ -149,10 +165,10 @@ class Stitcher:
                 weights[begin - first : end - first] += self._row[begin - row : end - row]
         return weights
 
-    # Handing on ----------------------------------------------------------------------------------------------
+    # What is yielded -----------------------------------------------------------------------------------------
 
     def _finish_before(self, plane: int) -> Iterator[NDArray[np.float32]]:
-        """Hands on what no later tile reaches, without the planes that padding added."""
+        """Yields the planes that no later tile reaches, without those that padding added."""
         if plane < self._base:
             raise ValueError(f"tiles come in order along axis 0: plane {plane} after plane {self._base} was finished")
         done = min(plane - self._base, self._sums.shape[1])
@@ -173,7 +189,7 @@ class Stitcher:
             channel[unreached] = value
 
     def _shift(self, done: int) -> None:
-        """Moves the planes still in work to the front, in steps that never overlap, so that nothing is copied twice."""
+        """Moves the unfinished planes to the front, in steps that never overlap, so that nothing is copied twice."""
         depth = self._sums.shape[1]
         for buffer in (*self._sums, *((self._row,) if self._weighed_by_tile else ())):
             for first in range(done, depth, done):
@@ -184,7 +200,7 @@ class Stitcher:
 
 
 def plane_window(plan: TilePlan, strip: Strip | None = None) -> tuple[Span, ...]:
-    """For each axis of a plane what is stitched of it, in the padded volume; nothing of the padding."""
+    """Returns the span of each axis of a plane that is stitched, in the padded volume but without the padding."""
     spans = [(0, size) for size in plan.image]
     if strip is not None:
         spans[strip.axis] = strip.rows
@@ -192,11 +208,16 @@ def plane_window(plan: TilePlan, strip: Strip | None = None) -> tuple[Span, ...]
 
 
 def scratch_shape(plan: TilePlan, strip: Strip | None = None) -> tuple[int, ...]:
-    """Voxels of one score that are worked on at a time: as many planes of a tile as stay in a core's cache."""
+    """Returns the voxels of one score worked on at a time: as many planes of a tile as stay in a core's cache."""
     depth, *plane = map(min, plan.roi, slab_shape(plan, strip))
     return min(depth, max(SCRATCH_BYTES // (4 * math.prod(plane)), 1)), *plane
 
 
 def slab_shape(plan: TilePlan, strip: Strip | None = None) -> tuple[int, ...]:
-    """Voxels whose scores are held at a time: one ROI's depth of the window."""
+    """Returns the voxels whose scores are held at a time: one ROI's depth of the window."""
     return plan.roi[0], *(last - first for first, last in plane_window(plan, strip))
+
+
+def portion_voxels(slab: tuple[int, ...]) -> int:
+    """Returns the voxels of the planes that are finished at a time, of a slab of shape `slab`."""
+    return min(PORTION, slab[0]) * math.prod(slab[1:])

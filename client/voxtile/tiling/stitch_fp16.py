@@ -1,28 +1,48 @@
-"""Stitching with sums in half precision: half the memory, and results that differ in the last of ten bits.
+"""Stitching in half precision: half the memory, and results that differ in the last of float16's ten bits.
 
-What is kept is each voxel's mean so far, which no number of tiles and no weight can drive out of float16's range:
+The mean so far is kept for each voxel, since no number of tiles and no weight can drive it out of float16's range:
 
-    mean += (score - mean) · weight / Σ weight so far      (calculated in float32, kept in float16)
+    mean += (score - mean) · weight / Σ weight so far      (computed in float32, kept in float16)
+
+Knows nothing of scans or servers.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.tiling.stitch import PORTION, Stitcher
+from voxtile.tiling.plan import TilePlan
+from voxtile.tiling.stitch import PORTION, Stitcher, portion_voxels, scratch_shape, slab_shape
+from voxtile.tiling.strips import Strip
 
 LARGEST = float(np.finfo(np.float16).max)
 
 
 class Fp16Stitcher(Stitcher):
-    """A Stitcher that holds two bytes a score. Scores beyond ±65504 are taken as that."""
+    """A Stitcher that holds two bytes for each score. Scores beyond ±65504 count as ±65504."""
 
     _kept_as = np.float16
     _needs_running_weights = True
+
+    @classmethod
+    def predicted_bytes(cls, plan: TilePlan, channels: int, strip: Strip | None = None) -> int:
+        """Returns the bytes that a stitcher with these arguments takes at its peak.
+
+        Means in float16, weights in float32 with their share of a tile, scratch, and a few planes of all channels
+        widened to float32 when they are finished.
+        """
+        slab = slab_shape(plan, strip)
+        scratch = math.prod(scratch_shape(plan, strip))
+        return (2 * channels + 8) * math.prod(slab) + 4 * (2 * scratch + channels * portion_voxels(slab))
+
+    @classmethod
+    def planes_at_once(cls, plan: TilePlan) -> int:
+        return PORTION
 
     def _accumulate(self, scores: NDArray[Any], weights: NDArray[np.float32], inside: tuple[slice, ...]) -> None:
         window, so_far = self._sums[(slice(None), *inside)], self._row[inside]

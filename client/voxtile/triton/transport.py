@@ -37,6 +37,17 @@ def ready_ahead(in_flight: int) -> int:
     return min(READY_AHEAD, in_flight)
 
 
+def inflight_bytes(in_flight: int, servers: int, request_bytes: int) -> int:
+    """Returns the bytes of all requests in flight and of answers that wait for the caller, each twice: gRPC copies it.
+
+    Args:
+        in_flight: requests in flight to one server at most.
+        servers: the number of servers.
+        request_bytes: bytes of a request and of its answer.
+    """
+    return 2 * request_bytes * (in_flight * servers + ready_ahead(in_flight))
+
+
 BACKOFF_S = (0.1, 1.0)
 """First and longest pause before a failed server is asked again; doubled each time, with jitter."""
 

@@ -1,15 +1,15 @@
-"""How a prepared scan travels: in the type that the card asks for, exactly where it can, with a known error where not.
+"""Converts a prepared scan to the model's input type: exactly where it can, with a known rounding where it cannot.
 
-No voxel ever takes the value that marks padding (`card.input.padding`, the type's lowest).
+No voxel ever takes the value that marks padding (`card.input.padding`, the type's lowest). Knows nothing of tiles.
 """
 
 from __future__ import annotations
 
 import logging
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +17,15 @@ from numpy.typing import NDArray
 from voxtile.card import Card, IntensityFixed, IntensityRange
 from voxtile.errors import InputError
 from voxtile.io.scaling import chunks
-
-if TYPE_CHECKING:
-    from voxtile.chains.monai.preprocess import Prepared
+from voxtile.tensor_types import NUMPY_TYPES
 
 LOGGER = logging.getLogger(__name__)
 
 LARGEST = {"int16": 32767.0, "fp16": 65000.0, "fp32": 3e38}
-"""The largest magnitude sent in each type: short of the lowest value, which marks padding."""
+"""The largest magnitude sent in each type. It keeps clear of the type's lowest value, which marks padding."""
 
 SCALED_TO = {"int16": 32000.0, "fp16": 32000.0, "fp32": 1e30}
-"""What the largest magnitude of a scan becomes where values have to be rescaled to fit their type."""
-
-NUMPY_TYPES: dict[str, type[np.generic]] = {"int16": np.int16, "fp16": np.float16, "fp32": np.float32}
+"""What the largest magnitude of a scan becomes where its values have to be rescaled to fit the type."""
 
 COARSE = 0.01
 """Rounding, in units of the normalised scan, above which a warning is logged: coarser than any training data."""
@@ -39,10 +35,15 @@ COARSE = 0.01
 class Encoding:
     """sent = round(value · scale), clipped to `low` and `high`, in `dtype`.
 
-    scale, low, high: [channel] float64. low and high bound values as they are sent; they only ever cut what the
-    model's own rule clips. exact: nothing is scaled or cut, only rounded to the type. max_rounding: the largest
-    |value - sent / scale| of the scan, in the scan's own units. figures: [channel, 2] float32, the model's input
-    `intensity`, in the units of the values as they are sent, so that `(x - a) / b` stays what it was; or None.
+    Args:
+        dtype: the card's input type.
+        scale: [channel] float64.
+        low: [channel] float64, the lowest value sent; together with `high` it only cuts what the model's own rule cuts.
+        high: [channel] float64, the highest value sent.
+        exact: nothing is scaled or cut, only rounded to the type.
+        max_rounding: the largest |value - sent / scale| of the scan, in the scan's own units.
+        statistics: [channel, 2] float32, the model's input `intensity`, in units of the values sent, so that
+            `(x - a) / b` stays what it was; None where the model takes none.
     """
 
     dtype: str
@@ -54,7 +55,7 @@ class Encoding:
     statistics: NDArray[np.float32] | None = None
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
-        """`values` [channel, ...] of the prepared scan as they are sent; no copy where they are so already."""
+        """Returns `values` [channel, ...] of the prepared scan in `dtype`; no copy where they are in it already."""
         target = NUMPY_TYPES[self.dtype]
         if self.exact and values.dtype == target:
             return values
@@ -64,7 +65,7 @@ class Encoding:
         return result
 
     def _rounded(self, values: NDArray[Any], channel: int) -> NDArray[Any]:
-        """One channel, scaled, rounded and cut, in a type that the cast to `dtype` leaves as it is."""
+        """One channel, scaled, rounded and cut, in a type whose cast to `dtype` changes nothing."""
         scale, low, high = float(self.scale[channel]), float(self.low[channel]), float(self.high[channel])
         if values.dtype.kind in "iu" and scale == 1:
             return values if self.exact else np.clip(values, *_bounds_within(values.dtype, low, high))
@@ -74,29 +75,36 @@ class Encoding:
         return scaled if self.exact else np.clip(scaled, low, high)
 
 
-def choose_encoding(prepared: Prepared, card: Card) -> Encoding:
-    """How `prepared` is to be sent to the model of `card`.
+def choose_encoding(
+    data: NDArray[Any], statistics: NDArray[np.float32] | None, card: Card, names: Sequence[str]
+) -> Encoding:
+    """Returns how a prepared scan is sent to the model of `card`.
 
-    Whole numbers that fit are sent exactly. What does not fit is rescaled where the model normalises by figures of
-    the whole scan (which are rescaled alike), cut where the model's own rule cuts it, and else refused by InputError.
+    Whole numbers that fit are sent exactly. Values that do not fit are rescaled where the model normalises by
+    statistics of the whole scan (which are rescaled alike), and cut where the model's own rule cuts them.
+
+    Args:
+        data: [channel, x, y, z] the prepared scan.
+        statistics: [channel, 2] of the whole scan, in its own units; None where the model takes none.
+        card: the model's card.
+        names: what messages call each channel.
+
+    Raises:
+        InputError: values do not fit the input type, and neither rescaling nor cutting would leave the result as it is.
     """
-    data, names = prepared.data, prepared.names
     parts = [_for_channel(channel, card, number, names[number]) for number, channel in enumerate(data)]
     scale, low, high = (np.array(column, np.float64) for column in list(zip(*parts, strict=True))[:3])
     exact = all(fits for *_, fits in parts)
-    statistics = (
-        prepared.statistics
-        if prepared.statistics is None
-        else (prepared.statistics * scale[:, None]).astype(np.float32)
-    )
-    encoding = Encoding(card.input.dtype, scale, low, high, exact, statistics=statistics)
+    sent = None if statistics is None else (statistics * scale[:, None]).astype(np.float32)
+    encoding = Encoding(card.input.dtype, scale, low, high, exact, statistics=sent)
     encoding = replace(encoding, max_rounding=_largest_rounding(data, encoding))
-    _warn_if_coarse(encoding, prepared)
+    if statistics is not None:
+        _warn_if_coarse(encoding.max_rounding, statistics)
     return encoding
 
 
 def _for_channel(values: NDArray[Any], card: Card, channel: int, name: str) -> tuple[float, float, float, bool]:
-    """Scale and bounds of one channel, and whether it is sent as it is."""
+    """Returns scale, low and high of one channel, and whether it is sent as it is."""
     dtype, limit = card.input.dtype, LARGEST[card.input.dtype]
     low, high = min_max(values)
     if max(-low, high) <= limit and not (card.whole_scan_intensity and dtype == "int16" and not whole_numbers(values)):
@@ -125,18 +133,18 @@ def _harmless_bounds(card: Card, channel: int) -> tuple[float, float] | None:
 
 
 def min_max(values: NDArray[Any]) -> tuple[float, float]:
-    """The lowest and the highest of `values` (any shape, not empty)."""
+    """Returns the lowest and the highest of `values` (any shape, not empty)."""
     lows, highs = zip(*((part.min(), part.max()) for part in chunks(values)), strict=True)
     return float(min(lows)), float(max(highs))
 
 
 def whole_numbers(values: NDArray[Any]) -> bool:
-    """Whether all of `values` are whole."""
+    """Returns whether all of `values` are whole numbers."""
     return values.dtype.kind in "iu" or all(bool((np.rint(part) == part).all()) for part in chunks(values))
 
 
 def _largest_rounding(data: NDArray[Any], encoding: Encoding) -> float:
-    """In the scan's own units, over what is not cut on purpose."""
+    """Returns the largest rounding in the scan's own units, of all values that are not cut on purpose."""
     return max(max(_roundings(values, encoding, channel), default=0.0) for channel, values in enumerate(data))
 
 
@@ -151,15 +159,13 @@ def _roundings(values: NDArray[Any], encoding: Encoding, channel: int) -> Iterat
 
 
 def _bounds_within(dtype: np.dtype[Any], low: float, high: float) -> tuple[int, int]:
-    """Bounds as numbers of an integer type, so that clipping keeps the type."""
+    """Returns the bounds as numbers of an integer type, so that clipping keeps the type."""
     limits = np.iinfo(dtype)
     return min(max(math.ceil(low), limits.min), limits.max), max(min(math.floor(high), limits.max), limits.min)
 
 
-def _warn_if_coarse(encoding: Encoding, prepared: Prepared) -> None:
-    """Logs where rounding is large against what the network sees: a few extreme voxels can take the whole range."""
-    if prepared.statistics is None or encoding.max_rounding == 0:
-        return
-    for channel, divide in enumerate(prepared.statistics[:, 1].tolist()):
-        if encoding.max_rounding > COARSE * divide:
-            LOGGER.warning("channel %d: rounded by up to %.3g to be sent", channel + 1, encoding.max_rounding)
+def _warn_if_coarse(rounding: float, statistics: NDArray[np.float32]) -> None:
+    """Logs where rounding is coarse for the network: a few extreme voxels can take up the type's whole range."""
+    for channel, divide in enumerate(statistics[:, 1].tolist()):
+        if rounding > COARSE * divide:
+            LOGGER.warning("channel %d: values are rounded by up to %.3g to be sent", channel + 1, rounding)

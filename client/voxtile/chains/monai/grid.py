@@ -1,26 +1,26 @@
-"""How the grid that a model sees lies in the scan's own: axes exchanged and flipped, then spaced anew.
+"""The grid that a model sees, and how it lies on the scan's own: axes exchanged and flipped, then spaced anew.
 
 The geometry is that of MONAI 1.6 (`Orientation`, `Spacing(diagonal=False, align_corners=False)`,
 `monai.data.utils.zoom_affine` and `compute_shape_offset`), computed in the same order, because a size that falls on a
-half is rounded by its last bits. One difference: a skewed grid (gantry tilt) keeps its skew, where MONAI would
-straighten it by a resampling that no longer falls apart into axes.
+half is rounded by its last bits. One difference: a skewed grid (gantry tilt) keeps its skew. MONAI would straighten it
+by a resampling that cannot be done one axis at a time.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
 from voxtile.chains.monai.resample import AxisMap
+from voxtile.io.orientation import Orientation
 from voxtile.io.volume import spacing_of
 
 SAME_SPACING = 1e-3
-"""Millimetres by which a spacing may miss the card's and is left as it is (MONAI's AFFINE_TOL)."""
+"""Millimetres by which a spacing may differ from the card's and is still left as it is (MONAI's AFFINE_TOL)."""
 
 SKEW = 1e-4
 """Cosine between two axes above which a grid counts as skewed; float32 headers are wrong by less."""
@@ -28,90 +28,68 @@ SKEW = 1e-4
 
 @dataclass(frozen=True, eq=False)
 class Grid:
-    """The prepared grid in the scan's.
+    """Maps the model's grid to the scan's.
 
-    scan: voxels of the scan along i, j, k. axes: the scan's axis behind each prepared one. flipped: whether the
-    prepared axis runs against it. maps: from the oriented scan's voxels to the prepared ones, per prepared axis.
-    affine: [4, 4] prepared voxel to RAS millimetres.
+    Args:
+        scan: voxels of the scan along i, j, k.
+        orientation: from the scan's axes to the model's.
+        maps: for each axis of the model, from its voxels to those of the oriented scan.
+        affine: [4, 4] voxel of the model's grid to RAS millimetres.
     """
 
     scan: tuple[int, int, int]
-    axes: tuple[int, int, int]
-    flipped: tuple[bool, bool, bool]
+    orientation: Orientation
     maps: tuple[AxisMap, AxisMap, AxisMap]
     affine: NDArray[np.float64]
 
     @property
     def shape(self) -> tuple[int, int, int]:
-        """Voxels of the prepared grid."""
+        """Voxels of the model's grid along x, y, z."""
         x, y, z = (axis.target for axis in self.maps)
         return x, y, z
 
     @property
     def oriented(self) -> tuple[int, int, int]:
-        """Voxels of the scan, its axes in the prepared order."""
+        """Voxels of the scan along the model's axes."""
         x, y, z = (axis.source for axis in self.maps)
         return x, y, z
 
     @property
     def resampled(self) -> bool:
+        """Whether the model's voxels lie anywhere but on the scan's."""
         return not all(axis.identity for axis in self.maps)
 
     @property
     def voxels(self) -> int:
+        """The number of voxels of the model's grid."""
         return math.prod(self.shape)
-
-    def orient(self, values: NDArray[Any]) -> NDArray[Any]:
-        """[..., i, j, k] of the scan as [..., x, y, z] in the prepared order; a view."""
-        lead = tuple(range(values.ndim - 3))
-        turned: NDArray[Any] = values.transpose(*lead, *(len(lead) + axis for axis in self.axes))[self._flips]
-        return turned
-
-    def unorient(self, values: NDArray[Any]) -> NDArray[Any]:
-        """[..., x, y, z] on the oriented scan as [..., i, j, k] of the scan itself; a view."""
-        lead = tuple(range(values.ndim - 3))
-        straight: NDArray[Any] = values[self._flips]
-        return straight.transpose(*lead, *(len(lead) + self.axes.index(axis) for axis in range(3)))
-
-    @property
-    def _flips(self) -> tuple[Any, ...]:
-        return (..., *(slice(None, None, -1 if flip else 1) for flip in self.flipped))
 
 
 def plan_grid(affine: NDArray[np.float64], shape: tuple[int, int, int], card: Card) -> Grid:
-    """The grid that `card` asks for of a scan of `shape` voxels that `affine` places (voxel to RAS millimetres)."""
-    axes, flipped, oriented = _orientation(affine, shape, card.orientation)
-    size = (shape[axes[0]], shape[axes[1]], shape[axes[2]])
-    maps, prepared = _spacing(oriented, size, card.spacing)
-    return Grid(shape, axes, flipped, maps, prepared)
+    """Returns the grid that `card` asks for.
+
+    Args:
+        affine: [4, 4] voxel of the scan to RAS millimetres.
+        shape: voxels of the scan along i, j, k.
+        card: the model's card; without an orientation or a spacing, the scan's own is kept.
+    """
+    orientation = Orientation() if card.orientation is None else Orientation.towards(card.orientation, affine)
+    oriented = orientation.apply_to_affine(affine, shape)
+    maps, prepared = _spacing(oriented, orientation.reorder(shape), card.spacing)
+    return Grid(shape, orientation, maps, prepared)
 
 
 def skewed(affine: NDArray[np.float64]) -> bool:
-    """Whether the axes of a grid do not stand at right angles."""
+    """Returns whether the axes of a grid that `affine` [4, 4] places are not at right angles."""
     unit = affine[:3, :3] / spacing_of(affine)
     cosines: NDArray[np.float64] = np.abs(unit.T @ unit - np.eye(3))
     return bool(cosines.max() > SKEW)
 
 
-def _orientation(
-    affine: NDArray[np.float64], shape: tuple[int, int, int], codes: str | None
-) -> tuple[tuple[int, int, int], tuple[bool, bool, bool], NDArray[np.float64]]:
-    """The scan's axis behind each new one (the nearest, if oblique), whether it is flipped, and the affine then."""
-    from nibabel import orientations
-
-    if codes is None:
-        return (0, 1, 2), (False, False, False), affine
-    change = orientations.ornt_transform(orientations.io_orientation(affine), orientations.axcodes2ornt(codes))
-    x, y, z = np.argsort(change[:, 0]).tolist()
-    flips = change[:, 1] < 0
-    turned = affine @ orientations.inv_ornt_aff(change, shape)
-    return (x, y, z), (bool(flips[x]), bool(flips[y]), bool(flips[z])), turned
-
-
 def _spacing(
     affine: NDArray[np.float64], shape: tuple[int, int, int], wanted: tuple[float, float, float] | None
 ) -> tuple[tuple[AxisMap, AxisMap, AxisMap], NDArray[np.float64]]:
-    """The map of each axis and the new affine."""
+    """Returns the map of each axis and the new affine."""
     found = spacing_of(affine)
     target = found if wanted is None else np.where(np.abs(found - wanted) <= SAME_SPACING, found, wanted)
     if np.array_equal(target, found):
@@ -125,7 +103,7 @@ def _spacing(
 
 
 def _respaced(affine: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
-    """The affine with columns of length `target`, at the origin (MONAI's `zoom_affine`, but a skew is kept)."""
+    """Returns the affine with columns of length `target`, at the origin (MONAI's `zoom_affine`, but a skew is kept)."""
     result = np.eye(4)
     columns = affine[:3, :3]
     if skewed(affine):
@@ -140,10 +118,10 @@ def _respaced(affine: NDArray[np.float64], target: NDArray[np.float64]) -> NDArr
 def _extent(
     affine: NDArray[np.float64], spaced: NDArray[np.float64], shape: tuple[int, int, int]
 ) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
-    """Voxels along each axis, and the origin, of the grid `spaced` over the scan (MONAI's `compute_shape_offset`).
+    """Returns voxels along each axis, and the origin, of the grid `spaced` over the scan.
 
-    The first voxels of both grids coincide, unless rounding in the header hides which corner is the first: then the
-    middles do.
+    As in MONAI's `compute_shape_offset`, the first voxels of both grids coincide. Where rounding in the header hides
+    which corner is the first, the middles of both grids coincide instead.
     """
     size = np.array(shape, float)
     corners = np.asarray(np.meshgrid(*[(0.0, n - 1.0) for n in size], indexing="ij")).reshape((3, -1))

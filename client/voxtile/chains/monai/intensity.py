@@ -1,4 +1,7 @@
-"""Figures of a whole scan: mean and standard deviation, percentiles; in chunks, so that no copy of the scan is made."""
+"""Intensity statistics of a whole scan: mean and standard deviation, or percentiles, without a copy of the scan.
+
+Knows nothing of grids or of how values are sent.
+"""
 
 from __future__ import annotations
 
@@ -13,20 +16,25 @@ from voxtile.errors import InputError
 from voxtile.io.scaling import chunks
 
 HALF = 1 << 16
-"""How many values 16 bits have."""
+"""The number of values that 16 bits can hold."""
 
 SHORTS = HALF // 2 + HALF
-"""How many values 8 and 16 bit integers have, signed and unsigned: from -32,768 to 65,535."""
+"""The number of values of 8 and 16 bit integers, signed and unsigned: from -32,768 to 65,535."""
 
 
 def intensity_statistics(
     data: NDArray[Any], rule: IntensityZscore | IntensityPercentile, names: tuple[str, ...]
 ) -> NDArray[np.float32]:
-    """[channel, 2] float32 of `data` [channel, x, y, z]: what to subtract and what to divide by.
+    """Returns [channel, 2] float32: what to subtract and what to divide by.
 
-    zscore: mean and population standard deviation, in float64. percentile: the lower one, and how far the upper one
-    lies above it, interpolated linearly as `numpy.percentile` does. Raises InputError, by the channel's name in
-    `names`, for a scan that is zero or the same everywhere.
+    Args:
+        data: [channel, x, y, z].
+        rule: `zscore` gives mean and population standard deviation, computed in float64; `percentile` gives the lower
+            percentile and how far the upper one lies above it, interpolated linearly as `numpy.percentile` does.
+        names: what messages call each channel.
+
+    Raises:
+        InputError: a channel is zero or the same everywhere.
     """
     found = [_of_channel(channel, rule, name) for channel, name in zip(data, names, strict=True)]
     return np.array(found, np.float32)
@@ -49,8 +57,14 @@ def _of_channel(values: NDArray[Any], rule: IntensityZscore | IntensityPercentil
 
 
 def mean_and_deviation(values: NDArray[Any], nonzero: bool) -> tuple[float, float]:
-    """Mean and population standard deviation in float64 of `values` (any shape), in two passes; of 8 and 16 bit
-    integers from their histogram. At least one value has to count."""
+    """Returns mean and population standard deviation, computed in float64 in two passes.
+
+    8 and 16 bit integers are counted in a histogram instead.
+
+    Args:
+        values: of any shape; at least one has to count.
+        nonzero: whether only values other than 0 count.
+    """
     if _short(values):
         counts = _short_histogram(values, nonzero)
         levels = np.arange(SHORTS, dtype=np.float64) - HALF // 2
@@ -67,10 +81,15 @@ def mean_and_deviation(values: NDArray[Any], nonzero: bool) -> tuple[float, floa
 
 
 def percentiles(values: NDArray[Any], wanted: tuple[float, ...], nonzero: bool) -> list[float]:
-    """`numpy.percentile(values, wanted)` (linear), of `values` rounded to float32, without sorting or copying them.
+    """Returns `numpy.percentile(values, wanted)` (linear) of `values` rounded to float32.
 
-    8 and 16 bit integers are counted in one histogram; others are found by their upper 16 bits first and by their
-    lower 16 bits next. At least one value has to count.
+    Nothing is sorted or copied. 8 and 16 bit integers are counted in one histogram. Other types are counted by their
+    upper 16 bits first and by their lower 16 bits next.
+
+    Args:
+        values: of any shape; at least one has to count.
+        wanted: percentiles, 0 to 100.
+        nonzero: whether only values other than 0 count.
     """
     counts = _short_histogram(values, nonzero) if _short(values) else _upper_histogram(values, nonzero)
     last = int(counts.sum()) - 1
@@ -89,7 +108,7 @@ def _short(values: NDArray[Any]) -> bool:
 
 
 def _short_histogram(values: NDArray[Any], nonzero: bool) -> NDArray[np.int64]:
-    """[SHORTS] how often each value occurs, from -32,768 up."""
+    """Returns [SHORTS] how often each value occurs, from -32,768 up."""
     counts = np.zeros(SHORTS, np.int64)
     for part in chunks(values):
         counts += np.bincount(part.astype(np.intp) + HALF // 2, minlength=SHORTS)
@@ -99,7 +118,7 @@ def _short_histogram(values: NDArray[Any], nonzero: bool) -> NDArray[np.int64]:
 
 
 def _upper_histogram(values: NDArray[Any], nonzero: bool) -> NDArray[np.int64]:
-    """[HALF] how often each upper half of the ordered bits occurs."""
+    """Returns [HALF] how often each upper half of the ordered bits occurs."""
     counts = np.zeros(HALF, np.int64)
     for part in _parts(values, nonzero):
         counts += np.bincount((_ordered_bits(part) >> 16).astype(np.intp), minlength=HALF)
@@ -111,9 +130,9 @@ def _between(low: float, high: float, share: float) -> float:
 
 
 def _values_at(values: NDArray[Any], nonzero: bool, upper: NDArray[np.int64], ranks: list[int]) -> list[float]:
-    """The values of these ranks, once the histogram of their upper halves is known."""
-    min_max = np.cumsum(upper)
-    bins = [int(np.searchsorted(min_max, rank, side="right")) for rank in ranks]
+    """Returns the values of `ranks`, given the histogram `upper` of the upper halves of all values."""
+    below_or_in = np.cumsum(upper)
+    bins = [int(np.searchsorted(below_or_in, rank, side="right")) for rank in ranks]
     lower = {index: np.zeros(HALF, np.int64) for index in bins}
     for part in _parts(values, nonzero):
         bits = _ordered_bits(part)
@@ -124,14 +143,14 @@ def _values_at(values: NDArray[Any], nonzero: bool, upper: NDArray[np.int64], ra
                 histogram += np.bincount(hits & 0xFFFF, minlength=HALF)
     result = []
     for rank, index in zip(ranks, bins, strict=True):
-        before = int(min_max[index] - upper[index])
+        before = int(below_or_in[index] - upper[index])
         low = int(np.searchsorted(np.cumsum(lower[index]), rank - before, side="right"))
         result.append(_value_of_bits(index << 16 | low))
     return result
 
 
 def _ordered_bits(values: NDArray[Any]) -> NDArray[np.uint32]:
-    """Bits of float32 values, changed so that they sort as the values do: negative ones inverted, others above them."""
+    """Returns bits that sort as the float32 values do: inverted for negative values, raised above those for others."""
     bits = values.astype(np.float32)
     flip = (bits.view(np.int32) >> 31).view(np.uint32) | np.uint32(1 << 31)  # all ones below zero, else the sign alone
     return bits.view(np.uint32) ^ flip

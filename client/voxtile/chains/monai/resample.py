@@ -1,7 +1,7 @@
-"""Linear resampling along the axes of a grid, as a two-tap operator per axis.
+"""Linear resampling along the axes of a grid, with two taps for each voxel and axis.
 
-A change of spacing keeps the directions of the axes, so that trilinear interpolation falls apart into three linear
-ones, each a pair of gathers and a blend: 2 ns a value where a general sampler takes 30. Knows nothing of scans.
+A change of spacing keeps the directions of the axes, so trilinear interpolation is three linear ones in turn, each a
+pair of gathers and a blend: 2 ns a value, where a general sampler takes 30. Knows nothing of scans.
 
     out[i] = in[low] + weight · (in[high] - in[low]),   coordinate = scale · i + offset, clamped to the grid
 """
@@ -9,7 +9,6 @@ ones, each a pair of gathers and a blend: 2 ns a value where a general sampler t
 from __future__ import annotations
 
 import math
-import os
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -19,17 +18,20 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.cores import usable_cores
+
 SAME_PLACE = 1e-4
-"""Voxels by which coordinates may differ from whole numbers and still count as whole: rounding of float32 affines."""
+"""Voxels by which all coordinates of an axis may differ from the indices and the axis still counts as unchanged:
+float32 affines round by as much."""
 
 WHOLE = 1e-6
 """Voxels by which one coordinate may miss a whole number through float64 arithmetic on affines."""
 
 SLAB_BYTES = 1 << 22
-"""Resampled values worked on at a time: what stays in a core's cache while three axes pass over it."""
+"""Resampled values worked on at a time: few enough to stay in a core's cache while three axes are resampled."""
 
 MOST_THREADS = 4
-"""Beyond this many threads, memory is the limit and not arithmetic."""
+"""With more threads than this, the machine's memory limits the speed, not its cores."""
 
 
 @dataclass(frozen=True)
@@ -43,9 +45,9 @@ class AxisMap:
 
     @cached_property
     def identity(self) -> bool:
-        """Whether every voxel lies on its own namesake, so that nothing is to be done."""
-        min_max = (self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1))
-        return self.source == self.target and max(map(abs, min_max)) <= SAME_PLACE
+        """Whether every voxel lies on the source voxel of the same index, so that nothing has to be done."""
+        first, last = self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1)
+        return self.source == self.target and max(abs(first), abs(last)) <= SAME_PLACE
 
     @property
     def inverse(self) -> AxisMap:
@@ -54,14 +56,15 @@ class AxisMap:
 
     @property
     def mirrored(self) -> AxisMap:
-        """The same map where both axes run the other way."""
+        """The same map with both axes flipped."""
         return replace(self, offset=self.source - 1 - self.scale * (self.target - 1) - self.offset)
 
     @cached_property
     def coordinates(self) -> NDArray[np.float64]:
         """[target] source coordinates, clamped to the outermost voxels (padding by the border).
 
-        What is whole but for rounding is made whole: a neighbour's share of 1e-12 would turn background into signal.
+        Coordinates that miss a whole number by rounding only are made whole: a neighbour's share of 1e-12 would turn
+        background into signal.
         """
         places = self.scale * np.arange(self.target) + self.offset
         whole = np.rint(places)
@@ -69,36 +72,37 @@ class AxisMap:
 
     @cached_property
     def taps(self) -> Taps:
+        """The two source voxels of each target voxel."""
         low = np.floor(self.coordinates).astype(np.intp)
         weight = (self.coordinates - low).astype(np.float32)
         return Taps(low, np.minimum(low + 1, self.source - 1), weight)
 
     @cached_property
     def nearest(self) -> NDArray[np.intp]:
-        """[target] the source voxel nearest to each coordinate, half to even as `torch.nn.functional.grid_sample`."""
+        """[target] the source voxel nearest to each coordinate, halves to even as in torch's `grid_sample`."""
         return np.rint(self.coordinates).astype(np.intp)
 
 
 @dataclass(frozen=True, eq=False)
 class Taps:
-    """The two source voxels of each target voxel of an axis, and the share of the higher one: [target] each."""
+    """For each target voxel of an axis, its two source voxels and the share of the higher one: [target] each."""
 
     low: NDArray[np.intp]
     high: NDArray[np.intp]
     weight: NDArray[np.float32]
 
     def part(self, first: int, last: int) -> Taps:
-        """The taps of the targets [first, last), counted from the lowest voxel that they touch."""
+        """Returns the taps of the targets [first, last), counted from the lowest source voxel that they read."""
         base = self.low[first]
         return Taps(self.low[first:last] - base, self.high[first:last] - base, self.weight[first:last])
 
     def span(self, first: int, last: int) -> slice:
-        """The source voxels that the targets [first, last) touch."""
+        """Returns the source voxels that the targets [first, last) read."""
         return slice(int(self.low[first]), int(self.high[last - 1]) + 1)
 
 
 def blend(values: NDArray[Any], axis: int, taps: Taps) -> NDArray[np.float32]:
-    """`values` resampled along one axis: float32, in C order."""
+    """Returns `values` resampled along one axis: float32, in C order."""
     low = values.take(taps.low, axis=axis, mode="clip").astype(np.float32, copy=False)
     high = values.take(taps.high, axis=axis, mode="clip").astype(np.float32, copy=False)
     weight = taps.weight.reshape([-1 if a == axis % values.ndim else 1 for a in range(values.ndim)])
@@ -109,7 +113,10 @@ def blend(values: NDArray[Any], axis: int, taps: Taps) -> NDArray[np.float32]:
 
 
 def blend_axes(values: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any]:
-    """`values` resampled along its last `len(taps)` axes, the most shrinking one first; None leaves an axis alone."""
+    """Returns `values` resampled along its last `len(taps)` axes, the one that shrinks most first.
+
+    None in `taps` leaves an axis as it is.
+    """
     if any(tap is not None for tap in taps):
         values = np.ascontiguousarray(values)  # else `take` would copy it, and twice
     first = values.ndim - len(taps)
@@ -120,10 +127,18 @@ def blend_axes(values: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any
 
 
 def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None = None) -> NDArray[np.float32]:
-    """`source` [channel, x, y, z] (any real type, any strides) on the maps' target grid: [channel, X, Y, Z] float32.
+    """Resamples a scan to the target grid of `maps`.
 
-    Works in slabs along the axis that is slowest in memory, and lays the result out in the source's order: apart from
-    the result, a few slabs are all that is held.
+    Works in slabs along the axis that is slowest in memory, and lays the result out in the source's order. Apart from
+    the result, only a few slabs are held (see `resample_bytes`).
+
+    Args:
+        source: [channel, x, y, z] of any real type and any strides.
+        maps: one for each spatial axis.
+        threads: threads that share the slabs; by default the usable cores.
+
+    Returns:
+        [channel, X, Y, Z] float32.
     """
     flips = (slice(None), *(slice(None, None, -1 if stride < 0 else 1) for stride in source.strides[1:]))
     order = tuple(sorted(range(3), key=lambda axis: -abs(source.strides[axis + 1])))
@@ -148,13 +163,17 @@ def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None 
     return result.transpose(0, *(order.index(axis) + 1 for axis in range(3)))[flips]
 
 
+def resample_bytes(maps: Sequence[AxisMap], channels: int) -> int:
+    """Returns the bytes that `resample` takes: the result, and a few slabs for each thread."""
+    return 4 * channels * math.prod(axis.target for axis in maps) + 5 * SLAB_BYTES * usable_threads()
+
+
 def usable_threads() -> int:
-    """Cores that this process may use, at most MOST_THREADS."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return max(1, min(MOST_THREADS, allowed))
+    """Returns the number of threads that are worth using: the usable cores, at most MOST_THREADS."""
+    return usable_cores(MOST_THREADS)
 
 
 def _planes_a_slab(axes: Sequence[AxisMap]) -> int:
-    """So many target planes that neither they nor the source planes under them exceed SLAB_BYTES."""
+    """Target planes worked on at a time, so that neither they nor the source planes under them exceed SLAB_BYTES."""
     plane = 4 * max(math.prod(axis.target for axis in axes[1:]), math.prod(axis.source for axis in axes[1:]))
     return max(int(SLAB_BYTES / (plane * max(axes[0].scale, 1))), 1)

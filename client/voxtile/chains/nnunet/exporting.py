@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, TILE, BlockLabels, Heads
 from voxtile.chains.nnunet.preprocessing import GridProperties, NnunetPlan, box_slices
 from voxtile.chains.nnunet.resampling import AxisZoom, axis_zoom
-from voxtile.chains.nnunet.threads import usable_cores
+from voxtile.cores import usable_cores
 from voxtile.errors import ModelError
 from voxtile.tiling.strips import Strip, spans, whole
 

@@ -13,18 +13,16 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
-from voxtile.chains.base import holds_label
-from voxtile.chains.monai.encoding import NUMPY_TYPES
 from voxtile.chains.nnunet.exporting import LabelExporter, export_bytes, export_probabilities, export_strips
 from voxtile.chains.nnunet.postprocessing import postprocess
 from voxtile.chains.nnunet.preprocessing import NnunetPlan, Preprocessed, preprocess
-from voxtile.chains.nnunet.reader_properties import REORIENTING, reader_properties
+from voxtile.chains.nnunet.reader_properties import reader_axes, reader_properties
+from voxtile.chains.scores import holds_label
 from voxtile.errors import ModelError
-from voxtile.io.volume import Volume, spacing_of
+from voxtile.io.orientation import Orientation
+from voxtile.io.volume import Volume
+from voxtile.tensor_types import NUMPY_TYPES
 from voxtile.tiling.strips import Strip
-
-SAME_SPACING = 1e-3
-"""How far, as a share, a header's voxel size may lie from its affine's and still be the more exact of the two."""
 
 
 class NnunetPreparedScan:
@@ -46,14 +44,16 @@ class NnunetPreparedScan:
         self._plan = NnunetPlan.from_json(self._fields)
         self._steps = self._fields.get("postprocessing", ()) if postprocessing else ()
         reader = self._fields.get("image_reader_writer", "")
-        self._axes = Axes(volume, reorient=reader == REORIENTING)
-        self._geometry = reader_properties(volume, reader, header_spacing(volume))
+        self._axes = reader_axes(volume, reader)
+        self._spacing = self._axes.reorder(volume.header_spacing)
+        self._geometry = reader_properties(volume, reader)
         self._ready = self._prepare(volume, previous)
         self.data = self._ready.data
+        self.own_bytes = self.data.nbytes
 
     def _prepare(self, volume: Volume, previous: NDArray[Any] | None) -> Preprocessed:
-        labels = None if previous is None else self._axes.forward(previous)
-        return preprocess(self._axes.forward(volume.data), self._axes.spacing, self._plan, previous_stage_seg=labels)
+        labels = None if previous is None else self._axes.apply(previous)
+        return preprocess(self._axes.apply(volume.data), self._spacing, self._plan, previous_stage_seg=labels)
 
     @property
     def spacing(self) -> tuple[float, float, float]:
@@ -68,14 +68,14 @@ class NnunetPreparedScan:
 
     def as_read(self, values: NDArray[Any]) -> NDArray[Any]:
         """`values` [..., i, j, k] on the scan's own grid as nnU-Net's reader would order them, [..., z, y, x]."""
-        return self._axes.forward(values)
+        return self._axes.apply(values)
 
     def properties(self) -> dict[str, Any]:
         """What nnU-Net itself knows of a preprocessed case, in its own words and its own axes."""
         grid = self._ready.properties
         return {
             **self._geometry,
-            "spacing": list(self._axes.spacing),
+            "spacing": list(self._spacing),
             "shape_before_cropping": grid.shape_before_cropping,
             "bbox_used_for_cropping": [list(bounds) for bounds in grid.bbox],
             "shape_after_cropping_and_before_resampling": grid.shape_after_cropping,
@@ -110,7 +110,7 @@ class NnunetSink:
         ready: Preprocessed,
         plan: NnunetPlan,
         fields: dict[str, Any],
-        axes: Axes,
+        axes: Orientation,
         steps: Any,
         keep_scores: bool,
     ) -> None:
@@ -138,56 +138,11 @@ class NnunetSink:
         self._fed += planes.shape[1]
 
     def finish(self) -> NDArray[Any]:
-        return self._axes.back(postprocess(self._exporter.finish(), self._steps))
+        return self._axes.undo(postprocess(self._exporter.finish(), self._steps))
 
     @property
     def scores(self) -> NDArray[np.float32]:
         """Probabilities [class, i, j, k] on the scan's own grid, as nnU-Net exports them."""
         if self._kept is None:
             raise ValueError("scores are kept only with keep_scores=True")
-        return self._axes.back(export_probabilities(self._kept, self._properties, self._plan, regions=self._regions))
-
-
-class Axes:
-    """Between a volume's axes (i, j, k) and those in which nnU-Net reads it, (z, y, x) of the file or of RAS."""
-
-    def __init__(self, volume: Volume, *, reorient: bool) -> None:
-        order, flipped = _to_ras(volume) if reorient else ((0, 1, 2), ())
-        self._order, self._flipped = order[::-1], flipped
-        spacing = header_spacing(volume)
-        self.spacing = [spacing[axis] for axis in self._order]
-
-    def forward(self, values: NDArray[Any]) -> NDArray[Any]:
-        """A view of `values` [..., i, j, k] as [..., z, y, x]."""
-        lead = values.ndim - 3
-        return self._turned(values).transpose(*range(lead), *(lead + axis for axis in self._order))
-
-    def back(self, values: NDArray[Any]) -> NDArray[Any]:
-        """A view of `values` [..., z, y, x] as [..., i, j, k]."""
-        lead = values.ndim - 3
-        return self._turned(values.transpose(*range(lead), *(lead + int(axis) for axis in np.argsort(self._order))))
-
-    def _turned(self, values: NDArray[Any]) -> NDArray[Any]:
-        """`values` [..., i, j, k] with the flipped axes the other way round; turning twice gives them back."""
-        return np.flip(values, tuple(values.ndim - 3 + axis for axis in self._flipped))
-
-
-def header_spacing(volume: Volume) -> tuple[float, float, float]:
-    """Millimetres along i, j, k as the header's voxel size gives them, which nnU-Net's readers take.
-
-    Lengths of the affine's columns differ from them in the last digits, which can turn a rounded grid size; they
-    count where the header's sizes are missing or of another scan.
-    """
-    lengths = spacing_of(volume.affine)
-    sizes = np.asarray(volume.header["pixdim"][1:4], np.float64)
-    i, j, k = (sizes if np.allclose(sizes, lengths, rtol=SAME_SPACING, atol=0) else lengths).tolist()
-    return i, j, k
-
-
-def _to_ras(volume: Volume) -> tuple[tuple[int, int, int], tuple[int, ...]]:
-    """The volume's axes in the order R, A, S, and those of them that run the other way."""
-    from nibabel.orientations import io_orientation
-
-    turns = io_orientation(volume.affine)
-    first, second, third = (int(axis) for axis in np.argsort(turns[:, 0]))
-    return (first, second, third), tuple(int(axis) for axis in np.flatnonzero(turns[:, 1] < 0))
+        return self._axes.undo(export_probabilities(self._kept, self._properties, self._plan, regions=self._regions))

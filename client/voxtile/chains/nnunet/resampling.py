@@ -20,7 +20,8 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet.threads import run_all, usable_cores
+from voxtile.chains.nnunet.threads import run_all
+from voxtile.cores import usable_cores
 
 Rule = Literal["scipy", "torch"]
 Shape = tuple[int, int, int]

@@ -1,0 +1,41 @@
+"""Prepares a scan for a model with the pre-processing that the model's card names: MONAI's or nnU-Net's."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.chains.base import PreparedScan
+from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
+from voxtile.io.volume import Volume
+
+
+def prepare_scan(
+    volume: Volume,
+    card: Card,
+    previous: NDArray[Any] | None = None,
+    postprocessing: bool = True,
+    max_bytes: int | None = None,
+) -> PreparedScan:
+    """Returns `volume` prepared as `card` says.
+
+    Args:
+        volume: the scan.
+        card: the model's card.
+        previous: labels [i, j, k] of a cascade's first stage, for a model that is the second stage.
+        postprocessing: whether an nnU-Net model's learned post-processing is applied to the finished labels.
+        max_bytes: limit for the scan on the model's grid. Ignored for nnU-Net, whose grid is known only once it exists.
+
+    Raises:
+        InputError: the scan does not fit the model.
+        ModelError: the card asks for something that this client does not reproduce.
+        MemoryLimitError: the scan on the model's grid needs more than `max_bytes`.
+    """
+    if card.nnunet is None:
+        return MonaiPreparedScan(volume, card, max_bytes)
+    # Loaded only for such a model: the others need nothing of it.
+    from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
+
+    return NnunetPreparedScan(volume, card, previous, postprocessing)
