@@ -16,9 +16,11 @@ from torch import nn
 import voxtile_build
 from voxtile_build.build import build_models
 from voxtile_build.errors import BuildError
-from voxtile_build.importers.nnunet.folds import models_of
+from voxtile_build.importers.nnunet.models import models_of
 from voxtile_build.machine import versions
-from voxtile_build.repository.config import entry_name, get_card, read_config, set_card, write_config
+from voxtile_build.repository.card import get_card, set_card
+from voxtile_build.repository.config import read_config, write_config
+from voxtile_build.repository.entries import entry_name
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
@@ -223,7 +225,7 @@ def clone(entry: Entry, name: str, instances: int, threads: int, settings: Setti
         config = read_config(repository / new)
         config.name = new
         if new == name:
-            set_card(config, {**get_card(config, repository / new), "name": name})
+            set_card(config, get_card(config, repository / new).model_copy(update={"name": name}))
             for step in config.ensemble_scheduling.step:
                 step.model_name = entry_name(name, entry.engine)
         else:
@@ -264,8 +266,7 @@ def _built(models: Sequence[Model], settings: Settings) -> dict[str, dict[str, E
 def _entries(name: str, settings: Settings) -> dict[str, Entry]:
     """What is in the repository under a public name, by engine, with the precision that the certificate tells."""
     card = get_card(read_config(settings.repository / name), settings.repository / name)
-    told = card["certificates"].items()
-    return {engine: Entry(name, engine, str(certificate["precision"])) for engine, certificate in told}
+    return {engine: Entry(name, engine, one.precision) for engine, one in card.certificates.items()}
 
 
 def _digest(model: Model) -> str:

@@ -24,7 +24,7 @@ HALF = {"cpu": torch.bfloat16, "cuda": torch.float16}
 def load_network(job: Job) -> torch.nn.Module:
     """The network that a job names, by `network` and `data`; of a trained nnU-Net folder by `folder`."""
     if "folder" in job:
-        from voxtile_build.importers.nnunet.folds import models_of
+        from voxtile_build.importers.nnunet.models import models_of
 
         return models_of(Path(job["folder"]), "bench")[0].folds[0].load()
     return find_network(job["network"], Path(job["data"]), int(job.get("feature_size", 24))).load(

@@ -1,14 +1,13 @@
-"""A network made ready for its engines: its graphs, what fp32 PyTorch says of its tiles and scans, its hashes.
+"""Prepares a network for its engines: its graphs, the fp32 reference, and its hashes.
 
-Models of one build that take the same network and differ in what comes after it alone, such as the precision, share it:
-the export and the reference take longer than most engines.
+Export and reference take longer than most engines. Models of one build that have the same network and differ only in
+what comes after it, such as the precision, therefore share them.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Iterator, Mapping
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -20,31 +19,25 @@ from voxtile_build.certificate.certificate import Reference, make_reference
 from voxtile_build.graph.graphs import Graphs
 from voxtile_build.graph.wrapper import wrap
 from voxtile_build.hashing import file_sha256
+from voxtile_build.progress import Step, silent
 from voxtile_build.repository.folds import Fold
 from voxtile_build.spec.spec import Spec
-
-Step = Callable[[str], AbstractContextManager[None]]
-"""Called with what is being done; the context lasts as long as it takes."""
 
 NOT_IN_CACHE_KEY: dict[str, Any] = {
     "name": True,
     "title": True,
     "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_changed"},
     "precision": {"openvino", "onnxruntime", "tensorrt"},
-    "serving": {"engines", "point"},
+    "serving": {"engines", "default_engine"},
 }
-"""What of a spec neither graphs nor reference depend on."""
+"""Fields of a spec that neither the graphs nor the reference depend on."""
 
-
-@contextmanager
-def silent(_: str) -> Iterator[None]:
-    """A step that tells nobody."""
-    yield
+CacheKey = tuple[Callable[[], nn.Module], str]
 
 
 @dataclass(frozen=True)
 class Prepared:
-    """hashes: of the weights and of the ONNX file."""
+    """A network's graphs, its reference, and the hashes of its weights and of its ONNX file."""
 
     graphs: Graphs
     reference: Reference
@@ -52,21 +45,29 @@ class Prepared:
 
 
 class Preparer:
-    """Prepares networks one after the other; what one leaves serves the next, where that is the same network.
+    """Prepares networks one after the other, and uses the last result again where the cache key is the same.
 
-    No more than one is held: the folds of a cross-validation are networks of their own, and would fill the memory.
+    Only the last result is kept: the folds of a cross-validation are different networks and would fill the memory.
     """
 
     def __init__(self, folder: Path, step: Step = silent) -> None:
         self._folder, self._step = folder, step
-        self._last: tuple[object, Prepared] | None = None
+        self._last: tuple[CacheKey, Prepared] | None = None
 
     def __call__(self, fold: Fold, spec: Spec) -> Prepared:
-        """`member` under `spec`, which bears its name; the graphs' files lie in the folder.
+        """Prepare one fold; the files of its graphs go into the folder.
 
-        Raises what loading, wrapping and exporting raise; ScanError where a scan of the spec cannot be used.
+        Args:
+            fold: the network.
+            spec: the model's, under the fold's name.
+
+        Raises:
+            NetworkError: the network cannot be made, or does not fit the spec.
+            WeightsError: the weights cannot be used.
+            ExportError: the network cannot be written as ONNX.
+            ScanError: a scan that the spec names cannot be used.
         """
-        key = fold.load, spec.model_dump_json(exclude=NOT_IN_CACHE_KEY)
+        key = cache_key(fold, spec)
         if self._last is not None and self._last[0] == key:
             known = self._last[1]
             prepared = Prepared(known.graphs.under(spec), known.reference, known.hashes)
@@ -89,8 +90,13 @@ class Preparer:
         return Prepared(graphs, reference, {"weights": weights, "onnx": file_sha256(*graphs.files)})
 
 
+def cache_key(fold: Fold, spec: Spec) -> CacheKey:
+    """Equal for two folds only if their graphs and references are the same."""
+    return fold.load, spec.model_dump_json(exclude=NOT_IN_CACHE_KEY)
+
+
 def weights_sha256(spec: Spec, network: nn.Module) -> str:
-    """Of the weights file; of the tensors themselves, in order of their names, where there is no file."""
+    """SHA-256 of the spec's weights file; without one, that of the tensors in the order of their names."""
     if spec.weights is not None:
         return spec.weights.sha256
     digest = hashlib.sha256()

@@ -20,12 +20,21 @@ SCHEMA_VERSION = 1
 """Increased when a client of the older version would misread a card; an added optional field does not increase it."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
+Percent = Annotated[float, Field(ge=0, le=100)]
 Orientation = Annotated[
     str, Field(pattern="^[RL][AP][SI]$|^[RL][SI][AP]$|^[AP][RL][SI]$|^[AP][SI][RL]$|^[SI][RL][AP]$|^[SI][AP][RL]$")
 ]
 """Axis codes as nibabel names them: one of R/L, one of A/P and one of S/I, in any order."""
+
+InputDtype = Literal["fp32", "fp16", "int16"]
+OutputDtype = Literal["fp32", "fp16", "uint8"]
+ScoreKind = Literal["logits", "probabilities", "foreground", "labels"]
+Activation = Literal["none", "softmax", "sigmoid"]
+Semantics = Literal["monai", "nnunet"]
+Mode = Literal["constant", "gaussian"]
 
 
 def _one_or_three(value: Any) -> str:
@@ -49,87 +58,74 @@ class _Part(BaseModel):
 
 
 class Label(_Part):
-    """A structure of the mask: its name and its voxel value."""
+    """A structure of the mask."""
 
-    name: str
-    value: Annotated[int, Field(ge=0, le=65535)]
+    name: Annotated[str, Field(min_length=1)] = Field(description="name of the structure")
+    value: Annotated[int, Field(ge=0, le=65535)] = Field(description="voxel value of the structure in the mask")
 
 
 class IntensityNone(_Part):
     """The network takes the values as they are."""
 
-    rule: Literal["none"] = "none"
+    rule: Literal["none"] = Field(default="none", description="values go to the network as they are")
 
 
 class IntensityRange(_Part):
-    """MONAI's ScaleIntensityRange: `(x - a_min) / (a_max - a_min) * (b_max - b_min) + b_min`, computed in the graph.
+    """MONAI's ScaleIntensityRange, `(x - a_min) / (a_max - a_min) * (b_max - b_min) + b_min`, computed in the graph."""
 
-    Attributes:
-        clip: Whether the result is clipped to b_min..b_max.
-    """
-
-    rule: Literal["range"] = "range"
-    a_min: float
-    a_max: float
-    b_min: float = 0.0
-    b_max: float = 1.0
-    clip: bool = True
+    rule: Literal["range"] = Field(default="range", description="maps a_min..a_max linearly to b_min..b_max")
+    a_min: Finite = Field(description="value that becomes b_min, in the scan's units")
+    a_max: Finite = Field(description="value that becomes b_max, in the scan's units; above a_min")
+    b_min: Finite = Field(default=0.0, description="what a_min becomes")
+    b_max: Finite = Field(default=1.0, description="what a_max becomes")
+    clip: bool = Field(default=True, description="whether results are clipped to b_min..b_max")
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityRange:
         if not self.a_max > self.a_min:
-            raise ValueError(f"a_max ({self.a_max}) must lie above a_min ({self.a_min})")
+            raise ValueError(f"expected a_max above a_min, found a_min {self.a_min} and a_max {self.a_max}")
         return self
 
 
 class IntensityFixed(_Part):
-    """`(clip(x, lower, upper) - mean) / std` with statistics of the training set, computed in the graph.
+    """`(clip(x, lower, upper) - mean) / std` with statistics of the training set, computed in the graph."""
 
-    Attributes:
-        mean: One number for each channel.
-        std: One number for each channel.
-        lower: One number for each channel; None where values are not clipped from below.
-        upper: One number for each channel; None where values are not clipped from above.
-    """
-
-    rule: Literal["fixed"] = "fixed"
-    mean: tuple[float, ...]
-    std: tuple[PositiveFloat, ...]
-    lower: tuple[float, ...] | None = None
-    upper: tuple[float, ...] | None = None
+    rule: Literal["fixed"] = Field(
+        default="fixed", description="(clip(x, lower, upper) - mean) / std, statistics of the training set"
+    )
+    mean: tuple[Finite, ...] = Field(description="what is subtracted, one number a channel")
+    std: tuple[PositiveFloat, ...] = Field(description="what is divided by, one number above 0 a channel")
+    lower: tuple[Finite, ...] | None = Field(default=None, description="lower clip, one number a channel")
+    upper: tuple[Finite, ...] | None = Field(default=None, description="upper clip, one number a channel")
 
 
 class IntensityZscore(_Part):
     """`(x - mean) / std` with statistics of the whole scan, which the client computes and sends as `intensity`.
 
-    Attributes:
-        mask: The voxels over which mean and population standard deviation are computed (float64, for each channel).
+    Mean and population standard deviation of each channel, in float64.
     """
 
-    rule: Literal["zscore"] = "zscore"
-    mask: Literal["all", "nonzero"] = "all"
+    rule: Literal["zscore"] = Field(
+        default="zscore", description="(x - mean) / std with statistics of the whole scan, for each channel"
+    )
+    mask: Literal["all", "nonzero"] = Field(default="all", description="voxels that the statistics are taken over")
 
 
 class IntensityPercentile(_Part):
-    """`(x - p_lower) / (p_upper - p_lower)` with percentiles of the whole scan, which the client sends as `intensity`.
+    """`(x - p_lower) / (p_upper - p_lower)` with percentiles of the whole scan, sent as `intensity`."""
 
-    Attributes:
-        lower: The lower percentile, 0..100.
-        upper: The upper percentile, 0..100.
-        mask: The voxels over which the percentiles are computed.
-        clip: Whether the result is clipped to 0..1.
-    """
-
-    rule: Literal["percentile"] = "percentile"
-    lower: Annotated[float, Field(ge=0, le=100)]
-    upper: Annotated[float, Field(ge=0, le=100)]
-    mask: Literal["all", "nonzero"] = "all"
-    clip: bool = False
+    rule: Literal["percentile"] = Field(
+        default="percentile", description="(x - p_lower) / (p_upper - p_lower), percentiles of the whole scan"
+    )
+    lower: Percent = Field(description="lower percentile, 0..100")
+    upper: Percent = Field(description="upper percentile, 0..100; above lower")
+    mask: Literal["all", "nonzero"] = Field(default="all", description="voxels that the percentiles are taken over")
+    clip: bool = Field(default=False, description="whether results are clipped to 0..1")
 
     @model_validator(mode="after")
     def _not_empty(self) -> IntensityPercentile:
         if not self.upper > self.lower:
-            raise ValueError(f"upper ({self.upper}) must lie above lower ({self.lower})")
+            raise ValueError(f"expected upper above lower, found lower {self.lower} and upper {self.upper}")
         return self
 
 
@@ -149,7 +145,7 @@ class Input(_Part):
             MONAI and nnU-Net do.
     """
 
-    dtype: Literal["fp32", "fp16", "int16"] = "fp32"
+    dtype: InputDtype = "fp32"
     padding: float
 
 
@@ -165,9 +161,9 @@ class Output(_Part):
         scale: The stored value of probability 1 (255 for uint8, else 1).
     """
 
-    kind: Literal["logits", "probabilities", "foreground", "labels"] = "logits"
-    activation: Literal["none", "softmax", "sigmoid"] = "none"
-    dtype: Literal["fp32", "fp16", "uint8"] = "fp32"
+    kind: ScoreKind = "logits"
+    activation: Activation = "none"
+    dtype: OutputDtype = "fp32"
     scores: PositiveInt
     scale: PositiveFloat = 1.0
 
@@ -185,9 +181,9 @@ class Tiling(_Part):
         sigma_scale: The Gaussian's standard deviation, as a fraction of the ROI's size.
     """
 
-    semantics: Literal["monai", "nnunet"] = "monai"
+    semantics: Semantics = "monai"
     overlap: Fractions = 0.25
-    mode: Literal["constant", "gaussian"] = "gaussian"
+    mode: Mode = "gaussian"
     sigma_scale: PositiveFloats = 0.125
 
 

@@ -17,8 +17,9 @@ from safetensors.torch import save_file
 from torch import nn
 from tritonclient.grpc import InferenceServerClient, InferInput
 
-from voxtile_build.build import build, load_network
+from voxtile_build.build import build
 from voxtile_build.graph.wrapper import wrap
+from voxtile_build.importers.network import load_network
 from voxtile_build.networks import NETWORKS, make_network
 from voxtile_build.spec.spec import Spec, parse_spec
 from voxtile_server.embedded import EmbeddedServer

@@ -16,11 +16,14 @@ import torch
 from rich.console import Console
 from safetensors.torch import save_file
 
-import voxtile.card
+import voxtile_build
 from tests.support.build_specs import ROI, tiny_unet
-from voxtile_build.certificate.certificate import FILE as CERTIFICATE
+from voxtile.card import Card
 from voxtile_build.cli import commands as cli
+from voxtile_build.cli.console import Steps
+from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config
+from voxtile_build.repository.entries import CERTIFICATE
 
 # Each build appears with these, and only build.json may differ between two of them.
 ENTRY_FILES = {
@@ -75,8 +78,8 @@ def files(folder: Path) -> dict[str, bytes]:
     return {name: path.read_bytes() for name, path in found.items() if not name.startswith(".")}
 
 
-def card(repository: Path, name: str = "tiny") -> voxtile.card.Card:
-    return voxtile.card.parse_card(read_config(repository / name).parameters["card"].string_value, name)
+def card(repository: Path) -> Card:
+    return get_card(read_config(repository / "tiny"), repository / "tiny")
 
 
 @pytest.fixture(scope="module")
@@ -317,6 +320,11 @@ def test_networks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
     assert "SwinUNETR" in capsys.readouterr().out
 
 
+def test_the_version_is_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--version") == 0
+    assert capsys.readouterr().out == f"voxtile-build {voxtile_build.__version__}\n"
+
+
 def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("--help") == 0
     text = capsys.readouterr().out
@@ -326,7 +334,7 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
 def test_a_terminal_gets_one_line_a_step_and_a_pipe_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    steps = cli._Steps("tiny")
+    steps = Steps("tiny")
     with steps("export to ONNX"):
         pass
     assert capsys.readouterr().err == ""

@@ -26,17 +26,19 @@ from tests.support.bundles import (
     PREPROCESSING,
     chain,
     inference,
+    inferer,
     metadata,
     parser_of,
     run_by_monai,
     write_bundle,
     write_scan,
 )
+from tests.support.importing import import_bundle
 from voxtile import Segmenter
 from voxtile.cli.commands import app as client
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import BuildError, SourceError, WeightsError
-from voxtile_build.importers.bundle.bundle import import_bundle, spec_of
+from voxtile_build.importers.bundle.bundle import spec_of
 from voxtile_build.importers.bundle.config import Config
 from voxtile_server.embedded import EmbeddedServer
 
@@ -118,7 +120,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     folders = {}
     for name, example in EXAMPLES.items():
         folders[name] = write_bundle(root / name, example.config, example.meta, example.ending)
-        import_bundle(folders[name], name, root / "models", serving=SERVING)
+        import_bundle(folders[name], name, root / "models", {"serving": SERVING})
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, server.grpc_url)
 
@@ -205,10 +207,6 @@ def preprocessing(*steps: dict[str, Any]) -> dict[str, Any]:
 
 def postprocessing(*steps: dict[str, Any]) -> dict[str, Any]:
     return inference(postprocessing=chain(*steps))
-
-
-def inferer(**arguments: Any) -> dict[str, Any]:
-    return inference(inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], **arguments})
 
 
 REFUSED: list[tuple[dict[str, Any], str]] = [

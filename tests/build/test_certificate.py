@@ -35,7 +35,8 @@ from voxtile_build.evaluation.phantom import phantom, phantom_shape
 from voxtile_build.evaluation.samples import as_travels, cut_tiles, gather_scans, intensity_statistics
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
-from voxtile_build.spec.spec import PADDING, Spec, parse_spec
+from voxtile_build.spec.input import PADDING
+from voxtile_build.spec.spec import Spec, parse_spec
 
 Array = NDArray[Any]
 ENGINE: Engine = find_engine("onnxruntime")
@@ -310,7 +311,7 @@ def test_the_file_is_the_same_each_time_and_its_digest_is_the_cards(reference: R
         digest = made.write(tmp_path / name)
         texts.append((tmp_path / name / "certificate.json").read_bytes())
         assert digest == hashlib.sha256(texts[-1]).hexdigest()
-        assert short_form(made.content, digest)["sha256"] == digest
+        assert short_form(made.content, digest).sha256 == digest
     assert texts[0] == texts[1]
     assert json.loads(texts[0])["accepted"] is True
 

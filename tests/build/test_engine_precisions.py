@@ -32,7 +32,9 @@ from voxtile_build.precision.quantize_qdq import QuantizationError
 from voxtile_build.precision.ranges import tensor_ranges
 from voxtile_build.precision.sensitivity import rank_int8, round_weights
 from voxtile_build.repository.config import read_config
-from voxtile_build.spec.spec import PADDING, Precision, Serving
+from voxtile_build.spec.input import PADDING
+from voxtile_build.spec.precision import Precision
+from voxtile_build.spec.serving import Serving
 
 # Random weights give scores so close to each other that rounding flips more than it would in a trained network.
 LENIENT = {"min_dice": 0.9, "max_changed": 0.05}

@@ -26,7 +26,7 @@ from voxtile.card import Card, Tiling, parse_card
 from voxtile.errors import InputError, ModelError
 from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.endpoint import ConnectionConfig
-from voxtile_build.build import build, load_network
+from voxtile_build.build import build
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.certificate.verify import verify
 from voxtile_build.errors import NetworkError, SpecError
@@ -36,9 +36,11 @@ from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.torch_to_onnx import save
 from voxtile_build.graph.wrapper import wrap
+from voxtile_build.importers.network import load_network
 from voxtile_build.networks import make_network
 from voxtile_build.repository.config import PLACEHOLDER, public_config, read_config, write_config
-from voxtile_build.spec.spec import Network, Spec, parse_spec
+from voxtile_build.spec.network import Network
+from voxtile_build.spec.spec import Spec, parse_spec
 from voxtile_server.backends.openvino.variants import Variants
 from voxtile_server.embedded import EmbeddedServer
 
@@ -98,7 +100,7 @@ def repository(specs: dict[str, Spec], tmp_path_factory: pytest.TempPathFactory)
         card = build(spec, target).card
         for engine in ENGINES:
             public = f"{name}-{engine}"
-            config = public_config(spec, {**card, "name": public, "engine": engine}, [name])
+            config = public_config(spec, card.model_copy(update={"name": public, "engine": engine}), [name])
             config.name = public
             (target / public / "1").mkdir(parents=True)
             (target / public / "1" / "README").write_text(PLACEHOLDER)
@@ -298,7 +300,7 @@ def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dt
     [
         ({"roi_size": [32, 20]}, r"expected roi_size in multiples of 8 .multiple., found \[32, 20\]"),
         ({"roi_size": [32, 24, 16], "slice_axis": None}, r"multiple is for 2D networks.*UNet .*is tiled: leave it out"),
-        ({"overlap": 0.5}, "slices travel whole and nothing overlaps; leave out overlap"),
+        ({"overlap": 0.5}, "slices are sent whole and nothing overlaps; leave out overlap"),
         ({"mode": "gaussian", "sigma_scale": 0.2}, "leave out mode, sigma_scale"),
         ({"semantics": "nnunet"}, "nnU-Net tiles with a fixed patch"),
         ({"multiple": 0}, "tiling.multiple: "),
@@ -356,7 +358,7 @@ def test_a_card_with_free_sizes_takes_what_the_multiple_divides() -> None:
     free = tiny_card(roi_size=[32, 32], slice_axis=0, multiple=16)
     assert free.takes((16, 80))
     assert not any(free.takes(size) for size in ((16, 24), (16, 16, 16), (0, 16)))
-    with pytest.raises(ModelError, match="multiple is for a 2D roi"):
+    with pytest.raises(ModelError, match="multiple is only for a 2D roi_size"):
         tiny_card(multiple=16)
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from torch import nn
 
-from tests.support.build_specs import spec, tiny_unet
+from tests.support.build_specs import built_card, spec, tiny_unet
 from voxtile_build.build import build, build_models
 from voxtile_build.errors import SpecError
 from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
@@ -33,7 +33,7 @@ def put(repository: Path, name: str, folds: tuple[str, ...]) -> None:
     folder = repository / name / "1"
     folder.mkdir(parents=True)
     (folder / "README").write_text(PLACEHOLDER)
-    write_config(public_config(model(name).spec, {"engine": "onnxruntime"}, folds), folder.parent)
+    write_config(public_config(model(name).spec, built_card().model_copy(update={"name": name}), folds), folder.parent)
 
 
 def contents(folder: Path) -> set[Path]:

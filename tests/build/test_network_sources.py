@@ -26,12 +26,13 @@ from safetensors.torch import save_file
 from torch import nn
 
 from tests.support.build_specs import ROI, fields, tiny_unet
-from voxtile_build.build import build, load_network
+from voxtile_build.build import build
 from voxtile_build.errors import BuildError, ExportError, NetworkError, SpecError, WeightsError
 from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.torch_to_onnx import export
 from voxtile_build.graph.wrapper import wrap
 from voxtile_build.importers.files.onnx_opset import at_opset
+from voxtile_build.importers.network import load_network
 from voxtile_build.spec.spec import Spec, parse_spec
 
 SUM_ORDER = 2e-5
@@ -144,8 +145,8 @@ def test_a_file_is_published_with_its_own_certificate(name: str, tmp_path: Path)
     file = tiny(tmp_path / name)
     published = build(spec_of(file), tmp_path / "models")
     assert published.entries == ("tiny_onnxruntime", "tiny_openvino", "tiny")
-    assert published.card["provenance"]["network"] == name
-    assert published.card["provenance"]["weights_sha256"] == sha256(file)
+    assert published.card.provenance.network == name
+    assert published.card.provenance.weights_sha256 == sha256(file)
     for engine in ("onnxruntime", "openvino"):
         certificate = json.loads((tmp_path / f"models/tiny_{engine}/1/certificate.json").read_text())
         assert certificate["accepted"]
@@ -196,7 +197,7 @@ def test_a_program_of_a_fixed_batch_is_served_one_by_one_and_no_more(tmp_path: P
     ):
         build(spec_of(file), tmp_path / "models")
     published = build(spec_of(file, serving={"max_batch_size": 1}), tmp_path / "models")
-    assert published.card["certificates"]["onnxruntime"]["accepted"]
+    assert published.card.certificates["onnxruntime"].accepted
 
 
 def test_an_onnx_file_of_a_fixed_batch_of_several_is_refused(tmp_path: Path) -> None:

@@ -27,6 +27,7 @@ from nnunetv2.postprocessing.remove_connected_components import remove_all_but_l
 from nnunetv2.utilities.label_handling.label_handling import LabelManager
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 
+from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import (
     LABELS,
     Training,
@@ -37,17 +38,18 @@ from tests.support.nnunet_folders import (
     old_architecture,
     write_folder,
 )
-from voxtile_build.build import point
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import BuildError, NetworkError, SourceError, SpecError, WeightsError
 from voxtile_build.importers.nnunet.checkpoint import read_checkpoint
 from voxtile_build.importers.nnunet.folder import configuration_of, open_folder
-from voxtile_build.importers.nnunet.folds import import_nnunet, models_of
 from voxtile_build.importers.nnunet.labels import channels_of, labels_of
+from voxtile_build.importers.nnunet.models import models_of
 from voxtile_build.importers.nnunet.network import TAKEN, find_block, find_network, network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
-from voxtile_build.repository.config import get_card, read_config
+from voxtile_build.repository.card import get_card
+from voxtile_build.repository.config import read_config
+from voxtile_build.repository.default_engine import set_default_engine
 
 FULL = configuration((16, 16, 16), (1.5, 1.0, 1.0))
 PLAIN = Training("3d_fullres", {"3d_fullres": FULL}, mirror_axes=(0, 2))
@@ -564,9 +566,9 @@ def test_one_entry_a_fold_and_engine_and_one_that_averages(two_folds: Path) -> N
 
 
 def test_point_moves_every_fold_to_the_other_engine(two_folds: Path) -> None:
-    card = point("m", "openvino", two_folds / "models")
+    card = set_default_engine("m", "openvino", two_folds / "models")
     config = read_config(two_folds / "models" / "m")
-    assert card["engine"] == get_card(config, two_folds)["engine"] == "openvino"
+    assert card.engine == get_card(config, two_folds).engine == "openvino"
     steps = [step.model_name for step in config.ensemble_scheduling.step]
     assert steps == ["m_fold_0_openvino", "m_fold_1_openvino", "m_mean_onnxruntime"]
 
@@ -577,7 +579,7 @@ def test_point_refuses_folds_of_another_build(two_folds: Path) -> None:
     try:
         file.write_text(text + " ")
         with pytest.raises(BuildError, match="build the model again"):
-            point("m", "onnxruntime", two_folds / "models")
+            set_default_engine("m", "onnxruntime", two_folds / "models")
     finally:
         file.write_text(text)
 

@@ -15,7 +15,9 @@ from voxtile_build.engines.select import VARIANTS
 from voxtile_build.errors import ScanError, SpecError
 from voxtile_build.evaluation.calibration import MOST_TILES, calibrate
 from voxtile_build.evaluation.samples import cut_tiles
-from voxtile_build.spec.spec import ENGINE_NAMES, Precision, Spec, load_spec, parse_spec
+from voxtile_build.spec.precision import Precision
+from voxtile_build.spec.serving import ENGINE_NAMES
+from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 
 SUPPORTED = {
     "openvino": {"fp32", "bf16", "int8", "auto"},

@@ -13,23 +13,17 @@ import pytest
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
-from tests.support.build_specs import ROI, spec
+from tests.support.build_specs import ROI, built_card, spec
+from voxtile.card import Card
 from voxtile_build.engines.base import ENGINES, find_engine
 from voxtile_build.errors import EngineError, RepositoryError
 from voxtile_build.repository import publishing
-from voxtile_build.repository.config import (
-    engine_config,
-    get_card,
-    public_config,
-    read_config,
-    set_card,
-    warm_up_sizes,
-    write_config,
-)
+from voxtile_build.repository.card import get_card, set_card
+from voxtile_build.repository.config import engine_config, public_config, read_config, warm_up_sizes, write_config
 from voxtile_build.repository.publishing import LOCK, publish, staging
 
 ORT, OPENVINO = find_engine("onnxruntime"), find_engine("openvino")
-CARD = {"engine": "openvino", "name": "tiny", "labels": [{"name": 'Größe "1"\n', "value": 1}]}
+CARD = built_card(output={"labels": ['Größe "1"\n']})
 GROUP = pb.ModelInstanceGroup
 
 
@@ -176,15 +170,15 @@ def test_a_config_has_no_field_that_tritons_schema_does_not_know(tmp_path: Path)
 
 def test_the_same_config_gives_the_same_bytes_whatever_the_cards_order(tmp_path: Path) -> None:
     texts = []
-    for card in (CARD, dict(reversed(CARD.items()))):
-        write_config(public_config(spec(), card, ["tiny"]), tmp_path)
+    for fields in (CARD.model_dump(), dict(reversed(CARD.model_dump().items()))):
+        write_config(public_config(spec(), Card.model_validate(fields), ["tiny"]), tmp_path)
         texts.append((tmp_path / "config.pbtxt").read_bytes())
     assert texts[0] == texts[1]
 
 
 def test_a_new_card_moves_the_step() -> None:
     config = public_config(spec(), CARD, ["tiny"])
-    set_card(config, {**CARD, "engine": "onnxruntime"})
+    set_card(config, CARD.model_copy(update={"engine": "onnxruntime"}))
     assert config.ensemble_scheduling.step[0].model_name == "tiny_onnxruntime"
     assert json.loads(config.parameters["card"].string_value)["engine"] == "onnxruntime"
 

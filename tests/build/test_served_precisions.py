@@ -32,12 +32,13 @@ from voxtile.cli.commands import app
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
 from voxtile_build.arrays import Runner
-from voxtile_build.build import build, load_network
+from voxtile_build.build import build
 from voxtile_build.certificate.archive import unpack
 from voxtile_build.certificate.served import ServedRunner
 from voxtile_build.certificate.verify import verify
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
 from voxtile_build.engines.openvino.runner import OpenVinoRunner
+from voxtile_build.importers.network import load_network
 from voxtile_build.repository.config import read_config
 from voxtile_build.spec.spec import Spec, parse_spec
 from voxtile_server.embedded import EmbeddedServer

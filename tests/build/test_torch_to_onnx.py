@@ -17,7 +17,7 @@ from voxtile_build.errors import ExportError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, checked, export, save
 from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
 from voxtile_build.hashing import file_sha256
-from voxtile_build.spec.spec import PADDING
+from voxtile_build.spec.input import PADDING
 
 ZSCORE = {"dtype": "int16", "intensity": {"rule": "zscore"}}
 # fp32 sums in another order differ by this much in logits of about 1.

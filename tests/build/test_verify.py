@@ -17,13 +17,14 @@ import pytest
 from onnx import numpy_helper
 
 from tests.support.build_specs import spec, tiny_unet
-from voxtile_build.build import build, point
+from voxtile_build.build import build
 from voxtile_build.certificate.archive import unpack
 from voxtile_build.certificate.limits import MAX_ABS_ERROR
 from voxtile_build.certificate.served import ServedRunner
 from voxtile_build.certificate.verify import Verdict, most_varied, verify
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError, VerificationError
+from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_server.embedded import EmbeddedServer
 
 # A network with random weights flips more in bf16 than a trained one.
@@ -127,7 +128,7 @@ def test_a_server_that_serves_something_else_is_found(
 
 
 def test_a_public_name_that_stands_for_another_engine_is_found(built: Path, copied: Path) -> None:
-    point("tiny", "onnxruntime", copied)
+    set_default_engine("tiny", "onnxruntime", copied)
     with EmbeddedServer(copied) as server:
         verdicts = by_entry(verify("tiny", built, server.grpc_url))
         assert all(verdict.holds for verdict in verify("tiny", copied, server.grpc_url))

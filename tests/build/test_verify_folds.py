@@ -11,10 +11,10 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile_build.certificate.verify import Verdict, verify
 from voxtile_build.cli.commands import main
-from voxtile_build.importers.nnunet.folds import import_nnunet
 from voxtile_server.embedded import EmbeddedServer
 
 TRAINING = Training(

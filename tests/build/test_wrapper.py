@@ -13,7 +13,7 @@ from monai.transforms import NormalizeIntensity, ScaleIntensityRange, ScaleInten
 from tests.support.build_specs import ROI, Linear, spec
 from voxtile_build.errors import NetworkError
 from voxtile_build.graph.wrapper import Wrapper, example_inputs, wrap
-from voxtile_build.spec.spec import PADDING
+from voxtile_build.spec.input import PADDING
 
 TORCH = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int16}
 LABELS = {"labels": ["value"]}

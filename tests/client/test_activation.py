@@ -15,10 +15,8 @@ from voxtile.chains.monai.invert import Restorer, restore_bytes
 from voxtile.chains.monai.preprocess import preprocess
 from voxtile.chains.scores import activator
 from voxtile_build.errors import SpecError
-from voxtile_build.repository.card import card_of as built_card
 
 ROUNDING = 1e-6
-PROVENANCE = {"network": "none", "weights_sha256": "", "onnx_sha256": ""}
 
 
 def card(activation: str, **changes: Any) -> Any:
@@ -67,12 +65,6 @@ def test_the_bytes_for_the_activation_are_counted() -> None:
     grid = preprocess(phantom_volume(), card("none")).grid
     plain, more = (restore_bytes(grid, card(activation), 4) for activation in ("none", "softmax"))
     assert more - plain == 2 * 4 * 2 * 4 * grid.shape[1] * grid.shape[2]
-
-
-def test_the_card_says_it_only_where_there_is_something_to_say() -> None:
-    assert "activation" not in built_card(spec(), "none", {}, PROVENANCE)["output"]
-    with_softmax = built_card(spec(output={"activation": "softmax"}), "none", {}, PROVENANCE)
-    assert with_softmax["output"]["activation"] == "softmax"
 
 
 @pytest.mark.parametrize(

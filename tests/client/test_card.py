@@ -15,7 +15,7 @@ from voxtile.card import SCHEMA_VERSION, Card, parse_card
 from voxtile.errors import ModelError
 
 ROOT = Path(__file__).parents[2]
-PUBLISHED = (ROOT / "docs/reference/card.schema.json", ROOT / "build/voxtile_build/repository/card.schema.json")
+PUBLISHED = ROOT / "docs/reference/card.schema.json"
 
 
 def card(**changes: Any) -> dict[str, Any]:
@@ -38,16 +38,15 @@ def card(**changes: Any) -> dict[str, Any]:
     return {**fields, **changes}
 
 
-@pytest.mark.parametrize("path", PUBLISHED, ids=lambda path: path.parent.name)
-def test_the_published_schema_is_current(path: Path) -> None:
+def test_the_published_schema_is_current() -> None:
     generated = subprocess.run([sys.executable, "-m", "voxtile.card"], capture_output=True, text=True, check=True)
-    assert generated.stdout == path.read_text(), "run: python -m voxtile.card > docs/reference/card.schema.json"
+    assert generated.stdout == PUBLISHED.read_text(), "run: python -m voxtile.card > docs/reference/card.schema.json"
 
 
 def test_a_card_passes_the_published_schema_and_reads_back_the_same() -> None:
     read = parse_card(json.dumps(card()), "model")
     again = json.loads(read.model_dump_json())
-    jsonschema.validate(again, json.loads(PUBLISHED[0].read_text()))
+    jsonschema.validate(again, json.loads(PUBLISHED.read_text()))
     assert Card.model_validate(again) == read
 
 
@@ -64,7 +63,7 @@ def test_a_card_passes_the_published_schema_and_reads_back_the_same() -> None:
         ({"spacing": [1.0, 0.0, 1.0]}, "spacing.1"),
         ({"tiling": {"overlap": 1.0}}, "tiling.overlap"),
         ({"intensity": {"rule": "guess"}}, "intensity"),
-        ({"intensity": {"rule": "range", "a_min": 5, "a_max": 5}}, "a_max .* must lie above a_min"),
+        ({"intensity": {"rule": "range", "a_min": 5, "a_max": 5}}, "expected a_max above a_min"),
         ({"labels": []}, "labels"),
         ({"surprise": 1}, "surprise"),
     ],

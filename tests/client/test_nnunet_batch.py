@@ -22,6 +22,7 @@ import pytest
 from nnunetv2.ensembling.ensemble import merge_files
 from typer.testing import CliRunner, Result
 
+from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import (
     Oracle,
     Training,
@@ -32,7 +33,6 @@ from tests.support.nnunet_folders import (
     write_scan,
 )
 from voxtile.cli.commands import app
-from voxtile_build.importers.nnunet.folds import import_nnunet
 from voxtile_server.embedded import EmbeddedServer
 
 ONE_VOXEL_IN = 20_000

@@ -22,6 +22,7 @@ from nnunetv2.postprocessing.remove_connected_components import (
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from tests.support.importing import import_nnunet
 from tests.support.memory_limits import limit_for
 from tests.support.nnunet_folders import (
     LABELS,
@@ -36,7 +37,6 @@ from tests.support.nnunet_folders import (
 from tests.support.nnunet_folders import architecture as network_architecture
 from voxtile import InputError, ModelError, Segmenter
 from voxtile.cli.commands import app
-from voxtile_build.importers.nnunet.folds import import_nnunet
 from voxtile_server.embedded import EmbeddedServer
 
 ONE_VOXEL_IN = 20_000

@@ -16,6 +16,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
+from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import SCHEMES, Training, configuration, write_folder, write_scan
 from tests.support.phantoms import card_of
 from voxtile.cli.commands import app
@@ -24,8 +25,8 @@ from voxtile.io.images import write_images
 from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evaluation.samples import gather_scans
-from voxtile_build.importers.nnunet.folds import import_nnunet, models_of
-from voxtile_build.importers.nnunet.spec import read_settings
+from voxtile_build.importers.nnunet.models import models_of
+from voxtile_build.importers.settings import read_settings
 from voxtile_server.embedded import EmbeddedServer
 
 FULL = configuration((16, 16, 16), (1.2, 1.2, 1.2))

@@ -11,11 +11,9 @@ import pytest
 import torch
 from monai.data.utils import compute_importance_map
 
-from tests.build.test_build_card import CERTIFICATES, PROVENANCE
-from tests.build.test_bundle import inferer, spec_of
 from tests.client.test_card import card
-from tests.support.build_specs import ROI, fields, spec, tiny_unet
-from tests.support.bundles import inference, write_bundle
+from tests.support.build_specs import CERTIFICATES, PROVENANCE, ROI, fields, spec, tiny_unet
+from tests.support.bundles import inference, inferer, write_bundle
 from voxtile.card import Card, parse_card
 from voxtile.errors import ModelError
 from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape
@@ -24,7 +22,8 @@ from voxtile_build.evaluation.samples import phantom_scan
 from voxtile_build.evaluation.stitching import stitch
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import wrap
-from voxtile_build.repository.card import card_of
+from voxtile_build.importers.bundle.bundle import spec_of
+from voxtile_build.repository.card import card_of, card_text
 from voxtile_build.spec.spec import Spec, parse_spec
 
 OVERLAP, SIGMA = [0.5, 0.0, 0.75], [0.1, 0.3, 0.2]
@@ -36,7 +35,7 @@ STITCHED = 1e-5
 
 def client_card(chosen: Spec) -> Card:
     """The card that the client reads of an entry of this spec."""
-    return parse_card(json.dumps(card_of(chosen, "openvino", CERTIFICATES, PROVENANCE)), "tiny")
+    return parse_card(card_text(card_of(chosen, "openvino", CERTIFICATES, PROVENANCE)), "tiny")
 
 
 def plan_of(found: Card, image: tuple[int, int, int]) -> TilePlan:
@@ -96,8 +95,8 @@ def test_a_bundles_own_numbers_are_translated(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("tiling", "message"),
     [
-        ({"overlap": [0.5, 0.25]}, r"expected overlap to have one number for each axis of roi_size, found \[0.5"),
-        ({"sigma_scale": [0.1] * 4}, "expected sigma_scale to have one number for each axis of roi_size"),
+        ({"overlap": [0.5, 0.25]}, r"overlap to have one number for each axis of roi_size, found \[0.5, 0.25\]"),
+        ({"sigma_scale": [0.1] * 4}, "expected sigma_scale to have one number for each axis of roi"),
         ({"overlap": [0.5, 1.0, 0.0]}, r"tiling.overlap\[1\]: .*less than 1, found 1.0 \(overlap: share"),
         ({"overlap": -0.1}, r"tiling.overlap: .*greater than or equal to 0, found -0.1"),
         ({"sigma_scale": [0.1, 0.0, 0.1]}, r"tiling.sigma_scale\[1\]: .*greater than 0"),

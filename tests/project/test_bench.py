@@ -33,7 +33,8 @@ from bench.workloads import FIRST, Row, Workload
 from models.training.mni152 import FILES, fetch_mni152
 from tests.support.build_specs import spec, tiny_unet
 from voxtile_build.repository.folds import Fold, Model
-from voxtile_build.spec.spec import Precision, parse_spec
+from voxtile_build.spec.precision import Precision
+from voxtile_build.spec.spec import parse_spec
 
 ROOT = Path(__file__).parents[2]
 SCAN_KEYS = {"workload", "row", "seconds", "ratio", "peak_rss_bytes", "dice_min", "changed_fraction"}
@@ -298,7 +299,7 @@ def test_the_made_up_cts_network_knows_labels_where_it_was_not_fitted(data: Path
 def test_the_nnunet_folder_is_one_that_nnunet_and_voxtile_build_read(data: Path) -> None:
     from nnunetv2.inference.predict_from_raw_data import nnUNetPredictor
 
-    from voxtile_build.importers.nnunet.folds import models_of
+    from voxtile_build.importers.nnunet.models import models_of
 
     folder = brain_folder(data, (4, 8, 16), (32, 32, 32))
     predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False, perform_everything_on_device=False)

@@ -18,7 +18,7 @@ from bench.settings import Settings
 from bench.workloads import how_taught, scanned
 from voxtile_build.evaluation.calibration import calibrate
 from voxtile_build.evaluation.samples import gather_scans
-from voxtile_build.importers.nnunet.folds import models_of
+from voxtile_build.importers.nnunet.models import models_of
 
 WIDTHS = (4, 8, 8)
 ROI = (32, 32, 32)

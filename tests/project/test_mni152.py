@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from models.training.mni152 import fetch_mni152
 from tests.client.test_segment import FLIPPED, PROBABILITY_ERROR
 from voxtile import RemoteNetwork, Segmenter
-from voxtile_build.build import build, load_network
+from voxtile_build.build import build
+from voxtile_build.importers.network import load_network
 from voxtile_build.spec.spec import load_spec
 from voxtile_server.embedded import EmbeddedServer
 

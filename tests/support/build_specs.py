@@ -10,6 +10,8 @@ import torch
 from monai.networks.nets import UNet
 from torch import nn
 
+from voxtile.card import Card, Certificate, Provenance
+from voxtile_build.repository.card import card_of
 from voxtile_build.spec.spec import Spec, parse_spec
 
 ROI = (16, 8, 12)
@@ -39,6 +41,19 @@ def fields(**changes: dict[str, Any] | Any) -> dict[str, Any]:
 def spec(**changes: dict[str, Any] | Any) -> Spec:
     """A small spec with `changes`."""
     return parse_spec(fields(**changes), "tiny.toml", Path())
+
+
+CERTIFICATES = {
+    "openvino": Certificate(
+        sha256="c" * 64, accepted=True, precision="fp32", dice_min=1.0, changed_fraction=0.0, max_abs_error=1e-6
+    )
+}
+PROVENANCE = Provenance(network="UNet", weights_sha256="a" * 64, onnx_sha256="b" * 64, versions={"torch": "2"})
+
+
+def built_card(**changes: dict[str, Any] | Any) -> Card:
+    """The card of a small spec with `changes`, pointing to openvino."""
+    return card_of(spec(**changes), "openvino", CERTIFICATES, PROVENANCE)
 
 
 def tiny_unet(seed: int = 5, channels: int = 1) -> nn.Module:

@@ -112,6 +112,11 @@ def chain(*steps: dict[str, Any]) -> dict[str, Any]:
     return {"_target_": "Compose", "transforms": list(steps)}
 
 
+def inferer(**arguments: Any) -> dict[str, Any]:
+    """An inference configuration whose sliding window has these arguments."""
+    return inference(inferer={"_target_": "SlidingWindowInferer", "roi_size": [16, 16, 16], **arguments})
+
+
 def write_bundle(
     folder: Path, config: dict[str, Any] | None = None, meta: dict[str, Any] | None = None, ending: str = "json"
 ) -> Path:

@@ -24,7 +24,10 @@ from voxtile_build.errors import VerificationError
 from voxtile_build.evaluation.evaluate import thinned
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan, Tile
-from voxtile_build.spec.spec import Acceptance, Network, Precision, Spec
+from voxtile_build.spec.acceptance import Acceptance
+from voxtile_build.spec.network import Network
+from voxtile_build.spec.precision import Precision
+from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
 

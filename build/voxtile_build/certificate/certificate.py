@@ -14,6 +14,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
+from voxtile import card
 from voxtile_build.certificate.archive import FILE as EVIDENCE
 from voxtile_build.certificate.archive import pack
 from voxtile_build.certificate.limits import limits_of as limits_of
@@ -29,11 +30,11 @@ from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.hashing import bytes_sha256, file_sha256
 from voxtile_build.machine import machine, versions
 from voxtile_build.repository.config import warm_up_sizes
+from voxtile_build.repository.entries import CERTIFICATE
 from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
 
-FILE = "certificate.json"
 VERSION = 1
 
 
@@ -62,7 +63,7 @@ class Certificate:
         (folder / EVIDENCE).write_bytes(self.evidence)
         write_page(folder, self.content, self.pictures)
         text = json.dumps(self.content, indent=2) + "\n"
-        (folder / FILE).write_text(text, encoding="utf-8")
+        (folder / CERTIFICATE).write_text(text, encoding="utf-8")
         return bytes_sha256(text.encode())
 
 
@@ -142,12 +143,19 @@ def require_accepted(certificate: Mapping[str, Any]) -> None:
         )
 
 
-def short_form(content: Mapping[str, Any], sha256: str) -> dict[str, Any]:
-    """What the card says of a certificate: its digest and the first figures."""
+def short_form(content: Mapping[str, Any], sha256: str) -> card.Certificate:
+    """What the card says of a certificate.
+
+    Args:
+        content: of certificate.json.
+        sha256: of that file.
+    """
     figures = content["figures"]
-    return {
-        "sha256": sha256,
-        "accepted": content["accepted"],
-        "precision": content["precision"],
-        **{name: figures[name] for name in ("dice_min", "changed_fraction", "max_abs_error")},
-    }
+    return card.Certificate(
+        sha256=sha256,
+        accepted=content["accepted"],
+        precision=content["precision"],
+        dice_min=figures["dice_min"],
+        changed_fraction=figures["changed_fraction"],
+        max_abs_error=figures["max_abs_error"],
+    )

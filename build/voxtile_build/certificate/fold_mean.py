@@ -11,7 +11,6 @@ from pathlib import Path
 from onnx import ModelProto, TensorProto, checker, helper
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.certificate.certificate import FILE as CERTIFICATE
 from voxtile_build.certificate.certificate import VERSION as CERTIFICATE_VERSION
 from voxtile_build.certificate.mean_error import mean_error
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
@@ -19,7 +18,8 @@ from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, save
 from voxtile_build.hashing import file_sha256
 from voxtile_build.machine import machine, versions
-from voxtile_build.repository.config import TRITON_TYPES, mean_name, score_name, write_config
+from voxtile_build.repository.config import TRITON_TYPES, write_config
+from voxtile_build.repository.entries import CERTIFICATE, mean_name, score_name
 from voxtile_build.spec.spec import Spec
 
 ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}

@@ -7,7 +7,6 @@ acceptance of the machine that serves.
 from __future__ import annotations
 
 import contextlib
-import itertools
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -34,15 +33,15 @@ from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Tile
 from voxtile_build.evaluation.stitching import stitch
 from voxtile_build.hashing import file_sha256
-from voxtile_build.repository.config import entry_name, fold_names, get_card, mean_name, read_config, warm_up_sizes
-from voxtile_build.repository.folds import aggregate_sha256
+from voxtile_build.repository.card import get_card
+from voxtile_build.repository.config import read_config, warm_up_sizes
+from voxtile_build.repository.digests import are_certified
+from voxtile_build.repository.entries import CERTIFICATE, entry_name, fold_names, mean_name
 
 if TYPE_CHECKING:
     from voxtile_build.certificate.served import ServedRunner
 
 Array = NDArray[Any]
-
-CERTIFICATE = "certificate.json"
 
 
 @dataclass(frozen=True)
@@ -53,6 +52,7 @@ class Verdict:
     faults: tuple[str, ...]
     figures: Mapping[str, float] = field(default_factory=dict)
     certified: Mapping[str, float] = field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def as_line(self) -> str:
         """The verdict in one line."""
@@ -84,14 +84,14 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     if url is not None:
         _require_server(url)
     verdicts = []
-    for engine, known in card["certificates"].items():
+    for engine, known in card.certificates.items():
         entries = [repository / entry_name(fold, engine) for fold in folds]
-        wrong = _digest_fault(entries, known["sha256"])
+        wrong = _digest_fault(entries, known.sha256)
         verdicts += [_entry(entry, url, scans, (wrong,) if wrong else ()) for entry in entries]
     if len(folds) > 1:
         verdicts.append(_mean(repository / mean_name(name), url))
     if url is not None:
-        verdicts.append(_public(name, [repository / entry_name(fold, card["engine"]) for fold in folds], url))
+        verdicts.append(_public(name, [repository / entry_name(fold, card.engine) for fold in folds], url))
     return tuple(verdicts)
 
 
@@ -191,9 +191,7 @@ def _file_faults(version: Path, certificate: Mapping[str, Any]) -> Iterator[str]
 
 
 def _digest_fault(entries: Sequence[Path], expected: str) -> str | None:
-    """`expected`: the digest on the card of all folds' certificates together; there may be several versions."""
-    found = [[file_sha256(file) for file in entry.glob(f"*/{CERTIFICATE}")] for entry in entries]
-    if expected in (aggregate_sha256(digests) for digests in itertools.product(*found)):
+    if are_certified(entries, expected):
         return None
     return (
         f"expected the certificate that the model card names ({expected[:12]}…), found another; build the model again"

@@ -1,23 +1,23 @@
-"""The command `voxtile-build`: each subcommand is one call of the library."""
+"""The command `voxtile-build`: each subcommand is one call of the library.
+
+The library is imported inside the commands: `--help` should not load torch, and `verify` does not need it.
+"""
 
 from __future__ import annotations
 
 import logging
 import os
 import sys
-import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
-from rich.console import Console
 
+from voxtile_build import __version__
+from voxtile_build.cli.console import Steps, announce, say, warn
+from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, split
 from voxtile_build.errors import BuildError
-
-if TYPE_CHECKING:
-    from voxtile_build.build import Published
 
 app = typer.Typer(
     help="Builds entries of a Triton model repository, each engine with its certificate.",
@@ -26,17 +26,27 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 
-Repository = Annotated[Path, typer.Option("--repository", metavar="DIR", help="Triton model repository.")]
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        typer.echo(f"voxtile-build {__version__}")
+        raise typer.Exit
+
+
+@app.callback()
+def common(
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and exit.")
+    ] = False,
+) -> None:
+    """Builds entries of a Triton model repository, each engine with its certificate."""
 
 
 @app.command()
 def spec(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.toml…", help="One or more models/NAME.toml.")],
     repository: Repository,
-    engines: Annotated[
-        list[str] | None,
-        typer.Option("--engines", metavar="A,B", help="In place of the spec's; may be given more than once."),
-    ] = None,
+    engines: Engines = None,
 ) -> None:
     """Build models from their specs."""
     from voxtile_build.build import build
@@ -44,7 +54,7 @@ def spec(
 
     for file in files:
         loaded = load_spec(file)
-        _tell(build(loaded, repository, engines=_split(engines), step=_Steps(loaded.name)))
+        announce(build(loaded, repository, engines=split(engines), step=Steps(loaded.name)))
 
 
 @app.command()
@@ -52,7 +62,7 @@ def nnunet(
     folder: Annotated[
         Path, typer.Argument(metavar="FOLDER", help="A trained nnU-Net v2 model: TRAINER__PLANS__CONFIGURATION.")
     ],
-    name: Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")],
+    name: NewName,
     repository: Repository,
     folds: Annotated[
         list[str] | None, typer.Option("--folds", metavar="0,1,…|all", help="Left out: every fold that was trained.")
@@ -61,52 +71,47 @@ def nnunet(
     configuration: Annotated[
         str | None, typer.Option(help="3d_fullres, 3d_lowres, 2d, …; chooses where FOLDER holds several.")
     ] = None,
-    engines: Annotated[
-        list[str] | None, typer.Option("--engines", metavar="A,B", help="Engines to build; more than once is fine.")
-    ] = None,
-    settings: Annotated[
-        Path | None,
-        typer.Option(metavar="FILE.toml", help="[serving], [precision] and [acceptance] as in a spec."),
-    ] = None,
+    engines: Engines = None,
+    settings: Settings = None,
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""
-    from voxtile_build.importers.nnunet.folds import import_nnunet
-    from voxtile_build.importers.nnunet.spec import read_settings
+    from voxtile_build.build import build_models
+    from voxtile_build.importers.nnunet.models import models_of
+    from voxtile_build.importers.settings import read_settings
 
-    imported = import_nnunet(
+    models = models_of(
         folder,
         name,
-        repository,
-        folds=_split(folds),
+        folds=split(folds),
         checkpoint=checkpoint,
         configuration=configuration,
-        engines=_split(engines),
         settings=read_settings(settings) if settings else None,
-        step=_Steps(name),
     )
-    for published in imported:
-        _tell(published)
+    for published in build_models(models, repository, engines=split(engines), step=Steps(name)):
+        announce(published)
 
 
 @app.command()
 def bundle(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A MONAI bundle: a folder with configs/ and models/.")],
-    name: Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")],
+    name: NewName,
     repository: Repository,
-    engines: Annotated[
-        list[str] | None, typer.Option("--engines", metavar="A,B", help="Engines to build; more than once is fine.")
-    ] = None,
+    engines: Engines = None,
+    settings: Settings = None,
 ) -> None:
     """Import a MONAI bundle; what cannot be translated is named and refused."""
-    from voxtile_build.importers.bundle.bundle import import_bundle
+    from voxtile_build.build import build_models
+    from voxtile_build.importers.bundle.bundle import model_of
+    from voxtile_build.importers.settings import read_settings
 
-    published = import_bundle(folder, name, repository, engines=_split(engines), step=_Steps(name))
-    _say(f"{name}: published {', '.join(published.entries)}; {name} is {published.card['engine']}")
+    model = model_of(folder, name, read_settings(settings) if settings else None)
+    for published in build_models([model], repository, engines=split(engines), step=Steps(name)):
+        announce(published)
 
 
 @app.command()
 def profile(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")],
+    name: Name,
     repository: Repository,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Everything measured.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="The same as a picture.")] = None,
@@ -125,20 +130,20 @@ def profile(
 
 @app.command()
 def point(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")],
-    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="onnxruntime, openvino or tensorrt.")],
+    name: Name,
+    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="One of the engines that are built.")],
     repository: Repository,
 ) -> None:
     """Let a public name stand for another of its engines."""
-    from voxtile_build.build import point as point_to
+    from voxtile_build.repository.default_engine import set_default_engine
 
-    point_to(name, engine, repository)
-    _say(f"{name} is {engine}")
+    set_default_engine(name, engine, repository)
+    say(f"{name} is {engine}")
 
 
 @app.command()
 def verify(
-    name: Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")],
+    name: Name,
     repository: Repository,
     url: Annotated[
         str | None,
@@ -148,12 +153,13 @@ def verify(
         bool, typer.Option("--tiles-only", help="Leave out the stored scan, which takes longer.")
     ] = False,
 ) -> None:
-    """Repeat a model's certificates: the files' hashes, and the figures as its engines give them here and now."""
+    """Repeat a model's certificates: hashes of the files, and what its engines give now."""
     from voxtile_build.certificate.verify import verify as verify_model
 
     verdicts = verify_model(name, repository, url, scans=not tiles_only)
     for verdict in verdicts:
         typer.echo(verdict.as_line())
+    warn(warning for verdict in verdicts for warning in verdict.warnings)
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
 
@@ -168,16 +174,18 @@ def networks() -> None:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command; returns its exit code (see `errors`), having said what was wrong on one line."""
-    _quiet_libraries()
+    """Run the command; an error becomes one line on standard error.
+
+    Returns:
+        The exit code: 0, that of the error (see `errors`), 2 for a wrong command line, or 130 after Ctrl-C.
+    """
+    _silence_libraries()
     try:
         result = app(args=arguments, standalone_mode=False)
     except BuildError as error:
         print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
         return error.exit_code
-    except typer.Abort:
-        return 130
-    except KeyboardInterrupt:
+    except (typer.Abort, KeyboardInterrupt):
         return 130
     except Exception as error:
         if not hasattr(error, "exit_code"):
@@ -187,45 +195,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     return result if isinstance(result, int) else 0
 
 
-class _Steps:
-    """One line a step with its seconds, on a terminal with a spinner; in a pipe nothing."""
-
-    def __init__(self, name: str) -> None:
-        self.console = Console(stderr=True)
-        self.name = name
-
-    @contextmanager
-    def __call__(self, what: str) -> Iterator[None]:
-        if not self.console.is_terminal:
-            yield
-            return
-        begun = time.perf_counter()
-        with self.console.status(f"{self.name}: {what}"):
-            yield
-        self.console.print(f"{self.name}: {what:32} {time.perf_counter() - begun:6.1f} s", highlight=False)
-
-
-def _tell(published: Published) -> None:
-    """What was published, on a terminal; what the user should know of it, always."""
-    public = published.card["name"]
-    for line in published.graphs:
-        _say(f"{public}: {line}")
-    for note in published.notes:
-        typer.echo(f"note: {note}", err=True)
-    _say(f"{public}: published {', '.join(published.entries)}; {public} is {published.card['engine']}")
-
-
-def _say(text: str) -> None:
-    if sys.stdout.isatty():
-        typer.echo(text)
-
-
-def _split(engines: list[str] | None) -> list[str] | None:
-    return [name for group in engines or () for name in group.replace(",", " ").split()] or None
-
-
-def _quiet_libraries() -> None:
-    """Libraries below report on themselves; what concerns the user comes as an error."""
+def _silence_libraries() -> None:
+    """Libraries below print messages of their own; what concerns the user comes as an error or a warning."""
     os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
 

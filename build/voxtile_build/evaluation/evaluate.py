@@ -16,7 +16,8 @@ from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks, probabilities
 from voxtile_build.evaluation.samples import Scan, Tile, tile_inputs
-from voxtile_build.spec.spec import Output, Spec
+from voxtile_build.spec.output import Output
+from voxtile_build.spec.spec import Spec
 
 SIGNIFICANT = 3
 """Digits kept of errors: the last bits of a float are the compiler's choice and prove nothing."""

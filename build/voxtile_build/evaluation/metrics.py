@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile_build.spec.spec import Output
+from voxtile_build.spec.output import Output
 
 Array = NDArray[Any]
 

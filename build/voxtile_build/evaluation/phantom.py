@@ -8,7 +8,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile_build.spec.spec import IntensityFixed, IntensityRange, Spec
+from voxtile_build.spec.input import IntensityFixed, IntensityRange
+from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
 

@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from voxtile_build.errors import ScanError
 from voxtile_build.evaluation.phantom import SEED, phantom
 from voxtile_build.hashing import bytes_sha256
-from voxtile_build.spec.spec import PADDING, IntensityPercentile, IntensityZscore, Spec
+from voxtile_build.spec.input import PADDING, IntensityPercentile, IntensityZscore
+from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
 

@@ -10,7 +10,9 @@ import numpy as np
 from voxtile_build.arrays import Array, Runner
 from voxtile_build.evaluation.evaluate import as_votes
 from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan, tile_inputs
-from voxtile_build.spec.spec import PADDING, Spec, Tiling
+from voxtile_build.spec.input import PADDING
+from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.tiling import Tiling
 
 Start = tuple[int, ...]
 

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from voxtile_build.arrays import Array, Runner
 from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan, tile_inputs
-from voxtile_build.spec.spec import PADDING, Spec
+from voxtile_build.spec.input import PADDING
+from voxtile_build.spec.spec import Spec
 
 
 def torch_runner(wrapper: nn.Module) -> Runner:

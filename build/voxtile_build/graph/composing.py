@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from voxtile_build.errors import ExportError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, checked, export, finished
 from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
-from voxtile_build.importers.files.file_network import IMAGE, LOGITS, FileNetwork
+from voxtile_build.networks.file_network import IMAGE, LOGITS, FileNetwork
 from voxtile_build.spec.spec import Spec
 
 # A batch of 2, because the exporter takes 0 and 1 for constants.

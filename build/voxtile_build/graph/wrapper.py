@@ -11,7 +11,9 @@ import torch
 from torch import Tensor, nn
 
 from voxtile_build.errors import NetworkError
-from voxtile_build.spec.spec import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore, Output, Spec
+from voxtile_build.spec.input import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore
+from voxtile_build.spec.output import Output
+from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.spec import input_names as input_names
 
 MARK_AT_MOST = {"fp32": -3.2e38, "fp16": -65250.0, "int16": -32767.5}

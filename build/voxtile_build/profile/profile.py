@@ -15,9 +15,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.certificate.certificate import FILE as CERTIFICATE
 from voxtile_build.errors import RepositoryError
-from voxtile_build.repository.config import entry_name, fold_names, get_card, read_config
+from voxtile_build.repository.card import get_card
+from voxtile_build.repository.config import read_config
+from voxtile_build.repository.entries import CERTIFICATE, entry_name, fold_names
 
 Array = NDArray[Any]
 Inputs = Mapping[str, Array]
@@ -98,7 +99,7 @@ def profile(name: str, repository: Path, *, runs: int = RUNS, batch: int = 1) ->
     _check(config, runs, batch)
     folds = fold_names(config)
     profiles, skipped = [], {}
-    for engine in card["certificates"]:
+    for engine in card.certificates:
         if engine not in profilers():
             skipped[engine] = "is run by the server on a GPU; profile its plan there with trtexec --dumpProfile"
             continue

@@ -1,89 +1,128 @@
-"""The model card: what a client must know, taken from the spec and the certificates, as one JSON object.
+"""The model card: what a client must know of a model, taken from its spec and certificates.
 
-The form is the client's; here lies a copy of its published schema, against which every card is checked.
+The card's class is the client's, `voxtile.card.Card`. This module fills it in and puts it into config.pbtxt.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from importlib import resources
+from pathlib import Path
 from typing import Any
 
-import jsonschema
+from pydantic import ValidationError
+from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.errors import BuildError
-from voxtile_build.spec.spec import PADDING, Spec, Tiling
+from voxtile import card
+from voxtile.card import SCHEMA_VERSION, Card, parse_card
+from voxtile.errors import ModelError
+from voxtile_build.errors import BuildError, RepositoryError
+from voxtile_build.repository.entries import entry_name, fold_name, mean_name
+from voxtile_build.spec.input import PADDING
+from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.tiling import Tiling
 
-SCHEMA_VERSION = 1
+PARAMETER = "card"
 
 
-def card_of(
-    spec: Spec, engine: str, certificates: Mapping[str, Mapping[str, Any]], provenance: Mapping[str, Any]
-) -> dict[str, Any]:
-    """The card of the public entry that points to `engine`, checked against the published schema.
+def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate], provenance: card.Provenance) -> Card:
+    """The card of a public entry.
 
-    `certificates`: by engine, the short form (`certificate.short_form`); `provenance`: hashes, versions, terms.
+    Args:
+        spec: the model.
+        engine: the engine that the public name stands for.
+        certificates: the certificate of each engine, in short.
+        provenance: hashes, versions and terms of use.
+
+    Raises:
+        BuildError: the parts do not make a card that a client would take.
     """
-    card = {
+    fields = {
         "schema_version": SCHEMA_VERSION,
         "name": spec.name,
         "title": spec.title,
-        "channels": list(spec.input.channels),
+        "channels": spec.input.channels,
         "orientation": spec.input.orientation,
-        "spacing": _list(spec.input.spacing),
-        # What the graph does with the figures is no matter of the client's.
-        "intensity": spec.input.intensity.model_dump(mode="json", exclude={"keep_zero"}),
-        "roi_size": list(spec.tiling.roi_size),
+        "spacing": spec.input.spacing,
+        # keep_zero concerns the graph alone.
+        "intensity": spec.input.intensity.model_dump(exclude={"keep_zero"}),
+        "roi_size": spec.tiling.roi_size,
         "slice_axis": spec.tiling.slice_axis,
-        # Left out where it says nothing, so that clients of before read the card too.
-        **({} if spec.tiling.multiple is None else {"multiple": spec.tiling.multiple}),
+        "multiple": spec.tiling.multiple,
         "input": {"dtype": spec.input.dtype, "padding": PADDING[spec.input.dtype]},
         "output": _output(spec),
         "labels": _labels(spec),
         "regions": spec.output.regions,
         "tiling": _tiling(spec.tiling),
-        "mirror_axes": list(spec.tiling.mirror_axes),
+        "mirror_axes": spec.tiling.mirror_axes,
         "background": None if spec.tiling.background_at_most is None else {"at_most": spec.tiling.background_at_most},
         "nnunet": spec.nnunet,
         "engine": engine,
-        "certificates": {name: dict(short) for name, short in certificates.items()},
-        "provenance": dict(provenance),
+        "certificates": dict(certificates),
+        "provenance": provenance,
     }
-    check_card(card)
-    return card
-
-
-def check_card(card: Mapping[str, Any]) -> None:
-    """Refuse a card that does not fit the published schema; it would be of no use to any client."""
     try:
-        jsonschema.validate(card, schema())
-    except jsonschema.ValidationError as error:
-        where = ".".join(str(step) for step in error.absolute_path) or "card"
-        raise BuildError(f"the card does not fit card.schema.json at {where}: {error.message}") from error
+        return Card.model_validate(fields)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "card"
+        raise BuildError(f"{spec.name}: the card does not fit its schema at {where}: {first['msg']}") from error
 
 
-def schema() -> dict[str, Any]:
-    """The packaged copy of docs/reference/card.schema.json."""
-    text = resources.files(__package__).joinpath("card.schema.json").read_text(encoding="utf-8")
-    parsed: dict[str, Any] = json.loads(text)
-    return parsed
+def card_text(content: Card) -> str:
+    """The card as JSON, the same bytes for the same card; optional fields that do not apply are left out."""
+    fields = content.model_dump()
+    if content.multiple is None:
+        del fields["multiple"]
+    if content.output.activation == "none":
+        del fields["output"]["activation"]
+    return json.dumps(fields, sort_keys=True, separators=(",", ":"))
+
+
+def set_card(config: pb.ModelConfig, content: Card) -> None:
+    """Put the card into a public config, and point the step of every fold at the engine that the card names."""
+    for step in config.ensemble_scheduling.step:
+        if step.model_name != mean_name(config.name):
+            step.model_name = entry_name(fold_name(step.model_name), content.engine)
+    config.parameters[PARAMETER].string_value = card_text(content)
+
+
+def get_card(config: pb.ModelConfig, where: Path) -> Card:
+    """The card in a public config.
+
+    Args:
+        config: the config.
+        where: the entry's folder, for errors.
+
+    Raises:
+        RepositoryError: there is no card, or it cannot be read.
+    """
+    if PARAMETER not in config.parameters:
+        raise RepositoryError(f"{where}: expected a public entry with the parameter card, found none; build it again")
+    try:
+        return parse_card(config.parameters[PARAMETER].string_value, config.name)
+    except ModelError as error:
+        raise RepositoryError(f"{where}: {error}") from None
 
 
 def _output(spec: Spec) -> dict[str, Any]:
     output = spec.output
-    card = {"kind": output.scores, "dtype": output.dtype, "scores": output.score_count, "scale": output.scale}
-    # Left out where it says nothing, so that clients of before read the card too.
-    return card if output.activation == "none" else {**card, "activation": output.activation}
+    return {
+        "kind": output.scores,
+        "activation": output.activation,
+        "dtype": output.dtype,
+        "scores": output.score_count,
+        "scale": output.scale,
+    }
 
 
 def _tiling(tiling: Tiling) -> dict[str, Any]:
-    """Numbers for each axis are those of the scan's axes; the one that a 2D network does not see shares nothing."""
-    card = tiling.model_dump(mode="json", include={"semantics", "overlap", "mode", "sigma_scale"})
-    for key, unseen in (("overlap", 0.0), ("sigma_scale", 1.0)):
-        if tiling.slice_axis is not None and isinstance(card[key], list):
-            card[key].insert(tiling.slice_axis, unseen)
-    return card
+    """In the card, numbers for each axis are those of the scan's axes: a 2D network's slices have a third one."""
+    fields = tiling.model_dump(mode="json", include={"semantics", "overlap", "mode", "sigma_scale"})
+    for key, unused in (("overlap", 0.0), ("sigma_scale", 1.0)):
+        if tiling.slice_axis is not None and isinstance(fields[key], list):
+            fields[key].insert(tiling.slice_axis, unused)
+    return fields
 
 
 def _labels(spec: Spec) -> list[dict[str, Any]]:
@@ -91,8 +130,4 @@ def _labels(spec: Spec) -> list[dict[str, Any]]:
     chosen = spec.output.labels
     if spec.output.scores == "foreground":
         chosen = (chosen[spec.output.foreground_index],)
-    return [label.model_dump(mode="json") for label in chosen]
-
-
-def _list(values: tuple[float, ...] | None) -> list[float] | None:
-    return None if values is None else list(values)
+    return [label.model_dump() for label in chosen]

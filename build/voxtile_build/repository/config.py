@@ -1,48 +1,29 @@
-"""Entries of a Triton model repository: config.pbtxt through its protobuf schema, and the folders around it."""
+"""config.pbtxt of every kind of entry, made, written and read through Triton's own protobuf schema."""
 
 from __future__ import annotations
 
-import json
 import os
-import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from google.protobuf import text_format
 from tritonclient.grpc import model_config_pb2 as pb
 
+from voxtile.card import Card
 from voxtile_build.errors import RepositoryError
-from voxtile_build.spec.spec import ENGINE_NAMES, Serving, Spec, input_names
+from voxtile_build.repository.card import set_card
+from voxtile_build.repository.entries import CONFIG, entry_name, mean_name, score_name
+from voxtile_build.spec.serving import Serving
+from voxtile_build.spec.spec import Spec, input_names
 
-if TYPE_CHECKING:  # so that who only reads a repository loads no engine
+if TYPE_CHECKING:  # reading a repository should not load the engines
     from voxtile_build.engines.base import Engine
 
-CONFIG = "config.pbtxt"
 TRITON_TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}
-# Beyond this every size would cost more at start than it saves: then powers of two and the largest.
+# Above this, warming up every batch size costs more at start than it saves: powers of two and the largest must do.
 WARM_EVERY_SIZE_TO = 8
 PLACEHOLDER = "An ensemble has no file of its own; Triton only asks for the version folder.\n"
-
-
-def entry_name(name: str, engine: str) -> str:
-    """The entry of one engine behind the public name."""
-    return f"{name}_{engine}"
-
-
-def member_name(entry: str) -> str:
-    """What the entry of one engine is called before the engine."""
-    return re.sub(rf"_({'|'.join(ENGINE_NAMES)})$", "", entry)
-
-
-def mean_name(name: str) -> str:
-    """The entry that averages the scores of a public model's folds."""
-    return entry_name(f"{name}_mean", "onnxruntime")
-
-
-def score_name(index: int) -> str:
-    """The tensor in which a member's scores go to the averaging entry."""
-    return f"scores_{index}"
 
 
 def engine_config(
@@ -53,7 +34,11 @@ def engine_config(
 ) -> pb.ModelConfig:
     """The config of one engine's entry.
 
-    parameters: over those of the engine; accelerators: what an engine on a GPU hands its graph to, with its options.
+    Args:
+        spec: the model, under the name of its fold.
+        engine: the engine of the entry.
+        parameters: of config.pbtxt; they take precedence over those of the engine.
+        accelerators: execution accelerators that the engine gives its graph to on a GPU, each with its options.
     """
     config = _config(spec, entry_name(spec.name, engine.name))
     config.backend = engine.backend
@@ -68,17 +53,17 @@ def engine_config(
     return config
 
 
-def public_config(spec: Spec, card: Mapping[str, Any], folds: Sequence[str]) -> pb.ModelConfig:
-    """The config of the ensemble that clients call: a step to each member's engine, and the card.
+def public_config(spec: Spec, card: Card, folds: Sequence[str]) -> pb.ModelConfig:
+    """The config of the ensemble that clients call: a step for the engine of each fold, and the card.
 
-    Several folds get the same tile side by side, and a last step averages their scores.
+    Several folds get the same tile in parallel, and a last step averages their scores.
     """
     config = _config(spec, spec.name)
     config.platform = "ensemble"
     alone = len(folds) == 1
     for index, fold in enumerate(folds):
         inputs = {name: name for name in input_names(spec)}
-        _add_step(config, entry_name(fold, card["engine"]), inputs, "scores" if alone else score_name(index))
+        _add_step(config, entry_name(fold, card.engine), inputs, "scores" if alone else score_name(index))
     if not alone:
         scores = [score_name(index) for index in range(len(folds))]
         _add_step(config, mean_name(spec.name), dict(zip(scores, scores, strict=True)), "scores")
@@ -89,39 +74,14 @@ def public_config(spec: Spec, card: Mapping[str, Any], folds: Sequence[str]) -> 
 def _add_step(config: pb.ModelConfig, entry: str, inputs: Mapping[str, str], scores: str) -> None:
     step = config.ensemble_scheduling.step.add()
     step.model_name = entry
-    step.model_version = -1  # the latest: an engine's entry may be a version ahead while both are swapped
+    step.model_version = -1  # the newest: entries are swapped one by one, so an engine's may be ahead for a moment
     for name, source in inputs.items():
         step.input_map[name] = source
     step.output_map["scores"] = scores
 
 
-def fold_names(config: pb.ModelConfig) -> tuple[str, ...]:
-    """The folds of a public config, in order."""
-    entries = [step.model_name for step in config.ensemble_scheduling.step]
-    return tuple(member_name(entry) for entry in entries if entry != mean_name(config.name))
-
-
-def set_card(config: pb.ModelConfig, card: Mapping[str, Any]) -> None:
-    """Put `card` into a public config and point every fold's step at the engine that the card names."""
-    for step in config.ensemble_scheduling.step:
-        if step.model_name != mean_name(config.name):
-            step.model_name = entry_name(member_name(step.model_name), card["engine"])
-    config.parameters["card"].string_value = json.dumps(card, sort_keys=True, separators=(",", ":"))
-
-
-def get_card(config: pb.ModelConfig, where: Path) -> dict[str, Any]:
-    """The card in a public config.
-
-    Raises RepositoryError where there is none.
-    """
-    if "card" not in config.parameters:
-        raise RepositoryError(f"{where}: expected a public entry with the parameter card, found none; build it again")
-    card: dict[str, Any] = json.loads(config.parameters["card"].string_value)
-    return card
-
-
 def warm_up_sizes(max_batch_size: int) -> tuple[int, ...]:
-    """Batch sizes to run once at start."""
+    """Batch sizes that the server runs once when it loads the model; certificates measure the same ones."""
     if max_batch_size <= WARM_EVERY_SIZE_TO:
         return tuple(range(1, max_batch_size + 1))
     powers = [2**power for power in range(max_batch_size.bit_length())]
@@ -129,9 +89,9 @@ def warm_up_sizes(max_batch_size: int) -> tuple[int, ...]:
 
 
 def write_config(config: pb.ModelConfig, folder: Path) -> None:
-    """Write `folder`/config.pbtxt by atomic rename."""
+    """Write config.pbtxt into `folder`, by atomic rename."""
     partial = folder / f".{CONFIG}.partial"
-    # Map keys come out sorted, so the same model gives the same bytes.
+    # Protobuf writes the keys of maps sorted, so the same model gives the same bytes.
     partial.write_text(text_format.MessageToString(config), encoding="utf-8")
     os.replace(partial, folder / CONFIG)
 
@@ -139,7 +99,8 @@ def write_config(config: pb.ModelConfig, folder: Path) -> None:
 def read_config(folder: Path) -> pb.ModelConfig:
     """The config of the entry in `folder`.
 
-    Raises RepositoryError where there is none, or it is not a ModelConfig.
+    Raises:
+        RepositoryError: there is none, or it is not a ModelConfig.
     """
     path = folder / CONFIG
     try:
@@ -171,8 +132,8 @@ def _batching(serving: Serving) -> pb.ModelDynamicBatching:
         priority_levels=serving.priority_levels,
         default_priority_level=(serving.priority_levels + 1) // 2,
     )
-    # Any queue policy, even the leave to set timeouts, costs pauses of half a second: decision 10. Nor is there ever a
-    # max_queue_size: an ensemble whose step overflows can hang on servers before 26.02.
+    # Any queue policy costs pauses of half a second, even one that only permits timeouts (decision 10). max_queue_size
+    # is never set: an ensemble whose step overflows can hang on servers before 26.02.
     if serving.default_timeout_microseconds:
         policy = batching.default_queue_policy
         policy.timeout_action = pb.ModelQueuePolicy.REJECT

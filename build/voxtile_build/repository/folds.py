@@ -1,16 +1,17 @@
-"""A public model of one network or of several: folds of a cross-validation, whose scores are averaged on the server.
+"""A public model of one network or of several folds of a cross-validation, whose scores the server averages.
 
-Each network has entries of its own, one an engine; their certificates together are the certificate of the public
-model's engine.
+Each fold has entries of its own, one an engine. The certificates of all folds together are the certificate of the
+public model's engine. Knows neither networks nor engines.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import hashlib
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from voxtile_build.hashing import bytes_sha256
+from voxtile.card import Certificate
 from voxtile_build.spec.spec import Spec
 
 if TYPE_CHECKING:
@@ -19,9 +20,12 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Fold:
-    """name: what its entries are called, before the engine. load: makes the network with its weights.
+    """One trained network.
 
-    weights_sha256: of the file that the weights come from; left out: of the spec's, or of the tensors themselves.
+    Attributes:
+        name: the fold's entries are called NAME_ENGINE.
+        load: makes the network with its weights.
+        weights_sha256: of the file that the weights come from. Default: the spec's hash, else that of the tensors.
     """
 
     name: str
@@ -42,20 +46,19 @@ class Model:
 
 
 def aggregate_sha256(digests: Sequence[str]) -> str:
-    """One digest for several: of a single one it is that one, else the SHA-256 of all of them, a line each."""
+    """One digest for all folds: a single digest as it is, several as the SHA-256 of their lines."""
     if len(digests) == 1:
         return digests[0]
-    return bytes_sha256("".join(f"{digest}\n" for digest in digests).encode())
+    return hashlib.sha256("".join(f"{digest}\n" for digest in digests).encode()).hexdigest()
 
 
-def aggregate(certificates: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """The short form of one engine's certificates over all folds: the worst of each figure, one digest."""
-    first = certificates[0]
-    return {
-        "sha256": aggregate_sha256([one["sha256"] for one in certificates]),
-        "accepted": all(one["accepted"] for one in certificates),
-        "precision": first["precision"],
-        "dice_min": min(one["dice_min"] for one in certificates),
-        "changed_fraction": max(one["changed_fraction"] for one in certificates),
-        "max_abs_error": max(one["max_abs_error"] for one in certificates),
-    }
+def aggregate(certificates: Sequence[Certificate]) -> Certificate:
+    """One engine's certificates over all folds as one: the worst of each metric, and one digest."""
+    return Certificate(
+        sha256=aggregate_sha256([one.sha256 for one in certificates]),
+        accepted=all(one.accepted for one in certificates),
+        precision=certificates[0].precision,
+        dice_min=min(one.dice_min for one in certificates),
+        changed_fraction=max(one.changed_fraction for one in certificates),
+        max_abs_error=max(one.max_abs_error for one in certificates),
+    )

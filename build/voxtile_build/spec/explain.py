@@ -75,5 +75,5 @@ def _known(path: list[str], parent: type[BaseModel] | None) -> str:
 
 
 def _short(value: Any) -> str:
-    text = repr(value)
+    text = repr(list(value) if isinstance(value, tuple) else value)  # TOML knows arrays, not tuples
     return text if len(text) <= 60 else text[:57] + "…"

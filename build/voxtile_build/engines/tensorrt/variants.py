@@ -26,8 +26,9 @@ from voxtile_build.graph.graphs import Graphs
 from voxtile_build.networks.weights import file_sha256
 from voxtile_build.precision.mixed_precision import preparing_nodes, to_mixed
 from voxtile_build.precision.quantize_qdq import quantize_qdq
-from voxtile_build.repository.config import entry_name
-from voxtile_build.spec.spec import Serving, Spec
+from voxtile_build.repository.entries import entry_name
+from voxtile_build.spec.serving import Serving
+from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
 

@@ -1,25 +1,25 @@
-"""A MONAI bundle to entries: its metadata, inference configuration and weights become a spec, and that is built.
+"""A MONAI bundle as a model to build: its metadata, inference configuration and weights become a spec.
 
-Nothing of the bundle is run: see `bundle_config` for what is read of its configuration.
+Nothing of the bundle is run: `config` says what is read of its configuration.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from voxtile_build.build import Published, build
 from voxtile_build.errors import NetworkError, SourceError
+from voxtile_build.importers import network
 from voxtile_build.importers.bundle.config import Config, read_config, target_of
 from voxtile_build.importers.bundle.inference import decision_of, tiling_of
 from voxtile_build.importers.bundle.preprocessing import input_of
 from voxtile_build.importers.bundle.steps import steps_of
+from voxtile_build.importers.settings import check_settings
 from voxtile_build.networks import find_network
 from voxtile_build.networks.weights import file_sha256
-from voxtile_build.prepared import Step as Say
-from voxtile_build.prepared import silent
+from voxtile_build.repository.folds import Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
 WEIGHTS = ("models/model.safetensors", "models/model.pt")
@@ -27,27 +27,25 @@ GONE = {"SwinUNETR": ("img_size",)}
 """Arguments that MONAI itself ignored and then dropped; older bundles still give them."""
 
 
-def import_bundle(
-    folder: Path,
-    name: str,
-    repository: Path,
-    *,
-    engines: Sequence[str] | None = None,
-    serving: Mapping[str, Any] | None = None,
-    step: Say = silent,
-) -> Published:
-    """Publish the bundle in `folder` as `name`; `serving` is what a spec's [serving] may say.
+def model_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Model:
+    """The model in a bundle, ready to be built. Arguments and errors are those of `spec_of`."""
+    return network.model_of(spec_of(folder, name, settings))
 
-    Raises a BuildError that names the file, the part and what is wrong with it; then `repository` is as it was.
+
+def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Spec:
+    """The spec that describes a bundle.
+
+    Args:
+        folder: the bundle.
+        name: the public name.
+        settings: the tables [serving], [precision] and [acceptance] of a spec.
+
+    Raises:
+        SourceError: a part of the bundle cannot be translated, or is missing.
+        NetworkError: the network is not known.
+        SpecError: the parts do not make a valid spec.
     """
-    return build(spec_of(folder, name, serving or {}), repository, engines=engines, step=step)
-
-
-def spec_of(folder: Path, name: str, serving: Mapping[str, Any] | None = None) -> Spec:
-    """The spec that the bundle in `folder` amounts to.
-
-    Raises SourceError, NetworkError or SpecError for what cannot be translated.
-    """
+    check_settings(settings or {})
     if not (folder / "configs").is_dir():
         raise SourceError(f"{folder}: expected a MONAI bundle, a folder with configs/ and models/, found none")
     metadata, config = read_config(folder, "metadata"), read_config(folder, "inference")
@@ -70,7 +68,7 @@ def spec_of(folder: Path, name: str, serving: Mapping[str, Any] | None = None) -
         "input": {"channels": channels, **given},
         "output": {"labels": labels, **decision},
         "tiling": tiling_of(config),
-        "serving": dict(serving or {}),
+        **(settings or {}),
     }
     return parse_spec(fields, str(folder), folder.resolve())
 

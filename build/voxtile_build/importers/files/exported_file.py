@@ -21,8 +21,8 @@ from onnx import ModelProto
 from onnx.inliner import inline_local_functions
 
 from voxtile_build.errors import ExportError, NetworkError
-from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
 from voxtile_build.importers.files.onnx_file import between
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 
 MEMBERS = (
     r"models/[^/]+\.json",

@@ -15,8 +15,8 @@ from onnx.inliner import inline_local_functions
 from torch import Tensor
 
 from voxtile_build.errors import NetworkError
-from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
 from voxtile_build.importers.files.onnx_opset import at_opset
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 from voxtile_build.networks.heads import choose_index
 from voxtile_build.sessions import open_session
 

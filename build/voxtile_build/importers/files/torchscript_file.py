@@ -21,9 +21,9 @@ import torch
 from onnx import ModelProto
 
 from voxtile_build.errors import ExportError, NetworkError
-from voxtile_build.importers.files.file_network import IMAGE, LOGITS, Source
 from voxtile_build.importers.files.onnx_file import between
 from voxtile_build.importers.files.onnx_opset import TOLERANCE
+from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 from voxtile_build.networks.heads import choose
 from voxtile_build.sessions import open_session
 

@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.nnunet.folder import ModelFolder
 from voxtile_build.importers.nnunet.labels import Labels
-from voxtile_build.spec.spec import Spec, parse_spec, read_toml
+from voxtile_build.spec.spec import Spec, parse_spec
 
 OVERLAP = 0.5
 """nnU-Net's tile_step_size of 0.5."""
@@ -24,11 +23,6 @@ CONFIGURATION_KEYS = (
 FIGURES = "foreground_intensity_properties_per_channel"
 OLD_FIGURES = "foreground_intensity_properties_by_modality"
 
-SETTINGS = ("serving", "precision", "acceptance")
-"""Sections of a spec that do not follow from a plan; whoever imports may give them."""
-SCANS = {"acceptance": "scans", "precision": "calibration"}
-"""Where they name scans, which the client has prepared: `voxtile prepare`."""
-
 KNOWN = {
     "normalization_schemes": (
         "CTNormalization", "ZScoreNormalization", "NoNormalization", "RescaleTo01Normalization", "RGBTo01Normalization",
@@ -40,38 +34,6 @@ KNOWN = {
 }  # fmt: skip
 """Functions and classes of nnU-Net that a plan may name and that the client reproduces."""
 KNOWN["resampling_fn_seg"] = KNOWN["resampling_fn_probabilities"] = KNOWN["resampling_fn_data"]
-
-
-def read_settings(file: Path) -> dict[str, Any]:
-    """The tables in the TOML `file`; scans that they name lie relative to it. Raises SpecError."""
-    settings = read_toml(file)
-    for section, key in SCANS.items():
-        if isinstance(settings.get(section), dict) and key in settings[section]:
-            settings[section][key] = _absolute(settings[section][key], file.parent.absolute())
-    return settings
-
-
-def _absolute(scans: Any, folder: Path) -> Any:
-    if isinstance(scans, list):
-        return [_absolute(scan, folder) for scan in scans]
-    return str(folder / scans) if isinstance(scans, str) else scans
-
-
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse, with SourceError, sections that a plan decides."""
-    for section in settings:
-        if section not in SETTINGS:
-            raise SourceError(f"settings: expected the sections {', '.join(SETTINGS)}, found {section!r}")
-
-
-def refuse_scans(settings: Mapping[str, Any]) -> None:
-    """Refuse, with SourceError, scans for a cascade: each of its two stages prepares them in its own way."""
-    for section, key in SCANS.items():
-        if isinstance(settings.get(section), Mapping) and key in settings[section]:
-            raise SourceError(
-                f"settings: {section}.{key}: a cascade is certified and calibrated on a generated volume, because "
-                "its stages prepare a scan in two ways; leave the key out"
-            )
 
 
 def check_names(folder: ModelFolder, configuration: Mapping[str, Any]) -> None:

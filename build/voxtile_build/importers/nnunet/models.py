@@ -1,7 +1,7 @@
-"""A trained nnU-Net v2 folder to entries: one an engine and fold, averaged behind one public name.
+"""A trained nnU-Net v2 folder as models to build: a spec, and a network for each fold.
 
-A cascade's second stage brings its first with it, as a public model of its own that the client runs before.
-Nothing of nnunetv2 is imported; its networks come from dynamic_network_architectures.
+The first stage of a cascade becomes a public model of its own, which the client runs before the second. Nothing of
+nnunetv2 is imported; its networks come from dynamic_network_architectures. Knows neither engines nor repositories.
 """
 
 from __future__ import annotations
@@ -15,41 +15,17 @@ from typing import Any
 
 from torch import nn
 
-from voxtile_build.build import Published, build_models
 from voxtile_build.errors import SourceError, WeightsError
 from voxtile_build.importers.nnunet.checkpoint import Checkpoint, load_into, read_checkpoints
 from voxtile_build.importers.nnunet.folder import ModelFolder, configuration_of, open_folder
 from voxtile_build.importers.nnunet.labels import Labels, channels_of, labels_of
 from voxtile_build.importers.nnunet.network import network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
-from voxtile_build.importers.nnunet.spec import check_names, check_settings, plan_of, refuse_scans, spec_of
-from voxtile_build.prepared import Step, silent
+from voxtile_build.importers.nnunet.spec import check_names, plan_of, spec_of
+from voxtile_build.importers.settings import check_settings, refuse_scans
 from voxtile_build.repository.folds import Fold, Model
 
 CHECKPOINT = "checkpoint_final.pth"
-
-
-def import_nnunet(
-    folder: Path,
-    name: str,
-    repository: Path,
-    *,
-    folds: Sequence[str] | None = None,
-    checkpoint: str = CHECKPOINT,
-    configuration: str | None = None,
-    engines: Sequence[str] | None = None,
-    settings: Mapping[str, Any] | None = None,
-    step: Step = silent,
-) -> tuple[Published, ...]:
-    """Publish the trained model in `folder` as `name`; of a cascade the first stage too, as NAME_CONFIGURATION.
-
-    folds: such as ("0", "1") or ("all",); left out: all that have the file `checkpoint`. configuration: which
-    trained model, where `folder` holds several. settings: the sections [serving], [precision] and [acceptance] of a
-    spec. The public entry of `name` comes last. Raises a BuildError that names the file and what is wrong with it; then
-    `repository` is as it was.
-    """
-    models = models_of(folder, name, folds=folds, checkpoint=checkpoint, configuration=configuration, settings=settings)
-    return build_models(models, repository, engines=engines, step=step)
 
 
 def models_of(
@@ -61,7 +37,22 @@ def models_of(
     configuration: str | None = None,
     settings: Mapping[str, Any] | None = None,
 ) -> tuple[Model, ...]:
-    """The public models of a trained folder, ready to be built: one, or a cascade's two stages in order."""
+    """The public models of a trained folder, ready to be built.
+
+    Args:
+        folder: the trained model, or a results folder that holds several.
+        name: the public name.
+        folds: such as ("0", "1") or ("all",). Default: all that have the file `checkpoint`.
+        checkpoint: name of the file in each fold.
+        configuration: which trained model, where `folder` holds several.
+        settings: the tables [serving], [precision] and [acceptance] of a spec.
+
+    Returns:
+        One model; of a cascade its two stages in order, the first one with the name NAME_CONFIGURATION.
+
+    Raises:
+        BuildError: names the file and what is wrong with it.
+    """
     check_settings(settings or {})
     opened = open_folder(folder, configuration)
     checkpoints = _checkpoints(opened, folds, checkpoint, configuration)
@@ -93,7 +84,7 @@ def _checkpoints(
 
 
 def _check_same_plan(folder: ModelFolder, checkpoint: Checkpoint) -> None:
-    """Refuse a checkpoint whose own plans say other than plans.json about what it was trained with."""
+    """Refuse a checkpoint whose own plans differ from plans.json in what it was trained with."""
     if not checkpoint.plans:
         return
     own = configuration_of(checkpoint.plans, checkpoint.configuration, str(checkpoint.path))
@@ -159,7 +150,7 @@ def _load(configuration: Mapping[str, Any], channels: int, heads: int, where: st
 
 
 def _cascade(folder: ModelFolder, labels: Labels, previous: Model) -> dict[str, Any]:
-    """What the second stage's client has to know of the first: its public name and the labels that come as channels."""
+    """What the client of the second stage must know of the first: its name, and which labels become channels."""
     first = (previous.spec.nnunet or {})["n_labels"]
     if first != labels.count:
         raise SourceError(

@@ -1,0 +1,54 @@
+"""What the commands print. Results go to standard output, warnings and errors to standard error."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from typing import TYPE_CHECKING
+
+import typer
+from rich.console import Console
+
+if TYPE_CHECKING:
+    from voxtile_build.build import Published
+
+
+class Steps:
+    """The steps of a build: on a terminal a line for each with its seconds, and a spinner; in a pipe nothing."""
+
+    def __init__(self, name: str) -> None:
+        self.console = Console(stderr=True)
+        self.name = name
+
+    @contextmanager
+    def __call__(self, what: str) -> Iterator[None]:
+        if not self.console.is_terminal:
+            yield
+            return
+        started = time.perf_counter()
+        with self.console.status(f"{self.name}: {what}"):
+            yield
+        self.console.print(f"{self.name}: {what:32} {time.perf_counter() - started:6.1f} s", highlight=False)
+
+
+def announce(published: Published) -> None:
+    """What was published, on a terminal only; its warnings, always."""
+    name = published.card.name
+    for line in published.graph_lines:
+        say(f"{name}: {line}")
+    warn(published.warnings)
+    say(f"{name}: published {', '.join(published.entries)}; {name} is {published.card.engine}")
+
+
+def warn(warnings: Iterable[str]) -> None:
+    """A line for each warning."""
+    for warning in warnings:
+        typer.echo(f"warning: {warning}", err=True)
+
+
+def say(text: str) -> None:
+    """A line for people: printed on a terminal only."""
+    if sys.stdout.isatty():
+        typer.echo(text)

@@ -1,0 +1,58 @@
+"""Tables of a spec that do not follow from a trained model: whoever imports one may give them in a file."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from voxtile_build.errors import SourceError
+from voxtile_build.spec.spec import read_toml
+
+SETTINGS = ("serving", "precision", "acceptance")
+SCANS = {"acceptance": "scans", "precision": "calibration"}
+"""The keys that name scans."""
+
+
+def read_settings(file: Path) -> dict[str, Any]:
+    """The tables in the TOML `file`; scans that they name lie relative to it.
+
+    Raises:
+        SpecError: the file cannot be read, or is not TOML.
+    """
+    settings = read_toml(file)
+    for section, key in SCANS.items():
+        if isinstance(settings.get(section), dict) and key in settings[section]:
+            settings[section][key] = _absolute(settings[section][key], file.parent.absolute())
+    return settings
+
+
+def check_settings(settings: Mapping[str, Any]) -> None:
+    """Refuse tables that the trained model decides.
+
+    Raises:
+        SourceError: names the first such table.
+    """
+    for section in settings:
+        if section not in SETTINGS:
+            raise SourceError(f"settings: expected the sections {', '.join(SETTINGS)}, found {section!r}")
+
+
+def refuse_scans(settings: Mapping[str, Any]) -> None:
+    """Refuse scans for a cascade: its two stages prepare a scan in two different ways.
+
+    Raises:
+        SourceError: names the key.
+    """
+    for section, key in SCANS.items():
+        if isinstance(settings.get(section), Mapping) and key in settings[section]:
+            raise SourceError(
+                f"settings: {section}.{key}: a cascade is certified and calibrated on a generated volume, because "
+                "its stages prepare a scan in two ways; leave the key out"
+            )
+
+
+def _absolute(scans: Any, folder: Path) -> Any:
+    if isinstance(scans, list):
+        return [_absolute(scan, folder) for scan in scans]
+    return str(folder / scans) if isinstance(scans, str) else scans

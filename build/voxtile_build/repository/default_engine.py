@@ -1,0 +1,47 @@
+"""Chooses the engine that a public name stands for, among those that are built."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxtile.card import Card
+from voxtile_build.errors import RepositoryError
+from voxtile_build.repository.card import get_card, set_card
+from voxtile_build.repository.config import read_config, write_config
+from voxtile_build.repository.digests import are_certified, certificate_digests
+from voxtile_build.repository.entries import entry_name, fold_names
+from voxtile_build.repository.publishing import staging
+
+
+def set_default_engine(name: str, engine: str, repository: Path) -> Card:
+    """Let the public entry `name` stand for another of its engines, in one step; returns the new card.
+
+    Raises:
+        RepositoryError: the entry or the engine does not exist, or the engine's certificate is not the one that the
+            card was made with.
+    """
+    with staging(repository):
+        folder = repository / name
+        config = read_config(folder)
+        card = get_card(config, folder)
+        if engine not in card.certificates:
+            known = ", ".join(card.certificates)
+            raise RepositoryError(f"{folder}: expected one of its engines {known}, found {engine!r}")
+        _check_certificates(
+            [repository / entry_name(fold, engine) for fold in fold_names(config)], card.certificates[engine].sha256
+        )
+        changed = card.model_copy(update={"engine": engine})
+        set_card(config, changed)
+        write_config(config, folder)
+    return changed
+
+
+def _check_certificates(entries: Sequence[Path], expected: str) -> None:
+    if are_certified(entries, expected):
+        return
+    found = ", ".join(f"{digest[:12]}…" for digests in certificate_digests(entries) for digest in digests) or "none"
+    raise RepositoryError(
+        f"{', '.join(map(str, entries))}: expected the certificate {expected[:12]}… that the card was made with, "
+        f"found {found}; build the model again"
+    )

@@ -1,0 +1,43 @@
+"""What all tables of a spec share: their base class, and types of values. Knows the keys of no table."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Any
+
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+PositiveInt = Annotated[int, Field(gt=0)]
+NaturalInt = Annotated[int, Field(ge=0)]
+Finite = Annotated[float, Field(allow_inf_nan=False)]
+PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+Share = Annotated[float, Field(ge=0, le=1)]
+AnyPath = Annotated[Path, Field(strict=False)]
+Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
+
+
+class Table(BaseModel):
+    """A table of the TOML file. Values are not converted: "4" is refused as a number, and 1 as a truth value."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
+
+    @model_validator(mode="before")
+    @classmethod
+    def _arrays_are_tuples(cls, data: Any) -> Any:
+        """TOML has one kind of array, which strict validation would not take for a tuple."""
+        if not isinstance(data, dict):
+            return data
+        return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+def as_scans(value: Any) -> Any:
+    """The scans of a TOML array, each as a tuple of files; a file alone is a scan of one channel."""
+    if not isinstance(value, list | tuple):
+        return value
+    return tuple(_files_of(scan) for scan in value)
+
+
+def _files_of(scan: Any) -> Any:
+    if isinstance(scan, str):
+        return (scan,)
+    return tuple(scan) if isinstance(scan, list) else scan
