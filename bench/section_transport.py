@@ -18,8 +18,9 @@ from tritonclient.grpc import InferenceServerClient, InferInput
 
 from voxtile.segmenter import Segmenter
 from voxtile.tiling.plan import plan_tiles, tile_shape
-from voxtile.triton.endpoint import ConnectionConfig, Request
-from voxtile.triton.transport import Transport
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.grpc_transport import connect_transport
+from voxtile.triton.types import Request
 
 from .entries import Entry, build_levels, engine_of, model_of
 from .free import MAX_BATCH, free_entry
@@ -216,7 +217,7 @@ class Limit:
     """The same requests, made beforehand, with nothing done to the answers: what the transport can do at most."""
 
     def __init__(self, url: str, model: str, scan: Path) -> None:
-        self.transport = Transport([url], model)
+        self.transport = connect_transport(url, model)
         card = self.transport.model.card
         values = np.asanyarray(nib.load(scan).dataobj).astype(np.int16)
         self.tiles = list(plan_tiles(values.shape, tile_shape(card, values.shape), card.tiling))

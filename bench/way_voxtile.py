@@ -9,8 +9,9 @@ from tritonclient.grpc import InferenceServerClient
 
 from voxtile.cli.allocator import limit_malloc_arenas
 from voxtile.io.images import write_image
-from voxtile.segmenter import Options, Segmenter
-from voxtile.triton.endpoint import ConnectionConfig
+from voxtile.options import Options
+from voxtile.segmenter import Segmenter
+from voxtile.triton.connection import ConnectionConfig
 
 from .ways import Job
 
@@ -27,7 +28,7 @@ class VoxtileScan:
         limit_malloc_arenas()  # as the command does
         options = Options(
             skip_empty=job.get("skip_empty", False),
-            batch=job.get("batch"),
+            sw_batch_size=job.get("batch"),
             connection=ConnectionConfig(shared_memory=job.get("shared_memory")),
         )
         self.segmenter = Segmenter(job["url"], job["model"], options)

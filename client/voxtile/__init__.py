@@ -1,10 +1,10 @@
-"""Voxtile's client: a 3D scan in, a segmentation on the scan's own grid out, by a model on a Triton server.
+"""Voxtile's client: a model on a Triton server segments a 3D scan, and the mask lies on the scan's own grid.
 
     import voxtile
 
     mask = voxtile.Segmenter("localhost:8001", "brain-swinunetr")("head.nii.gz")
 
-Names are loaded when they are first used, so that `import voxtile` costs nothing.
+Names are loaded when they are first used, so that `import voxtile` takes no time.
 """
 
 from __future__ import annotations
@@ -14,40 +14,68 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from voxtile.batch.run import BatchResult as BatchResult
+    from voxtile.batch.run import segment_folder as segment_folder
+    from voxtile.batch.summary import Outcome as Outcome
     from voxtile.card import Card as Card
+    from voxtile.errors import ForkError as ForkError
     from voxtile.errors import InputError as InputError
     from voxtile.errors import MemoryLimitError as MemoryLimitError
+    from voxtile.errors import MissingExtraError as MissingExtraError
     from voxtile.errors import ModelError as ModelError
+    from voxtile.errors import NoCardError as NoCardError
+    from voxtile.errors import NoResponseError as NoResponseError
     from voxtile.errors import OutputError as OutputError
     from voxtile.errors import ServerUnavailable as ServerUnavailable
     from voxtile.errors import TileError as TileError
     from voxtile.errors import VoxtileError as VoxtileError
+    from voxtile.options import Options as Options
+    from voxtile.outputs.report import Report as Report
     from voxtile.remote import RemoteNetwork as RemoteNetwork
-    from voxtile.segmenter import Options as Options
+    from voxtile.segmenter import LoadedScan as LoadedScan
     from voxtile.segmenter import Segmentation as Segmentation
     from voxtile.segmenter import Segmenter as Segmenter
-    from voxtile.triton.endpoint import ConnectionConfig as ConnectionConfig
-    from voxtile.triton.transport import RetryPolicy as RetryPolicy
+    from voxtile.triton.connection import ConnectionConfig as ConnectionConfig
+    from voxtile.triton.connection import TlsConfig as TlsConfig
+    from voxtile.triton.retry import RetryPolicy as RetryPolicy
+    from voxtile.triton.transport import Transport as Transport
+    from voxtile.triton.types import Request as Request
+    from voxtile.triton.types import ServedModel as ServedModel
+    from voxtile.triton.types import Traffic as Traffic
 
 __version__ = "0.1.0"
 
-logging.getLogger(__name__).addHandler(logging.NullHandler())  # whoever embeds the client decides what is shown
+logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown
 
 _HOMES = {
+    "BatchResult": "batch.run",
     "Card": "card",
-    "ConnectionConfig": "triton.endpoint",
-    "RetryPolicy": "triton.transport",
+    "ConnectionConfig": "triton.connection",
+    "ForkError": "errors",
     "InputError": "errors",
+    "LoadedScan": "segmenter",
     "MemoryLimitError": "errors",
+    "MissingExtraError": "errors",
     "ModelError": "errors",
-    "Options": "segmenter",
+    "NoCardError": "errors",
+    "NoResponseError": "errors",
+    "Options": "options",
+    "Outcome": "batch.summary",
     "OutputError": "errors",
     "RemoteNetwork": "remote",
+    "Report": "outputs.report",
+    "Request": "triton.types",
+    "RetryPolicy": "triton.retry",
     "Segmentation": "segmenter",
     "Segmenter": "segmenter",
+    "ServedModel": "triton.types",
     "ServerUnavailable": "errors",
     "TileError": "errors",
+    "TlsConfig": "triton.connection",
+    "Traffic": "triton.types",
+    "Transport": "triton.transport",
     "VoxtileError": "errors",
+    "segment_folder": "batch.run",
 }
 __all__ = sorted(_HOMES)
 

@@ -21,7 +21,7 @@ from voxtile.tiling.skip import empty_tiles_bytes
 from voxtile.tiling.stitch import Stitcher
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Span, Strip
-from voxtile.triton.transport import inflight_bytes
+from voxtile.triton.pump import inflight_bytes
 
 MIB = 1024**2
 

@@ -1,49 +1,66 @@
-"""Every error that Voxtile raises on purpose.
+"""Defines every error that Voxtile raises on purpose.
 
 VoxtileError                 exit code
-├── InputError               2   a scan, a folder or an argument that cannot be used
-├── OutputError              2   the mask, report or preview cannot be written
-├── ModelError               2   the server does not offer this model, or its card cannot be used
-│   └── NoCardError          2   an entry without a card: an engine behind a public name, or none of ours
+├── InputError               2   a scan, a folder or an argument cannot be used
+├── OutputError              2   a mask, report or preview cannot be written
+├── ModelError               2   the server does not offer the model, or its card cannot be used
+│   └── NoCardError          2   an entry has no card: an engine behind a public name, or none of Voxtile's
 ├── ServerUnavailable        2   no server answers at the address
+│   └── NoResponseError      3   the servers stopped answering during a scan
 ├── MemoryLimitError         2   the scan cannot be segmented within the memory allowed
-└── TileError                3   a tile failed on every server and every try
+├── MissingExtraError        2   an optional dependency is not installed
+├── ForkError                2   a connection was used in a process forked from the one that made it
+└── TileError                3   a tile was refused on every try
 
 Each message says what was expected, what was found, where, and what to do.
 """
 
 
 class VoxtileError(Exception):
-    """Base of all errors meant for the user; `exit_code` is what the commands end with."""
+    """Base of all errors that are meant for the user; `exit_code` is the exit code of the commands."""
 
     exit_code = 2
 
 
 class InputError(VoxtileError):
-    """A scan, a folder or an argument that cannot be used."""
+    """A scan, a folder or an argument cannot be used."""
 
 
 class OutputError(VoxtileError):
-    """The mask, report or preview cannot be written."""
+    """A mask, report or preview cannot be written."""
 
 
 class ModelError(VoxtileError):
-    """The server does not offer this model, or the model's card cannot be used."""
+    """The server does not offer the model, or the model's card cannot be used."""
 
 
 class NoCardError(ModelError):
-    """An entry without a card: an engine behind a public name, or none of Voxtile's."""
+    """An entry has no card: it is an engine behind a public name, or none of Voxtile's."""
 
 
 class ServerUnavailable(VoxtileError):
     """No server answers at the address given."""
 
 
+class NoResponseError(ServerUnavailable):
+    """The servers stopped answering during a scan."""
+
+    exit_code = 3
+
+
 class MemoryLimitError(VoxtileError):
     """The scan cannot be segmented within the memory allowed."""
 
 
+class MissingExtraError(VoxtileError):
+    """An optional dependency is not installed; the message names the pip command."""
+
+
+class ForkError(VoxtileError):
+    """A connection was used in a process that was forked from the one that made it."""
+
+
 class TileError(VoxtileError):
-    """A tile failed on every server and every try."""
+    """A tile was refused on every try."""
 
     exit_code = 3

@@ -1,4 +1,7 @@
-"""A served network as a callable that drops into MONAI's `sliding_window_inference` as its predictor."""
+"""Makes a served network a callable that MONAI's `sliding_window_inference` takes as its predictor.
+
+Knows nothing of scans, files or stitching.
+"""
 
 from __future__ import annotations
 
@@ -9,44 +12,74 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.card import Card
 from voxtile.chains.monai.encoding import SCALED_TO
 from voxtile.errors import InputError
-from voxtile.triton.endpoint import DTYPES, ConnectionConfig, Request
-from voxtile.triton.transport import RetryPolicy, Transport
+from voxtile.tensor_types import NUMPY_TYPES
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.grpc_transport import connect_transport
+from voxtile.triton.retry import RetryPolicy
+from voxtile.triton.transport import DEFAULT_IN_FLIGHT, Transport
+from voxtile.triton.types import Request
 
 
 class RemoteNetwork:
     """`network(x)` runs x [batch, channel, *roi] on the server and returns scores [batch, score, *roi].
 
-    A model that takes slices of any size (`card.multiple`) takes x of any height and width that are multiples of that.
+    A model that takes slices of any size (`card.multiple`) takes x of any height and width that are multiples of it.
 
-    x is a NumPy array or a torch tensor, and the scores are what x was (float32; on x's device). It holds what the
-    model's `roi` takes. A model whose rule needs figures of the whole scan (z-score, percentile) takes x as already
-    normalised, which is what MONAI's transforms give, unless `figures` [channel, 2] (subtract, divide) are given.
-    Any batch goes: it is cut into requests that the server takes.
+    x is a NumPy array or a torch tensor with values as the model's `roi` takes them; the scores are float32 and of the
+    same kind, on x's device. Any batch size is possible: x is cut into requests that the server takes.
 
-    Raises ServerUnavailable, ModelError, InputError for x of another shape, TileError.
+    A model whose intensity rule needs statistics of the whole scan (z-score, percentile) takes x as already normalised,
+    as MONAI's transforms give it, unless `statistics` are given.
+
+    Args:
+        url: HOST:PORT of the gRPC service of a Triton server, or several of them.
+        model: The model's public name.
+        statistics: [channel, 2], what to subtract and to divide by.
+        connection: How to reach the servers.
+        retry_policy: Retry limits.
+        in_flight: The most requests in flight to one server.
+        transport: What to send tiles through, in place of `url` and `model`; closed with the network.
+
+    Raises:
+        InputError: The statistics do not fit the model, or neither a server with a model nor a transport is given.
+            Also for x of a shape or with values that the model does not take.
+        ServerUnavailable: No server answers.
+        ModelError: The servers do not offer the model, or offer different builds of it.
+        TileError: The servers refused a request too often.
+        NoResponseError: No server has answered for too long.
     """
 
     def __init__(
         self,
-        url: str | Sequence[str],
-        model: str,
+        url: str | Sequence[str] | None = None,
+        model: str | None = None,
         *,
         statistics: NDArray[np.floating] | None = None,
         connection: ConnectionConfig = ConnectionConfig(),  # noqa: B008 - frozen
         retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
-        in_flight: int = 8,
+        in_flight: int = DEFAULT_IN_FLIGHT,
+        transport: Transport | None = None,
     ) -> None:
-        urls = [url] if isinstance(url, str) else list(url)
-        self.transport = Transport(urls, model, connection, retry_policy, in_flight)
-        self.card = self.transport.model.card
-        self._statistics = self._checked_statistics(statistics)
+        self.transport: Transport = transport or connect_transport(url, model, connection, retry_policy)
+        self.in_flight = in_flight
+        try:
+            self._statistics = self._checked_statistics(statistics)
+        except InputError:
+            self.close()
+            raise
+
+    @property
+    def card(self) -> Card:
+        """The model's card."""
+        return self.transport.model.card
 
     def __call__(self, x: Any) -> Any:
         values = _to_numpy(x)
         self._check(values.shape)
-        scores = list(self.transport.infer(self._requests(values)))
+        scores = list(self.transport.infer(self._requests(values), self.in_flight))
         joined = np.concatenate(scores) if scores else np.empty((0, self.card.output.scores, *values.shape[2:]))
         return _like(x, joined.astype(np.float32) / np.float32(self.card.output.scale))
 
@@ -59,7 +92,7 @@ class RemoteNetwork:
             sizes, advice = ", ".join(map(str, card.roi_size)), "call it with the model's ROI and channels"
         else:
             sizes = "height, width"
-            advice = f"call it with the model's channels, and pad height and width up to multiples of {card.multiple}"
+            advice = f"call it with the model's channels, and pad height and width to multiples of {card.multiple}"
         raise InputError(
             f"model {card.name!r} takes [batch, {len(card.channels)}, {sizes}], found {list(shape)}; {advice}"
         )
@@ -70,46 +103,48 @@ class RemoteNetwork:
             yield Request(index, *self._as_input(values[first : first + size]))
 
     def _as_input(self, values: NDArray[Any]) -> tuple[NDArray[Any], NDArray[np.float32] | None]:
-        """`values` in the model's input type, and the figures that go with them."""
-        dtype = np.dtype(DTYPES[self.card.input.dtype][1])
+        """`values` in the model's input type, and the statistics that belong to them."""
+        dtype = np.dtype(NUMPY_TYPES[self.card.input.dtype])
         if dtype.kind != "i" or values.dtype == dtype:
             return np.ascontiguousarray(values, dtype), self._statistics
-        range_, whole = np.iinfo(dtype), np.rint(values)
-        if np.array_equal(whole, values) and whole.min() >= range_.min and whole.max() <= range_.max:
+        limits, whole = np.iinfo(dtype), np.rint(values)
+        if np.array_equal(whole, values) and whole.min() >= limits.min and whole.max() <= limits.max:
             return np.ascontiguousarray(whole, dtype), self._statistics
         if self._statistics is None:
             raise InputError(
                 f"model {self.card.name!r} takes {self.card.input.dtype}, and these values are not whole numbers in "
                 'its range; give the scan\'s own values, or build the model with dtype = "fp32"'
             )
-        return self._scaled(values, dtype)
+        return self._scaled(values, self._statistics, dtype)
 
-    def _scaled(self, values: NDArray[Any], dtype: np.dtype[Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
-        """Values spread over the type's range, with figures that undo it: `(x·s - a·s) / (b·s)` is `(x - a) / b`.
+    def _scaled(
+        self, values: NDArray[Any], statistics: NDArray[np.float32], dtype: np.dtype[Any]
+    ) -> tuple[NDArray[Any], NDArray[np.float32]]:
+        """Values spread over the type's range, with statistics that undo it: `(x·s - a·s) / (b·s)` is `(x - a) / b`.
 
         Each value is off by at most 1/64,000 of the largest one.
         """
-        assert self._statistics is not None
         outside = values == self.card.input.padding
         largest = float(np.abs(values, where=~outside, out=np.zeros_like(values)).max())
         scale = SCALED_TO[self.card.input.dtype] / largest
         scaled = np.where(outside, self.card.input.padding, np.rint(values * scale))
-        return np.ascontiguousarray(scaled, dtype), (self._statistics * scale).astype(np.float32)
+        return np.ascontiguousarray(scaled, dtype), (statistics * scale).astype(np.float32)
 
     def _checked_statistics(self, statistics: NDArray[np.floating] | None) -> NDArray[np.float32] | None:
         channels = len(self.card.channels)
         if not self.card.whole_scan_intensity:
             if statistics is not None:
-                raise InputError(f"model {self.card.name!r} normalises by itself and takes no figures of the scan")
+                raise InputError(f"model {self.card.name!r} normalises by itself and takes no statistics of the scan")
             return None
         if statistics is None:
             return np.tile(np.array([0, 1], np.float32), (channels, 1))
         checked = np.asarray(statistics, np.float32)
         if checked.shape != (channels, 2):
-            raise InputError(f"figures should be [{channels}, 2] (subtract, divide), found {list(checked.shape)}")
+            raise InputError(f"statistics should be [{channels}, 2] (subtract, divide), found {list(checked.shape)}")
         return checked
 
     def close(self) -> None:
+        """Ends all connections."""
         self.transport.close()
 
     def __enter__(self) -> RemoteNetwork:
@@ -120,7 +155,7 @@ class RemoteNetwork:
 
 
 def _to_numpy(x: Any) -> NDArray[Any]:
-    """The values of x, without importing torch: a tensor can only come from a process that has."""
+    """The values of x. torch is not imported: only a process that has imported it can have a tensor."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return np.asarray(x.detach().cpu().numpy())
@@ -128,6 +163,7 @@ def _to_numpy(x: Any) -> NDArray[Any]:
 
 
 def _like(x: Any, values: NDArray[np.float32]) -> Any:
+    """`values` as a tensor on x's device where x is a tensor, else as they are."""
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(x, torch.Tensor):
         return torch.from_numpy(values).to(x.device)

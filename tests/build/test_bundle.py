@@ -35,7 +35,7 @@ from tests.support.bundles import (
 )
 from tests.support.importing import import_bundle
 from voxtile import Segmenter
-from voxtile.cli.commands import app as client
+from voxtile.cli.app import app as client
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import BuildError, SourceError, WeightsError
 from voxtile_build.importers.bundle.bundle import spec_of

@@ -20,12 +20,12 @@ from numpy.typing import NDArray
 from safetensors.torch import save_file
 from torch import nn
 
-from tests.client.test_card import card as card_fields
+from tests.support.cards import card as card_fields
 from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Card, Tiling, parse_card
 from voxtile.errors import InputError, ModelError
 from voxtile.tiling.plan import plan_tiles, tile_shape
-from voxtile.triton.endpoint import ConnectionConfig
+from voxtile.triton.connection import ConnectionConfig
 from voxtile_build.build import build
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.certificate.verify import verify

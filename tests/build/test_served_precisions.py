@@ -28,7 +28,7 @@ from typer.testing import CliRunner
 from models.training.mni152 import fetch_mni152
 from tests.support.precision_graphs import Attending
 from voxtile import ConnectionConfig, Segmenter
-from voxtile.cli.commands import app
+from voxtile.cli.app import app
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
 from voxtile_build.arrays import Runner

@@ -16,9 +16,10 @@ import nibabel as nib
 import numpy as np
 import pytest
 
-from tests.client.test_segment import head, image
+from tests.support.heads import head, image
 from voxtile import InputError, ModelError, OutputError, Segmenter
-from voxtile.batch.folder import find_cases, segment_folder
+from voxtile.batch.cases import find_cases
+from voxtile.batch.run import segment_folder
 from voxtile_server.embedded import EmbeddedServer
 
 
@@ -69,7 +70,7 @@ def test_one_broken_scan_among_fifty(segmenter: Segmenter, folders: tuple[Path, 
     broken = inputs / f"{names[20]}.nii.gz"
     broken.write_bytes(broken.read_bytes()[:200])
     told: list[str] = []
-    result = segment_folder(segmenter, inputs, outputs, told=lambda outcome, *_: told.append(outcome.case))
+    result = segment_folder(segmenter, inputs, outputs, on_result=lambda outcome, *_: told.append(outcome.case))
     assert result.exit_code == 1
     assert sorted(told) == sorted(names)
     assert sum(outcome.status == "done" for outcome in result.outcomes) == 49
@@ -88,7 +89,7 @@ def test_killed_and_started_again_each_mask_is_written_once(server: EmbeddedServ
     command = [
         sys.executable,
         "-c",
-        "from voxtile.cli.commands import main; main()",
+        "from voxtile.__main__ import main; main()",
         "batch",
         str(inputs),
         str(outputs),

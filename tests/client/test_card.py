@@ -11,31 +11,12 @@ from typing import Any
 import jsonschema
 import pytest
 
+from tests.support.cards import card
 from voxtile.card import SCHEMA_VERSION, Card, parse_card
 from voxtile.errors import ModelError
 
 ROOT = Path(__file__).parents[2]
 PUBLISHED = ROOT / "docs/reference/card.schema.json"
-
-
-def card(**changes: Any) -> dict[str, Any]:
-    fields: dict[str, Any] = {
-        "schema_version": SCHEMA_VERSION,
-        "name": "model",
-        "channels": ["T1"],
-        "orientation": "RAS",
-        "spacing": [1.0, 1.0, 1.0],
-        "intensity": {"rule": "zscore", "mask": "nonzero"},
-        "roi_size": [32, 32, 32],
-        "input": {"dtype": "int16", "padding": -32768},
-        "output": {"kind": "logits", "dtype": "fp32", "scores": 2},
-        "labels": [{"name": "background", "value": 0}, {"name": "tissue", "value": 1}],
-        "tiling": {"semantics": "monai", "overlap": 0.5, "mode": "gaussian", "sigma_scale": 0.125},
-        "engine": "openvino",
-        "certificates": {},
-        "provenance": {"network": "UNet", "weights_sha256": "0", "onnx_sha256": "1"},
-    }
-    return {**fields, **changes}
 
 
 def test_the_published_schema_is_current() -> None:

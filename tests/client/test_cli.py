@@ -17,29 +17,15 @@ import nibabel as nib
 import numpy as np
 import pytest
 from tritonclient.grpc import InferenceServerClient
-from typer.testing import CliRunner, Result
 
-from tests.client.test_segment import AFFINE, head, image
-from voxtile.cli.commands import app
+from tests.support.commands import refused, run
+from tests.support.heads import AFFINE, head, image
 from voxtile_server.embedded import EmbeddedServer
 
 REPORT_KEYS = {
     "model", "version", "shape", "tiles", "seconds", "bytes_sent", "bytes_received", "peak_rss_bytes", "retries",
     "labels", "certificate",
 }  # fmt: skip
-
-
-def run(*arguments: object) -> Result:
-    return CliRunner().invoke(app, [str(argument) for argument in arguments])
-
-
-def refused(result: Result, folder: Path, *kept: str) -> str:
-    """The one line of a refusal; nothing but `kept` lies in `folder`."""
-    assert result.exit_code == 2, result.output
-    assert {path.name for path in folder.iterdir()} == set(kept)
-    lines = result.stderr.strip().splitlines()
-    assert len(lines) == 1, result.stderr
-    return str(lines[0])
 
 
 @pytest.fixture
@@ -205,7 +191,7 @@ def wait_for_tiles(url: str, wanted: int) -> None:
 def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, tmp_path: Path) -> None:
     scan = tmp_path / "large.nii"
     nib.save(image(head((320, 320, 320))), scan)
-    command = [sys.executable, "-c", "from voxtile.cli.commands import main; main()", "segment", str(scan)]
+    command = [sys.executable, "-c", "from voxtile.__main__ import main; main()", "segment", str(scan)]
     command += ["--overlap", "0.75"]  # 50,000 small tiles: far from done, however late the signal comes
     done = tiles_done(server.grpc_url)
     client = subprocess.Popen(
@@ -229,7 +215,7 @@ def test_interrupting_leaves_no_file_region_or_process(server: EmbeddedServer, t
 def test_importing_is_quick_and_never_brings_torch() -> None:
     code = (
         "import time, sys; t = time.perf_counter(); import voxtile; s = time.perf_counter() - t; "
-        "voxtile.Segmenter, voxtile.RemoteNetwork; import voxtile.cli.commands; "
+        "voxtile.Segmenter, voxtile.RemoteNetwork; import voxtile.cli.app; "
         "assert 'torch' not in sys.modules; print(s)"
     )
     seconds = float(subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout)

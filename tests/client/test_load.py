@@ -1,4 +1,4 @@
-"""`voxtile bench`: several clients at once, figures that add up."""
+"""`voxtile load-test`: several clients at once, figures that add up."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from pathlib import Path
 import nibabel as nib
 import pytest
 
-from tests.client.test_cli import run
-from tests.client.test_segment import head, image
+from tests.support.commands import run
+from tests.support.heads import head, image
 from voxtile import ModelError
 from voxtile.cli.load_test import run_load_test
 from voxtile_server.embedded import EmbeddedServer
@@ -19,14 +19,14 @@ def test_figures_add_up(server: EmbeddedServer, tmp_path: Path) -> None:
     scan = tmp_path / "head.nii"
     nib.save(image(head((40, 37, 33))), scan)
     result = run(
-        "bench", scan, "--model", "small-unet", "--url", server.grpc_url, "--clients", 3, "--scans", 7, "--json"
+        "load-test", scan, "--model", "small-unet", "--url", server.grpc_url, "--clients", 3, "--scans", 7, "--json"
     )
     assert result.exit_code == 0, result.output
     figures = json.loads(result.stdout)
     assert (figures["clients"], figures["scans"], figures["retries"]) == (3, 7, 0)
     assert figures["scans_per_hour"] == pytest.approx(7 * 3600 / figures["wall_seconds"], rel=1e-2)
     assert 0 < figures["seconds_median"] <= figures["seconds_longest"] <= figures["wall_seconds"]
-    assert "scans per hour" in run("bench", scan, "-m", "small-unet", "--url", server.grpc_url, "--scans", 1).stdout
+    assert "scans per hour" in run("load-test", scan, "-m", "small-unet", "--url", server.grpc_url, "--scans", 1).stdout
 
 
 def test_a_failure_is_raised_and_not_counted(server: EmbeddedServer) -> None:

@@ -22,20 +22,20 @@ from typer.testing import CliRunner
 
 from bench.entries import OPEN, build_network
 from bench.settings import Settings
-from tests.client.test_segment import head, image
+from tests.support.heads import head, image
 from tests.support.memory_limits import held_bytes, limit_for
 from tests.support.phantoms import card_of, phantom_volume
 from voxtile import MemoryLimitError, Segmenter
 from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing
 from voxtile.card import Tiling
 from voxtile.chains.prepare import prepare_scan
-from voxtile.cli.commands import app
+from voxtile.cli.app import app
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, at_once
 from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip
-from voxtile.triton.transport import ready_ahead
+from voxtile.triton.pump import ready_ahead
 from voxtile_build.spec.spec import parse_spec
 from voxtile_server.embedded import EmbeddedServer
 
@@ -95,7 +95,7 @@ def scan(tmp_path_factory: pytest.TempPathFactory) -> Path:
 PROGRAM = """
 import sys
 from voxtile.chains.prepare import prepare_scan
-from voxtile.cli.commands import app
+from voxtile.cli.app import app
 from voxtile.outputs.report import peak_rss_bytes
 try:
     app(sys.argv[1:])
@@ -156,9 +156,9 @@ def test_strips_change_neither_labels_nor_scores(server: EmbeddedServer, strips:
     """One tile at a time in both runs: an engine's sums may differ with the size of a batch."""
     scan = image(head((48, 53, 61)))
     told: list[tuple[int, int]] = []
-    with Segmenter(server.grpc_url, "small-unet", keep_scores=True, batch=1, in_flight=1) as free:
+    with Segmenter(server.grpc_url, "small-unet", keep_scores=True, sw_batch_size=1, in_flight=1) as free:
         whole, limit = free.segment(scan), limit_for(free, scan, strips)
-    with Segmenter(server.grpc_url, "small-unet", keep_scores=True, batch=1, max_ram=limit) as tight:
+    with Segmenter(server.grpc_url, "small-unet", keep_scores=True, sw_batch_size=1, max_ram_mib=limit / MIB) as tight:
         cut = tight.segment(scan, lambda *figures: told.append(figures))
     np.testing.assert_array_equal(cut.labels, whole.labels)
     np.testing.assert_array_equal(cut.scores, whole.scores)
@@ -174,9 +174,9 @@ def test_strips_change_neither_labels_nor_scores(server: EmbeddedServer, strips:
 def test_tiles_of_slices_are_never_sent_again(bands: EmbeddedServer) -> None:
     rng = np.random.default_rng(4)
     scan = image(rng.integers(0, 700, (40, 60, 50)).astype(np.float32), np.eye(4))
-    with Segmenter(bands.grpc_url, "flat-bands", batch=1) as free:
+    with Segmenter(bands.grpc_url, "flat-bands", sw_batch_size=1) as free:
         whole, limit = free.segment(scan), limit_for(free, scan, 7)
-    with Segmenter(bands.grpc_url, "flat-bands", max_ram=limit) as tight:
+    with Segmenter(bands.grpc_url, "flat-bands", max_ram_mib=limit / MIB) as tight:
         cut = tight.segment(scan)
     np.testing.assert_array_equal(cut.labels, whole.labels)
     assert len(np.unique(whole.labels)) == SCORES
@@ -187,9 +187,11 @@ def test_skipping_and_audits_go_on_in_strips(server: EmbeddedServer) -> None:
     values = np.zeros((40, 110, 36), np.float32)
     values[:, :45] = head((40, 45, 36))
     scan = image(values)
-    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=2, batch=1, in_flight=1) as free:
+    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=2, sw_batch_size=1, in_flight=1) as free:
         whole, limit = free.segment(scan), limit_for(free, scan, 3)
-    with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=2, batch=1, max_ram=limit) as tight:
+    with Segmenter(
+        server.grpc_url, "small-unet", skip_empty=True, spot_check=2, sw_batch_size=1, max_ram_mib=limit / MIB
+    ) as tight:
         cut = tight.segment(scan)
     np.testing.assert_array_equal(cut.labels, whole.labels)
     assert (cut.report.strips, whole.report.strips) == (3, 1)
@@ -207,18 +209,18 @@ def test_half_precision_is_the_last_resort_asked_for_and_named(bands: EmbeddedSe
         limit = limit_for(free, scan, 6, half=True)
     assert limit < least
     with (
-        Segmenter(bands.grpc_url, "bands", max_ram=limit) as strict,
+        Segmenter(bands.grpc_url, "bands", max_ram_mib=limit / MIB) as strict,
         pytest.raises(MemoryLimitError, match=rf"at least about {-(-least // MIB)} MiB .* --allow-half-scores"),
     ):
         strict.segment(scan)
-    with Segmenter(bands.grpc_url, "bands", max_ram=limit, half_scores=True) as lenient:
+    with Segmenter(bands.grpc_url, "bands", max_ram_mib=limit / MIB, half_scores=True) as lenient:
         halved = lenient.segment(scan)
     assert halved.report.changes == ["scores summed in half precision"]
     assert halved.report.predicted_peak_bytes <= limit
     changed = float((halved.labels != whole.labels).mean())
     print(f"flipped by half precision: {changed:.2e}")
     assert 0 < changed < FLIPPED_BY_HALF
-    with Segmenter(bands.grpc_url, "bands", max_ram=least, half_scores=True) as enough:
+    with Segmenter(bands.grpc_url, "bands", max_ram_mib=least / MIB, half_scores=True) as enough:
         exact = enough.segment(scan)
     assert exact.report.changes == []
     np.testing.assert_array_equal(exact.labels, whole.labels)

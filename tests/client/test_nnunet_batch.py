@@ -32,7 +32,7 @@ from tests.support.nnunet_folders import (
     write_folder,
     write_scan,
 )
-from voxtile.cli.commands import app
+from voxtile.cli.app import app
 from voxtile_server.embedded import EmbeddedServer
 
 ONE_VOXEL_IN = 20_000

@@ -36,7 +36,8 @@ from tests.support.nnunet_folders import (
 )
 from tests.support.nnunet_folders import architecture as network_architecture
 from voxtile import InputError, ModelError, Segmenter
-from voxtile.cli.commands import app
+from voxtile.budget import MIB
+from voxtile.cli.app import app
 from voxtile_server.embedded import EmbeddedServer
 
 ONE_VOXEL_IN = 20_000
@@ -187,9 +188,9 @@ def test_strips_change_nothing(
     served: Served, tmp_path: Path, model: str, shape: tuple[int, int, int], spacing: Any, strips: int
 ) -> None:
     files = write_scan(tmp_path / "scans", "case", shape, spacing, len(TRAININGS[model].channels))
-    with Segmenter(served.url, model, keep_scores=True, batch=1, in_flight=1) as free:
+    with Segmenter(served.url, model, keep_scores=True, sw_batch_size=1, in_flight=1) as free:
         whole, limit = free.segment(files), limit_for(free, files, strips)
-    with Segmenter(served.url, model, keep_scores=True, batch=1, max_ram=limit) as tight:
+    with Segmenter(served.url, model, keep_scores=True, sw_batch_size=1, max_ram_mib=limit / MIB) as tight:
         cut = tight.segment(files)
     assert (whole.report.strips, cut.report.strips) == (1, strips)
     np.testing.assert_array_equal(cut.labels, whole.labels)

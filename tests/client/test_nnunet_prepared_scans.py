@@ -19,7 +19,7 @@ from typer.testing import CliRunner
 from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import SCHEMES, Training, configuration, write_folder, write_scan
 from tests.support.phantoms import card_of
-from voxtile.cli.commands import app
+from voxtile.cli.app import app
 from voxtile.errors import ModelError, OutputError
 from voxtile.io.images import write_images
 from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared

@@ -60,9 +60,9 @@ def test_what_does_not_fit_is_refused(server: EmbeddedServer) -> None:
             network(np.zeros((1, 1, 8, 8, 8), np.float32))
         with pytest.raises(InputError, match="not whole numbers"):
             network(np.full((1, 1, 16, 24, 8), 0.5, np.float32))
-    with pytest.raises(InputError, match="takes no figures"):
+    with pytest.raises(InputError, match="takes no statistics"):
         RemoteNetwork(server.grpc_url, "identity", statistics=np.zeros((1, 2), np.float32))
-    with pytest.raises(InputError, match=r"figures should be \[1, 2\]"):
+    with pytest.raises(InputError, match=r"statistics should be \[1, 2\]"):
         RemoteNetwork(server.grpc_url, "small-unet", statistics=np.zeros(2, np.float32))
     with pytest.raises(ModelError, match=r"'nothing' is not offered .* identity, identity-int16"):
         RemoteNetwork(server.grpc_url, "nothing")

@@ -14,31 +14,12 @@ from monai.inferers import sliding_window_inference
 from nibabel.orientations import apply_orientation, axcodes2ornt, inv_ornt_aff, io_orientation, ornt_transform
 from numpy.typing import NDArray
 
+from tests.support.heads import AFFINE, head, image
+from tests.support.parity import FLIPPED, PROBABILITY_ERROR
 from tests.support.small_models import ROI, small_unet
 from voxtile import ConnectionConfig, InputError, MemoryLimitError, Options, Segmentation, Segmenter
+from voxtile.budget import MIB
 from voxtile_server.embedded import EmbeddedServer
-
-PROBABILITY_ERROR = 1e-3
-"""Convolutions in another order of sums: what fp32 engines may differ by, on the scale of probabilities."""
-
-FLIPPED = 1e-5
-"""Voxels whose two best classes lie closer than that error; one in 100,000."""
-
-AFFINE = np.array([[1.0, 0, 0, -30], [0, 1.2, 0, 10], [0, 0, 0.9, 5], [0, 0, 0, 1]])
-
-
-def head(shape: tuple[int, int, int], seed: int = 1) -> NDArray[np.float32]:
-    """An asymmetric head: smooth noise inside an ellipsoid with one ear, zero outside."""
-    grid = np.stack(np.meshgrid(*(np.linspace(-1, 1, n) for n in shape), indexing="ij"))
-    noise = np.random.default_rng(seed).normal(size=shape)
-    inside = ((grid / np.array([0.8, 0.9, 0.85])[:, None, None, None]) ** 2).sum(0) < 1
-    ear = (np.abs(grid - np.array([0.85, 0.1, 0.3])[:, None, None, None]) < 0.12).all(0)
-    values = 100 + 30 * np.sin(3 * grid[0] + 2 * grid[1]) + 20 * grid[2] + 5 * noise
-    return np.where(inside | ear, np.rint(values), 0).astype(np.float32)
-
-
-def image(values: NDArray[np.float32], affine: NDArray[np.float64] = AFFINE) -> nib.Nifti1Image:
-    return nib.Nifti1Image(values.astype(np.int16), affine)
 
 
 def reference(values: NDArray[np.float32], overlap: float, mode: str) -> NDArray[np.float32]:
@@ -138,7 +119,7 @@ def test_other_batches_change_no_more_than_an_engines_sums_do(server: EmbeddedSe
     scan = image(head((70, 53, 61)))
     results = []
     for batch in (1, 3, 4):
-        with Segmenter(server.grpc_url, "small-unet", keep_scores=True, batch=batch) as one:
+        with Segmenter(server.grpc_url, "small-unet", keep_scores=True, sw_batch_size=batch) as one:
             results.append(one.segment(scan).scores)
     for other in results[1:]:
         np.testing.assert_allclose(other, results[0], atol=PROBABILITY_ERROR)
@@ -205,7 +186,7 @@ def test_paths_images_and_arrays_of_channels_give_the_same(segmenter: Segmenter,
 
 def test_too_little_memory_is_refused_before_any_tile(server: EmbeddedServer) -> None:
     with (
-        Segmenter(server.grpc_url, "small-unet", options=Options(max_ram=1024**2)) as one,
+        Segmenter(server.grpc_url, "small-unet", options=Options(max_ram_mib=1)) as one,
         pytest.raises(MemoryLimitError, match="--max-ram allows 1 MiB"),
     ):
         one(image(head((70, 53, 61))))
@@ -215,10 +196,10 @@ def test_less_memory_means_fewer_tiles_at_once_and_the_same_mask(server: Embedde
     scan = image(head((70, 53, 61)))
     with Segmenter(server.grpc_url, "small-unet") as free:
         whole = free.segment(scan)
-    limit = whole.report.predicted_peak_bytes - 27 * 1024**2
-    with Segmenter(server.grpc_url, "small-unet", max_ram=limit) as tight:
+    limit = whole.report.predicted_peak_bytes - 27 * MIB
+    with Segmenter(server.grpc_url, "small-unet", max_ram_mib=limit / MIB) as tight:
         result = tight.segment(scan)
-        assert tight.transport.traffic.peak_in_flight <= result.report.in_flight < whole.report.in_flight
+    assert result.report.in_flight < whole.report.in_flight
     assert result.report.predicted_peak_bytes <= limit
     np.testing.assert_array_equal(result.labels, whole.labels)
 

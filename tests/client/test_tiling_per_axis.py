@@ -11,9 +11,9 @@ import pytest
 import torch
 from monai.data.utils import compute_importance_map
 
-from tests.client.test_card import card
 from tests.support.build_specs import CERTIFICATES, PROVENANCE, ROI, fields, spec, tiny_unet
 from tests.support.bundles import inference, inferer, write_bundle
+from tests.support.cards import card
 from voxtile.card import Card, parse_card
 from voxtile.errors import ModelError
 from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape

@@ -16,17 +16,22 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from voxtile import ConnectionConfig, ModelError, RetryPolicy, Segmenter, ServerUnavailable, TileError
-from voxtile.triton.endpoint import Endpoint, Request
-from voxtile.triton.transport import Transport
+from tests.support.heads import head, image
+from tests.support.tile_requests import ROI, requests
+from voxtile import (
+    ConnectionConfig,
+    ModelError,
+    NoResponseError,
+    RetryPolicy,
+    Segmentation,
+    Segmenter,
+    ServerUnavailable,
+    TileError,
+)
+from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.grpc_transport import connect_transport
+from voxtile.triton.types import Request, Traffic
 from voxtile_server.embedded import EmbeddedServer
-
-ROI = (16, 24, 8)
-
-
-def requests(count: int, batch: int = 2) -> Iterator[Request]:
-    for index in range(count):
-        yield Request(index, np.full((batch, 1, *ROI), index, np.float32), None)
 
 
 def regions(process: int | None = None) -> set[str]:
@@ -47,17 +52,20 @@ def server_regions(server: EmbeddedServer) -> list[str]:
 @pytest.mark.parametrize("in_flight", [1, 3, 16])
 def test_answers_come_in_order(server: EmbeddedServer, shared_memory: bool, in_flight: int) -> None:
     connection = ConnectionConfig(shared_memory=shared_memory)
-    with Transport([server.grpc_url], "identity", connection, max_in_flight=in_flight) as transport:
-        found = [float(scores.mean()) for scores in transport.infer(requests(60))]
+    traffic = Traffic()
+    with connect_transport(server.grpc_url, "identity", connection) as transport:
+        found = [float(scores.mean()) for scores in transport.infer(requests(60), in_flight, traffic)]
     assert found == list(range(60))
-    assert transport.traffic.peak_in_flight <= in_flight
-    assert transport.traffic.bytes_sent == transport.traffic.bytes_received == 60 * 2 * 4 * 16 * 24 * 8
+    assert traffic.peak_in_flight <= in_flight
+    assert traffic.bytes_sent == traffic.bytes_received == 60 * 2 * 4 * 16 * 24 * 8
+    assert traffic.requests == 60
+    assert traffic.shared_memory is shared_memory
 
 
 def test_two_servers_share_the_work(server: EmbeddedServer, repository: Path) -> None:
     with (
         EmbeddedServer(repository) as second,
-        Transport([server.grpc_url, second.grpc_url], "identity") as transport,
+        connect_transport([server.grpc_url, second.grpc_url], "identity") as transport,
     ):
         before = [count(server), count(second)]
         found = [float(scores.mean()) for scores in transport.infer(requests(80))]
@@ -83,7 +91,7 @@ def test_leaving_early_cancels_and_leaves_nothing(server: EmbeddedServer) -> Non
             made.append(request.index)
             yield request
 
-    with Transport([server.grpc_url], "identity") as transport:
+    with connect_transport(server.grpc_url, "identity") as transport:
         answers = transport.infer(many())
         next(answers)
         answers.close()
@@ -97,50 +105,51 @@ def test_leaving_early_cancels_and_leaves_nothing(server: EmbeddedServer) -> Non
 
 def test_nobody_there() -> None:
     with pytest.raises(ServerUnavailable, match=r"no Triton server answers gRPC at 127.0.0.1:9 .*--url HOST:PORT"):
-        Transport(["127.0.0.1:9"], "identity")
+        connect_transport("127.0.0.1:9", "identity")
 
 
 def test_one_of_two_there(server: EmbeddedServer, caplog: pytest.LogCaptureFixture) -> None:
-    with Transport(["127.0.0.1:9", server.grpc_url], "identity") as transport:
+    with connect_transport(["127.0.0.1:9", server.grpc_url], "identity") as transport:
         assert [float(s.mean()) for s in transport.infer(requests(5))] == [0, 1, 2, 3, 4]
     assert "going on without it" in caplog.text
 
 
 def test_an_engine_behind_a_public_name_has_no_card(server: EmbeddedServer) -> None:
     with pytest.raises(ModelError, match="carries no card"):
-        Transport([server.grpc_url], "identity_onnxruntime")
+        connect_transport(server.grpc_url, "identity_onnxruntime")
 
 
 def test_a_request_that_no_server_can_take_ends_with_its_reason(server: EmbeddedServer) -> None:
-    wrong = Request(0, np.zeros((1, 1, 5, 5, 5), np.float32), None)
+    wrong, traffic = Request(0, np.zeros((1, 1, 5, 5, 5), np.float32), None), Traffic()
     with (
-        Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=False)) as transport,
+        connect_transport(server.grpc_url, "identity", ConnectionConfig(shared_memory=False)) as transport,
         pytest.raises(TileError, match=r"'identity': request 0 \(1 tiles\) failed 4 times, last at 127.0.0.1"),
     ):
-        list(transport.infer(iter([wrong])))
-    assert transport.traffic.retries == 3
+        list(transport.infer(iter([wrong]), traffic=traffic))
+    assert traffic.retries == 3
 
 
-def test_a_server_that_stays_away_ends_the_scan_after_its_patience(repository: Path) -> None:
+def test_a_server_that_stays_away_ends_the_scan_after_the_timeout(repository: Path) -> None:
     server = EmbeddedServer(repository).start()
     try:
-        with Transport([server.grpc_url], "identity", retry_policy=RetryPolicy(no_response_timeout_s=1.0)) as transport:
+        retry_policy = RetryPolicy(no_response_timeout_s=1.0)
+        with connect_transport(server.grpc_url, "identity", retry_policy=retry_policy) as transport:
             answers = transport.infer(requests(10_000))
             next(answers)
             server.kill()
-            with pytest.raises(TileError, match="no server has answered for"):
+            with pytest.raises(NoResponseError, match="no server has answered for"):
                 list(answers)
     finally:
         server.stop()
 
 
 @contextlib.contextmanager
-def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[list[np.ndarray], Callable[[], None]]]:
+def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[list[Segmentation], Callable[[], None]]]:
     """A segmentation in the background that waits, once `tile` tiles are stitched, until it is let go.
 
-    Gives the list that its labels are in after the context, and what lets it go; the context's end does so too.
+    Gives the list that its result is in after the context, and what lets it go; the context's end does so too.
     """
-    results: list[np.ndarray] = []
+    results: list[Segmentation] = []
     reached, released = threading.Event(), threading.Event()
 
     def progress(done: int, _: int) -> None:
@@ -148,7 +157,7 @@ def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[lis
             reached.set()
             assert released.wait(60)
 
-    thread = threading.Thread(target=lambda: results.append(segmenter.segment(scan, progress).labels))
+    thread = threading.Thread(target=lambda: results.append(segmenter.segment(scan, progress)))
     thread.start()
     try:
         assert reached.wait(60)
@@ -159,49 +168,45 @@ def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[lis
 
 
 def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path) -> None:
-    from tests.client.test_segment import head, image
-
     scan = image(head((128, 64, 64)))
     random = np.random.default_rng(8)
     server = EmbeddedServer(repository).start()
     try:
-        with Segmenter(server.grpc_url, "small-unet", batch=1) as segmenter:
+        with Segmenter(server.grpc_url, "small-unet", sw_batch_size=1) as segmenter:
             undisturbed = segmenter.segment(scan)
             for tile in random.integers(1, undisturbed.report.tiles // 2, 20):  # far from done when the server dies
                 with held_at(tile, segmenter, scan) as (results, let_go):
                     server.kill()
                     let_go()
                     server.start()
-                np.testing.assert_array_equal(results[0], undisturbed.labels)
-            assert segmenter.transport.traffic.retries >= 20
+                np.testing.assert_array_equal(results[0].labels, undisturbed.labels)
+                assert results[0].report.retries >= 1
         assert not regions()
     finally:
         server.stop()
 
 
 def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: Path) -> None:
-    from tests.client.test_segment import head, image
-
     scan = image(head((144, 64, 64)))
     dying = EmbeddedServer(repository).start()
     try:
-        with Segmenter([dying.grpc_url, server.grpc_url], "small-unet", batch=1) as segmenter:
+        with Segmenter([dying.grpc_url, server.grpc_url], "small-unet", sw_batch_size=1) as segmenter:
             undisturbed = segmenter.segment(scan)
             with held_at(3, segmenter, scan) as (results, _):
                 dying.kill()
-        np.testing.assert_array_equal(results[0], undisturbed.labels)
+        np.testing.assert_array_equal(results[0].labels, undisturbed.labels)
     finally:
         dying.stop()
 
 
 def test_scores_do_not_depend_on_the_batch_that_a_tile_came_in(server: EmbeddedServer) -> None:
     """Neither on that of the request nor on what the server puts together."""
-    from tests.client.test_segment import head, image
-
     scan = image(head((70, 64, 61)))
     found = []
     for batch, in_flight in ((1, 1), (1, 8), (2, 3), (4, 8)):
-        with Segmenter(server.grpc_url, "small-unet", batch=batch, in_flight=in_flight, keep_scores=True) as segmenter:
+        with Segmenter(
+            server.grpc_url, "small-unet", sw_batch_size=batch, in_flight=in_flight, keep_scores=True
+        ) as segmenter:
             found.append(segmenter.segment(scan).scores)
     for scores in found[1:]:
         np.testing.assert_array_equal(scores, found[0])
@@ -210,10 +215,10 @@ def test_scores_do_not_depend_on_the_batch_that_a_tile_came_in(server: EmbeddedS
 CLIENT = """
 import sys, time
 sys.path[:0] = {path!r}
-from tests.client.test_transport import requests
+from tests.support.tile_requests import requests
 from voxtile import ConnectionConfig
-from voxtile.triton.transport import Transport
-transport = Transport([{url!r}], "identity", ConnectionConfig(shared_memory=True))
+from voxtile.triton.grpc_transport import connect_transport
+transport = connect_transport({url!r}, "identity", ConnectionConfig(shared_memory=True))
 answers = transport.infer(requests(100_000))
 next(answers)
 print("going", flush=True)
@@ -237,9 +242,10 @@ def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: s
     assert client.stdout.readline() == "going\n"
     client.send_signal(how)
     client.communicate(timeout=60)
-    with Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=None)) as transport:
-        list(transport.infer(requests(2)))
-        assert transport.endpoints[0].shares_memory
+    with connect_transport(server.grpc_url, "identity", ConnectionConfig(shared_memory=None)) as transport:
+        traffic = Traffic()
+        list(transport.infer(requests(2), traffic=traffic))
+        assert traffic.shared_memory
     assert not regions(client.pid)
     assert not [name for name in server_regions(server) if f"-{client.pid}-" in name]
 
@@ -249,7 +255,7 @@ def test_a_name_left_by_a_process_that_is_gone_is_removed(server: EmbeddedServer
     for path in (left, ours):
         path.touch()
     try:
-        with Transport([server.grpc_url], "identity") as transport:
+        with connect_transport(server.grpc_url, "identity") as transport:
             list(transport.infer(requests(1)))
         assert not left.exists()
         assert ours.exists()
@@ -292,15 +298,15 @@ def logarithm(repository: Path, tmp_path: Path) -> Path:
 @pytest.mark.parametrize("shared_memory", [True, False])
 @pytest.mark.filterwarnings("ignore:invalid value")
 def test_an_answer_that_is_not_finite_is_asked_for_again_and_then_named(logarithm: Path, shared_memory: bool) -> None:
-    values = [np.full((2, 1, *ROI), value, np.float32) for value in (1.0, 2.0, -1.0, 3.0)]
+    values, traffic = [np.full((2, 1, *ROI), value, np.float32) for value in (1.0, 2.0, -1.0, 3.0)], Traffic()
     with (
         EmbeddedServer(logarithm) as server,
-        Transport([server.grpc_url], "identity", ConnectionConfig(shared_memory=shared_memory)) as transport,
+        connect_transport(server.grpc_url, "identity", ConnectionConfig(shared_memory=shared_memory)) as transport,
     ):
-        answers = transport.infer(Request(index, roi, None) for index, roi in enumerate(values))
+        answers = transport.infer((Request(index, roi, None) for index, roi in enumerate(values)), traffic=traffic)
         assert next(answers).mean() == pytest.approx(0.0)
         assert next(answers).mean() == pytest.approx(np.log(2.0))
         with pytest.raises(TileError, match=r"'identity': request 2 \(2 tiles\) failed 4 times.*NaN or infinite"):
             next(answers)
-    assert transport.traffic.retries == 3
+    assert traffic.retries == 3
     assert not regions()

@@ -13,7 +13,7 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 
 from models.training.mni152 import fetch_mni152
-from tests.client.test_segment import FLIPPED, PROBABILITY_ERROR
+from tests.support.parity import FLIPPED, PROBABILITY_ERROR
 from voxtile import RemoteNetwork, Segmenter
 from voxtile_build.build import build
 from voxtile_build.importers.network import load_network

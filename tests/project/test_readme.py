@@ -10,7 +10,7 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from voxtile.cli.commands import app as client
+from voxtile.cli.app import app as client
 from voxtile_build.cli.commands import app as build
 
 ROOT = Path(__file__).parents[2]

@@ -556,14 +556,14 @@ def test_bfloat16_is_used_where_the_config_says_so(client: triton.InferenceServe
 def test_queued_requests_are_run_together_and_come_apart_again(
     client: triton.InferenceServerClient, engine: str
 ) -> None:
-    """Batches of different sizes, each with its own intensity statistics."""
+    """Batches of different sizes, each with its own intensity figures."""
     model = f"scaled_{engine}"
     sizes = [1, 2, 1, 1, 3, 1, 2, 1, 1, 1]
     rois = [scan(size, offset=10 * number) for number, size in enumerate(sizes)]
-    intensities = [np.full((size, 1, 2), (number, number + 1), np.float32) for number, size in enumerate(sizes)]
+    figures = [np.full((size, 1, 2), (number, number + 1), np.float32) for number, size in enumerate(sizes)]
     with ThreadPoolExecutor(len(sizes)) as pool:
         answers = list(pool.map(lambda pair: ask(client, model, roi=pair[0], intensity=pair[1]),
-                                zip(rois, intensities, strict=True)))  # fmt: skip
+                                zip(rois, figures, strict=True)))  # fmt: skip
     for number, (roi, tensors) in enumerate(zip(rois, answers, strict=True)):
         expected = ((roi - np.float32(number)) / np.float32(number + 1)).astype(np.float32)
         np.testing.assert_allclose(tensors["scores"], expected, rtol=1e-6)
@@ -574,8 +574,8 @@ def test_queued_requests_are_run_together_and_come_apart_again(
 
 @pytest.mark.parametrize("engine", ENGINES)
 def test_requested_outputs_are_honoured(client: triton.InferenceServerClient, engine: str) -> None:
-    intensities = np.full((1, 1, 2), (3, 2), np.float32)
-    tensors = ask(client, f"scaled_{engine}", ["mean"], roi=scan(1), intensity=intensities)
+    figures = np.full((1, 1, 2), (3, 2), np.float32)
+    tensors = ask(client, f"scaled_{engine}", ["mean"], roi=scan(1), intensity=figures)
     assert list(tensors) == ["mean"]
     np.testing.assert_allclose(tensors["mean"], (scan(1).mean(axis=(2, 3, 4)) - 3) / 2, rtol=1e-6)
 

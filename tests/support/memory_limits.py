@@ -15,7 +15,7 @@ from voxtile.tiling.schedule import schedules
 def limit_for(segmenter: Segmenter, image: Any, strips: int, *, half: bool = False) -> int:
     """Bytes with which `segmenter` needs so many strips for `image`, one tile at a time, summed so precisely."""
     loaded, card, options = segmenter.load(image), segmenter.card, segmenter.options
-    servers = len(segmenter.transport.endpoints)
+    servers = len(segmenter.transport.servers)
     prepared, grid = loaded.prepared, loaded.prepared.data.shape[1:]
     plan = plan_tiles(grid, tile_shape(card, grid), segmenter.tiling)
     estimate = MemoryEstimate(loaded.volume, prepared, card, plan, servers, options.keep_scores, options.skip_empty)

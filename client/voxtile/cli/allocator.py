@@ -1,4 +1,4 @@
-"""What a process of ours asks of the C library's allocator; libraries leave it as it is."""
+"""Restricts glibc's malloc to one arena; only commands do so, the library does not."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ M_ARENA_MAX = -8
 
 
 def limit_malloc_arenas() -> None:
-    """Lets all threads of this process allocate from one arena: what one has freed, another takes.
+    """Makes all threads of this process allocate from one arena, so that one reuses what another has freed.
 
-    By default each keeps its own, which costs a client tens of MiB: tiles' scores are made by one thread and let go by
-    another. For a process that does nothing else, before its threads start. Does nothing where glibc is not the
-    allocator.
+    By default each thread has an arena of its own. This costs a client tens of MiB, because one thread allocates the
+    scores of a tile and another frees them. Call it before threads start. It does nothing where the C library is not
+    glibc.
     """
     set_option = getattr(ctypes.CDLL(None), "mallopt", None)
     if set_option is not None:

@@ -1,7 +1,11 @@
-"""Why a segmentation will not work, found before it is tried: one finding for each thing that it needs."""
+"""Diagnoses problems before a run: one finding for each thing that a segmentation needs.
+
+Knows nothing of terminals.
+"""
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,12 +13,20 @@ from pathlib import Path
 from voxtile.budget import MIB
 from voxtile.errors import VoxtileError
 from voxtile.triton.catalogue import list_models
-from voxtile.triton.endpoint import ConnectionConfig, Endpoint, ServedModel
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.types import ServedModel
 
 
 @dataclass(frozen=True)
 class Finding:
-    """One thing that was looked at; `detail` says what was found and, if it is not `ok`, what to do."""
+    """One thing that was examined.
+
+    Attributes:
+        what: The thing: a server, a model, a scan.
+        ok: Whether a segmentation can use it.
+        detail: What was found, and what to do where it is not ok.
+    """
 
     what: str
     ok: bool
@@ -24,30 +36,38 @@ class Finding:
 def examine(
     urls: Sequence[str], model: str | None, scans: Sequence[Path], connection: ConnectionConfig
 ) -> Iterator[Finding]:
-    """Looks at the servers, then at the model, then at the scan; each needs the one before."""
+    """Examines the servers, then the model, then the scan; each needs the one before.
+
+    Args:
+        urls: HOST:PORT of the servers' gRPC services.
+        model: The model's public name; None to examine the servers alone.
+        scans: The files of a scan, one for each channel; none to leave it out.
+        connection: How to reach the servers.
+
+    Raises:
+        InputError: A TLS file cannot be read.
+    """
     served: list[ServedModel] = []
     for url in urls:
-        endpoint = Endpoint(url, connection)
-        try:
-            yield from _server(endpoint)
-            if model:
-                served.append(endpoint.model(model))
-                yield _model(served[-1], url)
-                yield _shared_memory(endpoint, url)
-        except VoxtileError as error:
-            yield Finding(url, False, str(error))
-        finally:
-            endpoint.close()
-    if len({offer.card_text for offer in served}) > 1:
+        with contextlib.closing(Endpoint(url, connection)) as endpoint:
+            try:
+                yield from _server(endpoint)
+                if model:
+                    served.append(endpoint.model(model))
+                    yield _model(served[-1], url)
+                    yield _shared_memory(endpoint, url)
+            except VoxtileError as error:
+                yield Finding(url, False, str(error))
+    if len({one.card_text for one in served}) > 1:
         yield Finding("servers", False, f"they serve different builds of {model!r}; give every server the same one")
     if scans and served:
         yield from _scan(scans, served[0])
 
 
 def _server(endpoint: Endpoint) -> Iterator[Finding]:
-    offers = list_models(endpoint)
-    broken = [f"{offer.name} ({offer.problem})" for offer in offers if offer.problem]
-    names = ", ".join(offer.name for offer in offers if not offer.problem)
+    listings = list_models(endpoint)
+    broken = [f"{listing.name} ({listing.problem})" for listing in listings if listing.problem]
+    names = ", ".join(listing.name for listing in listings if not listing.problem)
     yield Finding(endpoint.url, True, f"a Triton server answers; it offers {names or 'no model with a card'}")
     if broken:
         yield Finding(endpoint.url, False, f"models that cannot be used: {'; '.join(broken)}")

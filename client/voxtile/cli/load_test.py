@@ -1,7 +1,11 @@
-"""How many scans a service segments, and how long each takes, when several clients ask at once."""
+"""Measures how many scans a service segments, and how long each takes, when several clients ask at once.
+
+Knows nothing of terminals.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import statistics
 import threading
 import time
@@ -11,11 +15,24 @@ from typing import Any
 from pydantic import BaseModel
 
 from voxtile.errors import VoxtileError
-from voxtile.segmenter import Loaded, Options, Segmenter
+from voxtile.options import Options
+from voxtile.segmenter import LoadedScan, Segmenter
 
 
 class LoadResult(BaseModel):
-    """Figures of one run. seconds: of one scan, from its first tile to its mask, reading left out."""
+    """The result of a load test.
+
+    Attributes:
+        model: The model's public name.
+        clients: Clients that asked at once.
+        scans: Scans that were segmented.
+        wall_seconds: Seconds from the first scan's start to the last one's end.
+        scans_per_hour: Scans that were segmented in an hour at this rate.
+        tiles_per_second: Tiles that were computed in a second.
+        seconds_median: The median over scans of the seconds from its first tile to its mask; reading is left out.
+        seconds_longest: The longest of these.
+        retries: Requests that were sent again.
+    """
 
     model: str
     clients: int
@@ -31,35 +48,42 @@ class LoadResult(BaseModel):
 def run_load_test(
     urls: Sequence[str], model: str, image: Any, *, clients: int = 2, scans: int = 8, options: Options | None = None
 ) -> LoadResult:
-    """Lets `clients` clients segment `image` over and over until `scans` scans are done (one before that, uncounted).
+    """Lets several clients segment the same scan over and over; one segmentation before that is not counted.
 
-    Raises what a single segmentation would raise.
+    Args:
+        urls: HOST:PORT of the servers' gRPC services.
+        model: The model's public name.
+        image: The scan; see `Segmenter.segment`.
+        clients: Clients that ask at once.
+        scans: Scans in all.
+        options: How to segment.
+
+    Raises:
+        VoxtileError: As for a single segmentation.
     """
-    segmenters = [Segmenter(urls, model, options) for _ in range(clients)]
-    try:
-        segmenters[0].segment(image)
-        run = _Run(segmenters, [segmenter.load(image) for segmenter in segmenters], scans)
-        return run.result()
-    finally:
-        for segmenter in segmenters:
-            segmenter.close()
+    with contextlib.ExitStack() as stack:
+        segmenters = [stack.enter_context(Segmenter(urls, model, options)) for _ in range(clients)]
+        loaded = segmenters[0].load(image)
+        segmenters[0].run(loaded)
+        return _Run(segmenters, loaded, scans).result()
 
 
 class _Run:
-    """One run of several clients, a thread each, that take scans from one counter."""
+    """One run of several clients, each on a thread of its own, which take scans from one counter."""
 
-    def __init__(self, segmenters: Sequence[Segmenter], loaded: Sequence[Loaded], scans: int) -> None:
+    def __init__(self, segmenters: Sequence[Segmenter], loaded: LoadedScan, scans: int) -> None:
         self.segmenters = segmenters
         self.loaded = loaded
         self.left = scans
         self.lock = threading.Lock()
         self.seconds: list[float] = []
         self.tiles = 0
+        self.retries = 0
         self.errors: list[VoxtileError] = []
 
     def result(self) -> LoadResult:
         begun = time.perf_counter()
-        threads = [threading.Thread(target=self._client, args=(index,)) for index in range(len(self.segmenters))]
+        threads = [threading.Thread(target=self._client, args=(segmenter,)) for segmenter in self.segmenters]
         for thread in threads:
             thread.start()
         for thread in threads:
@@ -76,20 +100,21 @@ class _Run:
             tiles_per_second=round(self.tiles / wall, 2),
             seconds_median=round(statistics.median(self.seconds), 4),
             seconds_longest=round(max(self.seconds), 4),
-            retries=sum(segmenter.transport.traffic.retries for segmenter in self.segmenters),
+            retries=self.retries,
         )
 
-    def _client(self, index: int) -> None:
+    def _client(self, segmenter: Segmenter) -> None:
         while self._take():
             begun = time.perf_counter()
             try:
-                report = self.segmenters[index].run(self.loaded[index]).report
+                report = segmenter.run(self.loaded).report
             except VoxtileError as error:
                 self.errors.append(error)
                 return
             with self.lock:
                 self.seconds.append(time.perf_counter() - begun)
                 self.tiles += report.tiles
+                self.retries += report.retries
 
     def _take(self) -> bool:
         with self.lock:

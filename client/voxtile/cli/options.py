@@ -1,65 +1,126 @@
-"""What the commands share: options for reaching servers, errors made readable, progress on a terminal."""
+"""Declares every option that several commands share, once, and translates them into the library's configuration."""
 
 from __future__ import annotations
 
-import sys
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
-from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from voxtile.errors import VoxtileError
-from voxtile.triton.endpoint import ConnectionConfig
+from voxtile.options import Options
+from voxtile.triton.connection import ConnectionConfig, TlsConfig
+from voxtile.triton.retry import RetryPolicy
 
-DEFAULT_URL = ["localhost:8001"]
+DEFAULT_URL = "localhost:8001"
 
+Scans = Annotated[
+    list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files: one for each channel, in the model's order.")
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
-Urls = Annotated[
-    list[str],
-    typer.Option(
-        "--url", envvar="VOXTILE_URL", help="HOST:PORT of a server's gRPC service; more than once for several servers."
-    ),
-]
-Overlap = Annotated[float | None, typer.Option(help="Share of the ROI that tiles share; changes the result.")]
-Mode = Annotated[str | None, typer.Option(help="constant or gaussian; changes the result.")]
-Mirror = Annotated[bool, typer.Option(help="Average over the model's mirrorings, if it has any.")]
-SkipEmpty = Annotated[bool, typer.Option("--skip-empty", help="Leave out tiles outside the body.")]
-MaxRam = Annotated[int | None, typer.Option("--max-ram", metavar="MIB", min=1, help="Most memory to take, in MiB.")]
-AllowHalfScores = Annotated[
-    bool, typer.Option("--allow-half-scores", help="Sum in half precision if --max-ram needs it; changes the result.")
-]
-Batch = Annotated[int | None, typer.Option(min=1, help="Tiles a request; the server's most by default.")]
-InFlight = Annotated[int, typer.Option(min=1, help="Most requests on their way to one server.")]
-SharedMemory = Annotated[
-    bool | None,
-    typer.Option("--shared-memory/--no-shared-memory", help="By default, where the server is on this machine."),
-]
-Compression = Annotated[str | None, typer.Option(help="gzip or deflate on the wire; pays on slow lines only.")]
-Timeout = Annotated[float, typer.Option(help="Seconds that one request may take.")]
-NoResponseTimeout = Annotated[float, typer.Option(help="Seconds without any answer from any server.")]
-TlsFile = Annotated[Path | None, typer.Option(help="PEM file; any of the three turns TLS on.")]
-Header = Annotated[list[str], typer.Option("--header", metavar="NAME:VALUE", help="Sent with every call, as a token.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="No progress bar.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
 
 
-def connection_config_from(
-    ca: Path | None,
-    certificate: Path | None,
-    key: Path | None,
-    headers: list[str],
-    shared_memory: bool | None = False,
-    compression: str | None = None,
-    timeout: float = 30.0,
-) -> ConnectionConfig:
-    """The connection that the options describe. Raises typer.BadParameter for options that say nothing."""
-    if compression not in (None, "gzip", "deflate"):
-        raise typer.BadParameter(f"--compression is gzip or deflate, found {compression!r}")
-    tls = (ca, key, certificate) if ca or certificate or key else None
-    return ConnectionConfig(tls, dict(_header(text) for text in headers), shared_memory, compression, timeout)
+@dataclass(frozen=True)
+class ServerOptions:
+    """How to reach the servers."""
+
+    url: Annotated[
+        list[str],
+        typer.Option(
+            "--url", envvar="VOXTILE_URL", help="HOST:PORT of a server's gRPC service; repeat it for several servers."
+        ),
+    ] = field(default_factory=lambda: [DEFAULT_URL])
+    tls: Annotated[bool, typer.Option("--tls", help="Encrypt; the authorities that the system trusts are trusted.")] = (
+        False
+    )
+    tls_ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust instead; turns TLS on.")] = (
+        None
+    )
+    tls_cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate; turns TLS on.")] = None
+    tls_key: Annotated[Path | None, typer.Option(help="PEM file of its private key; turns TLS on.")] = None
+    header: Annotated[
+        list[str], typer.Option("--header", metavar="NAME:VALUE", help="Send this with every call, e.g. a token.")
+    ] = field(default_factory=list)
+
+    def connection(self, **changes: Any) -> ConnectionConfig:
+        """The connection that the options describe, with other fields as `changes` say.
+
+        Raises:
+            typer.BadParameter: A header has no name or no colon.
+            InputError: A certificate is given without its key, or a key without its certificate.
+        """
+        files = (self.tls_ca, self.tls_cert, self.tls_key)
+        tls = TlsConfig(*files) if self.tls or any(files) else None
+        return ConnectionConfig(tls=tls, headers=dict(map(_header, self.header)), **changes)
+
+
+@dataclass(frozen=True)
+class TransferOptions:
+    """How tiles are sent; nothing here changes the result."""
+
+    sw_batch_size: Annotated[
+        int | None, typer.Option(min=1, help="Tiles in one request; by default the most that the server takes.")
+    ] = None
+    in_flight: Annotated[int, typer.Option(min=1, help="The most requests in flight to one server.")] = 8
+    shared_memory: Annotated[
+        bool | None,
+        typer.Option("--shared-memory/--no-shared-memory", help="By default, where the server is on this machine."),
+    ] = None
+    compression: Annotated[
+        Literal["gzip", "deflate"] | None, typer.Option(help="Compress tiles; only slow networks gain by it.")
+    ] = None
+    timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 300.0
+    no_response_timeout: Annotated[
+        float, typer.Option(help="Give up after so many seconds without a response from any server.")
+    ] = 120.0
+
+
+@dataclass(frozen=True)
+class MethodOptions:
+    """How a scan is segmented."""
+
+    overlap: Annotated[
+        float | None, typer.Option(help="The fraction of the ROI that tiles share; changes the result.")
+    ] = None
+    mode: Annotated[
+        Literal["constant", "gaussian"] | None,
+        typer.Option(help="How overlapping tiles are weighted; changes the result."),
+    ] = None
+    mirror: Annotated[bool, typer.Option(help="Average over the model's test-time flips, if it has any.")] = True
+    skip_empty: Annotated[bool, typer.Option("--skip-empty", help="Leave out tiles outside the body.")] = False
+    spot_check: Annotated[
+        int, typer.Option(min=0, help="Send this many of the tiles left out all the same, to count labels in them.")
+    ] = 0
+    max_ram: Annotated[
+        float | None, typer.Option("--max-ram", metavar="MIB", min=1, help="The most memory to take, in MiB.")
+    ] = None
+    allow_half_scores: Annotated[
+        bool,
+        typer.Option("--allow-half-scores", help="Sum in half precision if --max-ram requires it; changes the result."),
+    ] = False
+
+
+def library_options(
+    server: ServerOptions, method: MethodOptions, transfer: TransferOptions, *, keep_scores: bool
+) -> Options:
+    """The library's options. Raises as `ServerOptions.connection` does."""
+    return Options(
+        overlap=method.overlap,
+        mode=method.mode,
+        mirror=method.mirror,
+        sw_batch_size=transfer.sw_batch_size,
+        in_flight=transfer.in_flight,
+        skip_empty=method.skip_empty,
+        spot_check=method.spot_check,
+        max_ram_mib=method.max_ram,
+        half_scores=method.allow_half_scores,
+        keep_scores=keep_scores,
+        connection=server.connection(
+            shared_memory=transfer.shared_memory, compression=transfer.compression, deadline_s=transfer.timeout
+        ),
+        retry_policy=RetryPolicy(no_response_timeout_s=transfer.no_response_timeout),
+    )
 
 
 def _header(text: str) -> tuple[str, str]:
@@ -67,29 +128,3 @@ def _header(text: str) -> tuple[str, str]:
     if not colon or not name.strip():
         raise typer.BadParameter(f"--header is NAME:VALUE, found {text!r}")
     return name.strip().lower(), value.strip()
-
-
-@contextmanager
-def errors_for_the_user() -> Iterator[None]:
-    """Ends with one line and the error's exit code; an interrupted run ends with 130, as shells expect."""
-    try:
-        yield
-    except VoxtileError as error:
-        sys.stderr.write(f"voxtile: {' '.join(str(error).split())}\n")
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("voxtile: interrupted; nothing half-written is left\n")
-        raise typer.Exit(130) from None
-
-
-@contextmanager
-def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """A progress bar on a terminal's error output; nothing in a pipe."""
-    console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)

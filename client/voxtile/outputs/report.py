@@ -75,10 +75,15 @@ class Report(BaseModel):
 
 
 class Stopwatch:
-    """Adds up seconds by step; a step inside another one stops the outer one's clock meanwhile."""
+    """Adds up seconds by step; a step inside another one stops the outer one's clock meanwhile.
 
-    def __init__(self) -> None:
-        self.seconds = Seconds()
+    Args:
+        before: Seconds of earlier work on the same scan, to begin with.
+    """
+
+    def __init__(self, before: Seconds | None = None) -> None:
+        self.seconds = Seconds() if before is None else before.model_copy()
+        self._before = self.seconds.total
         self._begin = self._mark = time.perf_counter()
         self._running: list[str] = []
 
@@ -100,15 +105,9 @@ class Stopwatch:
             setattr(self.seconds, name, getattr(self.seconds, name) + now - self._mark)
         self._mark = now
 
-    def resume(self) -> None:
-        """Leaves out of `total` the time since the last step ended, in which the scan lay waiting for its turn."""
-        now = time.perf_counter()
-        self._begin += now - self._mark
-        self._mark = now
-
     def stop(self) -> Seconds:
-        """The seconds so far; `total` counts from the watch's making."""
-        self.seconds.total = time.perf_counter() - self._begin
+        """The seconds so far; `total` also holds what was between the steps."""
+        self.seconds.total = self._before + time.perf_counter() - self._begin
         return Seconds(**{name: round(value, 6) for name, value in self.seconds.model_dump().items()})
 
 

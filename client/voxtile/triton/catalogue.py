@@ -1,18 +1,29 @@
-"""What a server offers: its public entries, each with its card."""
+"""Lists what a server offers: its public entries, each with its card.
+
+Knows nothing of tables' looks or of terminals.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
 
-from voxtile.card import Card
+from voxtile.card import Card, Certificate
 from voxtile.errors import ModelError, NoCardError
 from voxtile.triton.endpoint import Endpoint
 
 
 @dataclass(frozen=True)
 class ModelListing:
-    """A public entry. problem: why it cannot be used, or empty."""
+    """A public entry of a server's repository.
+
+    Attributes:
+        url: The server.
+        name: The public name.
+        version: The version that is served.
+        card: Its card; None where it cannot be used.
+        problem: Why it cannot be used; empty where it can.
+    """
 
     url: str
     name: str
@@ -21,6 +32,7 @@ class ModelListing:
     problem: str = ""
 
     def as_json(self) -> dict[str, Any]:
+        """The entry as plain values for JSON."""
         return {
             "name": self.name,
             "version": self.version,
@@ -31,7 +43,7 @@ class ModelListing:
         }
 
     def row(self) -> tuple[str, ...]:
-        """The fields of a table: model, what, channels, ROI, spacing, labels, engine, certificate."""
+        """The cells of a table's row: model, what, channels, ROI, spacing, labels, engine, certificate."""
         if self.card is None:
             return (self.name, self.problem, "", "", "", "", "", "")
         card = self.card
@@ -44,32 +56,39 @@ class ModelListing:
             "×".join(f"{size:g}" for size in card.spacing) if card.spacing else "as stored",
             ", ".join(label.name for label in card.labels),
             card.engine if certificate is None else f"{card.engine} {certificate.precision}",
-            "none"
-            if certificate is None
-            else f"Dice ≥ {certificate.dice_min:.4f}"
-            if certificate.accepted
-            else "failed",
+            _verdict(certificate),
         )
 
 
-def list_models(endpoint: Endpoint) -> list[ModelListing]:
-    """The entries of the server that carry a card, by name; entries without one are engines behind public names.
+def _verdict(certificate: Certificate | None) -> str:
+    if certificate is None:
+        return "none"
+    return f"Dice ≥ {certificate.dice_min:.4f}" if certificate.accepted else "failed"
 
-    Raises ServerUnavailable where no server answers.
+
+def list_models(endpoint: Endpoint) -> list[ModelListing]:
+    """Lists the entries that carry a card, and those that could not be loaded, by name.
+
+    Entries without a card are engines behind public names; they are left out.
+
+    Args:
+        endpoint: The server.
+
+    Raises:
+        ServerUnavailable: No server answers.
     """
-    offers = []
-    for name, state in sorted(set(endpoint.models())):
-        if state != "READY":
-            offers.append(
-                ModelListing(endpoint.url, name, problem=f"the server could not load it (state {state or 'unknown'})")
-            )
-            continue
-        try:
-            model = endpoint.model(name)
-        except NoCardError:
-            continue
-        except ModelError as error:
-            offers.append(ModelListing(endpoint.url, name, problem=str(error)))
-            continue
-        offers.append(ModelListing(endpoint.url, name, model.version, model.card))
-    return offers
+    entries = sorted(set(endpoint.models()))
+    return [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]
+
+
+def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
+    if state != "READY":
+        problem = f"the server could not load it (state {state or 'unknown'})"
+        return ModelListing(endpoint.url, name, problem=problem)
+    try:
+        model = endpoint.model(name)
+    except NoCardError:
+        return None
+    except ModelError as error:
+        return ModelListing(endpoint.url, name, problem=str(error))
+    return ModelListing(endpoint.url, name, model.version, model.card)

@@ -1,7 +1,7 @@
-"""Memory shared with a server on this machine, so that tiles and scores do not pass through gRPC.
+"""Shares memory with a server on this machine, so that tiles and scores need not pass through gRPC.
 
-A region has a name under /dev/shm only while the server maps it, so a client that is killed leaves nothing behind;
-should it die in just that moment, the next client clears up. Knows nothing of tiles or models: bytes in, bytes out.
+A region has a name under /dev/shm only while the server maps it. A client that is killed therefore leaves nothing
+behind; if it is killed at that very moment, the next client removes the name. Knows nothing of tiles or models.
 """
 
 from __future__ import annotations
@@ -17,20 +17,31 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.triton.faults import memory_in_use
+
 SHM = Path("/dev/shm")
 PREFIX = "voxtile"
 
-REGISTERING_S, FORGETTING_S = 10.0, 2.0
-"""How long a server may take to map a region, and to let go of one."""
+MAP_TIMEOUT_S, UNMAP_TIMEOUT_S = 10.0, 2.0
+"""Seconds that a server may take to map a region, and to let go of one."""
+
+STATUS_TIMEOUT_S = 5.0
+"""Seconds that a server may take to list its regions."""
 
 _numbers = itertools.count()
 
 
 class Region:
-    """One region of `size` bytes that this process and the server behind `client` both see.
+    """A region of memory that this process and one server both map.
 
-    Raises OSError where this machine has no shared memory, and tritonclient's InferenceServerException where the
-    server cannot map it (another machine, another container, shared memory switched off).
+    Args:
+        client: A tritonclient.grpc.InferenceServerClient of the server.
+        size: Bytes.
+
+    Raises:
+        OSError: This machine has no shared memory, or too little is left.
+        InferenceServerException: The server cannot map the region: it runs on another machine or in another container,
+            or does not support shared memory.
     """
 
     def __init__(self, client: Any, size: int) -> None:
@@ -42,36 +53,38 @@ class Region:
             os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
             self._memory = mmap.mmap(descriptor, size)
             with _named(descriptor, SHM / self.name):
-                client.register_system_shared_memory(self.name, f"/{self.name}", size, client_timeout=REGISTERING_S)
+                client.register_system_shared_memory(self.name, f"/{self.name}", size, client_timeout=MAP_TIMEOUT_S)
         finally:
             os.close(descriptor)
 
     def array(self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
-        """A view of the region's bytes."""
+        """An array of `dtype` and `shape` over the region's bytes from `offset` on; a view, not a copy."""
         return np.ndarray(shape, dtype, self._memory, offset)
 
     def close(self) -> bool:
-        """Lets the server and this process forget the region; False where the server still uses it, to be tried again.
+        """Unregisters the region and unmaps it.
 
-        A server that is gone has forgotten it already.
+        Returns:
+            False where the server still uses the region; the caller tries again later. A server that is gone has
+            forgotten it already.
         """
         from tritonclient.utils import InferenceServerException
 
         try:
-            self._client.unregister_system_shared_memory(self.name, client_timeout=FORGETTING_S)
+            self._client.unregister_system_shared_memory(self.name, client_timeout=UNMAP_TIMEOUT_S)
         except InferenceServerException as error:
-            if "in use" in (error.message() or ""):
+            if memory_in_use(error.message()):
                 return False
-        with contextlib.suppress(BufferError):  # a view is still held; the memory goes with the last one
+        with contextlib.suppress(BufferError):  # a view still exists; the memory is freed with the last one
             self._memory.close()
         return True
 
 
 @contextlib.contextmanager
 def _named(descriptor: int, path: Path) -> Iterator[None]:
-    """Gives the nameless file a name for the time of the block."""
+    """Names the nameless file behind `descriptor` within the block."""
     descriptors = os.open("/proc/self/fd", os.O_RDONLY | os.O_DIRECTORY)
-    try:  # with a folder's descriptor Python calls linkat, which follows the entry to the file; link would not
+    try:  # given a folder's descriptor, Python calls linkat, which follows the entry to the file; link does not
         os.link(str(descriptor), path, src_dir_fd=descriptors, follow_symlinks=True)
     finally:
         os.close(descriptors)
@@ -82,23 +95,23 @@ def _named(descriptor: int, path: Path) -> Iterator[None]:
 
 
 def forget_dead_clients(client: Any) -> None:
-    """Clears up after clients on this machine that did not live to do it: regions registered, and names left."""
+    """Removes names and registered regions that clients on this machine have left behind when they were killed."""
     for path in SHM.glob(f"{PREFIX}-*"):
         if _owner_is_gone(path.name):
             path.unlink(missing_ok=True)
-    for region in client.get_system_shared_memory_status(client_timeout=5.0).regions:
+    for region in client.get_system_shared_memory_status(client_timeout=STATUS_TIMEOUT_S).regions:
         if _owner_is_gone(region):
-            client.unregister_system_shared_memory(region, client_timeout=5.0)
+            client.unregister_system_shared_memory(region, client_timeout=STATUS_TIMEOUT_S)
 
 
 def _owner_is_gone(name: str) -> bool:
-    """Whether `name` is a region of ours whose process has ended (another may have its id by now)."""
+    """Whether `name` is a region of Voxtile whose process has ended (another process may have its id by now)."""
     prefix, pid, start = (name.split("-") + [""] * 3)[:3]
     return prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start
 
 
 def _process_start(pid: int) -> str:
-    """When the process started, in clock ticks since boot; empty if there is no such process."""
+    """The start of the process in clock ticks since boot; empty where there is no such process."""
     try:
         fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
     except OSError:

@@ -1,17 +1,25 @@
-"""How many requests may be on their way to one server at once.
+"""Decides how many requests may be in flight to one server.
 
-The window grows while more in flight brings more answers a second, rests when it does not, and halves when the
-server's queue turns a request away (additive increase, multiplicative decrease).
+The window grows while more requests in flight bring more answers a second, stays when they do not, and halves when the
+server's queue is full (additive increase, multiplicative decrease). Knows nothing of requests: it only counts them.
 """
 
 from __future__ import annotations
 
 GAIN = 1.03
-"""A larger window has to raise the throughput by this factor to be kept."""
+"""A larger window must raise the throughput by this factor; otherwise the window stops growing."""
 
 
 class Window:
-    """The window of one server: `size` requests, never more than `limit`."""
+    """The window of one server.
+
+    Args:
+        limit: The most requests it ever allows; at least 1 is allowed.
+        start: The requests that it allows at first.
+
+    Attributes:
+        size: The requests that it allows now.
+    """
 
     def __init__(self, limit: int, start: int = 2) -> None:
         self.limit = max(limit, 1)
@@ -22,11 +30,12 @@ class Window:
         self._since: float | None = None
 
     def sent(self, now: float) -> None:
+        """Counts a request that was sent at the time `now`, in seconds."""
         if self._since is None:
             self._since = now
 
     def answered(self, now: float) -> None:
-        """Takes note of an answer; at the end of a round of two windows' answers, decides whether to grow."""
+        """Counts an answer; after a round of twice as many answers as the window's size, decides whether to grow."""
         self._answers += 1
         if not self._grow or self._since is None or self._answers < 2 * self.size:
             return
@@ -39,6 +48,6 @@ class Window:
         self._answers, self._since = 0, now
 
     def rejected(self) -> None:
-        """The server's queue was full."""
+        """Halves the window, because the server's queue was full."""
         self.size = max(self.size // 2, 1)
         self._grow = False

@@ -1,0 +1,30 @@
+"""`voxtile prepare`: a scan as an nnU-Net model sees it, in files."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxtile.cli import options
+from voxtile.cli.console import errors_for_the_user
+from voxtile.options import Options
+from voxtile.outputs.prepared_files import check_prepared_files, write_prepared_scan
+from voxtile.segmenter import Segmenter
+
+
+def prepare(
+    scans: options.Scans,
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="CASE.nii.gz", help="Several channels are CASE_0000.nii.gz, …."),
+    ],
+    model: options.Model,
+    server: options.ServerOptions,
+) -> None:
+    """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
+    with errors_for_the_user(), Segmenter(server.url, model, Options(connection=server.connection())) as segmenter:
+        check_prepared_files(segmenter.card, output)
+        for file in write_prepared_scan(segmenter.load(scans).prepared, segmenter.card, output):
+            typer.echo(str(file))

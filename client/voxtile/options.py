@@ -1,0 +1,96 @@
+"""Defines how a scan is segmented, and puts into words which choices may change the result.
+
+Knows nothing of servers' answers or of scans.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any, Literal
+
+from voxtile.card import Card, Tiling
+from voxtile.errors import InputError
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.retry import RetryPolicy
+from voxtile.triton.transport import DEFAULT_IN_FLIGHT
+
+MIB = 1024**2
+
+
+@dataclass(frozen=True)
+class Options:
+    """How to segment. The defaults give the model's own result exactly.
+
+    What may change the result is named in the report.
+
+    Attributes:
+        overlap: The fraction of the ROI that neighbouring tiles share; None for the model's. Changes the result.
+        mode: How overlapping tiles are weighted; None for the model's. Changes the result.
+        mirror: Whether to average over the model's test-time flips, if it has any. False changes the result.
+        sw_batch_size: The most tiles in one request; None for the most that the server takes. Reduced for large tiles.
+        in_flight: The most requests in flight to one server. Reduced for large tiles.
+        skip_empty: Whether to leave out tiles outside the body, by the card's rule. May change the result.
+        spot_check: How many of the tiles left out are sent all the same, to count those that would get a label.
+        max_ram_mib: The most memory to take for one scan, in MiB; None for no limit. It is kept by fewer tiles at once,
+            then by working in strips; the labels stay the same.
+        half_scores: Whether scores may be summed in half precision where max_ram_mib requires it. Changes the result.
+        keep_scores: Whether to return the scores on the scan's own grid too.
+        postprocessing: Whether an nnU-Net model's learned post-processing is applied. False changes the result.
+        connection: How to reach the servers.
+        retry_policy: Retry limits.
+    """
+
+    overlap: float | None = None
+    mode: Literal["constant", "gaussian"] | None = None
+    mirror: bool = True
+    sw_batch_size: int | None = None
+    in_flight: int = DEFAULT_IN_FLIGHT
+    skip_empty: bool = False
+    spot_check: int = 0
+    max_ram_mib: float | None = None
+    half_scores: bool = False
+    keep_scores: bool = False
+    postprocessing: bool = True
+    connection: ConnectionConfig = field(default_factory=ConnectionConfig)
+    retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
+
+    @property
+    def max_ram_bytes(self) -> int | None:
+        return None if self.max_ram_mib is None else int(self.max_ram_mib * MIB)
+
+
+def chosen_tiling(card: Card, options: Options) -> Tiling:
+    """The card's tiling, with the overlap and mode of the options.
+
+    Raises:
+        InputError: An option has a value outside its range, or the model takes whole slices, which do not overlap.
+    """
+    wanted = _changed_tiling(card, options)
+    if wanted and card.multiple is not None:
+        raise InputError(f"model {card.name!r} takes whole slices, which do not overlap; leave out {', '.join(wanted)}")
+    try:
+        return Tiling.model_validate({**card.tiling.model_dump(), **wanted})
+    except ValueError as error:
+        raise InputError(f"overlap lies in [0, 1) and mode is constant or gaussian; found {dict(wanted)}") from error
+
+
+def changes_in_words(card: Card, options: Options) -> list[str]:
+    """What the options change that may change the result; empty for the model's own semantics."""
+    wanted = _changed_tiling(card, options)
+    changes = [f"{key} {getattr(card.tiling, key)} -> {value}" for key, value in wanted.items()]
+    if card.mirror_axes and not options.mirror:
+        changes.append("mirroring off")
+    if options.skip_empty:
+        changes.append("empty tiles skipped")
+    if card.nnunet and card.nnunet.get("postprocessing") and not options.postprocessing:
+        changes.append("learned post-processing off")
+    return changes
+
+
+def _changed_tiling(card: Card, options: Options) -> Mapping[str, Any]:
+    return {
+        key: value
+        for key, value in (("overlap", options.overlap), ("mode", options.mode))
+        if value is not None and value != getattr(card.tiling, key)
+    }

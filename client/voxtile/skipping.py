@@ -1,0 +1,46 @@
+"""Leaves out tiles in which nothing can be, and checks a sample of them. Knows nothing of servers or stitching."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.chains.base import PreparedScan
+from voxtile.errors import ModelError
+from voxtile.tiling.plan import Tile, TilePlan
+from voxtile.tiling.skip import empty_tiles
+
+
+def skippable_tiles(card: Card, prepared: PreparedScan, plan: TilePlan) -> frozenset[int]:
+    """The indices of the tiles that lie outside the body by the card's rule.
+
+    Raises:
+        ModelError: The card has no such rule.
+    """
+    if card.background is None:
+        raise ModelError(
+            f"model {card.name!r} has no rule for what is empty (`background_at_most` in its spec), "
+            "so --skip-empty cannot be used with it"
+        )
+    return empty_tiles(prepared.data, plan, prepared.background_at_most(card.background.at_most))
+
+
+def background_scores(card: Card) -> NDArray[np.float32]:
+    """[score] float32 scores that decide for background: the first score is the largest, or none exceeds its limit."""
+    background = np.zeros(card.output.scores, np.float32)
+    if card.regions or card.output.kind == "foreground":
+        background[:] = -1.0
+    elif card.output.kind != "labels":
+        background[0] = 1.0
+    return background
+
+
+def spot_check_tiles(plan: TilePlan, skipped: Iterable[int], count: int) -> list[Tile]:
+    """At most `count` of the skipped tiles, spread evenly over all of them."""
+    left_out = sorted(skipped)
+    step = max(len(left_out) // max(count, 1), 1)
+    chosen = set(left_out[::step][:count])
+    return [tile for tile in plan if tile.index in chosen]

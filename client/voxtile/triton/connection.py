@@ -1,0 +1,109 @@
+"""Connects to a Triton server's gRPC service: addresses, TLS, headers, deadlines.
+
+Knows nothing of models or tiles.
+"""
+
+from __future__ import annotations
+
+import ssl
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+from voxtile.errors import InputError
+
+CHANNEL = (
+    ("grpc.max_send_message_length", -1),
+    ("grpc.max_receive_message_length", -1),
+    ("grpc.initial_reconnect_backoff_ms", 100),
+    ("grpc.max_reconnect_backoff_ms", 1000),  # the default, two minutes, is longer than any restart of a server
+    ("grpc.keepalive_time_ms", 30_000),
+    ("grpc.keepalive_timeout_ms", 20_000),
+    ("grpc.use_local_subchannel_pool", 1),
+)
+
+
+@dataclass(frozen=True)
+class TlsConfig:
+    """An encrypted connection. All files are PEM.
+
+    Attributes:
+        ca: The certificates of the authorities that may sign the server's; None for those that the system trusts
+            (or that the environment variable SSL_CERT_FILE names).
+        certificate: This client's certificate with its chain, where the server asks for one.
+        key: The private key of `certificate`.
+    """
+
+    ca: Path | None = None
+    certificate: Path | None = None
+    key: Path | None = None
+
+    def __post_init__(self) -> None:
+        if (self.certificate is None) != (self.key is None):
+            given, missing = ("certificate", "key") if self.key is None else ("key", "certificate")
+            raise InputError(
+                f"TLS: expected a client's certificate and its key, found the {given} alone; add {missing}"
+            )
+
+
+@dataclass(frozen=True)
+class ConnectionConfig:
+    """How to reach a server.
+
+    Attributes:
+        tls: None for plain text.
+        headers: Sent with every call, for example a token. Names are in lower case.
+        shared_memory: Whether tiles go through shared memory; None for: where the server is on this machine.
+        compression: The compression of tiles on the wire; None for none.
+        deadline_s: Seconds that one request may take.
+    """
+
+    tls: TlsConfig | None = None
+    headers: Mapping[str, str] = field(default_factory=dict)
+    shared_memory: bool | None = None
+    compression: Literal["gzip", "deflate"] | None = None
+    deadline_s: float = 300.0
+
+
+def connect(url: str, connection: ConnectionConfig) -> Any:
+    """Makes a client for the server at `url`; it connects with its first call.
+
+    Args:
+        url: HOST:PORT of the server's gRPC service.
+        connection: How to reach it.
+
+    Returns:
+        A tritonclient.grpc.InferenceServerClient.
+
+    Raises:
+        InputError: A TLS file cannot be read.
+    """
+    from tritonclient.grpc import InferenceServerClient
+
+    credentials = None if connection.tls is None else _credentials(connection.tls)
+    return InferenceServerClient(url, creds=credentials, channel_args=list(CHANNEL))
+
+
+def _credentials(tls: TlsConfig) -> Any:
+    import grpc
+
+    try:
+        roots = _system_roots() if tls.ca is None else tls.ca.read_bytes()
+        key = None if tls.key is None else tls.key.read_bytes()
+        chain = None if tls.certificate is None else tls.certificate.read_bytes()
+    except OSError as error:
+        raise InputError(f"TLS: a file cannot be read ({error})") from None
+    return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def _system_roots() -> bytes | None:
+    """The system's trusted certificates as PEM; None, for gRPC's own list, where the system has none.
+
+    gRPC would take its own list where it is given none, which lacks what an administrator has added to the system.
+    """
+    file = ssl.get_default_verify_paths().cafile
+    if file is not None:
+        return Path(file).read_bytes()
+    found = ssl.create_default_context().get_ca_certs(binary_form=True)
+    return "".join(map(ssl.DER_cert_to_PEM_cert, found)).encode() or None

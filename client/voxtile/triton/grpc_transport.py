@@ -1,0 +1,162 @@
+"""Implements the transport for Triton servers: several servers that offer one model are used as one.
+
+Knows nothing of scans or stitching.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from numpy.typing import NDArray
+
+from voxtile.errors import InputError, ModelError, ServerUnavailable
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.pump import Pump
+from voxtile.triton.retry import RetryPolicy
+from voxtile.triton.transport import DEFAULT_IN_FLIGHT
+from voxtile.triton.types import Request, ServedModel, Traffic
+
+log = logging.getLogger(__name__)
+
+
+class GrpcTransport:
+    """The servers that offer `model`, as one `Transport`.
+
+    Args:
+        endpoints: The servers; closed with the transport.
+        model: The model's public name.
+        retry_policy: Retry limits.
+
+    Raises:
+        ServerUnavailable: No server answers.
+        ModelError: A server that answers lacks the model, or the servers have different builds of it (a mask must not
+            be stitched from two networks).
+    """
+
+    def __init__(
+        self,
+        endpoints: Sequence[Endpoint],
+        model: str,
+        retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+    ) -> None:
+        self._endpoints = endpoints
+        self._retry_policy = retry_policy
+        try:
+            self.model = _agreed_model(endpoints, model)
+        except BaseException:
+            self.close()
+            raise
+
+    @property
+    def servers(self) -> Sequence[str]:
+        """The servers' addresses."""
+        return [endpoint.url for endpoint in self._endpoints]
+
+    def infer(
+        self, requests: Iterator[Request], in_flight: int = DEFAULT_IN_FLIGHT, traffic: Traffic | None = None
+    ) -> GrpcAnswers:
+        """Sends requests and returns their scores; see `Transport.infer`.
+
+        Raises:
+            ForkError: This process was forked from the one that made the transport.
+        """
+        for endpoint in self._endpoints:
+            endpoint.check_process()
+        traffic = Traffic() if traffic is None else traffic
+        return GrpcAnswers(Pump(self._endpoints, self.model, requests, self._retry_policy, in_flight, traffic))
+
+    def close(self) -> None:
+        """Ends all connections and gives back all shared memory."""
+        for endpoint in self._endpoints:
+            endpoint.close()
+
+    def __enter__(self) -> GrpcTransport:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+
+class GrpcAnswers:
+    """The scores that a pump hands over. The pump has ended when the last one is taken, or when an error is raised."""
+
+    def __init__(self, pump: Pump) -> None:
+        self._pump = pump
+        self._closed = False
+        pump.start()
+
+    def __iter__(self) -> GrpcAnswers:
+        return self
+
+    def __next__(self) -> NDArray[Any]:
+        scores = None
+        try:
+            scores = None if self._closed else self._pump.take()
+        finally:
+            if scores is None:
+                self.close()
+        if scores is None:
+            raise StopIteration
+        return scores
+
+    def close(self) -> None:
+        """Ends the pump; another thread that waits for the next scores gets none."""
+        self._closed = True
+        self._pump.stop()
+
+    def __del__(self) -> None:
+        with contextlib.suppress(Exception):  # at the interpreter's end what it needs may be gone
+            self.close()
+
+
+def connect_transport(
+    url: str | Sequence[str] | None,
+    model: str | None,
+    connection: ConnectionConfig = ConnectionConfig(),  # noqa: B008 - frozen
+    retry_policy: RetryPolicy = RetryPolicy(),  # noqa: B008 - frozen
+) -> GrpcTransport:
+    """Connects to the servers that offer a model.
+
+    Args:
+        url: HOST:PORT of a server's gRPC service, or several of them.
+        model: The model's public name.
+        connection: How to reach the servers.
+        retry_policy: Retry limits.
+
+    Raises:
+        InputError: No server or no model is named, or a TLS file cannot be read.
+        ServerUnavailable: No server answers.
+        ModelError: A server that answers lacks the model, or the servers have different builds of it.
+    """
+    urls = [url] if isinstance(url, str) else list(url or ())
+    if not urls or model is None:
+        missing = "no model's name" if urls else "no address"
+        raise InputError(
+            f"expected the address of a server (HOST:PORT of its gRPC service) and a model's name, found {missing}"
+        )
+    return GrpcTransport([Endpoint(one, connection) for one in urls], model, retry_policy)
+
+
+def _agreed_model(endpoints: Sequence[Endpoint], name: str) -> ServedModel:
+    """The model as all servers offer it, with the smallest batch that any of them takes."""
+    offers: list[ServedModel] = []
+    missing: list[ServerUnavailable] = []
+    for endpoint in endpoints:
+        try:
+            offers.append(endpoint.model(name))
+        except ServerUnavailable as error:
+            missing.append(error)
+    if not offers:
+        raise missing[0]
+    for silent in missing:
+        log.warning("%s; going on without it", silent)
+    if any(offer.card_text != offers[0].card_text for offer in offers):
+        raise ModelError(
+            f"the servers {', '.join(endpoint.url for endpoint in endpoints)} serve different builds of {name!r}; "
+            "give every server the same repository"
+        )
+    return min(offers, key=lambda offer: offer.max_batch_size)

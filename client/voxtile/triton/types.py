@@ -1,0 +1,92 @@
+"""Defines what is exchanged with a model: requests of tiles, the model as it is served, tensor types, traffic.
+
+Knows nothing of gRPC, of addresses or of scans.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from functools import cached_property
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.tensor_types import NUMPY_TYPES
+
+
+def wire_type(dtype: np.dtype[Any]) -> str:
+    """Triton's name of a type that a card can name, such as FP32."""
+    return next(name for name, known in NUMPY_TYPES.items() if known == dtype).upper()
+
+
+@dataclass(frozen=True)
+class ServedModel:
+    """A model as it is served.
+
+    Attributes:
+        card: Its card.
+        version: The version that answers.
+        max_batch_size: The most tiles that one request may hold, at least 1.
+        card_text: The card as the server stores it; equal texts mean the same build.
+    """
+
+    card: Card
+    version: str
+    max_batch_size: int
+    card_text: str
+
+
+@dataclass(frozen=True)
+class Request:
+    """A batch of tiles.
+
+    Attributes:
+        index: The position among the requests of one `infer`, from 0 on; answers come back in this order.
+        roi: [batch, channel, *spatial] in the card's input type.
+        statistics: [channel, 2] float32, what the model subtracts and divides by; None where it takes neither.
+    """
+
+    index: int
+    roi: NDArray[Any]
+    statistics: NDArray[np.float32] | None
+
+    @cached_property
+    def inputs(self) -> list[tuple[str, NDArray[Any]]]:
+        """The input tensors with their names, in the order in which they are sent."""
+        arrays: list[tuple[str, NDArray[Any]]] = [("roi", self.roi)]
+        if self.statistics is not None:
+            batch = np.broadcast_to(self.statistics, (len(self.roi), *self.statistics.shape))
+            arrays.append(("intensity", np.ascontiguousarray(batch, np.float32)))
+        return arrays
+
+    @property
+    def nbytes(self) -> int:
+        return sum(array.nbytes for _, array in self.inputs)
+
+
+def scores_shape(card: Card, request: Request) -> tuple[int, ...]:
+    """[batch, score, *spatial]: scores lie on the grid of the tiles that were sent."""
+    return len(request.roi), card.output.scores, *request.roi.shape[2:]
+
+
+@dataclass
+class Traffic:
+    """What one `infer` has sent and received so far.
+
+    Attributes:
+        bytes_sent: Bytes of the input tensors; a request that is sent again counts again.
+        bytes_received: Bytes of the scores.
+        requests: Requests sent, those that were sent again included.
+        retries: Requests that were sent again.
+        peak_in_flight: The most requests that were in flight at once, over all servers.
+        shared_memory: Whether any request went through shared memory.
+    """
+
+    bytes_sent: int = 0
+    bytes_received: int = 0
+    requests: int = 0
+    retries: int = 0
+    peak_in_flight: int = 0
+    shared_memory: bool = False
