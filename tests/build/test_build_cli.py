@@ -33,7 +33,7 @@ ENTRY_FILES = {
 }
 
 # The certificate for people, with its pictures, and what it takes to repeat it.
-PAGE = ("1/certificate.md", "1/evidence.npz", "1/flipped_")
+PAGE = ("1/certificate.md", "1/samples.npz", "1/changed_")
 
 SPEC = """
 name = "tiny"
@@ -355,7 +355,7 @@ def test_the_identity_network_gives_every_voxel_back_exactly(tmp_path: Path) -> 
     )
     assert run("spec", spec, "--repository", tmp_path / "models") == 0
     certificate = json.loads((tmp_path / "models/same_openvino/1" / CERTIFICATE).read_text())
-    assert certificate["figures"]["max_abs_error"] == 0.0
+    assert certificate["metrics"]["max_abs_error"] == 0.0
     roi = np.arange(60, dtype=np.int16).reshape(1, 1, 5, 4, 3) * 7 - 200
     session = ort.InferenceSession(tmp_path / "models/same_onnxruntime/1/model.onnx")
     np.testing.assert_array_equal(session.run(None, {"roi": roi})[0], roi)

@@ -32,7 +32,8 @@ from voxtile_build.engines.base import Compiled, Engine, find_engine
 from voxtile_build.errors import AcceptanceError, ScanError
 from voxtile_build.evaluation.metrics import changed_voxels, dice, masks, probabilities
 from voxtile_build.evaluation.phantom import phantom, phantom_shape
-from voxtile_build.evaluation.samples import as_travels, cut_tiles, gather_scans, intensity_statistics
+from voxtile_build.evaluation.samples import as_input, gather_scans, intensity_statistics
+from voxtile_build.evaluation.tiles import cut_tiles
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.spec.input import PADDING
@@ -171,7 +172,7 @@ def test_fractions_use_the_whole_range_of_int16_where_figures_cancel_the_scale(t
     write_scan(tmp_path / "a.nii", values)
     chosen = with_scans(tmp_path, "a.nii", input={"dtype": "int16", "intensity": {"rule": "zscore"}})
     scan = gather_scans(chosen)[0]
-    subtract, divide = scan.figures[0]
+    subtract, divide = scan.statistics[0]
     np.testing.assert_allclose((scan.volume[0] - subtract) / divide, (values - values.mean()) / values.std(), atol=1e-3)
 
 
@@ -205,7 +206,7 @@ def test_channels_of_different_shapes_are_refused(tmp_path: Path) -> None:
 
 def test_values_travel_rounded_to_the_nearest() -> None:
     values = np.array([-0.6, 0.4, 0.6, 32_766.9])
-    assert as_travels(values, spec(input={"dtype": "int16"}), "x").tolist() == [-1, 0, 1, 32_767]
+    assert as_input(values, spec(input={"dtype": "int16"}), "x").tolist() == [-1, 0, 1, 32_767]
 
 
 # How it is measured
@@ -215,7 +216,7 @@ def test_a_whole_scan_is_monais_own_sliding_window() -> None:
     chosen = spec(input={"intensity": {"rule": "zscore", "mask": "nonzero"}})
     scan = gather_scans(chosen)[0]
     found = segment(scan, chosen, torch_runner(wrapper_of(chosen)), 2)
-    subtract, divide = scan.figures[0]
+    subtract, divide = scan.statistics[0]
     normal = torch.from_numpy((scan.volume - subtract) / divide)[None].float()
     with torch.inference_mode():
         expected = sliding_window_inference(
@@ -248,7 +249,7 @@ def test_dice_is_the_textbooks() -> None:
     assert dice(np.zeros(3, bool), np.zeros(3, bool)) is None
 
 
-def test_flipped_counts_a_voxel_once_however_many_labels_change() -> None:
+def test_changed_counts_a_voxel_once_however_many_labels_change() -> None:
     one = np.zeros((3, 2, 2, 2), bool)
     one[0] = True
     other = one.copy()
@@ -282,9 +283,9 @@ def test_masks_of_uint8_are_those_of_its_probability() -> None:
 def test_pytorch_itself_is_accepted_without_error(reference: Reference, tmp_path: Path) -> None:
     found = certificate(spec(), torch_runner(wrapper_of(spec())), reference, tmp_path).content
     assert found["accepted"]
-    assert found["figures"]["dice_min"] == 1.0
-    assert found["figures"]["changed_fraction"] == 0.0
-    assert found["figures"]["max_abs_error"] < 1e-5
+    assert found["metrics"]["dice_min"] == 1.0
+    assert found["metrics"]["changed_fraction"] == 0.0
+    assert found["metrics"]["max_abs_error"] < 1e-5
     require_accepted(found)
 
 
@@ -324,7 +325,7 @@ def test_an_error_of_known_size_is_the_error_reported(reference: Reference, tmp_
     def shifted(inputs: Mapping[str, Array]) -> Array:
         return run(inputs) - np.float32(0.002)
 
-    figures = certificate(chosen, shifted, truth, tmp_path).content["figures"]
+    figures = certificate(chosen, shifted, truth, tmp_path).content["metrics"]
     assert figures["max_abs_error"] == pytest.approx(0.002, rel=1e-2)
     assert figures["mean_abs_error"] == pytest.approx(0.002, rel=1e-2)
 
@@ -414,7 +415,7 @@ def test_a_label_that_is_nowhere_has_no_dice(tmp_path: Path) -> None:
     found = certificate(chosen, torch_runner(wrapper), make_reference(wrapper, chosen), tmp_path).content
     assert found["scans"][0]["dice"]["two"] is None
     assert found["scans"][0]["voxels"]["two"] == 0
-    assert found["figures"]["dice_min"] == 1.0
+    assert found["metrics"]["dice_min"] == 1.0
 
 
 def test_the_reference_is_not_changed_by_measuring(reference: Reference, tmp_path: Path) -> None:

@@ -14,25 +14,24 @@ import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai.data.utils import compute_importance_map, dense_patch_slices
-from monai.inferers.utils import _get_scan_interval
 from monai.metrics import compute_hausdorff_distance
 from numpy.typing import NDArray
 
 from tests.support.build_specs import Linear, fields, spec, tiny_unet
 from voxtile_build.arrays import Runner
-from voxtile_build.certificate import archive as stored_evidence
+from voxtile_build.certificate import archive
 from voxtile_build.certificate.archive import pack, unpack
 from voxtile_build.certificate.certificate import Certificate, Reference, certify, make_reference
 from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, violations
 from voxtile_build.certificate.page import picture_of
+from voxtile_build.certificate.stitched_scan import stitch
 from voxtile_build.engines.base import Compiled, find_engine
 from voxtile_build.errors import VerificationError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.evaluate import as_votes, compare, measure_tiles, near_boundary
 from voxtile_build.evaluation.metrics import masks, probabilities
-from voxtile_build.evaluation.samples import Scan, Tile, gather_scans
-from voxtile_build.evaluation.stitching import importance, stitch, window_starts
+from voxtile_build.evaluation.samples import Scan, gather_scans
+from voxtile_build.evaluation.tiles import Tile
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.spec.spec import Spec, parse_spec
@@ -176,6 +175,8 @@ def test_a_tile_of_labels_is_compared_as_votes() -> None:
         {"tiling": {"overlap": 0.5, "mode": "constant"}},
         {"tiling": {"overlap": 0.0, "sigma_scale": 0.3}},
         {"tiling": {"overlap": 0.9}},
+        {"tiling": {"overlap": [0.5, 0.0, 0.75], "sigma_scale": [0.1, 0.3, 0.2], "cval": -1.5}},
+        {"tiling": {"semantics": "nnunet", "overlap": 0.5}},
         {"input": {"intensity": {"rule": "zscore", "mask": "nonzero"}, "dtype": "int16"}},
         {"output": {"scores": "labels", "dtype": "uint8"}},
         {"output": {"scores": "foreground", "foreground": "one", "dtype": "uint8"}},
@@ -191,28 +192,12 @@ def test_a_scan_is_stitched_as_monai_stitches_it(changes: dict[str, Any]) -> Non
     np.testing.assert_allclose(found, expected, atol=STITCHED * scale)
 
 
+@pytest.mark.parametrize("sizes", [{}, {"multiple": 4, "overlap": 0.0}], ids=["tiles", "whole slices"])
 @pytest.mark.parametrize("axis", [0, 1, 2])
-def test_slices_are_stitched_as_monai_stitches_them(axis: int) -> None:
-    chosen = spec(tiling={"roi_size": [12, 8], "slice_axis": axis})
+def test_slices_are_stitched_as_monai_stitches_them(axis: int, sizes: dict[str, Any]) -> None:
+    chosen = spec(tiling={"roi_size": [12, 8], "slice_axis": axis, **sizes})
     scan, run = gather_scans(chosen)[0], torch_runner(Wrapper(Linear((1.0, 2.0, -1.0)), chosen))
     np.testing.assert_allclose(stitch(scan, chosen, run, 2), segment(scan, chosen, run, 3), atol=STITCHED)
-
-
-@given(st.tuples(*[st.integers(4, 24)] * 3), st.tuples(*[st.integers(2, 16)] * 3), st.sampled_from([0, 0.25, 0.5, 0.9]))
-@settings(max_examples=40, deadline=None)
-def test_windows_start_where_monais_do(shape: tuple[int, ...], roi: tuple[int, ...], overlap: float) -> None:
-    roi = tuple(min(size, tile) for size, tile in zip(shape, roi, strict=True))
-    tiling = spec(tiling={"roi_size": list(roi), "overlap": overlap}).tiling
-    steps = _get_scan_interval(shape, roi, 3, (overlap,) * 3)
-    expected = [tuple(part.start for part in slices) for slices in dense_patch_slices(shape, roi, steps)]
-    assert list(window_starts(shape, tiling)) == expected
-
-
-@pytest.mark.parametrize(("mode", "sigma_scale"), [("gaussian", 0.125), ("gaussian", 0.4), ("constant", 0.125)])
-def test_weights_are_monais(mode: str, sigma_scale: float) -> None:
-    tiling = spec(tiling={"mode": mode, "sigma_scale": sigma_scale}).tiling
-    expected = compute_importance_map(tiling.roi_size, mode=mode, sigma_scale=sigma_scale)
-    np.testing.assert_allclose(importance(tiling), expected.numpy(), rtol=1e-5)
 
 
 # What is said
@@ -303,8 +288,8 @@ def test_the_page_says_what_the_file_says_and_shows_where_voxels_flip(reference:
     assert f"{scan['near_boundary_voxels']} lie within the measured error" in page
     for label, similarity in scan["dice"].items():
         assert f"| {label} | {scan['voxels'][label]} | {similarity:.6f} | {scan['hausdorff_95_mm'][label]:g} |" in page
-    assert f"![{made.pictures[0].title}](flipped_0.png)" in page
-    assert (tmp_path / "flipped_0.png").read_bytes().startswith(b"\x89PNG")
+    assert f"![{made.pictures[0].title}](changed_0.png)" in page
+    assert (tmp_path / "changed_0.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_the_same_certificate_gives_the_same_files(reference: Reference, tmp_path: Path) -> None:
@@ -318,9 +303,9 @@ def test_the_same_certificate_gives_the_same_files(reference: Reference, tmp_pat
     assert [name for name, _ in digests[0]] == [
         "certificate.json",
         "certificate.md",
-        "evidence.npz",
-        "flipped_0.png",
+        "changed_0.png",
         "model.onnx",
+        "samples.npz",
     ]
 
 
@@ -334,7 +319,7 @@ def test_the_picture_is_of_the_plane_with_most_flips() -> None:
     found[:, 0, 3:5, 4] = [[False, False], [True, True]]
     picture = picture_of(Scan("scan", volume, np.zeros((1, 2))), wanted, found)
     assert picture.title == "scan, plane 4 of 6: 2 of 3 changed voxels"
-    assert np.argwhere(picture.flips).tolist() == [[0, 3], [0, 4]]
+    assert np.argwhere(picture.changed).tolist() == [[0, 3], [0, 4]]
     np.testing.assert_array_equal(picture.image, volume[0, ..., 4])
     assert np.argwhere(picture.borders)[:, 0].tolist() == [1] * 5
     unchanged = picture_of(Scan("scan", volume, np.zeros((1, 2))), wanted, wanted)
@@ -356,8 +341,8 @@ def test_tiles_of_one_value_are_told_apart_whatever_halves_they_hold(ends: tuple
 
 
 def test_the_reference_comes_back_as_it_was(reference: Reference, tmp_path: Path) -> None:
-    (tmp_path / "evidence.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
-    stored = unpack(tmp_path / "evidence.npz")
+    (tmp_path / "samples.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
+    stored = unpack(tmp_path / "samples.npz")
     assert stored.stride == 1
     assert (stored.spec.tiling, stored.spec.output, stored.spec.input) == (spec().tiling, spec().output, spec().input)
     for (tile, scores), (kept, kept_scores) in zip(reference.tiles, stored.tiles, strict=True):
@@ -374,9 +359,9 @@ def test_large_tiles_are_thinned_and_still_compared(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = sum(scores.nbytes for _, scores in reference.tiles)
-    monkeypatch.setattr(stored_evidence, "TILE_BYTES", whole // 8)
-    (tmp_path / "evidence.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
-    stored = unpack(tmp_path / "evidence.npz")
+    monkeypatch.setattr(archive, "TILE_BYTES", whole // 8)
+    (tmp_path / "samples.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
+    stored = unpack(tmp_path / "samples.npz")
     assert stored.stride == 2
     assert sum(scores.nbytes for _, scores in stored.tiles) <= whole // 8
     run = torch_runner(wrapper_of(spec()))
@@ -387,9 +372,9 @@ def test_large_tiles_are_thinned_and_still_compared(
 def test_a_scan_that_is_too_large_is_not_stored(
     reference: Reference, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(stored_evidence, "SCAN_BYTES", reference.scans[0][0].volume.nbytes - 1)
-    (tmp_path / "evidence.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
-    assert unpack(tmp_path / "evidence.npz").scan is None
+    monkeypatch.setattr(archive, "SCAN_BYTES", reference.scans[0][0].volume.nbytes - 1)
+    (tmp_path / "samples.npz").write_bytes(pack(spec(), reference.tiles, reference.scans))
+    assert unpack(tmp_path / "samples.npz").scan is None
 
 
 def test_no_path_of_this_machine_is_stored(reference: Reference, tmp_path: Path) -> None:
@@ -397,7 +382,7 @@ def test_no_path_of_this_machine_is_stored(reference: Reference, tmp_path: Path)
     chosen = parse_spec(
         fields(weights=weights, acceptance={"scans": ["a.nii"]}, precision={"calibration": ["b.nii"]}), "x", tmp_path
     )
-    packed = tmp_path / "evidence.npz"
+    packed = tmp_path / "samples.npz"
     packed.write_bytes(pack(chosen, reference.tiles, reference.scans))
     with np.load(packed) as arrays:
         text = arrays["settings"].tobytes().decode()
@@ -407,11 +392,11 @@ def test_no_path_of_this_machine_is_stored(reference: Reference, tmp_path: Path)
 
 @pytest.mark.parametrize("damage", ["truncated", "missing", "other", "empty"])
 def test_a_damaged_reference_is_refused_by_file(reference: Reference, tmp_path: Path, damage: str) -> None:
-    path = tmp_path / "evidence.npz"
+    path = tmp_path / "samples.npz"
     content = pack(spec(), reference.tiles, reference.scans)
     if damage == "other":
         np.savez(path, unrelated=np.zeros(3))
     elif damage != "missing":
         path.write_bytes(content[: len(content) // 2] if damage == "truncated" else b"")
-    with pytest.raises(VerificationError, match=r"evidence\.npz: expected the stored reference"):
+    with pytest.raises(VerificationError, match=r"samples\.npz: expected the stored reference"):
         unpack(path)

@@ -30,7 +30,8 @@ from voxtile_build.build import build
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.certificate.verify import verify
 from voxtile_build.errors import NetworkError, SpecError
-from voxtile_build.evaluation.samples import cut_tiles, gather_scans, phantom_scan, tile_inputs
+from voxtile_build.evaluation.samples import gather_scans, phantom_scan
+from voxtile_build.evaluation.tiles import cut_tiles, tile_inputs
 from voxtile_build.evaluation.whole_scan import torch_runner
 from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.composing import to_onnx
@@ -246,7 +247,7 @@ def test_the_certificate_holds_through_the_server(repository: Path, server: Embe
         assert all(verdict.holds for verdict in verdicts), [verdict.as_line() for verdict in verdicts]
 
 
-def test_evidence_has_tiles_of_several_sizes_from_the_middle_of_the_slice(specs: dict[str, Spec]) -> None:
+def test_samples_have_tiles_of_several_sizes_from_the_middle_of_the_slice(specs: dict[str, Spec]) -> None:
     spec = specs["unet"]
     (found,) = gather_scans(spec)
     tiles = {tile.name: tile.roi for tile in cut_tiles(found, spec)}
@@ -287,7 +288,7 @@ def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dt
     (file,) = save(to_onnx(wrapper, spec), tmp_path / "model.onnx")
     compiled = ov.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     tile = next(tile for tile in cut_tiles(phantom_scan(spec), spec) if tile.name == "half outside")
-    given = tile_inputs(spec, tile.roi[None], tile.figures[None])
+    given = tile_inputs(spec, tile.roi[None], tile.statistics[None])
     expected = torch_runner(wrapper)(given)
     assert np.abs(compiled(given)["scores"] - expected).max() < BF16_ERROR * np.ptp(expected)
 

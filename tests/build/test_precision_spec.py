@@ -14,7 +14,7 @@ from tests.support.build_specs import fields, spec
 from voxtile_build.engines.select import VARIANTS
 from voxtile_build.errors import ScanError, SpecError
 from voxtile_build.evaluation.calibration import MOST_TILES, calibrate
-from voxtile_build.evaluation.samples import cut_tiles
+from voxtile_build.evaluation.tiles import cut_tiles
 from voxtile_build.spec.precision import Precision
 from voxtile_build.spec.serving import ENGINE_NAMES
 from voxtile_build.spec.spec import Spec, load_spec, parse_spec
@@ -136,7 +136,7 @@ def test_feeds_are_the_graphs_inputs(tmp_path: Path) -> None:
         (b"a table, not a scan", "expected a NIfTI scan"),
         (np.zeros((4, 4, 4, 3), np.int16), "expected a 3D scan of one channel"),
         (np.full((4, 4, 4), np.nan, np.float32), "found NaN or infinity"),
-        (np.full((9, 9, 9), 7, np.int16), "channel 0 holds 7 throughout"),
+        (np.full((9, 9, 9), 7, np.int16), "channel 0 hold 7"),
         (np.full((4, 4, 4), 70_000, np.int32), "expected values that int16 holds"),
     ],
 )

@@ -28,6 +28,7 @@ from typer.testing import CliRunner
 from models.training.mni152 import fetch_mni152
 from tests.support.precision_graphs import Attending
 from voxtile import ConnectionConfig, Segmenter
+from voxtile.card import Card
 from voxtile.cli.app import app
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
@@ -39,6 +40,7 @@ from voxtile_build.certificate.verify import verify
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
 from voxtile_build.engines.openvino.runner import OpenVinoRunner
 from voxtile_build.importers.network import load_network
+from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config
 from voxtile_build.spec.spec import Spec, parse_spec
 from voxtile_server.embedded import EmbeddedServer
@@ -150,11 +152,16 @@ def in_process(brain: Brain, one: Precise) -> Runner:
 @every
 def test_served_scores_are_those_of_the_engine_in_process(brain: Brain, one: Precise) -> None:
     run = in_process(brain, one)
-    stored = unpack(brain.repository / one.entry / "1" / "evidence.npz")
-    with ServedRunner(brain.url, one.entry) as served:
+    stored = unpack(brain.repository / one.entry / "1" / "samples.npz")
+    with ServedRunner(brain.url, public_card(brain, one), one.entry) as served:
         for tile, _ in stored.tiles:
-            feed = {"roi": tile.roi[None], "intensity": tile.figures[None]}
+            feed = {"roi": tile.roi[None], "intensity": tile.statistics[None]}
             np.testing.assert_array_equal(served(feed), run(feed))
+
+
+def public_card(brain: Brain, one: Precise) -> Card:
+    folder = brain.repository / one.model
+    return get_card(read_config(folder), folder)
 
 
 @every
@@ -162,12 +169,12 @@ def test_the_certificate_is_accepted_in_the_precision_asked_for(brain: Brain, on
     certificate = brain.certificate(one)
     assert certificate["accepted"] is True
     assert (certificate["engine"], certificate["precision"]) == (one.engine, one.precision)
-    assert certificate["figures"]["dice_min"] >= DICE
+    assert certificate["metrics"]["dice_min"] >= DICE
 
 
 def test_reduced_precisions_are_reduced(brain: Brain) -> None:
     """An entry that says int8 and computes in fp32 would pass every other test."""
-    errors = {one: brain.certificate(one)["figures"]["max_abs_error"] for one in PRECISIONS}
+    errors = {one: brain.certificate(one)["metrics"]["max_abs_error"] for one in PRECISIONS}
     for one in PRECISIONS:
         if "int8" in one.precision or (one.engine, one.precision) == ("onnxruntime", "fp16"):
             assert errors[one] > 3 * errors[Precise(one.engine, "fp32")], one
@@ -194,7 +201,7 @@ def test_the_entry_holds_as_served(brain: Brain, one: Precise) -> None:
     verdict, public = verify(one.model, brain.repository, brain.url)
     assert verdict.holds, verdict.as_line()
     assert public.holds, public.as_line()
-    assert verdict.figures["dice_min"] >= DICE
+    assert verdict.metrics["dice_min"] >= DICE
 
 
 def test_the_client_lists_each_with_its_precision_and_certificate(brain: Brain) -> None:

@@ -16,14 +16,16 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from tests.support.build_specs import spec, tiny_unet
+from tests.support.build_specs import built_card, spec, tiny_unet
 from voxtile_build.build import build
 from voxtile_build.certificate.archive import unpack
 from voxtile_build.certificate.limits import MAX_ABS_ERROR
 from voxtile_build.certificate.served import ServedRunner
-from voxtile_build.certificate.verify import Verdict, most_varied, verify
+from voxtile_build.certificate.verdict import Verdict
+from voxtile_build.certificate.verify import most_varied, verify, version_warnings
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError, VerificationError
+from voxtile_build.machine import versions
 from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_server.embedded import EmbeddedServer
 
@@ -83,17 +85,17 @@ def test_a_reduced_precision_entry_is_served_and_accepted(built: Path, running: 
     verdicts = by_entry(verify("tiny", built, running.grpc_url))
     assert set(verdicts) == {*ENTRIES, PUBLIC}
     assert all(verdict.holds for verdict in verdicts.values()), [verdict.faults for verdict in verdicts.values()]
-    assert verdicts.pop(PUBLIC).figures["max_abs_error"] == 0
+    assert verdicts.pop(PUBLIC).metrics["max_abs_error"] == 0
     for entry, verdict in verdicts.items():
-        certified = certificate(built, entry)["figures"]
+        certified = certificate(built, entry)["metrics"]
         assert verdict.certified == certified
         # The scan's own errors are not stored, so the tiles' alone come back.
-        assert verdict.figures["max_abs_error"] <= 2 * certified["max_abs_error"] + 1e-5
-        assert verdict.figures["changed_fraction"] == pytest.approx(certified["changed_fraction"], abs=2e-3)
+        assert verdict.metrics["max_abs_error"] <= 2 * certified["max_abs_error"] + 1e-5
+        assert verdict.metrics["changed_fraction"] == pytest.approx(certified["changed_fraction"], abs=2e-3)
 
 
 def test_the_served_precision_is_the_one_that_was_asked_for(built: Path, running: EmbeddedServer) -> None:
-    figures = {entry: verdict.figures for entry, verdict in by_entry(verify("tiny", built, running.grpc_url)).items()}
+    figures = {entry: verdict.metrics for entry, verdict in by_entry(verify("tiny", built, running.grpc_url)).items()}
     effective = certificate(built, "tiny_openvino")["precision_facts"]["effective"]
     if effective == "bf16":
         assert figures["tiny_openvino"]["max_abs_error"] > 10 * figures["tiny_onnxruntime"]["max_abs_error"]
@@ -137,7 +139,7 @@ def test_a_public_name_that_stands_for_another_engine_is_found(built: Path, copi
 
 
 def test_the_public_name_is_asked_for_a_tile_that_tells_engines_apart(built: Path) -> None:
-    stored = unpack(built / "tiny_openvino" / "1" / "evidence.npz")
+    stored = unpack(built / "tiny_openvino" / "1" / "samples.npz")
     (first, scores), *rest = stored.tiles
     level = np.broadcast_to(scores.mean(axis=(1, 2, 3), keepdims=True), scores.shape)  # as of air: alike everywhere
     chosen = most_varied(replace(stored, tiles=((first, level), *rest)))
@@ -154,12 +156,12 @@ def test_a_server_without_the_public_name_is_found(built: Path, copied: Path) ->
 
 def test_a_model_that_the_server_does_not_offer_is_named(running: EmbeddedServer) -> None:
     with pytest.raises(VerificationError, match="does not offer absent_openvino"):
-        ServedRunner(running.grpc_url, "absent_openvino")
+        ServedRunner(running.grpc_url, built_card(), "absent_openvino")
 
 
 def test_a_refused_request_comes_with_the_servers_words(running: EmbeddedServer) -> None:
     with (
-        ServedRunner(running.grpc_url, "tiny_openvino") as run,
+        ServedRunner(running.grpc_url, built_card(), "tiny_openvino") as run,
         pytest.raises(VerificationError, match=r"tiny_openvino fails: .*shape"),
     ):
         run({"roi": np.zeros((1, 1, 3, 3, 3), np.float32)})
@@ -183,7 +185,7 @@ def test_without_a_server_the_files_are_opened_here(built: Path) -> None:
 def test_tiles_alone_leave_the_scan_out(built: Path) -> None:
     for verdict in verify("tiny", built, scans=False):
         assert verdict.holds
-        assert verdict.figures["changed_fraction"] == 0.0
+        assert verdict.metrics["changed_fraction"] == 0.0
 
 
 @pytest.mark.parametrize(
@@ -192,7 +194,7 @@ def test_tiles_alone_leave_the_scan_out(built: Path) -> None:
         ("tiny_openvino", "model.bin"),
         ("tiny_openvino", "model.xml"),
         ("tiny_onnxruntime", "model.onnx"),
-        ("tiny_onnxruntime", "evidence.npz"),
+        ("tiny_onnxruntime", "samples.npz"),
     ],
 )
 def test_a_file_that_is_not_the_certified_one_is_named_and_not_run(copied: Path, entry: str, file: str) -> None:
@@ -203,7 +205,7 @@ def test_a_file_that_is_not_the_certified_one_is_named_and_not_run(copied: Path,
     verdicts = by_entry(verify("tiny", copied))
     (fault,) = verdicts[entry].faults
     assert fault.startswith(f"{path}: expected the certified file")
-    assert verdicts[entry].figures == {}
+    assert verdicts[entry].metrics == {}
     assert [verdict.entry for verdict in verdicts.values() if not verdict.holds] == [entry]
 
 
@@ -250,6 +252,18 @@ def test_the_command_ends_with_1_where_an_entry_does_not_hold(copied: Path, caps
     (copied / "tiny_openvino" / "1" / "model.bin").unlink()
     assert main(["verify", "tiny", "--repository", str(copied)]) == 1
     assert "tiny_openvino: does not hold: " in capsys.readouterr().out
+
+
+def test_other_versions_of_packages_are_told_and_are_no_fault(
+    copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    assert version_warnings("tiny", copied) == ()
+    here = versions()
+    monkeypatch.setattr("voxtile_build.certificate.verify.versions", lambda: {**here, "openvino": "0.1", "other": "2"})
+    expected = f"openvino: certified with {here['openvino']}, here is 0.1"
+    assert version_warnings("tiny", copied) == (expected,)
+    assert main(["verify", "tiny", "--repository", str(copied), "--tiles-only"]) == 0
+    assert capsys.readouterr().err == f"warning: {expected}\n"
 
 
 def test_an_unknown_model_is_an_error(built: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -13,7 +13,8 @@ import pytest
 
 from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import Training, configuration, write_folder
-from voxtile_build.certificate.verify import Verdict, verify
+from voxtile_build.certificate.verdict import Verdict
+from voxtile_build.certificate.verify import verify
 from voxtile_build.cli.commands import main
 from voxtile_server.embedded import EmbeddedServer
 
@@ -81,16 +82,16 @@ def test_every_fold_and_the_mean_hold(built: Path, running: EmbeddedServer, serv
     if served:
         *verdicts, public = verdicts
         assert public.entry == "two"
-        assert public.figures["max_abs_error"] < 1e-5
+        assert public.metrics["max_abs_error"] < 1e-5
         assert "certified" not in public.as_line()
     assert sorted(verdict.entry for verdict in verdicts) == ENTRIES
     for verdict in verdicts:
-        certified = json.loads((built / verdict.entry / "1" / "certificate.json").read_text())["figures"]
+        certified = json.loads((built / verdict.entry / "1" / "certificate.json").read_text())["metrics"]
         assert verdict.certified == certified
-        assert 0 < verdict.figures["max_abs_error"] <= 2 * certified["max_abs_error"] + 1e-5
+        assert 0 < verdict.metrics["max_abs_error"] <= 2 * certified["max_abs_error"] + 1e-5
     folds = [verdict for verdict in verdicts if verdict.entry != MEAN]
-    assert {verdict.figures["dice_min"] for verdict in folds} == {1.0}
-    assert len({verdict.figures["mean_abs_error"] for verdict in folds}) == len(folds), "each fold is measured itself"
+    assert {verdict.metrics["dice_min"] for verdict in folds} == {1.0}
+    assert len({verdict.metrics["mean_abs_error"] for verdict in folds}) == len(folds), "each fold is measured itself"
 
 
 def test_the_command_has_a_line_for_each(

@@ -124,14 +124,14 @@ def test_certificate_and_calibration_are_of_the_scan(served: Served, tmp_path: P
 def test_a_raw_scan_is_refused_and_nothing_is_built(served: Served, tmp_path: Path, key: str) -> None:
     files, _ = prepare(served, "plain", tmp_path)
     settings = {"serving": SERVING, key: settings_with(files)[key]}
-    with pytest.raises(ScanError, match=r"case_0000.*prepared by this nnU-Net plan, found one as it was"):
+    with pytest.raises(ScanError, match=r"case_0000.*prepared by this nnU-Net plan, found one that is not prepared"):
         import_nnunet(served.folders["plain"], "p", tmp_path / "models", engines=["openvino"], settings=settings)
     assert not list((tmp_path / "models").glob("p*"))
 
 
 def test_another_plans_scan_is_refused(served: Served, tmp_path: Path) -> None:
     _, written = prepare(served, "oriented", tmp_path)
-    with pytest.raises(ScanError, match="found another plan's"):
+    with pytest.raises(ScanError, match="found one prepared by another plan"):
         import_nnunet(served.folders["plain"], "p", tmp_path / "models", settings=settings_with(written))
 
 

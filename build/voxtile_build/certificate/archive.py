@@ -1,7 +1,7 @@
-"""The reference in a file beside the certificate, so that an entry can be verified without weights and PyTorch.
+"""Stores the reference beside a certificate, so that an entry can be verified without weights and without PyTorch.
 
-Holds tiles with their fp32 scores, and one scan with the masks that fp32 gives it. Its size is bounded: scores of
-large tiles are thinned, and of several scans the smallest is kept, if it is not too large itself.
+Holds tiles with their fp32 scores, and one scan with the masks that fp32 gives it. The size is limited: scores of large
+tiles are thinned out, and of several scans only the smallest is stored, unless even that one is too large.
 """
 
 from __future__ import annotations
@@ -14,33 +14,38 @@ import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-from numpy.typing import NDArray
 from pydantic import ValidationError
 
+from voxtile_build.arrays import Array
 from voxtile_build.errors import VerificationError
 from voxtile_build.evaluation.evaluate import thinned
 from voxtile_build.evaluation.metrics import masks
-from voxtile_build.evaluation.samples import Scan, Tile
+from voxtile_build.evaluation.samples import Scan
+from voxtile_build.evaluation.tiles import Tile
 from voxtile_build.spec.acceptance import Acceptance
 from voxtile_build.spec.network import Network
 from voxtile_build.spec.precision import Precision
 from voxtile_build.spec.spec import Spec
 
-Array = NDArray[Any]
-
-FILE = "evidence.npz"
-# All tiles' scores together, and the scan's voxels; before compression.
+SAMPLES = "samples.npz"
+# Scores of all tiles together, and voxels of the scan; before compression.
 TILE_BYTES = 16 * 2**20
 SCAN_BYTES = 64 * 2**20
 
 
 @dataclass(frozen=True)
 class Stored:
-    """spec: what is needed of it; tiles: with fp32 scores [score, *roi] of every `stride`-th voxel; scan: with fp32's
-    masks [label, *spatial], None where it was too large to be kept."""
+    """A reference as it is stored.
+
+    Attributes:
+        spec: the parts of the spec that are needed.
+        tiles: tiles with their fp32 scores [score, *roi] of every `stride`-th voxel of each axis.
+        stride: see `tiles`.
+        spacing: mm of a voxel of the scan that the tiles were cut from.
+        scan: a scan with the masks [label, *spatial] that fp32 gives it; None where it was too large to be stored.
+    """
 
     spec: Spec
     tiles: tuple[tuple[Tile, Array], ...]
@@ -50,7 +55,13 @@ class Stored:
 
 
 def pack(spec: Spec, tiles: Sequence[tuple[Tile, Array]], scans: Sequence[tuple[Scan, Array]]) -> bytes:
-    """The reference as bytes of an .npz file, the same for the same reference."""
+    """The bytes of an .npz file with the reference; the same reference gives the same bytes.
+
+    Args:
+        spec: the model.
+        tiles: tiles with their fp32 scores [score, *roi].
+        scans: scans with their stitched fp32 scores [score, *spatial].
+    """
     stride = _stride(tiles)
     scan, scores = min(scans, key=lambda pair: pair[0].volume.nbytes)
     kept = scan.volume.nbytes <= SCAN_BYTES
@@ -63,10 +74,10 @@ def pack(spec: Spec, tiles: Sequence[tuple[Tile, Array]], scans: Sequence[tuple[
     }
     arrays: dict[str, Array] = {"settings": np.frombuffer(json.dumps(settings).encode(), np.uint8)}
     for index, (tile, expected) in enumerate(tiles):
-        arrays[f"roi_{index}"], arrays[f"figures_{index}"] = tile.roi, tile.figures
+        arrays[f"roi_{index}"], arrays[f"statistics_{index}"] = tile.roi, tile.statistics
         arrays[f"scores_{index}"] = thinned(expected, stride)
     if kept:
-        arrays["volume"], arrays["volume_figures"] = scan.volume, scan.figures
+        arrays["volume"], arrays["volume_statistics"] = scan.volume, scan.statistics
         found = masks(scores, spec.output)
         arrays["masks"], arrays["masks_shape"] = np.packbits(found), np.array(found.shape)
     stream = io.BytesIO()
@@ -75,12 +86,13 @@ def pack(spec: Spec, tiles: Sequence[tuple[Tile, Array]], scans: Sequence[tuple[
 
 
 def unpack(path: Path) -> Stored:
-    """The reference in the file `path`.
+    """The reference in a file.
 
-    Raises VerificationError where there is none, or it is damaged.
+    Raises:
+        VerificationError: there is no such file, or it is damaged.
     """
     try:
-        # The bytes first: NumPy leaves the file of a damaged archive open.
+        # The bytes are read first, because NumPy leaves the file of a damaged archive open.
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
             return _stored({name: arrays[name] for name in arrays.files})
     except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
@@ -93,14 +105,14 @@ def unpack(path: Path) -> Stored:
 def _stored(arrays: dict[str, Array]) -> Stored:
     settings = json.loads(arrays["settings"].tobytes().decode())
     tiles = tuple(
-        (Tile(name, arrays[f"roi_{index}"], arrays[f"figures_{index}"]), arrays[f"scores_{index}"])
+        (Tile(name, arrays[f"roi_{index}"], arrays[f"statistics_{index}"]), arrays[f"scores_{index}"])
         for index, name in enumerate(settings["tiles"])
     )
     kept, scan = settings["scan"], None
     if kept is not None:
         shape = tuple(int(size) for size in arrays["masks_shape"])
         found = np.unpackbits(arrays["masks"], count=math.prod(shape)).reshape(shape).astype(bool)
-        scan = Scan(kept["name"], arrays["volume"], arrays["volume_figures"], tuple(kept["spacing"])), found
+        scan = Scan(kept["name"], arrays["volume"], arrays["volume_statistics"], tuple(kept["spacing"])), found
     spec = Spec.model_validate_json(json.dumps(settings["spec"]))
     return Stored(spec, tiles, settings["stride"], tuple(settings["spacing"]), scan)
 
@@ -113,7 +125,7 @@ def _stride(tiles: Sequence[tuple[Tile, Array]]) -> int:
 
 
 def _without_paths(spec: Spec) -> Spec:
-    """Files of the machine that built the entry are of no use elsewhere."""
+    """The spec without file names, which mean nothing on another machine."""
     changes = {
         "network": Network(name=spec.network.name or "file"),
         "weights": None,

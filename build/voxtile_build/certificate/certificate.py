@@ -1,7 +1,7 @@
-"""An engine's certificate: the same tiles and scans through fp32 PyTorch and through the engine, and the figures.
+"""Makes an engine's certificate: the same tiles and scans through fp32 PyTorch and through the engine, and the metrics.
 
-The certificate holds nothing that changes from one build to the next on one machine: no dates and no times. Those
-stand in build.json beside it, so that the digest of the certificate is a digest of what was proven.
+A certificate holds nothing that changes from one build to the next on one machine: no dates and no times. Those are in
+build.json beside it, so that the digest of the certificate is a digest of what was proven.
 """
 
 from __future__ import annotations
@@ -12,19 +12,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from numpy.typing import NDArray
-
 from voxtile import card
-from voxtile_build.certificate.archive import FILE as EVIDENCE
-from voxtile_build.certificate.archive import pack
-from voxtile_build.certificate.limits import limits_of as limits_of
-from voxtile_build.certificate.limits import violations as violations
+from voxtile_build.arrays import Array
+from voxtile_build.certificate.archive import SAMPLES, pack
+from voxtile_build.certificate.limits import limits_of, violations
 from voxtile_build.certificate.page import Picture, picture_of, write_page
 from voxtile_build.engines.base import Compiled, Engine
 from voxtile_build.errors import AcceptanceError
-from voxtile_build.evaluation.evaluate import measure_scan, measure_tiles, run_tiles, summary
+from voxtile_build.evaluation.evaluate import Record, measure_scan, measure_tiles, run_tiles, summary
 from voxtile_build.evaluation.metrics import masks
-from voxtile_build.evaluation.samples import Scan, Tile, cut_tiles, gather_scans
+from voxtile_build.evaluation.samples import Scan, gather_scans
+from voxtile_build.evaluation.tiles import Tile, cut_tiles
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.hashing import bytes_sha256, file_sha256
@@ -33,14 +31,12 @@ from voxtile_build.repository.config import warm_up_sizes
 from voxtile_build.repository.entries import CERTIFICATE
 from voxtile_build.spec.spec import Spec
 
-Array = NDArray[Any]
-
 VERSION = 1
 
 
 @dataclass(frozen=True)
 class Reference:
-    """What fp32 PyTorch says: scores of each tile [score, *roi] and of each scan [score, *spatial]."""
+    """What fp32 PyTorch gives: scores of each tile [score, *roi] and of each scan [score, *spatial]."""
 
     tiles: tuple[tuple[Tile, Array], ...]
     scans: tuple[tuple[Scan, Array], ...]
@@ -48,19 +44,27 @@ class Reference:
 
 @dataclass(frozen=True)
 class Certificate:
-    """content: what certificate.json says; seconds: of one ROI at each batch size, kept apart.
+    """A certificate before it is written.
 
-    evidence: the reference in the form in which it is stored; pictures: where voxels change, a scan each.
+    Attributes:
+        content: of certificate.json.
+        seconds: for one tile at each batch size; not part of the content.
+        samples: the reference as bytes of a file.
+        pictures: where voxels change, one a scan.
     """
 
     content: dict[str, Any]
     seconds: dict[str, float]
-    evidence: bytes = b""
+    samples: bytes = b""
     pictures: tuple[Picture, ...] = ()
 
     def write(self, folder: Path) -> str:
-        """Write `folder`/certificate.json, its page with pictures, and the evidence; returns the first's SHA-256."""
-        (folder / EVIDENCE).write_bytes(self.evidence)
+        """Write certificate.json, its page with pictures, and the samples into `folder`.
+
+        Returns:
+            SHA-256 of certificate.json.
+        """
+        (folder / SAMPLES).write_bytes(self.samples)
         write_page(folder, self.content, self.pictures)
         text = json.dumps(self.content, indent=2) + "\n"
         (folder / CERTIFICATE).write_text(text, encoding="utf-8")
@@ -70,7 +74,8 @@ class Certificate:
 def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
     """Run tiles and scans through fp32 PyTorch, once for all engines.
 
-    Raises ScanError where a scan of the spec cannot be used.
+    Raises:
+        ScanError: a scan of the spec cannot be used.
     """
     run = torch_runner(wrapper)
     scans = gather_scans(spec)
@@ -86,42 +91,40 @@ def certify(
 ) -> Certificate:
     """Measure an engine; the certificate says whether it is accepted.
 
-    hashes: of weights and ONNX file; those of the engine's files are added.
-    Raises AcceptanceError at once where the engine gives NaN or infinity, for no figure could be taken then.
+    Args:
+        spec: the model.
+        engine: the engine.
+        compiled: its files, and what runs them.
+        reference: what fp32 PyTorch gives.
+        hashes: of weights and ONNX file; those of the engine's files are added.
+
+    Raises:
+        AcceptanceError: a score of the engine is NaN or infinite, so that nothing can be measured.
     """
-    seconds: dict[str, float] = {}
-    tiles: list[dict[str, Any]] = []
-    most, spacing = spec.serving.max_batch_size, reference.scans[0][0].spacing
-    for batch in warm_up_sizes(most):
-        between = 1 < batch < most
-        found, fastest = measure_tiles(
-            spec, engine.name, compiled.run, reference.tiles, batch, spacing=spacing, once=between
-        )
-        if not between:  # a single run holds the compilation for that size
-            seconds[f"batch {batch}"] = fastest
-        tiles += found
+    tiles, seconds = _measured_tiles(spec, engine, compiled, reference)
+    most = spec.serving.max_batch_size
     stitched = [segment(scan, spec, compiled.run, most) for scan, _ in reference.scans]
     scans = [
         measure_scan(spec, engine.name, scan, expected, found, most)
         for (scan, expected), found in zip(reference.scans, stitched, strict=True)
     ]
-    figures = summary(tiles, scans)
-    evidence = pack(spec, reference.tiles, reference.scans)
+    metrics = summary(tiles, scans)
     limits = limits_of(spec, compiled.precision)
+    samples = pack(spec, reference.tiles, reference.scans)
     content = {
         "schema_version": VERSION,
         "model": spec.name,
         "version": spec.version,
         "engine": engine.name,
         "precision": compiled.precision,
-        "accepted": not violations(figures, limits),
+        "accepted": not violations(metrics, limits),
         "acceptance": limits,
-        "figures": figures,
+        "metrics": metrics,
         "tiles": tiles,
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
-        "notes": list(compiled.notes),
-        "evidence": {"file": EVIDENCE, "sha256": bytes_sha256(evidence)},
+        "warnings": list(compiled.notes),
+        "samples": {"file": SAMPLES, "sha256": bytes_sha256(samples)},
         "hashes": {**hashes, "files": {file.name: file_sha256(file) for file in compiled.files}},
         "versions": {**versions(), engine.name: engine.version},
         "machine": machine(),
@@ -130,16 +133,41 @@ def certify(
         picture_of(scan, masks(expected, spec.output), masks(found, spec.output))
         for (scan, expected), found in zip(reference.scans, stitched, strict=True)
     )
-    return Certificate(content, seconds, evidence, pictures)
+    return Certificate(content, seconds, samples, pictures)
+
+
+def _measured_tiles(
+    spec: Spec, engine: Engine, compiled: Compiled, reference: Reference
+) -> tuple[list[Record], dict[str, float]]:
+    """Records of all tiles at every batch size that is warmed up, and seconds for one tile by batch size."""
+    records: list[Record] = []
+    seconds: dict[str, float] = {}
+    most, spacing = spec.serving.max_batch_size, reference.scans[0][0].spacing
+    for batch in warm_up_sizes(most):
+        between = 1 < batch < most
+        found, fastest = measure_tiles(
+            spec, engine.name, compiled.run, reference.tiles, batch, spacing=spacing, once=between
+        )
+        if not between:  # the time of a single run includes compilation for that batch size
+            seconds[f"batch {batch}"] = fastest
+        records += found
+    return records, seconds
 
 
 def require_accepted(certificate: Mapping[str, Any]) -> None:
-    """Raises AcceptanceError with every figure that was missed: what was asked for, what was found."""
-    missed = violations(certificate["figures"], certificate["acceptance"])
-    if missed:
+    """Refuse an engine that is not accepted.
+
+    Args:
+        certificate: the content of certificate.json.
+
+    Raises:
+        AcceptanceError: names every limit that is violated, and what was found.
+    """
+    violated = violations(certificate["metrics"], certificate["acceptance"])
+    if violated:
         raise AcceptanceError(
             f"{certificate['model']}: the {certificate['engine']} engine ({certificate['precision']}) is not accepted, "
-            f"nothing was published: {'; '.join(missed)}"
+            f"nothing was published: {'; '.join(violated)}"
         )
 
 
@@ -150,12 +178,12 @@ def short_form(content: Mapping[str, Any], sha256: str) -> card.Certificate:
         content: of certificate.json.
         sha256: of that file.
     """
-    figures = content["figures"]
+    metrics = content["metrics"]
     return card.Certificate(
         sha256=sha256,
         accepted=content["accepted"],
         precision=content["precision"],
-        dice_min=figures["dice_min"],
-        changed_fraction=figures["changed_fraction"],
-        max_abs_error=figures["max_abs_error"],
+        dice_min=metrics["dice_min"],
+        changed_fraction=metrics["changed_fraction"],
+        max_abs_error=metrics["max_abs_error"],
     )

@@ -1,6 +1,6 @@
-"""The entry that averages the scores of a model's folds: a graph of three operators, run by ONNX Runtime.
+"""Makes the entry that averages the scores of a model's folds: a graph of three operators, run by ONNX Runtime.
 
-It is an entry like any other, so that the same repository works in the official container and in the embedded server.
+It is an ordinary entry, so that the same repository works in the official container and in the embedded server.
 """
 
 from __future__ import annotations
@@ -26,9 +26,11 @@ ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": T
 
 
 def write_mean(spec: Spec, count: int, staged: Path) -> str:
-    """The whole entry under `staged` that averages the scores of `count` folds; returns its name.
+    """Write the entry that averages the scores of `count` folds into the folder `staged`; returns its name.
 
-    Raises SpecError where scores are labels, which have no average.
+    Raises:
+        SpecError: scores are labels, which have no average.
+        AcceptanceError: the entry's mean is off by more than rounding.
     """
     if spec.output.scores == "labels":
         raise SpecError(f"{spec.name}: output.scores: labels of several networks have no average; use logits")
@@ -43,7 +45,7 @@ def write_mean(spec: Spec, count: int, staged: Path) -> str:
 
 
 def mean_graph(spec: Spec, count: int) -> ModelProto:
-    """`scores_0` … [batch, score, *roi] to `scores`, all in the type in which scores travel; summed in fp32."""
+    """The graph from `scores_0`, … [batch, score, *roi] to `scores`; all in the output's data type, summed in fp32."""
     kind = ONNX_TYPES[spec.output.dtype]
     sizes = spec.tiling.roi_size if spec.tiling.multiple is None else ("height", "width")
     shape: list[str | int | None] = ["batch", spec.output.score_count, *sizes]
@@ -76,10 +78,7 @@ def _config(spec: Spec, count: int) -> pb.ModelConfig:
 
 
 def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
-    """Write certificate.json beside `file`: the graph against NumPy's mean in float64.
-
-    Raises AcceptanceError where they differ by more than rounding.
-    """
+    """Compare the graph in `file` with NumPy's mean in float64, and write certificate.json beside it."""
     error, limit = mean_error(config, OnnxRuntimeRunner(file, spec.serving.threads))
     if not error <= limit:
         raise AcceptanceError(f"{mean_name(spec.name)}: expected an error of at most {limit:g}, found {error:g}")
@@ -91,7 +90,7 @@ def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
         "precision": "fp32",
         "accepted": True,
         "acceptance": {"max_abs_error": limit},
-        "figures": {"max_abs_error": error},
+        "metrics": {"max_abs_error": error},
         "hashes": {"files": {file.name: file_sha256(file)}},
         "versions": versions(),
         "machine": machine(),

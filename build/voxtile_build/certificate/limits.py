@@ -1,4 +1,4 @@
-"""The figures that an engine must reach, and which of them it misses. Knows neither engines nor PyTorch."""
+"""The limits that an engine must keep, and which of them it violates. Knows neither engines nor PyTorch."""
 
 from __future__ import annotations
 
@@ -10,25 +10,25 @@ from voxtile_build.spec.spec import Spec
 Limits = Mapping[str, float | None]
 
 MAX_ABS_ERROR = {"fp32": 1e-3, "fp16": 1.5e-3, "uint8": 5e-3}
-"""Default of acceptance.max_abs_error by output type. fp32: some hundred times what another order of sums costs where
-no tile is empty. fp16 and uint8: that and one step of the type itself, up to 1/255. Who needs more says so in the
-spec: an engine with one weight of its last layer wrong by 1 % is off by little more than 0.001."""
+"""Default of acceptance.max_abs_error by output type. fp32: a hundred times the error that another order of sums causes
+where no tile is empty. fp16 and uint8: that, and one step of the type itself, up to 1/255. A larger limit has to be set
+in the spec: an engine with one weight of its last layer wrong by 1 % is off by little more than 0.001."""
 
 MAX_LOGIT_ERROR = 1e-3
-"""Default of acceptance.max_logit_error: as large a share of all logits' range as a probability's error is of 0..1.
-Where probabilities are close to 0 and 1, they hide what is wrong with the logits that the client stitches."""
-
+"""Default of acceptance.max_logit_error: the same share of the range of all logits as a probability's error is of 0..1.
+Probabilities close to 0 and 1 hide errors of the logits, and logits are what the client stitches."""
 
 NNUNET = {"max_abs_error": 5e-2, "max_logit_error": 1e-2}
-"""Defaults for nnU-Net models in fp32: their logits span 50 and more, and pass some thirty normalisations. With the
-default widths engines were off by 0.0015 of the range, 0.035 of a probability, and 3 voxels in 10,000."""
+"""Defaults for nnU-Net models in fp32: their logits span 50 and more, and go through about thirty normalisations. With
+nnU-Net's default widths, engines were off by 0.0015 of the range, by 0.035 of a probability, and in 0.03 % of voxels.
+"""
 
 
 def limits_of(spec: Spec, precision: str = "fp32") -> dict[str, float | None]:
-    """The acceptance figures of a spec, defaults filled in; None where there is no limit.
+    """The limits of a spec for an engine of this precision, with defaults; None where there is no limit.
 
-    Reduced precision is off by far more than fp32 in single voxels, of empty tiles above all: there Dice and flipped
-    voxels decide, unless the spec names an error.
+    In single voxels, errors of reduced precision are far larger than those of fp32, above all in empty tiles. There,
+    Dice and changed voxels decide, unless the spec limits the error.
     """
     wanted = spec.acceptance
     error, logit_error = wanted.max_abs_error, wanted.max_logit_error
@@ -43,20 +43,20 @@ def limits_of(spec: Spec, precision: str = "fp32") -> dict[str, float | None]:
     return {**limits, "max_logit_error": logit_error} if spec.output.scores == "logits" else limits
 
 
-def violations(figures: Mapping[str, float], limits: Limits) -> list[str]:
-    """Each figure that misses its limit, in words; NaN misses."""
-    error, dice, flips = (limits[name] for name in ("max_abs_error", "min_dice", "max_changed"))
-    most, least, share = (_or(error, math.inf), _or(dice, -math.inf), _or(flips, math.inf))
+def violations(metrics: Mapping[str, float], limits: Limits) -> list[str]:
+    """A sentence for each metric that violates its limit; NaN violates any."""
+    error, dice, changed = (limits[name] for name in ("max_abs_error", "min_dice", "max_changed"))
+    most, least, share = (_or(error, math.inf), _or(dice, -math.inf), _or(changed, math.inf))
     checks = [
-        ("max_abs_error", "at most", most, figures["max_abs_error"] <= most),
-        ("dice_min", "at least", least, figures["dice_min"] >= least),
-        ("changed_fraction", "at most", share, figures["changed_fraction"] <= share),
+        ("max_abs_error", "at most", most, metrics["max_abs_error"] <= most),
+        ("dice_min", "at least", least, metrics["dice_min"] >= least),
+        ("changed_fraction", "at most", share, metrics["changed_fraction"] <= share),
     ]
     logits = limits.get("max_logit_error")
     if logits is not None:
-        checks.append(("max_logit_error", "at most", logits, figures["max_logit_error"] <= logits))
+        checks.append(("max_logit_error", "at most", logits, metrics["max_logit_error"] <= logits))
     return [
-        f"{name}: expected {relation} {limit:g}, found {figures[name]:g}"
+        f"{name}: expected {relation} {limit:g}, found {metrics[name]:g}"
         for name, relation, limit, reached in checks
         if not reached
     ]

@@ -1,4 +1,4 @@
-"""How far the entry that averages the folds' scores is from NumPy's mean; needs neither PyTorch nor the networks."""
+"""Compares the entry that averages folds with NumPy's mean. Needs neither PyTorch nor the networks."""
 
 from __future__ import annotations
 
@@ -14,25 +14,29 @@ from voxtile_build.arrays import Runner
 Array = NDArray[Any]
 NUMPY_TYPES: dict[int, type[np.generic]] = {pb.TYPE_FP32: np.float32, pb.TYPE_FP16: np.float16, pb.TYPE_UINT8: np.uint8}
 ROUNDING: dict[type[np.generic], float] = {np.float32: 1e-6, np.float16: 1e-3}
-"""Of the largest score: a few roundings of the type itself, and no more."""
+"""Limits as a share of the largest score: a few roundings of the type itself."""
 HALF_A_STEP = 0.5
-"""Of uint8, whatever the scores."""
+"""The limit for uint8, whatever the scores."""
 FREE_SIZE = 24
-"""Of an axis whose size the requests choose; the mean is voxel by voxel, so any does."""
+"""Size of an axis that takes any size: the mean is taken voxel by voxel, so every size will do."""
 SEED = 7
 
 
 def mean_error(config: pb.ModelConfig, run: Runner) -> tuple[float, float]:
-    """The largest error of `run`, the entry with `config`, at its largest batch, and what rounding allows.
+    """The largest error of the averaging entry at its largest batch, and the limit that rounding sets.
 
-    The scores are random, always the same ones; the expected mean is that in float64.
+    The scores are random and always the same; the expected mean is computed in float64.
+
+    Args:
+        config: of the entry.
+        run: what runs the entry.
     """
     scores = _random_scores(config)
     return error_of(run(scores), list(scores.values()))
 
 
 def error_of(found: Array, scores: Sequence[Array]) -> tuple[float, float]:
-    """The largest error of `found`, the mean of `scores` in their own type, and what rounding allows."""
+    """The largest error of `found` as the mean of `scores`, and the limit that rounding in their type sets."""
     expected = np.mean(np.stack(scores), axis=0, dtype=np.float64)
     error = float(np.abs(found.astype(np.float64) - expected).max())
     rounding = ROUNDING.get(scores[0].dtype.type)

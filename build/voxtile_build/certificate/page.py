@@ -1,4 +1,4 @@
-"""The certificate as a page for people: certificate.md, and pictures of where voxels change."""
+"""Writes the certificate as a page for people: certificate.md, and pictures of where voxels change."""
 
 from __future__ import annotations
 
@@ -16,57 +16,70 @@ from voxtile_build.evaluation.samples import Scan
 
 Array = NDArray[Any]
 
-FILE = "certificate.md"
+PAGE = "certificate.md"
 MOST_TILE_ROWS = 64
 INCH = 4.0
 
 
 @dataclass(frozen=True)
 class Picture:
-    """One plane of a scan: image [row, column] as stored, borders of fp32's masks and changed voxels as booleans."""
+    """One plane of a scan.
+
+    Attributes:
+        title: what it shows.
+        image: [row, column] float32, the scan.
+        borders: [row, column] bool, the borders of fp32's masks.
+        changed: [row, column] bool, the voxels whose label changes.
+    """
 
     title: str
     image: Array
     borders: Array
-    flips: Array
+    changed: Array
 
 
 def picture_of(scan: Scan, wanted: Array, found: Array) -> Picture:
-    """The plane of the last axis in which most voxels change, the middle one where none do; masks [label, *spatial]."""
-    flips = (wanted != found).any(axis=0)
-    each = flips.reshape(-1, flips.shape[-1]).sum(axis=0)
-    plane = int(each.argmax()) if each.any() else flips.shape[-1] // 2
-    borders = np.zeros(flips.shape[:2], bool)
+    """The plane along the last axis in which most voxels change; the middle one if none change.
+
+    Args:
+        scan: the scan.
+        wanted: [label, *spatial] bool, the masks of fp32.
+        found: [label, *spatial] bool, the masks of the engine.
+    """
+    changed = (wanted != found).any(axis=0)
+    each = changed.reshape(-1, changed.shape[-1]).sum(axis=0)
+    plane = int(each.argmax()) if each.any() else changed.shape[-1] // 2
+    borders = np.zeros(changed.shape[:2], bool)
     for mask in wanted[..., plane]:
         for axis in (0, 1):
             borders |= np.diff(mask, axis=axis, append=np.take(mask, [-1], axis=axis))
-    total, here = int(flips.sum()), int(each[plane])
-    title = f"{scan.name}, plane {plane} of {flips.shape[-1]}: {here} of {total} changed voxels"
-    return Picture(title, scan.volume[0, ..., plane].astype(np.float32), borders, flips[..., plane])
+    total, here = int(changed.sum()), int(each[plane])
+    title = f"{scan.name}, plane {plane} of {changed.shape[-1]}: {here} of {total} changed voxels"
+    return Picture(title, scan.volume[0, ..., plane].astype(np.float32), borders, changed[..., plane])
 
 
 def write_page(folder: Path, content: Mapping[str, Any], pictures: Sequence[Picture]) -> None:
-    """Write `folder`/certificate.md and a PNG for each picture."""
+    """Write certificate.md and a PNG for each picture into `folder`."""
     names = []
     for index, picture in enumerate(pictures):
-        names.append(f"flipped_{index}.png")
+        names.append(f"changed_{index}.png")
         _draw(picture, folder / names[-1])
-    (folder / FILE).write_text("\n".join(_page(content, pictures, names)) + "\n", encoding="utf-8")
+    (folder / PAGE).write_text("\n".join(_page(content, pictures, names)) + "\n", encoding="utf-8")
 
 
 def _draw(picture: Picture, path: Path) -> None:
     figure = Figure(figsize=(INCH, INCH), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.add_subplot()
-    # Rows are the first axis: left to right in a scan that is stored so; up is the second.
+    # The first axis goes to the right, the second one up.
     axes.imshow(picture.image.T, cmap="gray", origin="lower", interpolation="nearest")
-    for layer, colour in ((picture.borders, (0.3, 0.7, 1.0, 0.6)), (picture.flips, (1.0, 0.2, 0.1, 1.0))):
+    for layer, colour in ((picture.borders, (0.3, 0.7, 1.0, 0.6)), (picture.changed, (1.0, 0.2, 0.1, 1.0))):
         overlay = np.zeros((*layer.T.shape, 4), np.float32)
         overlay[layer.T] = colour
         axes.imshow(overlay, origin="lower", interpolation="nearest")
     axes.set_axis_off()
     axes.set_title(picture.title, fontsize="small", wrap=True)
-    # Without it the file names the version that drew it.
+    # Without this the file names the version of matplotlib, and the bytes change with it.
     figure.savefig(path, dpi=100, metadata={"Software": None})
 
 
@@ -74,22 +87,22 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     verdict = "accepted" if content["accepted"] else "not accepted"
     yield f"# {content['model']}, {content['engine']}, {content['precision']}: {verdict}"
     yield ""
-    yield "What this engine gives, against the same network in fp32 PyTorch. The figures are those of certificate.json."
+    yield "What this engine gives, against the same network in fp32 PyTorch. All numbers are those of certificate.json."
     yield ""
-    limits, figures = content["acceptance"], content["figures"]
-    yield "| figure | found | limit |"
+    limits, metrics = content["acceptance"], content["metrics"]
+    yield "| metric | found | limit |"
     yield "| --- | --- | --- |"
     error = _limit("at most", limits["max_abs_error"])
-    yield f"| largest error of a probability | {figures['max_abs_error']:g} | {error} |"
-    if "max_logit_error" in figures:
+    yield f"| largest error of a probability | {metrics['max_abs_error']:g} | {error} |"
+    if "max_logit_error" in metrics:
         limit = _limit("at most", limits.get("max_logit_error"))
-        yield f"| largest error of a logit, as a share of their range | {figures['max_logit_error']:g} | {limit} |"
-    yield f"| smallest Dice of a label | {figures['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
+        yield f"| largest error of a logit, as a share of their range | {metrics['max_logit_error']:g} | {limit} |"
+    yield f"| smallest Dice of a label | {metrics['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
     share = _limit("at most", limits["max_changed"])
-    yield f"| share of changed voxels | {figures['changed_fraction']:.3g} | {share} |"
-    for note in content["notes"]:
+    yield f"| share of changed voxels | {metrics['changed_fraction']:.3g} | {share} |"
+    for warning in content["warnings"]:
         yield ""
-        yield f"Note: {note}."
+        yield f"Warning: {warning}."
     yield from _scans(content["scans"])
     for picture, name in zip(pictures, names, strict=True):
         yield ""
@@ -119,8 +132,8 @@ def _scans(scans: Sequence[Mapping[str, Any]]) -> Iterable[str]:
         yield "| label | voxels | Dice | 95 % Hausdorff distance, mm |"
         yield "| --- | --- | --- | --- |"
         for name, voxels in scan["voxels"].items():
-            similarity = _figure(scan["dice"][name], ".6f")
-            yield f"| {name} | {voxels} | {similarity} | {_figure(scan['hausdorff_95_mm'][name], 'g')} |"
+            similarity = _value(scan["dice"][name], ".6f")
+            yield f"| {name} | {voxels} | {similarity} | {_value(scan['hausdorff_95_mm'][name], 'g')} |"
 
 
 def _tiles(tiles: Sequence[Mapping[str, Any]]) -> Iterable[str]:
@@ -153,5 +166,5 @@ def _limit(relation: str, limit: float | None) -> str:
     return "none" if limit is None else f"{relation} {limit:g}"
 
 
-def _figure(value: float | None, form: str) -> str:
+def _value(value: float | None, form: str) -> str:
     return "–" if value is None else f"{value:{form}}"

@@ -1,85 +1,111 @@
-"""An entry of a running server, called as an engine is."""
+"""Runs an entry of a running server, called as an engine is called; over the client's own connection."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from queue import SimpleQueue
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
+from voxtile.card import Card
+from voxtile.errors import ModelError, NoCardError, ServerUnavailable
+from voxtile.triton.connection import ConnectionConfig
+from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.types import Request, ServedModel
+from voxtile_build.arrays import Array, Feed
 from voxtile_build.errors import VerificationError
 
-Array = NDArray[Any]
+CONNECTION = ConnectionConfig(shared_memory=False, deadline_s=600.0)
+"""An engine without warm-up may compile at its first request, which takes minutes."""
 
-TYPES = {"float32": "FP32", "float16": "FP16", "int16": "INT16", "uint8": "UINT8"}
-# gRPC's own limit is 4 MB; messages of tiles are larger.
-MOST_BYTES = 2**31 - 1
-SECONDS = 600.0
+
+@dataclass(frozen=True)
+class _Tensors(Request):
+    """A request of any named tensors, batch first; `roi` is the first of them."""
+
+    tensors: Mapping[str, Array] = field(default_factory=dict)
+
+    @cached_property
+    def inputs(self) -> list[tuple[str, Array]]:
+        return list(self.tensors.items())
 
 
 class ServedRunner:
-    """Runs the entry `model` of the Triton at `url` (HOST:PORT of its gRPC service)."""
+    """Runs one entry.
 
-    def __init__(self, url: str, model: str) -> None:
-        # Here, because building needs no connection.
-        from tritonclient import grpc
-        from tritonclient.utils import InferenceServerException
+    Args:
+        url: HOST:PORT of the server's gRPC service.
+        card: of the public model that the entry belongs to; says of which type scores are.
+        entry: the entry's name.
 
-        self._grpc, self._failure = grpc, InferenceServerException
-        self.url, self.model = url, model
-        options = [("grpc.max_receive_message_length", MOST_BYTES), ("grpc.max_send_message_length", MOST_BYTES)]
-        self._client = grpc.InferenceServerClient(url, channel_args=options)
-        self._check_offered()
+    Raises:
+        VerificationError: no server answers, or the server does not offer the entry.
+    """
+
+    def __init__(self, url: str, card: Card, entry: str) -> None:
+        self._entry = entry
+        self._model = ServedModel(card.model_copy(update={"name": entry}), "", 1, "")
+        self._endpoint = Endpoint(url, CONNECTION)
+        try:
+            self._check_offered()
+        except VerificationError:
+            self._endpoint.close()
+            raise
 
     def __enter__(self) -> ServedRunner:
         return self
 
     def __exit__(self, *_: object) -> None:
-        self._client.close()
+        self._endpoint.close()
 
-    def __call__(self, inputs: Mapping[str, Array]) -> Array:
-        """`scores` [batch, score, *spatial] for named inputs, batch first.
+    def __call__(self, inputs: Feed) -> Array:
+        """`scores` [batch, score, *spatial] of named inputs.
 
-        Raises VerificationError with the server's own words.
+        Raises:
+            VerificationError: with what the server says, or what is wrong with its answer.
         """
-        tensors = []
-        for name, value in inputs.items():
-            tensor = self._grpc.InferInput(name, list(value.shape), TYPES[value.dtype.name])
-            tensor.set_data_from_numpy(np.ascontiguousarray(value))
-            tensors.append(tensor)
-        wanted = [self._grpc.InferRequestedOutput("scores")]
+        answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
+        request = _Tensors(0, next(iter(inputs.values())), None, inputs)
+        call = self._endpoint.send(self._model, request, lambda _, result, error: answers.put((result, error)))
+        result, error = answers.get()
+        if error is not None:
+            raise self._failed(error.message() if hasattr(error, "message") else str(error))
         try:
-            answer = self._client.infer(self.model, tensors, outputs=wanted, client_timeout=SECONDS)
-        except self._failure as error:
-            raise VerificationError(f"{self.url}: {self.model} fails: {error.message()}") from error
-        scores, batch = answer.as_numpy("scores"), len(next(iter(inputs.values())))
-        if scores is None or len(scores) != batch:
-            raise VerificationError(f"{self.url}: {self.model} gives no scores for a batch of {batch}")
-        return np.asarray(scores)
+            return self._endpoint.scores(self._model, call, result)
+        except ValueError as problem:
+            raise self._failed(str(problem)) from None
+
+    def _failed(self, reason: str) -> VerificationError:
+        return VerificationError(f"{self._endpoint.url}: {self._entry} fails: {reason}")
 
     def _check_offered(self) -> None:
         try:
-            ready = self._client.is_model_ready(self.model, client_timeout=SECONDS)
-        except self._failure as error:
-            raise _silent(self.url, error) from error
-        if not ready:
+            self._endpoint.model(self._entry)
+        except NoCardError:
+            return  # an entry behind a public name
+        except ServerUnavailable as error:
+            raise _no_answer(self._endpoint.url, error) from None
+        except ModelError:
             raise VerificationError(
-                f"{self.url}: the server does not offer {self.model}; serve the repository that is verified"
-            )
+                f"{self._endpoint.url}: the server does not offer {self._entry}; serve the repository that is verified"
+            ) from None
 
 
 def require_server(url: str) -> None:
-    """Raises VerificationError where no Triton answers at `url`, HOST:PORT of its gRPC service."""
-    from tritonclient import grpc
-    from tritonclient.utils import InferenceServerException
+    """Check that a server answers.
 
-    with grpc.InferenceServerClient(url) as client:
-        try:
-            client.is_server_live(client_timeout=SECONDS)
-        except InferenceServerException as error:
-            raise _silent(url, error) from error
+    Raises:
+        VerificationError: none answers at `url`, HOST:PORT of its gRPC service.
+    """
+    endpoint = Endpoint(url, CONNECTION)
+    try:
+        endpoint.check_live()
+    except ServerUnavailable as error:
+        raise _no_answer(url, error) from None
+    finally:
+        endpoint.close()
 
 
-def _silent(url: str, error: Any) -> VerificationError:
-    return VerificationError(f"{url}: no Triton answers there ({error.message()}); give HOST:PORT of its gRPC service")
+def _no_answer(url: str, error: Exception) -> VerificationError:
+    return VerificationError(f"{url}: no Triton answers there ({error}); give HOST:PORT of its gRPC service")

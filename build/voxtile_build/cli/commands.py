@@ -155,11 +155,12 @@ def verify(
 ) -> None:
     """Repeat a model's certificates: hashes of the files, and what its engines give now."""
     from voxtile_build.certificate.verify import verify as verify_model
+    from voxtile_build.certificate.verify import version_warnings
 
     verdicts = verify_model(name, repository, url, scans=not tiles_only)
     for verdict in verdicts:
         typer.echo(verdict.as_line())
-    warn(warning for verdict in verdicts for warning in verdict.warnings)
+    warn(version_warnings(name, repository))
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
 

@@ -1,4 +1,4 @@
-"""Distance between the surfaces of two masks, in millimetres."""
+"""Distance between the surfaces of two masks, in millimetres. Knows masks and spacings only."""
 
 from __future__ import annotations
 
@@ -15,11 +15,17 @@ PERCENTILE = 95
 
 
 def hausdorff_95(one: Mask, other: Mask, spacing: Sequence[float]) -> float | None:
-    """95th percentile of the distances from each surface to the other, the larger of the two directions, in mm.
+    """95th percentile of the distances from each surface to the other; the larger of the two directions.
 
-    `one`, `other`: [*spatial]; spacing: mm a voxel, an axis each. 0 for equal masks, None where one is empty and the
-    other is not: there is no distance then. The surface is what a 6-neighbour erosion takes away, as in MONAI's
-    compute_hausdorff_distance(percentile=95).
+    The surface is what a 6-neighbour erosion removes, as in MONAI's compute_hausdorff_distance(percentile=95).
+
+    Args:
+        one: [*spatial] a mask.
+        other: [*spatial] another.
+        spacing: mm of a voxel along each axis.
+
+    Returns:
+        Millimetres; 0 for equal masks, None if one mask is empty and the other is not.
     """
     if np.array_equal(one, other):
         return 0.0
@@ -43,7 +49,7 @@ def _surface(mask: Mask) -> Mask:
 
 
 def _box(mask: Mask) -> tuple[slice, ...]:
-    """The smallest box around the mask, one voxel wider where there is room, so that erosion sees what is outside."""
+    """The smallest box around the mask, one voxel larger where there is room, so that erosion sees the outside."""
     slices = []
     for axis in range(mask.ndim):
         hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))

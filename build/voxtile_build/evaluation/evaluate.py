@@ -1,4 +1,4 @@
-"""An engine against the reference: every figure of a certificate, for tiles and for whole scans.
+"""Measures an engine against the reference: every metric of a certificate, for tiles and for whole scans.
 
 Knows no engine and no PyTorch: an engine is a function, the reference is arrays.
 """
@@ -6,7 +6,7 @@ Knows no engine and no PyTorch: an engine is a function, the reference is arrays
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -15,12 +15,15 @@ from voxtile_build.arrays import Array, Runner
 from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks, probabilities
-from voxtile_build.evaluation.samples import Scan, Tile, tile_inputs
+from voxtile_build.evaluation.samples import Scan
+from voxtile_build.evaluation.tiles import Tile, tile_inputs
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.spec import Spec
 
+Record = dict[str, Any]
+
 SIGNIFICANT = 3
-"""Digits kept of errors: the last bits of a float are the compiler's choice and prove nothing."""
+"""Digits of an error that are kept: the last bits of a float depend on the compiler and prove nothing."""
 
 
 def measure_tiles(
@@ -33,57 +36,70 @@ def measure_tiles(
     spacing: Sequence[float],
     stride: int = 1,
     once: bool = False,
-) -> tuple[list[dict[str, Any]], float]:
-    """One record a tile at this batch size, and the seconds of the fastest run divided by the batch.
+) -> tuple[list[Record], float]:
+    """Compare an engine with the reference on tiles, at one batch size.
 
-    reference: tiles, and their scores [score, *roi] in fp32, every `stride`-th voxel of each axis. spacing: mm of a
-    voxel, an axis of the scan each. once: run the engine once for each size of tiles, for the first of them only.
-    Tiles of several sizes go each with their like; the seconds are those of the first size.
+    Args:
+        spec: the model.
+        engine: its name, for errors.
+        run: the engine.
+        reference: tiles, each with its fp32 scores [score, *roi] of every `stride`-th voxel of each axis.
+        batch: tiles in one run. Tiles of several sizes are grouped by size.
+        spacing: mm of a voxel along each axis of the scan.
+        stride: see `reference`.
+        once: run the engine only once for each size of tiles, with as many tiles as fit.
+
+    Returns:
+        A record for each tile, and the seconds for one tile: of the fastest run with tiles of the first size.
+
+    Raises:
+        AcceptanceError: a score is NaN or infinite.
     """
     sizes: dict[tuple[int, ...], list[tuple[Tile, Array]]] = {}
     for tile, scores in reference:
         sizes.setdefault(tile.roi.shape, []).append((tile, scores))
-    measured = [_measure_size(spec, engine, run, same, batch, spacing, stride, once) for same in sizes.values()]
-    return [record for records, _ in measured for record in records], measured[0][1]
+    plane = [size * stride for axis, size in enumerate(spacing) if axis != spec.tiling.slice_axis]
+    records: list[Record] = []
+    seconds: list[float] = []
+    for same in sizes.values():
+        tiles = [tile for tile, _ in same]
+        worst: dict[int, Record] = {}
+        fastest = float("inf")
+        for indices, scores, taken in _runs(spec, run, tiles, batch, once):
+            fastest = min(fastest, taken)
+            for index, found in zip(indices, scores, strict=True):
+                where = f"tile '{tiles[index].name}' at a batch of {batch}"
+                metrics = compare(same[index][1], thinned(found, stride), spec, engine, where, plane)
+                record = _tile_record(tiles[index], batch, metrics)
+                worst[index] = max(worst.get(index, record), record, key=lambda one: float(one["max_abs_error"]))
+        records += worst.values()
+        seconds.append(fastest / batch)
+    return records, seconds[0]
 
 
-def _measure_size(
-    spec: Spec,
-    engine: str,
-    run: Runner,
-    reference: Sequence[tuple[Tile, Array]],
-    batch: int,
-    spacing: Sequence[float],
-    stride: int,
-    once: bool,
-) -> tuple[list[dict[str, Any]], float]:
-    """`measure_tiles` for tiles of one size."""
-    tiles = [tile for tile, _ in reference]
+def _runs(
+    spec: Spec, run: Runner, tiles: Sequence[Tile], batch: int, once: bool
+) -> Iterator[tuple[list[int], Array, float]]:
+    """For each run the indices of its tiles, their scores [tile, score, *roi], and the seconds that it took."""
     length = batch if once else -(-len(tiles) // batch) * batch
-    # The last batch is filled up from the front: every run has the size that is claimed.
+    # The last batch is filled up from the front, so that every run has the batch size that is measured.
     order = [index % len(tiles) for index in range(length)]
-    records: dict[int, dict[str, Any]] = {}
-    fastest = float("inf")
-    for start in range(0, len(order), batch):
-        chosen = order[start : start + batch]
-        begun = time.perf_counter()
-        scores = run_tiles([tiles[index] for index in chosen], spec, run)
-        fastest = min(fastest, time.perf_counter() - begun)
-        for index, found in zip(chosen, scores, strict=True):
-            where = f"tile '{tiles[index].name}' at a batch of {batch}"
-            pair = reference[index][1], thinned(found, stride)
-            figures = compare(*pair, spec, engine, where, _plane(spec, spacing, stride))
-            record = {"name": tiles[index].name, "batch": batch, **figures}
-            if tiles[index].roi.min() == tiles[index].roi.max():
-                record["constant"] = True
-            records[index] = max(records.get(index, record), record, key=lambda one: float(one["max_abs_error"]))
-    return list(records.values()), fastest / batch
+    for start in range(0, length, batch):
+        indices = order[start : start + batch]
+        started = time.perf_counter()
+        scores = run_tiles([tiles[index] for index in indices], spec, run)
+        yield indices, scores, time.perf_counter() - started
+
+
+def _tile_record(tile: Tile, batch: int, metrics: Mapping[str, Any]) -> Record:
+    constant = {"constant": True} if tile.roi.min() == tile.roi.max() else {}
+    return {"name": tile.name, "batch": batch, **metrics, **constant}
 
 
 def run_tiles(tiles: Sequence[Tile], spec: Spec, run: Runner) -> Array:
-    """Scores [tile, score, *roi] of the tiles as one batch."""
-    rois, figures = (np.stack([getattr(tile, name) for tile in tiles]) for name in ("roi", "figures"))
-    return run(tile_inputs(spec, rois, figures))
+    """Scores [tile, score, *roi] of tiles of one size, in one batch."""
+    rois, statistics = (np.stack([getattr(tile, name) for tile in tiles]) for name in ("roi", "statistics"))
+    return run(tile_inputs(spec, rois, statistics))
 
 
 def thinned(scores: Array, stride: int) -> Array:
@@ -91,16 +107,28 @@ def thinned(scores: Array, stride: int) -> Array:
     return scores[(slice(None), *(slice(None, None, stride),) * (scores.ndim - 1))]
 
 
-def measure_scan(spec: Spec, engine: str, scan: Scan, expected: Array, found: Array, batch: int) -> dict[str, Any]:
-    """The record of one whole scan; `expected` and `found`: stitched scores [score, *spatial]."""
+def measure_scan(spec: Spec, engine: str, scan: Scan, expected: Array, found: Array, batch: int) -> Record:
+    """The record of one whole scan.
+
+    Args:
+        spec: the model.
+        engine: its name, for errors.
+        scan: the scan.
+        expected: [score, *spatial], stitched scores of the reference.
+        found: [score, *spatial], stitched scores of the engine.
+        batch: tiles in one run.
+
+    Raises:
+        AcceptanceError: a score is NaN or infinite.
+    """
     return {
         **describe(scan, batch),
         **compare(expected, found, spec, engine, f"scan '{scan.name}'", scan.spacing),
     }
 
 
-def describe(scan: Scan, batch: int) -> dict[str, Any]:
-    """Which scan it was."""
+def describe(scan: Scan, batch: int) -> Record:
+    """The part of a record that names the scan."""
     return {
         "name": scan.name,
         "shape": list(scan.volume.shape),
@@ -110,12 +138,19 @@ def describe(scan: Scan, batch: int) -> dict[str, Any]:
     }
 
 
-def compare(
-    expected: Array, found: Array, spec: Spec, engine: str, where: str, spacing: Sequence[float]
-) -> dict[str, Any]:
-    """Every figure between scores [score, *spatial] of the reference and of the engine.
+def compare(expected: Array, found: Array, spec: Spec, engine: str, where: str, spacing: Sequence[float]) -> Record:
+    """Every metric between the scores of the reference and those of an engine.
 
-    Raises AcceptanceError where the engine gives NaN or infinity, for no figure could be taken then.
+    Args:
+        expected: [score, *spatial], the reference's scores.
+        found: [score, *spatial], the engine's scores.
+        spec: the model.
+        engine: its name, for errors.
+        where: names the tile or scan in errors.
+        spacing: mm of a voxel along each spatial axis.
+
+    Raises:
+        AcceptanceError: a score of the engine is NaN or infinite, so that nothing can be measured.
     """
     check_finite(found, spec, engine, where)
     expected, found = (as_votes(scores, spec.output) for scores in (expected, found))
@@ -129,16 +164,20 @@ def compare(
 
 
 def check_finite(found: Array, spec: Spec, engine: str, where: str) -> None:
-    """Raises AcceptanceError with the place where scores are not finite."""
+    """Refuse scores that are NaN or infinite.
+
+    Raises:
+        AcceptanceError: names the place.
+    """
     if not np.isfinite(found).all():
         raise AcceptanceError(
             f"{spec.name}: the {engine} engine is not accepted: {where}: expected finite "
-            f"scores, found {int((~np.isfinite(found)).sum())} of NaN or infinity"
+            f"scores, found {int((~np.isfinite(found)).sum())} that are NaN or infinite"
         )
 
 
-def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence[float]) -> dict[str, Any]:
-    """Figures of the masks [label, *spatial] alone; distances in mm."""
+def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence[float]) -> Record:
+    """The metrics of the masks [label, *spatial] alone; distances in mm."""
     names, changed = mask_names(output), changed_voxels(wanted, found)
     pairs = list(zip(names, wanted, found, strict=True))
     return {
@@ -151,7 +190,7 @@ def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence
 
 
 def as_votes(scores: Array, output: Output) -> Array:
-    """A tile of labels [1, *roi] as votes [label, *roi]; everything else as it is."""
+    """Labels [1, *spatial] as votes [label, *spatial] float32; scores of other kinds as they are."""
     if output.scores != "labels" or len(scores) == len(output.labels) > 1:
         return scores
     votes: Array = np.arange(len(output.labels)).reshape(-1, *(1,) * (scores.ndim - 1)) == scores
@@ -159,9 +198,9 @@ def as_votes(scores: Array, output: Output) -> Array:
 
 
 def near_boundary(expected: Array, output: Output, error: float) -> int:
-    """Voxels that an error of this size in every probability could flip: those at the border of two labels.
+    """How many voxels could change their label if every probability were off by `error`: those near a border of labels.
 
-    Where labels exclude each other, both of the two most probable may be off, so twice the error counts.
+    Where labels exclude each other, the two most probable ones may both be off, so twice the error counts.
     """
     likely = probabilities(expected, output)
     if output.regions or output.scores == "foreground":
@@ -173,10 +212,10 @@ def near_boundary(expected: Array, output: Output, error: float) -> int:
 
 
 def summary(tiles: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The figures that acceptance asks for: the worst over all tiles and scans; Dice and flips of scans.
+    """The metrics that acceptance limits: the worst error of tiles and scans, the worst Dice and change of scans.
 
-    Constant tiles are told of and not judged: where a normalisation divides rounding errors by their own size, a deep
-    network's answer to them is noise in PyTorch as well.
+    Tiles of one value are recorded, but not judged: normalisation divides rounding errors by their own size there, so
+    that a deep network answers with noise, in PyTorch too.
     """
     records = [record for record in (*tiles, *scans) if "max_abs_error" in record]
     errors = [record for record in records if not record.get("constant")] or records
@@ -191,7 +230,7 @@ def summary(tiles: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[str, Any
 
 
 def _logit_error(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The largest |Δ| of a logit as a share of the range of all; nothing where scores are no logits."""
+    """The largest |Δ| of a logit as a share of the range of all logits; nothing where scores are not logits."""
     if not records:
         return {}
     lows, highs = zip(*(record["logits"] for record in records), strict=True)
@@ -199,8 +238,8 @@ def _logit_error(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
     return {"max_logit_error": rounded(error / ((max(highs) - min(lows)) or 1.0))}
 
 
-def _errors(expected: Array, found: Array, output: Output) -> dict[str, Any]:
-    """Largest and mean |Δ| of the probabilities, the largest |Δ| of the scores as stored, and the ends of logits."""
+def _errors(expected: Array, found: Array, output: Output) -> Record:
+    """Largest and mean |Δ| of probabilities, the largest |Δ| of scores as stored, and the range of logits."""
     error = np.abs(probabilities(found, output) - probabilities(expected, output))
     stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
     return {
@@ -211,15 +250,10 @@ def _errors(expected: Array, found: Array, output: Output) -> dict[str, Any]:
     }
 
 
-def _plane(spec: Spec, spacing: Sequence[float], stride: int) -> list[float]:
-    """Spacing of a tile's axes."""
-    return [size * stride for axis, size in enumerate(spacing) if axis != spec.tiling.slice_axis]
-
-
 def _millimetres(distance: float | None) -> float | None:
     return None if distance is None else rounded(distance)
 
 
 def rounded(value: float) -> float:
-    """With the digits that mean something."""
+    """`value` with SIGNIFICANT digits."""
     return float(f"{value:.{SIGNIFICANT}g}")

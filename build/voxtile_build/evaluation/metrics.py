@@ -1,4 +1,4 @@
-"""Figures between two results of the same network: error of probabilities, Dice per label, changed voxels."""
+"""Metrics between two results of the same network: probabilities, masks, Dice, changed voxels. Knows arrays only."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ Array = NDArray[Any]
 
 
 def probabilities(scores: Array, output: Output) -> Array:
-    """Scores [score, *spatial] as probabilities 0..1, float32, comparable between networks of any scale.
+    """Scores [score, *spatial] as probabilities 0..1 float32, which are comparable between networks of any scale.
 
-    A single logit without regions has no probability (its softmax is always 1) and stays as it is; so do
-    votes for labels, which are shares of the weight already.
+    A single logit without regions has no probability (its softmax is always 1) and stays as it is. Votes for labels
+    stay too: they are shares of the weight already.
     """
     values = np.asarray(scores, dtype=np.float32)
     if output.scores != "logits":
@@ -28,14 +28,14 @@ def probabilities(scores: Array, output: Output) -> Array:
 
 
 def _softmax(logits: Array) -> Array:
-    """Over the first axis, float32; NaN and infinity give NaN, without a word."""
+    """Over the first axis, float32; NaN and infinity give NaN, without a warning."""
     with np.errstate(invalid="ignore"):
         powers = np.exp(logits - logits.max(axis=0))
     return np.asarray(powers / powers.sum(axis=0))
 
 
 def masks(scores: Array, output: Output) -> Array:
-    """What the mask says of each voxel: [label, *spatial], bool; overlapping where labels are regions."""
+    """The mask of each label: [label, *spatial] bool. Masks of regions may overlap."""
     if output.scores == "foreground":
         return np.asarray(scores > 0.5 * output.scale)
     if output.regions:
@@ -51,11 +51,11 @@ def mask_names(output: Output) -> tuple[str, ...]:
 
 
 def dice(one: Array, other: Array) -> float | None:
-    """2 |A ∩ B| / (|A| + |B|) of two masks (Dice 1945); None where both are empty."""
+    """2 |A ∩ B| / (|A| + |B|) of two masks (Dice 1945); None if both are empty."""
     both = int(one.sum()) + int(other.sum())
     return None if both == 0 else 2 * int((one & other).sum()) / both
 
 
 def changed_voxels(one: Array, other: Array) -> int:
-    """How many voxels any label's mask [label, *spatial] differs in."""
+    """How many voxels differ in the mask of any label; masks are [label, *spatial]."""
     return int((one != other).any(axis=0).sum())

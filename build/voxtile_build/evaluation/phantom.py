@@ -1,4 +1,4 @@
-"""A made-up scan for certificates where the spec names none: asymmetric in every axis, the same for the same seed."""
+"""A generated scan, for where a spec names none: asymmetric along every axis, and the same for the same seed."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ Array = NDArray[Any]
 
 SEED = 20_240_917
 SLICES = 5
-# (centre, half-axes) as shares of the volume, and brightness: no two agree under any flip or turn.
+# (centre, half-axes) as shares of the volume, and brightness: no flip or rotation maps one onto another.
 BODY = ((0.48, 0.53, 0.50), (0.44, 0.40, 0.46), 0.35)
 ORGANS = (
     ((0.33, 0.45, 0.42), (0.14, 0.22, 0.25), 0.60),
@@ -26,10 +26,10 @@ NOISE = 0.04
 
 
 def phantom(spec: Spec, seed: int = SEED) -> Array:
-    """A volume [channel, *spatial], float64, in the units that the spec's intensity rule expects.
+    """A volume [channel, *spatial] float64, in the units that the spec's intensity rule expects.
 
-    Sizes are odd, larger than the ROI along two axes and smaller along the last, so that tiles overlap and one
-    axis is padded. Outside the body every voxel is exactly 0 before it is brought to the rule's units.
+    Sizes are odd, larger than the ROI along two axes and smaller along the last, so that tiles overlap and one axis is
+    padded. Before the values are brought to the rule's units, every voxel outside the body is exactly 0.
     """
     rng = np.random.default_rng(seed)
     shape = phantom_shape(spec)
@@ -38,7 +38,7 @@ def phantom(spec: Spec, seed: int = SEED) -> Array:
 
 
 def phantom_shape(spec: Spec) -> tuple[int, ...]:
-    """Spatial shape: one axis more than a 2D ROI has, where the slices lie."""
+    """Spatial shape; for a 2D ROI with the axis of its slices inserted."""
     sizes = [_odd(size * share) for size, share in zip(spec.tiling.roi_size, (1.25, 1.125, 0.75), strict=False)]
     if spec.tiling.slice_axis is not None:
         sizes.insert(spec.tiling.slice_axis, SLICES)
@@ -55,7 +55,7 @@ def _channel(rng: np.random.Generator, shape: tuple[int, ...], gain: float) -> A
     values = np.full(shape, BODY[2])
     for centre, half_axes, brightness in ORGANS:
         values[_ellipsoid(grid, centre, half_axes)] = brightness
-    # A slow gradient, as coils make it, so that no two tiles hold the same values.
+    # A slow gradient, as an MR coil causes it, so that no two tiles hold the same values.
     values = values * (1 + 0.2 * grid[0] - 0.1 * grid[-1]) + NOISE * rng.standard_normal(shape)
     body: Array = np.where(inside, np.clip(gain * values, 0.01, None), 0.0)
     return body
@@ -73,7 +73,7 @@ def _in_units(unit: Array, spec: Spec) -> Array:
         return rule.a_min + unit * (rule.a_max - rule.a_min)
     if isinstance(rule, IntensityFixed):
         column = (-1, *(1,) * (unit.ndim - 1))
-        mean, std = (np.reshape(figures, column) for figures in (rule.mean, rule.std))
+        mean, std = (np.reshape(numbers, column) for numbers in (rule.mean, rule.std))
         spread: Array = mean + (unit - 0.5) * 4 * std
         return spread
     if rule.rule == "none" and spec.input.dtype != "int16":

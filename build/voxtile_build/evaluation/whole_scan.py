@@ -1,5 +1,8 @@
-"""A whole scan through any runner, tile by tile, with MONAI's own sliding window: the same for both sides of a
-comparison, so that what differs is the engine."""
+"""Runs a whole scan tile by tile with MONAI's own sliding window.
+
+Reference and engine go through the same code, so that what differs is the engine. The client's stitcher is compared
+with this one.
+"""
 
 from __future__ import annotations
 
@@ -11,13 +14,14 @@ from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
 from voxtile_build.arrays import Array, Runner
-from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan, tile_inputs
+from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan
+from voxtile_build.evaluation.tiles import tile_inputs
 from voxtile_build.spec.input import PADDING
 from voxtile_build.spec.spec import Spec
 
 
 def torch_runner(wrapper: nn.Module) -> Runner:
-    """The wrapped network (see `graph.wrapper`) in fp32 PyTorch, called as an engine is."""
+    """The wrapped network (see `graph.wrapper`) in fp32 PyTorch, called as an engine is called."""
 
     def run(inputs: Any) -> Array:
         given = [inputs[name] for name in ("roi", "intensity") if name in inputs]
@@ -30,7 +34,17 @@ def torch_runner(wrapper: nn.Module) -> Runner:
 
 
 def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
-    """Stitched scores [score, *spatial], float32; votes a label [label, *spatial] where scores are labels."""
+    """Stitched scores of a whole scan.
+
+    Args:
+        scan: the scan.
+        spec: the model.
+        run: what computes the scores of tiles.
+        batch: tiles in one run.
+
+    Returns:
+        [score, *spatial] float32; where scores are labels, votes [label, *spatial].
+    """
     volume = torch.from_numpy(scan.volume.astype(np.float32))[None]
     if spec.tiling.slice_axis is not None:
         # Slices become the batch: [slice, channel, *plane].
@@ -39,7 +53,7 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
         volume,
         spec.tiling.over(volume.shape[2:]).roi_size,
         batch,
-        Predictor(spec, run, scan.figures),
+        Predictor(spec, run, scan.statistics),
         overlap=spec.tiling.overlaps,
         mode=spec.tiling.mode,
         sigma_scale=spec.tiling.sigma_scale,
@@ -54,16 +68,16 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
 
 
 class Predictor(nn.Module):
-    """What MONAI calls with windows [batch, channel, *roi], float32; gives their scores, float32."""
+    """What MONAI calls: windows [batch, channel, *roi] float32 -> their scores [batch, score, *roi] float32."""
 
-    def __init__(self, spec: Spec, run: Runner, figures: Array) -> None:
+    def __init__(self, spec: Spec, run: Runner, statistics: Array) -> None:
         super().__init__()
-        self.spec, self.run, self.figures = spec, run, figures
+        self.spec, self.run, self.statistics = spec, run, statistics
 
     def forward(self, windows: Tensor) -> Tensor:
         rois = windows.numpy().astype(NUMPY_DTYPES[self.spec.input.dtype])
-        figures = np.broadcast_to(self.figures, (len(rois), *self.figures.shape))
-        scores = torch.from_numpy(np.ascontiguousarray(self.run(tile_inputs(self.spec, rois, figures))))
+        statistics = np.broadcast_to(self.statistics, (len(rois), *self.statistics.shape))
+        scores = torch.from_numpy(np.ascontiguousarray(self.run(tile_inputs(self.spec, rois, statistics))))
         if self.spec.output.scores != "labels":
             return scores.to(torch.float32)
         votes = nn.functional.one_hot(scores[:, 0].long(), len(self.spec.output.labels))

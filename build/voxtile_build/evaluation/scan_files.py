@@ -1,0 +1,103 @@
+"""Reads scans from files and prepares them with MONAI's own transforms: orientation and spacing.
+
+nnU-Net models have a preparation of their own, which `voxtile prepare` writes to files; those are taken as they are.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+
+from voxtile.outputs.prepared_files import DIGITS, MARK
+from voxtile_build.arrays import Array
+from voxtile_build.errors import ScanError
+from voxtile_build.spec.spec import Spec
+
+AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+
+
+def read_scan(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans") -> Array:
+    """A scan in the spec's orientation and spacing.
+
+    Args:
+        files: one a channel.
+        spec: the model.
+        key: the key of the spec that names the files, for errors.
+
+    Returns:
+        [channel, *spatial] float64.
+
+    Raises:
+        ScanError: a file is no 3D scan of one channel, or the channels have different shapes.
+    """
+    volumes = [_read(file, spec, key) for file in files]
+    if len({volume.shape for volume in volumes}) > 1:
+        shapes = ", ".join(f"{file.name} {list(v.shape[1:])}" for file, v in zip(files, volumes, strict=True))
+        raise ScanError(f"{key}: expected channels of one shape, found {shapes}")
+    joined: Array = np.concatenate(volumes)
+    # nnU-Net's axes are those of SimpleITK: (z, y, x).
+    return joined.transpose(0, 3, 2, 1) if spec.tiling.semantics == "nnunet" else joined
+
+
+def spacing_of(file: Path, spec: Spec) -> tuple[float, ...]:
+    """Size of a voxel in mm once the scan in `file` is prepared, in the order of the prepared axes."""
+    if spec.input.spacing is not None:
+        spacing = tuple(float(size) for size in spec.input.spacing)
+    else:
+        spacing = _stored_spacing(file, spec.input.orientation)
+    return spacing[::-1] if spec.tiling.semantics == "nnunet" else spacing
+
+
+def _stored_spacing(file: Path, orientation: str | None) -> tuple[float, ...]:
+    image: Any = nib.load(file)
+    sizes = [float(size) for size in image.header.get_zooms()[:3]]
+    if orientation is None:
+        return tuple(sizes)
+    stored = nib.orientations.io_orientation(image.affine)
+    wanted = nib.orientations.axcodes2ornt(orientation)
+    order = nib.orientations.ornt_transform(stored, wanted)[:, 0].astype(int)
+    return tuple(sizes[int(np.flatnonzero(order == axis)[0])] for axis in range(len(sizes)))
+
+
+def _read(file: Path, spec: Spec, key: str) -> Array:
+    # Imported here, because verifying an entry needs no torch.
+    from monai.transforms import Compose, LoadImage, Orientation, Spacing
+
+    steps: list[Any] = [LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float64)]
+    if spec.input.orientation is not None:
+        steps.append(Orientation(axcodes=spec.input.orientation, labels=AXES))
+    if spec.input.spacing is not None:
+        steps.append(Spacing(pixdim=spec.input.spacing, mode="bilinear", padding_mode="border"))
+    if not file.is_file():
+        raise ScanError(f"{file}: no such file; {key} must name NIfTI files, relative to the spec")
+    try:
+        _check_prepared(file, spec, key)
+        volume = np.asarray(Compose(steps)(str(file)), dtype=np.float64)
+    except ScanError:
+        raise
+    except Exception as error:  # each of MONAI's readers raises its own kinds
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[-1]
+        raise ScanError(f"{file}: expected a NIfTI scan, found what cannot be read: {reason}") from error
+    if volume.ndim != 4 or volume.shape[0] != 1:
+        raise ScanError(f"{file}: expected a 3D scan of one channel, found [channel, *spatial] {list(volume.shape)}")
+    if not np.isfinite(volume).all():
+        raise ScanError(f"{file}: expected finite values, found NaN or infinity; repair the scan")
+    return volume
+
+
+def _check_prepared(file: Path, spec: Spec, key: str) -> None:
+    """Refuse a scan that was not prepared by this very plan: an engine would be fitted to other values."""
+    if spec.nnunet is None:
+        return
+    image: Any = nib.load(file)
+    found = bytes(image.header["descrip"].item()).rstrip(b"\0").decode("ascii", "replace")
+    wanted = f"{MARK}{spec.nnunet['preparation'][:DIGITS]}"
+    if found != wanted:
+        described = "one prepared by another plan" if found.startswith(MARK) else "one that is not prepared"
+        raise ScanError(
+            f"{file}: {key}: expected a scan prepared by this nnU-Net plan, found {described}; build and serve the "
+            "model without, write the file with `voxtile prepare SCAN --model NAME --output FILE`, and build again"
+        )
