@@ -14,7 +14,8 @@ from monai.inferers import sliding_window_inference
 from numpy.typing import NDArray
 
 from voxtile.card import Tiling
-from voxtile.io.images import mask_image, read_scan, write_image
+from voxtile.io.scan import open_scan
+from voxtile.io.writing import mask_image, write_image
 from voxtile.tiling.extract import Cutter
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.stitch import Stitcher
@@ -117,7 +118,7 @@ def reading(settings: Settings) -> Rows:
     ):
         ways = {
             "nibabel": lambda path=path: np.asanyarray(nib.load(path).dataobj),
-            "Voxtile": lambda path=path: read_scan([path], ["one"]),
+            "Voxtile": lambda path=path: open_scan([path], ["one"]),
         }
         rows += compare(f"reading .nii.gz, {name}", ways, settings, "")
     return rows
@@ -125,7 +126,7 @@ def reading(settings: Settings) -> Rows:
 
 def writing(settings: Settings) -> Rows:
     """A mask of 25 labels on the CT's grid."""
-    volume = read_scan([ct_file(settings)], ["CT"])
+    volume = open_scan([ct_file(settings)], ["CT"])
     image = mask_image(ct_labels(ct_shape(settings)), volume)
     target = settings.work / "written.nii.gz"
     ways = {"nibabel": partial(nib.save, image, target), "Voxtile": partial(write_image, image, target)}

@@ -8,7 +8,7 @@ from typing import Any
 from tritonclient.grpc import InferenceServerClient
 
 from voxtile.cli.allocator import limit_malloc_arenas
-from voxtile.io.images import write_image
+from voxtile.io.writing import write_image
 from voxtile.options import Options
 from voxtile.segmenter import Segmenter
 from voxtile.triton.connection import ConnectionConfig

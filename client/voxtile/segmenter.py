@@ -8,7 +8,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -19,8 +18,9 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.prepare import prepare_scan
 from voxtile.errors import InputError
-from voxtile.io.images import mask_image, read_scan, volume_from_image
+from voxtile.io.scan import ScanInput, open_scan
 from voxtile.io.volume import Volume
+from voxtile.io.writing import mask_image
 from voxtile.job import Cancellation, Job, Progress
 from voxtile.options import Options, changes_in_words, chosen_tiling
 from voxtile.outputs.report import Report, Seconds, Stopwatch
@@ -113,15 +113,16 @@ class Segmenter:
         """The model's card."""
         return self.transport.model.card
 
-    def __call__(self, image: Any, progress: Progress | None = None) -> Nifti1Image:
+    def __call__(self, image: ScanInput, progress: Progress | None = None) -> Nifti1Image:
         """Segments a scan and returns its mask as an image; see `segment`."""
         return self.segment(image, progress).mask
 
-    def segment(self, image: Any, progress: Progress | None = None) -> Segmentation:
+    def segment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
         """Segments a scan.
 
         Args:
-            image: The scan: a path, a nibabel image, or a sequence of either with one for each channel.
+            image: The scan: a path, the bytes of a NIfTI file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
+                array with its affine, or a list of these with one for each channel; see `voxtile.io.scan`.
             progress: Called after each tile.
 
         Returns:
@@ -135,7 +136,7 @@ class Segmenter:
         """
         return self.run(self.load(image), progress)
 
-    async def asegment(self, image: Any, progress: Progress | None = None) -> Segmentation:
+    async def asegment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
         """Segments a scan on another thread, while the event loop goes on; see `segment`.
 
         Cancelling it cancels the requests in flight and stops the work; it ends when the work has ended.
@@ -150,7 +151,7 @@ class Segmenter:
             work.exception()  # marks it as seen
             raise
 
-    def load(self, image: Any) -> LoadedScan:
+    def load(self, image: ScanInput) -> LoadedScan:
         """Reads and prepares a scan; another thread may `run` the one before it meanwhile.
 
         Args:
@@ -178,13 +179,13 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _segment(self, image: Any, progress: Progress | None, cancellation: Cancellation) -> Segmentation:
+    def _segment(self, image: ScanInput, progress: Progress | None, cancellation: Cancellation) -> Segmentation:
         return self._run(self._load(image, cancellation), progress, cancellation)
 
-    def _load(self, image: Any, cancellation: Cancellation) -> LoadedScan:
+    def _load(self, image: ScanInput, cancellation: Cancellation) -> LoadedScan:
         watch = Stopwatch()
         with watch.step("read"):
-            volume = open_volume(image, self.card)
+            volume = open_scan(image, self.card.input_channels)
         with watch.step("infer"):
             labels = self._first_stage(volume, cancellation)
         cancellation.check()
@@ -226,11 +227,3 @@ class Segmenter:
         left = left_for_preparing(volume, self.options.max_ram_bytes)
         prepared = prepare_scan(volume, self.previous.card, postprocessing=False, max_bytes=left)
         return self.previous._run(LoadedScan(volume, prepared, Seconds()), None, cancellation).labels
-
-
-def open_volume(image: Any, card: Card) -> Volume:
-    """The scan behind `image`: a path, a nibabel image, or a sequence of either with one for each channel."""
-    items = list(image) if isinstance(image, (list, tuple)) else [image]
-    if all(isinstance(item, (str, Path)) for item in items):
-        return read_scan(items, card.input_channels)
-    return volume_from_image(items, card.input_channels)

@@ -21,7 +21,7 @@ from tests.support.nnunet_folders import SCHEMES, Training, configuration, write
 from tests.support.phantoms import card_of
 from voxtile.cli.app import app
 from voxtile.errors import ModelError, OutputError
-from voxtile.io.images import write_images
+from voxtile.io.writing import write_images
 from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evaluation.samples import gather_scans

@@ -20,7 +20,7 @@ from tests.support.nnunet_folders import FIGURES, configuration
 from voxtile import InputError
 from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
 from voxtile.chains.nnunet.reader_properties import reader_axes
-from voxtile.io.images import read_scan
+from voxtile.io.scan import open_scan
 
 DATA_TOLERANCE = 1e-5
 """Of the range: order-3 resampling in float32 against nnU-Net's in float64."""
@@ -57,7 +57,7 @@ def by_nnunet(files: list[Path], channels: int, reader: str) -> NDArray[Any]:
 def by_voxtile(files: list[Path], channels: int, reader: str) -> NDArray[np.float32]:
     content = plans(channels, reader)
     plan = NnunetPlan.from_json({**content, **content["configurations"]["3d"]})
-    volume = read_scan(files, [f"T{number}" for number in range(channels)])
+    volume = open_scan(files, [f"T{number}" for number in range(channels)])
     axes = reader_axes(volume, reader)
     return preprocess(axes.apply(volume.data), axes.reorder(volume.header_spacing), plan).data
 

@@ -13,7 +13,7 @@ from nnunetv2.imageio.nibabel_reader_writer import NibabelIO, NibabelIOWithReori
 from nnunetv2.imageio.simpleitk_reader_writer import SimpleITKIO
 
 from voxtile.chains.nnunet.reader_properties import reader_properties
-from voxtile.io.images import read_scan
+from voxtile.io.scan import open_scan
 
 READERS = {"SimpleITKIO": SimpleITKIO, "NibabelIO": NibabelIO, "NibabelIOWithReorient": NibabelIOWithReorient}
 HEADER = 1e-5
@@ -50,11 +50,11 @@ def assert_alike(mine: Any, theirs: Any) -> None:
 @pytest.mark.parametrize("reader", READERS)
 def test_properties_are_the_readers_own(reader: str, scan: Path) -> None:
     _, theirs = READERS[reader]().read_images([str(scan)])
-    volume = read_scan([scan], ["T1"])
+    volume = open_scan([scan], ["T1"])
     mine = reader_properties(volume, reader)
     assert_alike(mine, {key: value for key, value in theirs.items() if key != "spacing"})
 
 
 def test_a_plan_that_names_no_reader_is_simpleitks(scan: Path) -> None:
-    volume = read_scan([scan], ["T1"])
+    volume = open_scan([scan], ["T1"])
     assert list(reader_properties(volume, "")) == ["sitk_stuff"]

@@ -24,8 +24,9 @@ from voxtile.chains.monai.invert import Restorer, restore_bytes
 from voxtile.chains.monai.preprocess import preprocess
 from voxtile.chains.scores import decider, label_type
 from voxtile.errors import ModelError
-from voxtile.io.images import mask_image, volume_from_image
+from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
+from voxtile.io.writing import mask_image
 
 OBLIQUE = (14.0, -27.0, 33.0)
 FLOAT32_ROUNDING = 3e-6
@@ -158,7 +159,7 @@ def test_the_same_anatomy_gets_the_same_mask_however_it_is_stored(
     card = classes(2, spacing=target)
 
     def segmented(stored: NDArray[Any], place: NDArray[np.float64]) -> Any:
-        volume = volume_from_image(nib.Nifti1Image(stored, place), ["any"])
+        volume = open_scan(nib.Nifti1Image(stored, place), ["any"])
         prepared = preprocess(volume, card)
         scores = np.stack([np.full(prepared.grid.shape, 300.0), prepared.data[0]])
         return mask_image(restored(prepared.grid, card, scores).finish(), volume)

@@ -16,7 +16,7 @@ from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
 from voxtile.batch.record import claim_folder
 from voxtile.batch.summary import Outcome, exit_code, write_summary
 from voxtile.errors import OutputError, ServerUnavailable, VoxtileError
-from voxtile.io.images import write_image
+from voxtile.io.writing import write_image
 from voxtile.outputs.probabilities import check_nnunet, write_probabilities
 from voxtile.segmenter import LoadedScan, Segmentation, Segmenter
 

@@ -94,12 +94,12 @@ def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
 
 def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
     from voxtile.chains.prepare import prepare_scan
-    from voxtile.io.images import read_scan
+    from voxtile.io.scan import open_scan
     from voxtile.tiling.plan import plan_tiles, tile_shape
 
     name = scans[0].name
     try:
-        volume = read_scan(scans, model.card.input_channels)
+        volume = open_scan(scans, model.card.input_channels)
         prepared = prepare_scan(volume, model.card)
     except VoxtileError as error:
         yield Finding(name, False, str(error))

@@ -18,7 +18,7 @@ from voxtile.chains.base import PreparedScan
 from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError
 from voxtile.io.atomic import check_writable
-from voxtile.io.images import SUFFIXES, check_mask_name, write_images
+from voxtile.io.writing import SUFFIXES, check_mask_name, write_images
 
 MARK = "voxtile prepared "
 DIGITS = 32

@@ -12,7 +12,8 @@ from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar
 from voxtile.errors import OutputError
 from voxtile.extras import require
-from voxtile.io.images import check_writable, write_image
+from voxtile.io.atomic import check_writable
+from voxtile.io.writing import write_image
 from voxtile.outputs.report import Report, Stopwatch, write_text
 from voxtile.segmenter import LoadedScan, Segmentation, Segmenter
 

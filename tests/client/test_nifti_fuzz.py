@@ -142,7 +142,7 @@ import json, resource, sys, tracemalloc
 from pathlib import Path
 import nibabel, numpy as np
 from voxtile.errors import InputError
-from voxtile.io.images import read_scan
+from voxtile.io.scan import open_scan
 
 folder, address = Path(sys.argv[1]), int(sys.argv[2])
 tracemalloc.start(1)
@@ -151,7 +151,7 @@ resource.setrlimit(resource.RLIMIT_AS, (pages + address, pages + address))
 results = {}
 for path in sorted(folder.iterdir()):
     try:
-        volume = read_scan([path], ["any"])
+        volume = open_scan([path], ["any"])
         np.save(path.with_suffix(".npy"), volume.data[0].astype(np.float32))
         results[path.name] = "read"
     except InputError as error:

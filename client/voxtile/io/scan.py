@@ -1,0 +1,109 @@
+"""Opens a scan, in whatever form it is given, as a Volume. This is the one place where forms are told apart.
+
+Knows nothing of models beyond the names of their channels.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from voxtile.errors import InputError
+from voxtile.io import in_memory, nifti
+from voxtile.io.assemble import assemble, wanted
+from voxtile.io.in_memory import AffineImage, SimpleItkImage
+from voxtile.io.stored import Stored
+from voxtile.io.volume import Volume
+
+ScanItem = str | os.PathLike[str] | bytes | AffineImage | SimpleItkImage | tuple[NDArray[Any], ArrayLike]
+"""One source of a scan:
+
+- a path of a NIfTI file, or the bytes of one, gzip-compressed or not;
+- a nibabel image or a SimpleITK image;
+- MONAI's MetaTensor [channel, i, j, k], or [i, j, k];
+- an array [i, j, k], or [i, j, k, channel], with its affine [4, 4] from voxel to RAS millimetres.
+"""
+
+ScanInput = ScanItem | Sequence[ScanItem] | Volume
+"""A scan: one source that holds all channels, a list of sources with one for each channel, or a Volume."""
+
+
+def open_scan(image: ScanInput, channel_names: Sequence[str]) -> Volume:
+    """Opens a scan as a Volume.
+
+    Args:
+        image: the scan. Several sources come in the order of `channel_names`; each is read before the next is touched.
+        channel_names: the model's channels, by name.
+
+    Raises:
+        InputError: in one line, for whatever is not a scan of so many channels on one grid.
+    """
+    if isinstance(image, Volume):
+        return _checked(image, channel_names)
+    items = _sources(image)
+    names = [_name_of(item, number) for number, item in enumerate(items)]
+    if not items:
+        raise InputError(f"expected {wanted(channel_names)}, found no file")
+    if len(names) not in (1, len(channel_names)):
+        raise InputError(f"expected {wanted(channel_names)}, found {len(names)}: {', '.join(names)}")
+    return assemble(((name, _read(item, name)) for name, item in zip(names, items, strict=True)), channel_names)
+
+
+def volume_from_array(array: ArrayLike, affine: ArrayLike, channel_names: Sequence[str]) -> Volume:
+    """Opens an array as a Volume.
+
+    Args:
+        array: [i, j, k], or [i, j, k, channel] where the model takes several channels.
+        affine: [4, 4] voxel to RAS millimetres.
+        channel_names: the model's channels, by name.
+
+    Raises:
+        InputError: as for `open_scan`.
+    """
+    return open_scan((np.asarray(array), affine), channel_names)
+
+
+def _checked(volume: Volume, channel_names: Sequence[str]) -> Volume:
+    if volume.channels != len(channel_names):
+        raise InputError(f"{volume.names[0]}: expected {wanted(channel_names)}, found {volume.channels}")
+    return volume
+
+
+def _sources(image: Any) -> list[Any]:
+    several = isinstance(image, (list, tuple)) and not _is_array_with_affine(image)
+    return list(image) if several else [image]
+
+
+def _is_array_with_affine(item: Any) -> bool:
+    return isinstance(item, tuple) and len(item) == 2 and isinstance(item[0], np.ndarray)
+
+
+def _name_of(item: Any, number: int) -> str:
+    """What messages call a source: its file's name where it has one."""
+    if isinstance(item, (str, os.PathLike)):
+        return str(os.fspath(item))
+    get_filename = getattr(item, "get_filename", None)
+    return str((get_filename and get_filename()) or f"image {number + 1}")
+
+
+def _read(item: Any, name: str) -> Stored:
+    if isinstance(item, (str, os.PathLike)):
+        return nifti.read_nifti(Path(item))
+    if isinstance(item, (bytes, bytearray, memoryview)):
+        return nifti.read_nifti_bytes(bytes(item), name)
+    if _is_array_with_affine(item):
+        array, affine = item
+        return in_memory.read_array(array, affine, name)
+    if isinstance(item, np.ndarray):
+        raise InputError(f"{name}: expected an array with its affine, (array, affine), found an array alone")
+    read: Callable[[Any, str], Stored] = in_memory.read_nibabel
+    if in_memory.is_simpleitk(item):
+        read = in_memory.read_simpleitk
+    elif in_memory.is_meta_tensor(item):
+        read = in_memory.read_meta_tensor
+    return read(item, name)
