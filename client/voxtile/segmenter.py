@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from voxtile.budget import left_for_preparing
 from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
-from voxtile.chains.prepare import prepare_scan
+from voxtile.chains.prepare import check_installed, prepare_scan
 from voxtile.errors import InputError
 from voxtile.io.scan import ScanInput, open_scan
 from voxtile.io.volume import Volume
@@ -83,6 +83,7 @@ class Segmenter:
         InputError: An option does not fit the model, or neither a server with a model nor a transport is given.
         ServerUnavailable: No server answers.
         ModelError: The servers do not offer the model, or offer different builds of it.
+        MissingExtraError: The model needs an optional dependency that is not installed.
     """
 
     def __init__(
@@ -100,6 +101,7 @@ class Segmenter:
         connection, policy = self.options.connection, self.options.retry_policy
         self.transport: Transport = transport or connect_transport(url, model, connection, policy)
         try:
+            check_installed(self.card)
             self.tiling = chosen_tiling(self.card, self.options)
             self.changes = changes_in_words(self.card, self.options)
             if self.card.previous_stage and self.previous is None:

@@ -9,7 +9,18 @@ from numpy.typing import NDArray
 from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
+from voxtile.extras import require
 from voxtile.io.volume import Volume
+
+
+def check_installed(card: Card) -> None:
+    """Checks, before any work, that what the model's pre-processing needs is installed.
+
+    Raises:
+        MissingExtraError: an optional dependency is missing.
+    """
+    if card.nnunet is not None:
+        require("scipy", "nnunet", f"the nnU-Net model {card.name!r}")
 
 
 def prepare_scan(
@@ -29,10 +40,12 @@ def prepare_scan(
         max_bytes: limit for the scan on the model's grid. Ignored for nnU-Net, whose grid is known only once it exists.
 
     Raises:
+        MissingExtraError: an optional dependency is missing.
         InputError: the scan does not fit the model.
         ModelError: the card asks for something that this client does not reproduce.
         MemoryLimitError: the scan on the model's grid needs more than `max_bytes`.
     """
+    check_installed(card)
     if card.nnunet is None:
         return MonaiPreparedScan(volume, card, max_bytes)
     # Loaded only for such a model: the others need nothing of it.

@@ -43,7 +43,7 @@ class TlsConfig:
         if (self.certificate is None) != (self.key is None):
             given, missing = ("certificate", "key") if self.key is None else ("key", "certificate")
             raise InputError(
-                f"TLS: expected a client's certificate and its key, found the {given} alone; add {missing}"
+                f"TLS: expected a client's certificate and its key, found only the {given}; give the {missing} too"
             )
 
 

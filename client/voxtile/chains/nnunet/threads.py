@@ -7,6 +7,7 @@ Python threads (numpy releases the interpreter lock) shares out the slabs.
 
 from __future__ import annotations
 
+import os
 import threading
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -24,20 +25,37 @@ class _Hold:
     """
 
     def __init__(self) -> None:
+        self._inherited: Any = None
+        self._reset()
+        if hasattr(os, "register_at_fork"):
+            os.register_at_fork(after_in_child=self._after_fork)
+
+    def _reset(self) -> None:
         self._lock = threading.Lock()
         self._holders = 0
         self._limit: Any = None
         self._setter: ThreadPoolExecutor | None = None
 
-    def take(self) -> None:
-        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+    def _after_fork(self) -> None:
+        """The setter thread and the holders exist only in the parent, and one of them may have held the lock."""
+        self._inherited = self._limit if self._holders else self._inherited
+        self._reset()
 
+    def take(self) -> None:
         with self._lock:
             if self._setter is None:
                 self._setter = ThreadPoolExecutor(1, thread_name_prefix="voxtile-blas")
             if self._holders == 0:
-                self._limit = self._setter.submit(threadpool_limits, limits=1, user_api="blas").result()
+                self._limit = self._setter.submit(self._limit_blas).result()
             self._holders += 1
+
+    def _limit_blas(self) -> Any:
+        from threadpoolctl import threadpool_limits  # type: ignore[import-untyped]
+
+        if self._inherited is not None:
+            self._inherited.restore_original_limits()
+            self._inherited = None
+        return threadpool_limits(limits=1, user_api="blas")
 
     def release(self) -> None:
         with self._lock:

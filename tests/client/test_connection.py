@@ -1,0 +1,100 @@
+"""Connections to a real gRPC server: authorities of one's own and the system's, client certificates, headers."""
+
+from __future__ import annotations
+
+import contextlib
+import shutil
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+
+from tests.support.commands import run
+from tests.support.tls_server import Identity, make_authority, make_identity, tls_server
+from voxtile import ConnectionConfig, InputError, ServerUnavailable, TlsConfig
+from voxtile.triton.endpoint import Endpoint
+
+needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
+
+
+@dataclass(frozen=True)
+class Files:
+    """An authority, and a server and a client that it has signed."""
+
+    authority: Identity
+    server: Identity
+    client: Identity
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory: pytest.TempPathFactory) -> Files:
+    folder = tmp_path_factory.mktemp("tls")
+    authority = make_authority(folder)
+    return Files(authority, make_identity(folder, "server", authority), make_identity(folder, "client", authority))
+
+
+def ask(url: str, connection: ConnectionConfig) -> None:
+    with contextlib.closing(Endpoint(url, connection)) as endpoint:
+        endpoint.check_live()
+
+
+@needs_openssl
+def test_an_authority_of_ones_own(files: Files) -> None:
+    with tls_server(files.server) as server:
+        ask(server.url, ConnectionConfig(TlsConfig(ca=files.authority.certificate), {"token": "abc"}))
+    assert server.headers[0]["token"] == "abc"
+
+
+@needs_openssl
+def test_the_systems_authorities(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The environment variable adds a file to what the system trusts."""
+    with tls_server(files.server) as server:
+        with pytest.raises(ServerUnavailable, match="no Triton server answers"):
+            ask(server.url, ConnectionConfig(TlsConfig()))
+        monkeypatch.setenv("SSL_CERT_FILE", str(files.authority.certificate))
+        ask(server.url, ConnectionConfig(TlsConfig()))
+    assert len(server.headers) == 1
+
+
+@needs_openssl
+def test_a_server_that_asks_for_a_certificate(files: Files) -> None:
+    ca, client = files.authority.certificate, files.client
+    with tls_server(files.server, clients_signed_by=files.authority) as server:
+        with pytest.raises(ServerUnavailable):
+            ask(server.url, ConnectionConfig(TlsConfig(ca)))
+        ask(server.url, ConnectionConfig(TlsConfig(ca, client.certificate, client.key)))
+
+
+@needs_openssl
+def test_plain_text_is_not_sent_to_a_server_with_tls_by_surprise(files: Files) -> None:
+    with tls_server(files.server) as server, pytest.raises(ServerUnavailable):
+        ask(server.url, ConnectionConfig())
+
+
+@needs_openssl
+def test_the_commands_options(files: Files, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The server lists no models, which a command gets to know only where TLS was agreed on."""
+    ca = files.authority.certificate
+    with tls_server(files.server) as server:
+        assert "Method not found" not in run("doctor", "--url", server.url).output
+        assert "Method not found" not in run("doctor", "--url", server.url, "--tls").output
+        assert "Method not found" in run("doctor", "--url", server.url, "--tls-ca", ca).output
+        monkeypatch.setenv("SSL_CERT_FILE", str(ca))
+        assert "Method not found" in run("doctor", "--url", server.url, "--tls").output
+
+
+@pytest.mark.parametrize("one", ["certificate", "key"])
+def test_a_certificate_and_its_key_go_together(one: str) -> None:
+    with pytest.raises(InputError, match=rf"found only the {one}; give the (key|certificate) too"):
+        TlsConfig(**{one: Path("file.pem")})
+
+
+def test_a_certificate_without_its_key_ends_the_command_with_one_line(tmp_path: Path) -> None:
+    result = run("models", "--tls-cert", tmp_path / "client.pem")
+    assert result.exit_code == 2
+    assert result.stderr.startswith("voxtile: TLS: expected a client's certificate and its key")
+
+
+def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"TLS: a file cannot be read .*nowhere.pem"):
+        Endpoint("localhost:1", ConnectionConfig(TlsConfig(ca=tmp_path / "nowhere.pem")))
