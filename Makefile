@@ -19,7 +19,7 @@ setup: $(STAMP)
 $(STAMP): client/pyproject.toml build/pyproject.toml server/pyproject.toml requirements-dev.txt requirements-nnunet.txt constraints.txt server/voxtile_server/install/triton.txt server/voxtile_server/install/engines.txt
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable build --editable client --editable server --requirement requirements-dev.txt --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable build --editable "client[all]" --editable server --requirement requirements-dev.txt --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nnunet.txt
 	$(BIN)/python -m voxtile_server.install.fetch
 	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet tensorrt; fi

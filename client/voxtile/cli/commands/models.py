@@ -36,8 +36,7 @@ def models(
         table.add_column(title)
     for listing in listings:
         table.add_row(*listing.row())
-    console = Console()
-    console.print(table, width=console.width if console.is_terminal else PIPE_WIDTH)
+    Console(width=None if sys.stdout.isatty() else PIPE_WIDTH).print(table)
 
 
 def _listings(server: options.ServerOptions) -> list[ModelListing]:
