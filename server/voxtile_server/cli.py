@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import argparse
 import json
 import logging
 import os
@@ -31,12 +32,8 @@ class _Stopped(Exception):
     """SIGTERM, SIGINT or SIGHUP came, or the parent ended."""
 
 
-def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the server.
-
-    Returns:
-        Exit code 0: it was asked to end; 1: tritonserver died; 2: it could not start.
-    """
+def command_parser() -> argparse.ArgumentParser:
+    """The parser of the command's options."""
     parser = parser_for("voxtile-server", DESCRIPTION, DEFAULTS)
     parser.add_argument(
         "--ready-file",
@@ -47,7 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument(
         "triton_arguments", nargs="*", metavar="-- OPTION", help="further options for tritonserver, after --"
     )
-    parsed = parser.parse_args(arguments)
+    return parser
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the server.
+
+    Returns:
+        Exit code 0: it was asked to end; 1: tritonserver died; 2: it could not start.
+    """
+    parsed = command_parser().parse_args(arguments)
     logging.basicConfig(level=logging.INFO, format="%(message)s", stream=sys.stderr)
     for number in ENDING:
         signal.signal(number, _stop)

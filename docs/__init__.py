@@ -1,0 +1,1 @@
+"""The documentation: pages as Markdown, and the generator of the reference."""

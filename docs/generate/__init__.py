@@ -1,0 +1,1 @@
+"""Writes the reference pages from the code itself, so that they cannot differ from it."""
