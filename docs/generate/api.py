@@ -26,7 +26,6 @@ def page() -> str:
     return "\n\n".join(blocks) + "\n"
 
 
-
 def _is_error(name: str) -> bool:
     value = getattr(voxtile, name)
     return isinstance(value, type) and issubclass(value, Exception)

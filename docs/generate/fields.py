@@ -179,7 +179,9 @@ def _plural(words: str) -> str:
 def _bounded(words: str, metadata: tuple[Any, ...]) -> str:
     """Returns `words` with the bounds of a number, or of the length of a list or text."""
     parts = [part for one in metadata for part in (one, *getattr(one, "metadata", ()))]
-    bounds = {key: getattr(part, key) for part in parts for key in (*BOUNDS, *LENGTHS) if getattr(part, key, None) is not None}
+    bounds = {
+        key: getattr(part, key) for part in parts for key in (*BOUNDS, *LENGTHS) if getattr(part, key, None) is not None
+    }
     said = [f"{word} {bounds[key]:g}" for key, word in BOUNDS.items() if key in bounds]
     length = [str(bounds[key]) for key in LENGTHS if bounds.get(key)]
     if len(length) == 2:

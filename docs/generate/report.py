@@ -15,7 +15,9 @@ INTRODUCTION = """\
 
 def page() -> str:
     """Returns the page as Markdown."""
-    return "\n\n".join([INTRODUCTION, *(section.as_markdown(_title(section)) for section in sections_of(Report))]) + "\n"
+    return (
+        "\n\n".join([INTRODUCTION, *(section.as_markdown(_title(section)) for section in sections_of(Report))]) + "\n"
+    )
 
 
 def _title(section: Section) -> str:

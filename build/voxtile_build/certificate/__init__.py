@@ -1,0 +1,1 @@
+"""Compares engines with the network in fp32 PyTorch, writes their certificates, and verifies them again."""

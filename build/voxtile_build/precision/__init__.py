@@ -1,0 +1,1 @@
+"""Finds the arithmetic of an engine: search, calibration, sensitivity, mixed precision."""

@@ -1,0 +1,1 @@
+"""Shows where an engine spends its time, by kind of operator and by layer."""

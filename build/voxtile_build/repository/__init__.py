@@ -1,0 +1,1 @@
+"""Writes entries of the model repository: config.pbtxt, card, names, and how they are published."""

@@ -1,0 +1,1 @@
+"""Segments many scans; knows nothing of how one scan is segmented."""

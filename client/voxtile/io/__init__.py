@@ -1,0 +1,1 @@
+"""Reads and writes files; knows nothing of models."""

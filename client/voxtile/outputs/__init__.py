@@ -1,0 +1,1 @@
+"""Writes what comes beside the mask: report, preview, probabilities and prepared scans."""

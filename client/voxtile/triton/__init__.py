@@ -1,0 +1,1 @@
+"""Sends tiles to Triton and brings scores back; knows nothing of scans or masks."""

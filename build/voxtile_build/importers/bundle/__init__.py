@@ -1,0 +1,1 @@
+"""Reads a MONAI bundle; runs nothing of it."""

@@ -1,0 +1,1 @@
+"""Reads a network from one file: ONNX, TorchScript or torch.export."""

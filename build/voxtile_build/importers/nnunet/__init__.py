@@ -1,0 +1,1 @@
+"""Reads a trained nnU-Net v2 folder, without nnU-Net."""
