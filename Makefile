@@ -1,5 +1,5 @@
 # The verbs, in the order in which one needs them. Every one sets up what it lacks.
-.PHONY: setup demo build serve test test-all check bench clean
+.PHONY: setup demo build serve test test-all check docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -62,6 +62,11 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench
+
+# Strict: a dead link or a page that is not in the navigation ends the build.
+docs: setup
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet --site-dir $(OUT)/site
+	@echo "the site: $(OUT)/site/index.html   with search: $(BIN)/python -m http.server --directory $(OUT)/site"
 
 bench: setup
 	$(BIN)/python -m bench --out $(OUT)/bench

@@ -8,13 +8,14 @@ INTRODUCTION = """\
 # Python API
 
 Types and docstrings are those of the code. `import voxtile` loads nothing until a name is first used."""
+FIRST = ("Segmenter", "Options", "Segmentation", "Report", "segment_folder", "RemoteNetwork", "ConnectionConfig")
 SERVER = ("voxtile_server.embedded.EmbeddedServer", "voxtile_server.options.ServerOptions")
 BUILD = ("voxtile_build.spec.spec.load_spec", "voxtile_build.build.build")
 
 
 def page() -> str:
     """Returns the page as Markdown with mkdocstrings' directives."""
-    names = list(voxtile.__all__)
+    names = sorted(voxtile.__all__, key=lambda name: (FIRST.index(name) if name in FIRST else len(FIRST), name))
     errors = [name for name in names if _is_error(name)]
     blocks = [
         INTRODUCTION,

@@ -12,8 +12,8 @@ INDEX = "decisions/index.md"
 INTRODUCTION = """\
 # Decisions
 
-Each page says what was chosen, instead of what, why, and at what price. A page is never rewritten to fit what came later:
-a new decision gets a page of its own and names the one that it replaces."""
+Each page says what was chosen, instead of what, why, and at what price. A later decision gets a page of its own, which
+names the one that it replaces."""
 
 
 def page() -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import defaultdict
 from collections.abc import Iterator
+from typing import Any
 
 import voxtile.errors
 import voxtile_build.errors
@@ -16,7 +17,10 @@ INTRODUCTION = """\
 
 Every program writes one line on standard error when it does not succeed. The line says what was expected, what was
 found, where, and what to do. The table names the error that ends a command, as it is called in Python."""
-ERRORS = {"voxtile": voxtile.errors.VoxtileError, "voxtile-build": voxtile_build.errors.BuildError}
+ERRORS: dict[str, type[Any]] = {
+    "voxtile": voxtile.errors.VoxtileError,
+    "voxtile-build": voxtile_build.errors.BuildError,
+}
 COMMON = ((0, "The command did what it was asked for"), (130, "Interrupted; nothing half-written is left"))
 SAID = re.compile(r"Exit codes?:?\s+(.*?)(?:\.\s|\.?\Z)", re.DOTALL)
 ONE = re.compile(r"(\d+):? ([^;,]+(?:, (?!\d)[^;,]+)*)")
@@ -49,7 +53,7 @@ def _program(program: str) -> str:
     return f"## {program}\n\n{table(('code', 'meaning'), rows)}"
 
 
-def _tree(error: type) -> Iterator[type]:
+def _tree(error: type[Any]) -> Iterator[type[Any]]:
     """Yields the errors below `error`, depth first."""
     for below in error.__subclasses__():
         yield below

@@ -145,7 +145,7 @@ def default_of(field: FieldInfo) -> str:
 
 def type_of(field: FieldInfo) -> str:
     """Returns a field's type in plain words, with its bounds."""
-    return _words(Annotated[field.annotation, *field.metadata] if field.metadata else field.annotation)  # type: ignore[valid-type]
+    return _bounded(_words(field.annotation), tuple(field.metadata))
 
 
 def _words(annotation: Any) -> str:
@@ -179,9 +179,8 @@ def _plural(words: str) -> str:
 def _bounded(words: str, metadata: tuple[Any, ...]) -> str:
     """Returns `words` with the bounds of a number, or of the length of a list or text."""
     parts = [part for one in metadata for part in (one, *getattr(one, "metadata", ()))]
-    bounds = {
-        key: getattr(part, key) for part in parts for key in (*BOUNDS, *LENGTHS) if getattr(part, key, None) is not None
-    }
+    keys = (*BOUNDS, *LENGTHS)
+    bounds = {key: getattr(part, key) for part in parts for key in keys if getattr(part, key, None) is not None}
     said = [f"{word} {bounds[key]:g}" for key, word in BOUNDS.items() if key in bounds]
     length = [str(bounds[key]) for key in LENGTHS if bounds.get(key)]
     if len(length) == 2:

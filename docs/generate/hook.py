@@ -40,9 +40,10 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
 
 
 def _insert_decisions(nav: list[Any]) -> None:
+    if decisions.INDEX in nav:
+        nav += [{decisions.title(file): f"decisions/{file.name}"} for file in decisions.files()]
+        return
     for entry in nav:
-        for value in entry.values():
-            if isinstance(value, list) and decisions.INDEX in value:
-                value += [{decisions.title(file): f"decisions/{file.name}"} for file in decisions.files()]
-            elif isinstance(value, list):
+        for value in entry.values() if isinstance(entry, dict) else ():
+            if isinstance(value, list):
                 _insert_decisions(value)

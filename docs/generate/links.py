@@ -1,7 +1,7 @@
 """Moves relative links from the repository's folders to the site's. Knows nothing of MkDocs.
 
-On a page in the repository a link leads to a file of the repository. In the site some of these files are pages at another
-place, and others are not there at all: their links become plain text.
+In the repository a link leads to a file of the repository. In the site some of these files are pages at another place,
+and others are not there at all: links to those become plain text.
 """
 
 from __future__ import annotations

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 
-from docs.generate import api, card, cli, decisions, exit_codes, report, rooms, spec
+from docs.generate import api, card, certificate, cli, decisions, exit_codes, report, rooms, spec
 
 GENERATED: dict[str, Callable[[], str]] = {
     "reference/cli.md": cli.page,
     "reference/exit-codes.md": exit_codes.page,
     "reference/spec.md": spec.page,
     "reference/card.md": card.page,
+    "reference/certificate.md": certificate.page,
     "reference/report.md": report.page,
     "reference/api.md": api.page,
     "explanation/rooms.md": rooms.page,

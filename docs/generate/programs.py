@@ -1,4 +1,4 @@
-"""The command lines of the three programs, as their own parsers know them: typer's for two, argparse's for the server."""
+"""The command lines of the three programs, as their own parsers know them."""
 
 from __future__ import annotations
 

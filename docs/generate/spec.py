@@ -9,9 +9,9 @@ from voxtile_build.spec.spec import Spec
 INTRODUCTION = """\
 # The spec
 
-A spec is a TOML file that describes one model. [Write a spec](../how-to/spec.md) explains how to choose the values. This
-page lists every key with its type, its default and its meaning. Unknown keys and wrong values are refused, and the
-message names the key and its meaning. File names are relative to the spec."""
+A spec is a TOML file that describes one model. [Write a spec](../how-to/spec.md) explains how to choose the values.
+This page lists every key with its type, its default and its meaning. Unknown keys and wrong values are refused, and
+the message names the key and its meaning. File names are relative to the spec."""
 
 
 def page() -> str:

@@ -2,13 +2,8 @@
 
 from __future__ import annotations
 
-import os
-import re
-import shlex
-import signal
 import subprocess
 import sys
-from collections.abc import Sequence
 from dataclasses import replace
 from importlib import metadata
 from pathlib import Path
@@ -17,50 +12,11 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.support import pages
 from tests.support.nnunet_folders import Oracle, Training, configuration, single_precision, write_folder, write_scan
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "how-to" / "nnunet.md"
-SECONDS = 300
+PAGE = pages.ROOT / "docs" / "how-to" / "nnunet.md"
 TRAINING = Training("3d_fullres", {"3d_fullres": configuration((16, 16, 16), (1.5, 1.0, 1.0))}, folds=(0, 1))
-
-
-def commands() -> list[list[str]]:
-    """The page's shell commands, one a line of its `sh` blocks."""
-    blocks = re.findall(r"^```sh\n(.*?)^```$", PAGE.read_text(encoding="utf-8"), re.M | re.S)
-    return [shlex.split(line) for block in blocks for line in block.splitlines()]
-
-
-def run(command: Sequence[str], folder: Path, address: str | None = None) -> None:
-    """Run one of the page's commands in `folder`, from this environment."""
-    environment = {**os.environ, **({"VOXTILE_URL": address} if address else {})}
-    done = subprocess.run(
-        [str(Path(sys.executable).with_name(command[0])), *command[1:]],
-        cwd=folder,
-        env=environment,
-        capture_output=True,
-        text=True,
-        timeout=SECONDS,
-    )
-    assert done.returncode == 0, f"{shlex.join(command)}\n{done.stdout}{done.stderr}"
-
-
-def serve(command: Sequence[str], folder: Path) -> tuple[subprocess.Popen[str], str]:
-    """Start the page's server on free ports; its process, and the address of its gRPC service once it is ready."""
-    ports = ["--grpc-port", "0", "--http-port", "0", "--metrics-port", "0", "--ready-file", str(folder / "ready.json")]
-    process = subprocess.Popen(
-        [sys.executable, *command[1:], *ports],
-        cwd=folder,
-        env={**os.environ, "PYTHONPATH": str(ROOT)},
-        stdout=subprocess.PIPE,
-        text=True,
-    )
-    assert process.stdout is not None
-    for line in process.stdout:
-        found = re.search(r"grpc\S*\s+(?:\w+://)?(\S+:\d+)", line, re.I)
-        if found:
-            return process, found[1]
-    raise AssertionError("the server ended before it told its address")
 
 
 @pytest.mark.filterwarnings("ignore::ResourceWarning")
@@ -71,24 +27,20 @@ def test_page_from_results_folder_to_masks(tmp_path: Path) -> None:
     }))  # fmt: skip
     files = write_scan(tmp_path / "imagesTs", "case", (24, 20, 17), (1.1, 0.9, 1.7))
     text = PAGE.read_text(encoding="utf-8")
-    settings = re.findall(r"as\s`(\w+\.toml)`[^`]*^```toml\n(.*?)^```$", text, re.M | re.S)
-    assert [name for name, _ in settings] == ["settings.toml", "reduced.toml"]
-    for name, content in settings:
-        (tmp_path / name).write_text(content)
-    install, *rest = commands()
+    settings = pages.files(text)
+    assert list(settings) == ["settings.toml", "reduced.toml"]
+    for name, content in settings.items():
+        (tmp_path / name).write_text(content, encoding="utf-8")
+    install, *rest = pages.commands(text)
     name, version = install[-1].split("==")
     assert install[:3] == ["pip", "install", "--no-deps"]
     assert metadata.version(name) == version, "the page pins what the tests run with"
-    serving = next(index for index, command in enumerate(rest) if command[0] == "python")
+    serving = next(index for index, command in enumerate(rest) if command[0] == "voxtile-server")
     for command in rest[:serving]:
-        run(command, tmp_path)
-    process, address = serve(rest[serving], tmp_path)
-    try:
+        pages.run(command, tmp_path)
+    with pages.served(rest[serving], tmp_path) as address:
         for command in rest[serving + 1 :]:
-            run(command, tmp_path, address)
-    finally:
-        process.send_signal(signal.SIGTERM)
-        process.communicate(timeout=60)
+            pages.run(command, tmp_path, address)
     with single_precision():
         probabilities = Oracle(folder, TRAINING.folds).predict(files, tmp_path / "oracle.nii.gz")
     expected = np.asarray(nib.load(tmp_path / "oracle.nii.gz").dataobj)

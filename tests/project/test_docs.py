@@ -1,0 +1,112 @@
+"""The pages: every command is one, every key has a meaning, and the site is built strictly and needs no network."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from docs.generate.pages import GENERATED, INCLUDED
+from docs.generate.programs import PROGRAMS, commands_of, parse
+
+ROOT = Path(__file__).parents[2]
+PAGES = sorted({*ROOT.glob("docs/**/*.md"), *(ROOT / source for source in INCLUDED.values())})
+LANGUAGES_OF_COMMANDS = ("", "sh", "console")
+
+
+def text_of(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
+
+
+def command_lines() -> list[tuple[str, str]]:
+    """Every line of a block of commands that calls one of the three programs, with its page."""
+    found = []
+    for page in PAGES:
+        fenced = re.findall(r"^```(\w*)\n(.*?)^```$", text_of(page), re.MULTILINE | re.DOTALL)
+        blocks = [block for language, block in fenced if language in LANGUAGES_OF_COMMANDS]
+        blocks += re.findall(r"(?:^    .*\n)+", text_of(page), re.MULTILINE)
+        for line in "\n".join(blocks).replace("\\\n", " ").splitlines():
+            words = line.partition(" #")[0].strip()
+            if words.removeprefix(".venv/bin/").split(" ")[0] in PROGRAMS:
+                found.append((str(page.relative_to(ROOT)), words.removeprefix(".venv/bin/")))
+    return found
+
+
+def mentions() -> list[tuple[str, str]]:
+    """Every command that a sentence names as code, with its page."""
+    programs = "|".join(sorted(PROGRAMS, key=len, reverse=True))
+    return [
+        (str(page.relative_to(ROOT)), " ".join(words.split()))
+        for page in PAGES
+        for words in re.findall(rf"(?<!`)`((?:{programs})\s[^`]+)`", text_of(page))
+    ]
+
+
+@pytest.mark.parametrize(("page", "line"), command_lines())
+def test_every_command_line_parses(page: str, line: str) -> None:
+    parse(shlex.split(line))
+
+
+@pytest.mark.parametrize(("page", "words"), mentions())
+def test_every_command_in_a_sentence_exists(page: str, words: str) -> None:
+    program, *rest = words.split()
+    name = f"{program} {rest[0]}" if len(commands_of(program)) > 1 and not rest[0].startswith("-") else program
+    command = {command.name: command for command in commands_of(program)}[name]
+    options = {option for parameter in command.parameters for option in parameter.names.split(", ")}
+    assert {word for word in rest if word.startswith("--")} - {"--"} <= options | {"--help"}
+
+
+def test_pages_hold_command_lines() -> None:
+    """The tests above look at something."""
+    assert len(command_lines()) > 20
+    assert len(mentions()) > 10
+
+
+def test_a_wrong_command_line_is_refused() -> None:
+    for line in ("voxtile segment", "voxtile sing", "voxtile-build spec a.toml --wrong", "voxtile-server --wrong 1"):
+        with pytest.raises(ValueError, match=r"\S"):
+            parse(shlex.split(line))
+
+
+@pytest.mark.parametrize("place", sorted(GENERATED))
+def test_every_row_of_a_generated_page_has_a_meaning(place: str) -> None:
+    page = GENERATED[place]()
+    column = next((head for head in ("meaning", "what it is for") if f"| {head} |" in page), None)
+    position = None
+    for line in page.splitlines():
+        cells = [cell.strip() for cell in line.strip("|").split(" | ")]
+        if column in cells:
+            position = cells.index(column)
+        elif not line.startswith("|"):
+            position = None
+        elif position is not None:
+            assert cells[position], f"{place}: {line}"
+
+
+def test_generated_page_is_printed() -> None:
+    printed = subprocess.run(
+        [sys.executable, "-m", "docs.generate", "exit-codes"], cwd=ROOT, capture_output=True, text=True, check=True
+    ).stdout
+    assert printed == GENERATED["reference/exit-codes.md"]()
+
+
+def test_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None:
+    environment = {**os.environ, "NO_MKDOCS_2_WARNING": "1"}
+    built = subprocess.run(
+        [sys.executable, "-m", "mkdocs", "build", "--strict", "--quiet", "--site-dir", str(tmp_path)],
+        cwd=ROOT,
+        env=environment,
+        capture_output=True,
+        text=True,
+    )
+    assert built.returncode == 0, built.stdout + built.stderr
+    pages = list(tmp_path.rglob("*.html"))
+    assert {*GENERATED, *INCLUDED} <= {f"{page.relative_to(tmp_path).with_suffix('')}.md" for page in pages}
+    loaded = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(https?:[^\" >]*)")
+    assert not [(page.name, url) for page in pages for url in loaded.findall(text_of(page))]
+    assert not list(tmp_path.rglob("*.py"))
