@@ -54,7 +54,8 @@ def _program(program: str) -> str:
 
 
 def _tree(error: type[Any]) -> Iterator[type[Any]]:
-    """Yields the errors below `error`, depth first."""
+    """Yields the errors below `error` that its module defines, depth first."""
     for below in error.__subclasses__():
-        yield below
-        yield from _tree(below)
+        if below.__module__ == error.__module__:
+            yield below
+            yield from _tree(below)

@@ -9,7 +9,7 @@ from typing import Any
 
 import typer
 
-from voxtile.cli.commands import app as client
+from voxtile.cli.app import app as client
 from voxtile_build.cli.commands import app as build
 from voxtile_server.cli import command_parser
 

@@ -20,8 +20,17 @@ from voxtile.io.scaling import chunks
 
 
 class Seconds(BaseModel):
-    """Wall-clock seconds of each step. Steps overlap the server's work: `infer` is the time that the client waited
-    for scores, so that the steps add up to `total`."""
+    """Wall-clock seconds of each step. They add up to `total`, although steps overlap the server's work.
+
+    Attributes:
+        read: Reading the files.
+        prepare: Bringing the scan to the model's grid.
+        infer: Waiting for scores.
+        stitch: Adding up scores.
+        restore: Bringing scores back to the scan's grid and deciding on labels.
+        write: Writing the mask and what comes beside it.
+        total: From the first step to the last.
+    """
 
     read: float = 0.0
     prepare: float = 0.0
@@ -33,14 +42,49 @@ class Seconds(BaseModel):
 
 
 class LabelVolume(BaseModel):
-    """One label of the mask: voxels, and millilitres by the scan's own voxel size."""
+    """The size of one label in the mask.
+
+    Attributes:
+        voxels: The number of voxels.
+        ml: The volume in millilitres, by the scan's own voxel size.
+    """
 
     voxels: int
     ml: float
 
 
 class Report(BaseModel):
-    """Everything about one segmentation, and nothing about the patient: no file names, no header fields."""
+    """Everything about one segmentation, and nothing about the patient: no file names, no header fields.
+
+    Attributes:
+        model: The model's public name.
+        version: The version of the entry that answered.
+        shape: The scan's voxels along each axis.
+        tiles: The number of tiles that were sent.
+        seconds: The time of each step.
+        bytes_sent: The size of all tensors that were sent.
+        bytes_received: The size of all tensors that were received.
+        peak_rss_bytes: The largest resident memory of the process.
+        retries: The number of requests that were sent again.
+        labels: The size of each label, by its name.
+        certificate: A summary of the engine's certificate: `accepted`, `precision`, `dice_min`, `changed_fraction`,
+            `max_abs_error`, `sha256`.
+        engine: The engine behind the public name.
+        servers: The addresses of the servers.
+        grid: The voxels along each axis after orientation and spacing.
+        tiling: How the scan was cut.
+        changes: What was asked for that may change the result, in words; empty for the model's own semantics.
+        input_rounding: The largest difference between a voxel and what was sent, in the scan's units.
+        skipped_tiles: The number of tiles that `--skip-empty` left out.
+        spot_checked_tiles: How many of them `--spot-check` sent all the same.
+        spot_check_changed_tiles: In how many of these a label would have appeared.
+        predicted_peak_bytes: The memory that was predicted before the first tile.
+        shared_memory: Whether tensors went through shared memory.
+        in_flight: The largest number of requests in flight to one server, within the memory allowed.
+        batch: The number of tiles in a request, within the memory allowed.
+        strips: The number of strips that the scan was worked through in; 1 for whole planes.
+        tiles_sent_again: The number of tiles that were sent for more than one strip.
+    """
 
     model: str
     version: str
@@ -58,19 +102,15 @@ class Report(BaseModel):
     grid: tuple[int, int, int]
     tiling: dict[str, Any]
     changes: list[str]
-    """What was asked for that may change the result, in words; empty for the model's own semantics."""
     input_rounding: float = 0.0
-    """Largest difference (in the scan's units) between a voxel and what travelled as a narrow type."""
     skipped_tiles: int = 0
     spot_checked_tiles: int = 0
     spot_check_changed_tiles: int = 0
     predicted_peak_bytes: int = 0
     shared_memory: bool = False
     in_flight: int = 0
-    """Requests on their way to one server at most, and tiles in each (`batch`), within the memory allowed."""
     batch: int = 0
     strips: int = 1
-    """Parts that the scan was worked through in, and tiles that had to be sent for more than one of them."""
     tiles_sent_again: int = 0
 
 

@@ -1,0 +1,1 @@
+"""The engine OpenVINO: model.xml, on CPUs."""

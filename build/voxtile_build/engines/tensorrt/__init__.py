@@ -1,0 +1,1 @@
+"""The engine TensorRT: model.plan, on NVIDIA GPUs."""
