@@ -61,7 +61,7 @@ test-all: setup
 check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
-	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench
+	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench docs/generate
 
 # Strict: a dead link or a page that is not in the navigation ends the build.
 docs: setup

@@ -33,7 +33,7 @@ def commands(text: str) -> list[list[str]]:
 
 
 def files(text: str) -> dict[str, str]:
-    """The files that a page shows, by name: each is the fenced block after the words "as `NAME.py`" or "as `NAME.toml`"."""
+    """The files that a page shows, by name: the fenced block after the words "as `NAME.py`" or "as `NAME.toml`"."""
     found: dict[str, str] = {}
     position = 0
     while match := re.compile(r"\bas\s`(\w+\.(?:toml|py))`").search(text, position):
