@@ -1,10 +1,11 @@
-"""Models of one build that take the same network share its export and its reference, and nothing else changes."""
+"""Models of one build share export and reference exactly where their cache keys are equal, and nothing else changes."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -13,16 +14,15 @@ from monai.networks.nets import UNet
 from torch import nn
 
 from tests.support.build_specs import spec, tiny_unet
-from voxtile_build.build import BUILD_FACTS, build_models
-from voxtile_build.errors import ScanError
-from voxtile_build.prepared import Preparer
+from voxtile_build.build import build_models
+from voxtile_build.prepared import Prepared, Preparer, cache_key
+from voxtile_build.repository.entries import BUILD_FACTS
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec
 
 OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_changed": 1.0}
 LEVELS = {
     "exact": {"openvino": "fp32", "onnxruntime": "fp32"},
-    "half": {"openvino": "bf16", "onnxruntime": "fp16"},
     "least": {"openvino": "int8", "onnxruntime": "int8"},
 }
 
@@ -34,16 +34,90 @@ def deep() -> nn.Module:
     return network.eval()
 
 
-def model(name: str, load: Any = deep, engines: tuple[str, ...] = ("onnxruntime", "openvino"), **changes: Any) -> Model:
-    parts: dict[str, Any] = {"acceptance": OPEN, "precision": LEVELS.get(name, {}), **changes}
-    chosen = spec(
-        name=name, serving={"engines": list(engines)}, tiling={"roi_size": [16, 16, 16], "overlap": 0.25}, **parts
-    )
-    return Model(chosen, (Fold(name, load),))
+def key_of(load: Any = deep, **changes: Any) -> Any:
+    return cache_key(Fold("one", load), spec(**changes))
+
+
+# The key
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"name": "other", "title": "another title"},
+        {"precision": {"openvino": "int8", "onnxruntime": "fp16", "tensorrt": "auto"}},
+        {"serving": {"engines": ["openvino"], "default_engine": "openvino"}},
+        {"acceptance": OPEN},
+    ],
+    ids=str,
+)
+def test_what_comes_after_the_reference_is_not_in_the_key(changes: dict[str, Any]) -> None:
+    assert key_of(**changes) == key_of()
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"network": {"args": {"spatial_dims": 3, "in_channels": 1, "out_channels": 3, "channels": [8], "strides": []}}},
+        {"input": {"dtype": "int16"}},
+        {"input": {"intensity": {"rule": "range", "a_min": 0, "a_max": 9}}},
+        {"output": {"scores": "labels", "dtype": "uint8"}},
+        {"output": {"regions": True}},
+        {"tiling": {"roi_size": [16, 16, 32]}},
+        {"tiling": {"overlap": 0.5}},
+        {"tiling": {"cval": -1.0}},
+        {"serving": {"max_batch_size": 3}},
+        {"acceptance": {"scans": ["brain.nii.gz"]}},
+        {"precision": {"calibration": ["brain.nii.gz"]}},
+        {"nnunet": {"preparation": "0"}},
+    ],
+    ids=str,
+)
+def test_what_graphs_and_reference_depend_on_is_in_the_key(changes: dict[str, Any]) -> None:
+    assert key_of(**changes) != key_of()
+
+
+def test_another_network_under_the_same_spec_has_another_key() -> None:
+    assert key_of(deep) != key_of(tiny_unet)
+
+
+# What is done with it
+
+
+class Counting(Preparer):
+    """Prepares nothing and notes the names of what it is asked to prepare."""
+
+    def __init__(self) -> None:
+        super().__init__(Path())
+        self.made: list[str] = []
+
+    def _prepare(self, fold: Fold, spec: Spec) -> Prepared:
+        self.made.append(spec.name)
+        made_for = spec.name
+        graphs: Any = SimpleNamespace(under=lambda spec: SimpleNamespace(spec=spec, made_for=made_for), spec=spec)
+        return Prepared(graphs, None, {})  # type: ignore[arg-type]
+
+
+def test_the_last_network_is_used_again_under_another_spec() -> None:
+    prepare = Counting()
+    prepare(Fold("exact", deep), spec(name="exact"))
+    again: Any = prepare(Fold("least", deep), spec(name="least", precision=LEVELS["least"])).graphs
+    assert prepare.made == ["exact"]
+    assert (again.made_for, again.spec.name) == ("exact", "least")
+
+
+def test_only_the_last_network_is_kept() -> None:
+    prepare = Counting()
+    for name, load in (("first", deep), ("second", tiny_unet), ("third", deep)):
+        prepare(Fold(name, load), spec(name=name))
+    assert prepare.made == ["first", "second", "third"]
+
+
+# Whole builds
 
 
 class Steps:
-    """Tells what was done, in order."""
+    """Notes what is done, in order."""
 
     def __init__(self) -> None:
         self.done: list[str] = []
@@ -54,81 +128,33 @@ class Steps:
         yield
 
 
+def model(name: str, engines: tuple[str, ...]) -> Model:
+    chosen = spec(
+        name=name,
+        acceptance=OPEN,
+        precision=LEVELS[name],
+        serving={"engines": list(engines)},
+        tiling={"roi_size": [16, 16, 16]},
+    )
+    return Model(chosen, (Fold(name, deep),))
+
+
 def files(folder: Path) -> dict[str, bytes]:
     """All but what changes from build to build."""
     found = {str(path.relative_to(folder)): path for path in folder.rglob("*") if path.is_file()}
     return {name: path.read_bytes() for name, path in found.items() if path.name not in (BUILD_FACTS, ".lock")}
 
 
-def prepared(first: Model, second: Model, folder: Path) -> list[str]:
-    """What is done to prepare one model after the other."""
-    steps = Steps()
-    prepare = Preparer(folder, steps)
-    for one in (first, second):
-        fold = one.folds[0]
-        assert prepare(fold, one.spec_of(fold)).graphs.spec.name == fold.name
-    return steps.done
-
-
 def test_precisions_built_together_are_exported_once_and_are_the_same_as_alone(tmp_path: Path) -> None:
     steps = Steps()
-    # The engine that composes comes last for the first model and first for the others.
-    models = [model(name, engines=("onnxruntime", "openvino")[:: 1 if name == "exact" else -1]) for name in LEVELS]
-    published = build_models(models, tmp_path / "together", step=steps)
+    # The engine that composes comes last for the first model and first for the other.
+    models = [model("exact", ("onnxruntime", "openvino")), model("least", ("openvino", "onnxruntime"))]
+    together = build_models(models, tmp_path / "together", step=steps)
     assert steps.done.count("export to ONNX") == steps.done.count("run the reference in PyTorch") == 1
-    assert [one.card["certificates"]["openvino"]["precision"] for one in published] == ["fp32", "bf16", "int8"]
-    for one in models:
-        build_models([one], tmp_path / "alone")
-    together, alone = files(tmp_path / "together"), files(tmp_path / "alone")
-    assert together.keys() == alone.keys()
-    assert [name for name in together if together[name] != alone[name]] == []
-
-
-def test_what_the_facts_tell_of_graphs_does_not_depend_on_who_was_built_before(tmp_path: Path) -> None:
-    models = [model("exact"), model("half")]
-    together = build_models(models, tmp_path / "together")
-    alone = build_models(models[1:], tmp_path / "alone")
-    assert together[1].notes == alone[0].notes
-    assert set(together[1].graphs) == set(alone[0].graphs)
-
-
-@pytest.mark.parametrize(
-    "changes",
-    [
-        {"output": {"scores": "labels", "dtype": "uint8"}},
-        {"input": {"dtype": "int16"}},
-        {"input": {"intensity": {"rule": "range", "a_min": 0, "a_max": 9}}},
-        {"tiling": {"roi_size": [16, 16, 32], "overlap": 0.25}},
-        {"serving": {"max_batch_size": 3}},
-    ],
-    ids=str,
-)
-def test_a_network_that_is_served_otherwise_is_prepared_anew(tmp_path: Path, changes: dict[str, Any]) -> None:
-    fields = {"name": "other", "acceptance": OPEN, **changes}
-    other = Model(spec(**{"tiling": {"roi_size": [16, 16, 16], "overlap": 0.25}, **fields}), (Fold("other", deep),))
-    assert prepared(model("exact"), other, tmp_path).count("export to ONNX") == 2
-
-
-def test_another_network_under_the_same_spec_is_prepared_anew(tmp_path: Path) -> None:
-    first, second = model("exact", deep), model("other", tiny_unet)
-    assert prepared(first, second, tmp_path).count("export to ONNX") == 2
-
-
-def test_scans_that_figures_are_taken_on_belong_to_the_reference(tmp_path: Path) -> None:
-    plain = model("exact")
-    scans = plain.spec.acceptance.model_copy(update={"scans": ((Path("brain.nii.gz"),),)})
-    other = plain.spec.model_copy(update={"name": "other", "acceptance": scans})
-    with pytest.raises(ScanError, match=r"brain\.nii\.gz"):
-        prepared(plain, Model(other, (Fold("other", deep),)), tmp_path)
-
-
-def test_only_the_last_network_is_held(tmp_path: Path) -> None:
-    first, second = model("exact", deep), model("other", tiny_unet)
-    prepare = Preparer(tmp_path)
-    for one in (first, second):
-        prepare(one.folds[0], one.spec)
-    again: Spec = first.spec.model_copy(update={"name": "again"})
-    steps = Steps()
-    prepare._step = steps
-    prepare(first.folds[0], again)
-    assert steps.done.count("export to ONNX") == 1
+    assert [one.card.certificates["openvino"].precision for one in together] == ["fp32", "int8"]
+    alone = [build_models([one], tmp_path / "alone")[0] for one in models]
+    assert together[1].warnings == alone[1].warnings
+    assert set(together[1].graph_lines) == set(alone[1].graph_lines)
+    one, other = files(tmp_path / "together"), files(tmp_path / "alone")
+    assert one.keys() == other.keys()
+    assert [name for name in one if one[name] != other[name]] == []
