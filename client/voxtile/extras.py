@@ -11,12 +11,12 @@ def require(module: str, extra: str, purpose: str) -> None:
     """Checks, before any work, that an optional dependency is installed.
 
     Args:
-        module: The module that is needed.
-        extra: The extra of the distribution `voxtile` that brings it.
-        purpose: What it is needed for, as the subject of a sentence: "a preview".
+        module: the module that is needed.
+        extra: the extra of the distribution `voxtile` that brings it.
+        purpose: what it is needed for, as the subject of a sentence: "a preview".
 
     Raises:
-        MissingExtraError: It is not installed.
+        MissingExtraError: it is not installed.
     """
     if find_spec(module) is None:
         raise MissingExtraError(f"{purpose} needs {module}, which is not installed: pip install 'voxtile[{extra}]'")

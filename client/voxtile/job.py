@@ -71,18 +71,18 @@ class Job:
     """One scan on its way through one model.
 
     Args:
-        transport: Where tiles become scores.
-        options: How to segment.
-        tiling: The tiling that the options give for the model.
-        changes: What the options change, in words.
-        volume: The scan.
-        prepared: The scan on the model's grid.
-        loading: The seconds that reading and preparing took.
-        cancellation: Stops the work.
+        transport: where tiles become scores.
+        options: how to segment.
+        tiling: the tiling that the options give for the model.
+        changes: what the options change, in words.
+        volume: the scan.
+        prepared: the scan on the model's grid.
+        loading: the seconds that reading and preparing took.
+        cancellation: stops the work.
 
     Raises:
-        MemoryLimitError: The scan cannot be segmented within the memory allowed.
-        ModelError: Empty tiles are to be skipped, and the card has no rule for them.
+        MemoryLimitError: the scan cannot be segmented within the memory allowed.
+        ModelError: empty tiles are to be skipped, and the card has no rule for them.
     """
 
     def __init__(
@@ -123,8 +123,8 @@ class Job:
             Labels [i, j, k] on the scan's own grid.
 
         Raises:
-            TileError: A request was refused too often.
-            NoResponseError: No server has answered for too long.
+            TileError: a request was refused too often.
+            NoResponseError: no server has answered for too long.
         """
         restorer = self._prepared.restorer(self._options.keep_scores)
         stitched = _counter(progress, sum(map(len, self._parts)))

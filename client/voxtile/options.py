@@ -25,20 +25,20 @@ class Options:
     What may change the result is named in the report.
 
     Attributes:
-        overlap: The fraction of the ROI that neighbouring tiles share; None for the model's. Changes the result.
-        mode: How overlapping tiles are weighted; None for the model's. Changes the result.
-        mirror: Whether to average over the model's test-time flips, if it has any. False changes the result.
-        sw_batch_size: The most tiles in one request; None for the most that the server takes. Reduced for large tiles.
-        in_flight: The most requests in flight to one server. Reduced for large tiles.
-        skip_empty: Whether to leave out tiles outside the body, by the card's rule. May change the result.
-        spot_check: How many of the tiles left out are sent all the same, to count those that would get a label.
-        max_ram_mib: The most memory to take for one scan, in MiB; None for no limit. It is kept by fewer tiles at once,
+        overlap: the fraction of the ROI that neighbouring tiles share; None for the model's. Changes the result.
+        mode: how overlapping tiles are weighted; None for the model's. Changes the result.
+        mirror: whether to average over the model's test-time flips, if it has any. False changes the result.
+        sw_batch_size: the most tiles in one request; None for the most that the server takes. Reduced for large tiles.
+        in_flight: the most requests in flight to one server. Reduced for large tiles.
+        skip_empty: whether to leave out tiles outside the body, by the card's rule. May change the result.
+        spot_check: how many of the tiles left out are sent all the same, to count those that would get a label.
+        max_ram_mib: the most memory to take for one scan, in MiB; None for no limit. It is kept by fewer tiles at once,
             then by working in strips; the labels stay the same.
-        half_scores: Whether scores may be summed in half precision where max_ram_mib requires it. Changes the result.
-        keep_scores: Whether to return the scores on the scan's own grid too.
-        postprocessing: Whether an nnU-Net model's learned post-processing is applied. False changes the result.
-        connection: How to reach the servers.
-        retry_policy: Retry limits.
+        half_scores: whether scores may be summed in half precision where max_ram_mib requires it. Changes the result.
+        keep_scores: whether to return the scores on the scan's own grid too.
+        postprocessing: whether an nnU-Net model's learned post-processing is applied. False changes the result.
+        connection: how to reach the servers.
+        retry_policy: retry limits.
     """
 
     overlap: float | None = None
@@ -64,7 +64,7 @@ def chosen_tiling(card: Card, options: Options) -> Tiling:
     """The card's tiling, with the overlap and mode of the options.
 
     Raises:
-        InputError: An option has a value outside its range, or the model takes whole slices, which do not overlap.
+        InputError: an option has a value outside its range, or the model takes whole slices, which do not overlap.
     """
     wanted = _changed_tiling(card, options)
     if wanted and card.multiple is not None:

@@ -36,20 +36,20 @@ class RemoteNetwork:
 
     Args:
         url: HOST:PORT of the gRPC service of a Triton server, or several of them.
-        model: The model's public name.
+        model: the model's public name.
         statistics: [channel, 2], what to subtract and to divide by.
-        connection: How to reach the servers.
-        retry_policy: Retry limits.
-        in_flight: The most requests in flight to one server.
-        transport: What to send tiles through, in place of `url` and `model`; closed with the network.
+        connection: how to reach the servers.
+        retry_policy: retry limits.
+        in_flight: the most requests in flight to one server.
+        transport: what to send tiles through, in place of `url` and `model`; closed with the network.
 
     Raises:
-        InputError: The statistics do not fit the model, or neither a server with a model nor a transport is given.
+        InputError: the statistics do not fit the model, or neither a server with a model nor a transport is given.
             Also for x of a shape or with values that the model does not take.
-        ServerUnavailable: No server answers.
-        ModelError: The servers do not offer the model, or offer different builds of it.
-        TileError: The servers refused a request too often.
-        NoResponseError: No server has answered for too long.
+        ServerUnavailable: no server answers.
+        ModelError: the servers do not offer the model, or offer different builds of it.
+        TileError: the servers refused a request too often.
+        NoResponseError: no server has answered for too long.
     """
 
     def __init__(

@@ -36,9 +36,9 @@ class LoadedScan:
     """A scan that has been read and prepared for one model; it may be run any number of times.
 
     Attributes:
-        volume: The scan.
-        prepared: The scan on the model's grid.
-        seconds: The seconds that reading and preparing took.
+        volume: the scan.
+        prepared: the scan on the model's grid.
+        seconds: the seconds that reading and preparing took.
     """
 
     volume: Volume
@@ -51,9 +51,9 @@ class Segmentation:
     """The result for one scan.
 
     Attributes:
-        mask: An image of the labels, with the geometry of the scan.
+        mask: an image of the labels, with the geometry of the scan.
         labels: [i, j, k] the labels on the scan's own grid.
-        report: What was done.
+        report: what was done.
         scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept. For an nnU-Net model these
             are probabilities, as nnU-Net exports them.
     """
@@ -73,17 +73,17 @@ class Segmenter:
 
     Args:
         url: HOST:PORT of the gRPC service of a Triton server, or several of them.
-        model: The model's public name.
-        options: How to segment.
-        transport: What to send tiles through, in place of `url` and `model`; closed with the Segmenter.
-        previous: The first stage of a cascade, where `transport` leads to the second; closed with the Segmenter.
-        **changes: Fields of `options` to replace, such as overlap=0.25.
+        model: the model's public name.
+        options: how to segment.
+        transport: what to send tiles through, in place of `url` and `model`; closed with the Segmenter.
+        previous: the first stage of a cascade, where `transport` leads to the second; closed with the Segmenter.
+        **changes: fields of `options` to replace, such as overlap=0.25.
 
     Raises:
-        InputError: An option does not fit the model, or neither a server with a model nor a transport is given.
-        ServerUnavailable: No server answers.
-        ModelError: The servers do not offer the model, or offer different builds of it.
-        MissingExtraError: The model needs an optional dependency that is not installed.
+        InputError: an option does not fit the model, or neither a server with a model nor a transport is given.
+        ServerUnavailable: no server answers.
+        ModelError: the servers do not offer the model, or offer different builds of it.
+        MissingExtraError: the model needs an optional dependency that is not installed.
     """
 
     def __init__(
@@ -123,18 +123,18 @@ class Segmenter:
         """Segments a scan.
 
         Args:
-            image: The scan: a path, the bytes of a NIfTI file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
+            image: the scan: a path, the bytes of a NIfTI file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
                 array with its affine, or a list of these with one for each channel; see `voxtile.io.scan`.
-            progress: Called after each tile.
+            progress: called after each tile.
 
         Returns:
             The mask and the report.
 
         Raises:
-            InputError: The scan cannot be used.
-            MemoryLimitError: The scan cannot be segmented within the memory allowed.
-            TileError: The servers refused a request too often.
-            NoResponseError: No server has answered for too long.
+            InputError: the scan cannot be used.
+            MemoryLimitError: the scan cannot be segmented within the memory allowed.
+            TileError: the servers refused a request too often.
+            NoResponseError: no server has answered for too long.
         """
         return self.run(self.load(image), progress)
 
@@ -157,11 +157,11 @@ class Segmenter:
         """Reads and prepares a scan; another thread may `run` the one before it meanwhile.
 
         Args:
-            image: The scan; see `segment`.
+            image: the scan; see `segment`.
 
         Raises:
-            InputError: The scan cannot be used.
-            MemoryLimitError: The prepared scan does not fit into the memory allowed.
+            InputError: the scan cannot be used.
+            MemoryLimitError: the prepared scan does not fit into the memory allowed.
         """
         return self._load(image, Cancellation())
 

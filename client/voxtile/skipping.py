@@ -18,7 +18,7 @@ def skippable_tiles(card: Card, prepared: PreparedScan, plan: TilePlan) -> froze
     """The indices of the tiles that lie outside the body by the card's rule.
 
     Raises:
-        ModelError: The card has no such rule.
+        ModelError: the card has no such rule.
     """
     if card.background is None:
         raise ModelError(

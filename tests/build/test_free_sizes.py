@@ -181,7 +181,7 @@ def test_a_remote_network_refuses_other_slices_and_says_what_to_do(
     server: EmbeddedServer, shape: tuple[int, ...]
 ) -> None:
     with RemoteNetwork(server.grpc_url, "unet") as remote:
-        message = rf"takes \[batch, 1, height, width\], found .*pad height and width up to multiples of {MULTIPLE}"
+        message = rf"takes \[batch, 1, height, width\], found .*pad height and width to multiples of {MULTIPLE}"
         with pytest.raises(InputError, match=message):
             remote(np.zeros(shape, np.float32))
 

@@ -22,9 +22,9 @@ class CaseFiles:
     """One case of a folder.
 
     Attributes:
-        name: Its name, with folders, relative to the input folder.
-        files: Its files, one for each channel.
-        mask: Where its mask is written.
+        name: its name, with folders, relative to the input folder.
+        files: its files, one for each channel.
+        mask: where its mask is written.
     """
 
     name: str
@@ -43,9 +43,9 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
     Files that follow nnU-Net's naming are gathered by case; each other file is a case of its own.
 
     Args:
-        inputs: The folder.
-        outputs: Where masks are written; not searched.
-        channels: The number of the model's channels.
+        inputs: the folder.
+        outputs: where masks are written; not searched.
+        channels: the number of the model's channels.
 
     Returns:
         The cases in the order of their names.

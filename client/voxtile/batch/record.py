@@ -21,12 +21,12 @@ def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> N
     """Makes the folder, and records the model in it.
 
     Args:
-        outputs: The folder for masks.
-        model: The model that fills it.
-        changes: What is done otherwise than by the model's own semantics, in words.
+        outputs: the folder for masks.
+        model: the model that fills it.
+        changes: what is done otherwise than by the model's own semantics, in words.
 
     Raises:
-        OutputError: It cannot be written, or another model, another build or other options have begun to fill it.
+        OutputError: it cannot be written, or another model, another build or other options have begun to fill it.
     """
     digest = hashlib.sha256(model.card_text.encode()).hexdigest()
     own = {"model": model.card.name, "card_sha256": digest, "changes": list(changes)}

@@ -41,17 +41,17 @@ def segment_folder(
     """Segments every case under a folder, and writes summary.json and summary.csv.
 
     Args:
-        segmenter: What segments; with `probabilities` it must keep scores.
-        inputs: The folder of scans.
-        outputs: The folder for masks and the summary.
-        probabilities: Whether to write what nnU-Net's --save_probabilities writes, CASE.npz beside each mask.
-        ahead: How many scans are read and prepared while one is segmented.
-        on_result: Called as on_result(outcome, number, total) after each case.
+        segmenter: what segments; with `probabilities` it must keep scores.
+        inputs: the folder of scans.
+        outputs: the folder for masks and the summary.
+        probabilities: whether to write what nnU-Net's --save_probabilities writes, CASE.npz beside each mask.
+        ahead: how many scans are read and prepared while one is segmented.
+        on_result: called as on_result(outcome, number, total) after each case.
 
     Raises:
         InputError: `inputs` cannot be used. Raised before any work, as are the next two.
         OutputError: `outputs` cannot be used.
-        ModelError: The model has no such probabilities.
+        ModelError: the model has no such probabilities.
     """
     if probabilities:
         check_nnunet(segmenter.card)

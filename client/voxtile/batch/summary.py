@@ -27,11 +27,11 @@ class Outcome:
     """What became of one case.
 
     Attributes:
-        case: Its name.
+        case: its name.
         status: `found` means that an earlier run finished it; `not tried`, that the servers went away before.
-        seconds: The seconds that it took, writing left out.
-        error: Why it failed or was not tried; empty otherwise.
-        ml: Millilitres of each label.
+        seconds: the seconds that it took, writing left out.
+        error: why it failed or was not tried; empty otherwise.
+        ml: millilitres of each label.
     """
 
     case: str

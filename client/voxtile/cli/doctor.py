@@ -23,9 +23,9 @@ class Finding:
     """One thing that was examined.
 
     Attributes:
-        what: The thing: a server, a model, a scan.
-        ok: Whether a segmentation can use it.
-        detail: What was found, and what to do where it is not ok.
+        what: the thing: a server, a model, a scan.
+        ok: whether a segmentation can use it.
+        detail: what was found, and what to do where it is not ok.
     """
 
     what: str
@@ -40,12 +40,12 @@ def examine(
 
     Args:
         urls: HOST:PORT of the servers' gRPC services.
-        model: The model's public name; None to examine the servers alone.
-        scans: The files of a scan, one for each channel; none to leave it out.
-        connection: How to reach the servers.
+        model: the model's public name; None to examine the servers alone.
+        scans: the files of a scan, one for each channel; none to leave it out.
+        connection: how to reach the servers.
 
     Raises:
-        InputError: A TLS file cannot be read.
+        InputError: a TLS file cannot be read.
     """
     served: list[ServedModel] = []
     for url in urls:

@@ -23,15 +23,15 @@ class LoadResult(BaseModel):
     """The result of a load test.
 
     Attributes:
-        model: The model's public name.
-        clients: Clients that asked at once.
-        scans: Scans that were segmented.
-        wall_seconds: Seconds from the first scan's start to the last one's end.
-        scans_per_hour: Scans that were segmented in an hour at this rate.
-        tiles_per_second: Tiles that were computed in a second.
-        seconds_median: The median over scans of the seconds from its first tile to its mask; reading is left out.
-        seconds_longest: The longest of these.
-        retries: Requests that were sent again.
+        model: the model's public name.
+        clients: clients that asked at once.
+        scans: scans that were segmented.
+        wall_seconds: seconds from the first scan's start to the last one's end.
+        scans_per_hour: scans that were segmented in an hour at this rate.
+        tiles_per_second: tiles that were computed in a second.
+        seconds_median: the median over scans of the seconds from its first tile to its mask; reading is left out.
+        seconds_longest: the longest of these.
+        retries: requests that were sent again.
     """
 
     model: str
@@ -52,14 +52,14 @@ def run_load_test(
 
     Args:
         urls: HOST:PORT of the servers' gRPC services.
-        model: The model's public name.
-        image: The scan; see `Segmenter.segment`.
-        clients: Clients that ask at once.
-        scans: Scans in all.
-        options: How to segment.
+        model: the model's public name.
+        image: the scan; see `Segmenter.segment`.
+        clients: clients that ask at once.
+        scans: scans in all.
+        options: how to segment.
 
     Raises:
-        VoxtileError: As for a single segmentation.
+        VoxtileError: as for a single segmentation.
     """
     with contextlib.ExitStack() as stack:
         segmenters = [stack.enter_context(Segmenter(urls, model, options)) for _ in range(clients)]

@@ -48,7 +48,7 @@ class ServerOptions:
 
         Raises:
             typer.BadParameter: A header has no name or no colon.
-            InputError: A certificate is given without its key, or a key without its certificate.
+            InputError: a certificate is given without its key, or a key without its certificate.
         """
         files = (self.tls_ca, self.tls_cert, self.tls_key)
         tls = TlsConfig(*files) if self.tls or any(files) else None

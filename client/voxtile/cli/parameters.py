@@ -15,14 +15,14 @@ def expand_options(command: Callable[..., None]) -> Callable[..., None]:
     """Makes typer see the fields of a command's dataclass parameters as parameters of the command.
 
     Args:
-        command: A function. Each parameter that is annotated with a dataclass, whose fields are annotated as typer
+        command: a function. Each parameter that is annotated with a dataclass, whose fields are annotated as typer
             expects it of parameters, is replaced by these fields; the others stay as they are.
 
     Returns:
         A function that takes the fields as keywords and calls `command` with the dataclasses.
 
     Raises:
-        ValueError: Two fields have the same name.
+        ValueError: two fields have the same name.
     """
     signature = inspect.signature(command, eval_str=True)
     groups: dict[str, Any] = {

@@ -118,7 +118,7 @@ class Stopwatch:
     """Adds up seconds by step; a step inside another one stops the outer one's clock meanwhile.
 
     Args:
-        before: Seconds of earlier work on the same scan, to begin with.
+        before: seconds of earlier work on the same scan, to begin with.
     """
 
     def __init__(self, before: Seconds | None = None) -> None:

@@ -18,7 +18,7 @@ class Backlog:
     """Requests on one side, their scores in the same order on the other.
 
     Args:
-        requests: The requests, with indices 0, 1, 2, ….
+        requests: the requests, with indices 0, 1, 2, ….
     """
 
     def __init__(self, requests: Iterator[Request]) -> None:
@@ -43,8 +43,8 @@ class Backlog:
         """Returns the next request to send; None where there is none now.
 
         Args:
-            now: The time, by the clock that `retry` is given times of.
-            most: The most requests that may be made and not yet taken by the caller.
+            now: the time, by the clock that `retry` is given times of.
+            most: the most requests that may be made and not yet taken by the caller.
         """
         if self._again and self._again[0][0] <= now:
             return heapq.heappop(self._again)[2]

@@ -18,11 +18,11 @@ class ModelListing:
     """A public entry of a server's repository.
 
     Attributes:
-        url: The server.
-        name: The public name.
-        version: The version that is served.
-        card: Its card; None where it cannot be used.
-        problem: Why it cannot be used; empty where it can.
+        url: the server.
+        name: the public name.
+        version: the version that is served.
+        card: its card; None where it cannot be used.
+        problem: why it cannot be used; empty where it can.
     """
 
     url: str
@@ -72,10 +72,10 @@ def list_models(endpoint: Endpoint) -> list[ModelListing]:
     Entries without a card are engines behind public names; they are left out.
 
     Args:
-        endpoint: The server.
+        endpoint: the server.
 
     Raises:
-        ServerUnavailable: No server answers.
+        ServerUnavailable: no server answers.
     """
     entries = sorted(set(endpoint.models()))
     return [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]

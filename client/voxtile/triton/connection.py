@@ -29,10 +29,10 @@ class TlsConfig:
     """An encrypted connection. All files are PEM.
 
     Attributes:
-        ca: The certificates of the authorities that may sign the server's; None for those that the system trusts
+        ca: the certificates of the authorities that may sign the server's; None for those that the system trusts
             (or that the environment variable SSL_CERT_FILE names).
-        certificate: This client's certificate with its chain, where the server asks for one.
-        key: The private key of `certificate`.
+        certificate: this client's certificate with its chain, where the server asks for one.
+        key: the private key of `certificate`.
     """
 
     ca: Path | None = None
@@ -52,11 +52,11 @@ class ConnectionConfig:
     """How to reach a server.
 
     Attributes:
-        tls: None for plain text.
-        headers: Sent with every call, for example a token. Names are in lower case.
-        shared_memory: Whether tiles go through shared memory; None for: where the server is on this machine.
-        compression: The compression of tiles on the wire; None for none.
-        deadline_s: Seconds that one request may take.
+        tls: none for plain text.
+        headers: sent with every call, for example a token. Names are in lower case.
+        shared_memory: whether tiles go through shared memory; None for: where the server is on this machine.
+        compression: the compression of tiles on the wire; None for none.
+        deadline_s: seconds that one request may take.
     """
 
     tls: TlsConfig | None = None
@@ -71,13 +71,13 @@ def connect(url: str, connection: ConnectionConfig) -> Any:
 
     Args:
         url: HOST:PORT of the server's gRPC service.
-        connection: How to reach it.
+        connection: how to reach it.
 
     Returns:
         A tritonclient.grpc.InferenceServerClient.
 
     Raises:
-        InputError: A TLS file cannot be read.
+        InputError: a TLS file cannot be read.
     """
     from tritonclient.grpc import InferenceServerClient
 

@@ -45,10 +45,10 @@ class Endpoint:
 
     Args:
         url: HOST:PORT of its gRPC service.
-        connection: How to reach it.
+        connection: how to reach it.
 
     Raises:
-        InputError: A TLS file cannot be read.
+        InputError: a TLS file cannot be read.
     """
 
     def __init__(self, url: str, connection: ConnectionConfig) -> None:
@@ -73,12 +73,12 @@ class Endpoint:
         """Reads the card of a model.
 
         Args:
-            name: The model's public name.
+            name: the model's public name.
 
         Raises:
-            ModelError: The server does not offer it, or its card cannot be used.
-            NoCardError: Its entry has no card.
-            ServerUnavailable: No server answers.
+            ModelError: the server does not offer it, or its card cannot be used.
+            NoCardError: its entry has no card.
+            ServerUnavailable: no server answers.
         """
         from tritonclient.utils import InferenceServerException
 
@@ -124,9 +124,9 @@ class Endpoint:
         """Sends a request.
 
         Args:
-            model: The model that is to answer.
-            request: The tiles.
-            done: Called as done(call, result, error) on a thread of gRPC's when the answer has come.
+            model: the model that is to answer.
+            request: the tiles.
+            done: called as done(call, result, error) on a thread of gRPC's when the answer has come.
 
         Returns:
             The request in flight. Its memory has to be given back with `release`.
@@ -151,7 +151,7 @@ class Endpoint:
             [batch, score, *spatial], of the type and shape that the card promises.
 
         Raises:
-            ValueError: The answer has another size or type, or values that are not finite.
+            ValueError: the answer has another size or type, or values that are not finite.
         """
         card, slot = model.card, call.slot
         shape, dtype = scores_shape(card, call.request), np.dtype(NUMPY_TYPES[card.output.dtype])
@@ -171,8 +171,8 @@ class Endpoint:
         """Takes back a call's memory.
 
         Args:
-            call: A request that has been answered, has failed or is no longer waited for.
-            trusted: Whether the server has finished with the memory. If not, it is never used again.
+            call: a request that has been answered, has failed or is no longer waited for.
+            trusted: whether the server has finished with the memory. If not, it is never used again.
         """
         slot, call.slot = call.slot, None
         if slot is None:

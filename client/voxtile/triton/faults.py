@@ -27,7 +27,7 @@ def classify(status: str | None, text: str | None) -> Fault:
 
     Args:
         status: gRPC's status, such as "StatusCode.UNAVAILABLE"; None where there is none.
-        text: The server's message.
+        text: the server's message.
     """
     status, text = status or "", (text or "").lower()
     if "queue" in text or "RESOURCE_EXHAUSTED" in status:

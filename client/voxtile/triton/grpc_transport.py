@@ -27,13 +27,13 @@ class GrpcTransport:
     """The servers that offer `model`, as one `Transport`.
 
     Args:
-        endpoints: The servers; closed with the transport.
-        model: The model's public name.
-        retry_policy: Retry limits.
+        endpoints: the servers; closed with the transport.
+        model: the model's public name.
+        retry_policy: retry limits.
 
     Raises:
-        ServerUnavailable: No server answers.
-        ModelError: A server that answers lacks the model, or the servers have different builds of it (a mask must not
+        ServerUnavailable: no server answers.
+        ModelError: a server that answers lacks the model, or the servers have different builds of it (a mask must not
             be stitched from two networks).
     """
 
@@ -62,7 +62,7 @@ class GrpcTransport:
         """Sends requests and returns their scores; see `Transport.infer`.
 
         Raises:
-            ForkError: This process was forked from the one that made the transport.
+            ForkError: this process was forked from the one that made the transport.
         """
         for endpoint in self._endpoints:
             endpoint.check_process()
@@ -123,14 +123,14 @@ def connect_transport(
 
     Args:
         url: HOST:PORT of a server's gRPC service, or several of them.
-        model: The model's public name.
-        connection: How to reach the servers.
-        retry_policy: Retry limits.
+        model: the model's public name.
+        connection: how to reach the servers.
+        retry_policy: retry limits.
 
     Raises:
-        InputError: No server or no model is named, or a TLS file cannot be read.
-        ServerUnavailable: No server answers.
-        ModelError: A server that answers lacks the model, or the servers have different builds of it.
+        InputError: no server or no model is named, or a TLS file cannot be read.
+        ServerUnavailable: no server answers.
+        ModelError: a server that answers lacks the model, or the servers have different builds of it.
     """
     urls = [url] if isinstance(url, str) else list(url or ())
     if not urls or model is None:

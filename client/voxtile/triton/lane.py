@@ -14,8 +14,8 @@ class Lane:
     """A server in use.
 
     Args:
-        endpoint: The server.
-        max_in_flight: The most requests in flight to it.
+        endpoint: the server.
+        max_in_flight: the most requests in flight to it.
     """
 
     def __init__(self, endpoint: Endpoint, max_in_flight: int) -> None:

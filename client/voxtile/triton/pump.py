@@ -44,9 +44,9 @@ def inflight_bytes(in_flight: int, servers: int, request_bytes: int) -> int:
     """The bytes of all requests in flight and of answers that wait for the caller, each twice because gRPC copies it.
 
     Args:
-        in_flight: The most requests in flight to one server.
-        servers: The number of servers.
-        request_bytes: The bytes of a request and of its answer.
+        in_flight: the most requests in flight to one server.
+        servers: the number of servers.
+        request_bytes: the bytes of a request and of its answer.
     """
     return 2 * request_bytes * (in_flight * servers + ready_ahead(in_flight))
 
@@ -55,12 +55,12 @@ class Pump(threading.Thread):
     """Sends requests and sorts answers, once started.
 
     Args:
-        endpoints: The servers.
-        model: The model, the same on all servers.
-        requests: The requests, with indices 0, 1, 2, ….
-        retry_policy: Retry limits.
-        in_flight: The most requests in flight to one server.
-        traffic: Counters to increase.
+        endpoints: the servers.
+        model: the model, the same on all servers.
+        requests: the requests, with indices 0, 1, 2, ….
+        retry_policy: retry limits.
+        in_flight: the most requests in flight to one server.
+        traffic: counters to increase.
     """
 
     def __init__(

@@ -13,9 +13,9 @@ class RetryPolicy:
     """Retry limits.
 
     Attributes:
-        no_response_timeout_s: Seconds without an answer from any server, while none can be reached, before the scan
+        no_response_timeout_s: seconds without an answer from any server, while none can be reached, before the scan
             is given up.
-        tries: How often one request may be refused.
+        tries: how often one request may be refused.
     """
 
     no_response_timeout_s: float = 120.0

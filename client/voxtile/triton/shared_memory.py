@@ -35,12 +35,12 @@ class Region:
     """A region of memory that this process and one server both map.
 
     Args:
-        client: A tritonclient.grpc.InferenceServerClient of the server.
-        size: Bytes.
+        client: a tritonclient.grpc.InferenceServerClient of the server.
+        size: bytes.
 
     Raises:
-        OSError: This machine has no shared memory, or too little is left.
-        InferenceServerException: The server cannot map the region: it runs on another machine or in another container,
+        OSError: this machine has no shared memory, or too little is left.
+        InferenceServerException: the server cannot map the region: it runs on another machine or in another container,
             or does not support shared memory.
     """
 

@@ -22,9 +22,9 @@ class SlotPool:
     """Regions shared with the server behind `client`, reused from request to request.
 
     Args:
-        client: A tritonclient.grpc.InferenceServerClient.
-        url: The server's address.
-        wanted: True to insist on shared memory, False to do without, None to use it where it works.
+        client: a tritonclient.grpc.InferenceServerClient.
+        url: the server's address.
+        wanted: true to insist on shared memory, False to do without, None to use it where it works.
     """
 
     def __init__(self, client: Any, url: str, wanted: bool | None) -> None:
@@ -46,7 +46,7 @@ class SlotPool:
         """Returns a region of at least `size` bytes; None where the server and this process share no memory.
 
         Raises:
-            InputError: Shared memory was insisted on and cannot be had.
+            InputError: shared memory was insisted on and cannot be had.
         """
         if self._shared is None:
             self._shared = self._local and self._try_sharing()

@@ -52,17 +52,17 @@ class Transport(Protocol):
         """Sends requests and returns their scores. Several threads may call it at once.
 
         Args:
-            requests: The requests, with indices 0, 1, 2, ….  They are made only as they are needed, possibly on another
+            requests: the requests, with indices 0, 1, 2, ….  They are made only as they are needed, possibly on another
                 thread.
-            in_flight: The most requests in flight to one server.
-            traffic: Counters that are increased on the way.
+            in_flight: the most requests in flight to one server.
+            traffic: counters that are increased on the way.
 
         Returns:
             For each request in turn its scores [batch, score, *spatial], in the card's output type.
 
         Raises:
-            TileError: A request was refused too often. Raised by the returned iterator.
-            NoResponseError: No server has answered for too long. Raised by the returned iterator.
+            TileError: a request was refused too often. Raised by the returned iterator.
+            NoResponseError: no server has answered for too long. Raised by the returned iterator.
         """
         ...
 

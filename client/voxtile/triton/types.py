@@ -26,10 +26,10 @@ class ServedModel:
     """A model as it is served.
 
     Attributes:
-        card: Its card.
-        version: The version that answers.
-        max_batch_size: The most tiles that one request may hold, at least 1.
-        card_text: The card as the server stores it; equal texts mean the same build.
+        card: its card.
+        version: the version that answers.
+        max_batch_size: the most tiles that one request may hold, at least 1.
+        card_text: the card as the server stores it; equal texts mean the same build.
     """
 
     card: Card
@@ -43,7 +43,7 @@ class Request:
     """A batch of tiles.
 
     Attributes:
-        index: The position among the requests of one `infer`, from 0 on; answers come back in this order.
+        index: the position among the requests of one `infer`, from 0 on; answers come back in this order.
         roi: [batch, channel, *spatial] in the card's input type.
         statistics: [channel, 2] float32, what the model subtracts and divides by; None where it takes neither.
     """
@@ -76,12 +76,12 @@ class Traffic:
     """What one `infer` has sent and received so far.
 
     Attributes:
-        bytes_sent: Bytes of the input tensors; a request that is sent again counts again.
-        bytes_received: Bytes of the scores.
-        requests: Requests sent, those that were sent again included.
-        retries: Requests that were sent again.
-        peak_in_flight: The most requests that were in flight at once, over all servers.
-        shared_memory: Whether any request went through shared memory.
+        bytes_sent: bytes of the input tensors; a request that is sent again counts again.
+        bytes_received: bytes of the scores.
+        requests: requests sent, those that were sent again included.
+        retries: requests that were sent again.
+        peak_in_flight: the most requests that were in flight at once, over all servers.
+        shared_memory: whether any request went through shared memory.
     """
 
     bytes_sent: int = 0

@@ -14,11 +14,11 @@ class Window:
     """The window of one server.
 
     Args:
-        limit: The most requests it ever allows; at least 1 is allowed.
-        start: The requests that it allows at first.
+        limit: the most requests it ever allows; at least 1 is allowed.
+        start: the requests that it allows at first.
 
     Attributes:
-        size: The requests that it allows now.
+        size: the requests that it allows now.
     """
 
     def __init__(self, limit: int, start: int = 2) -> None:
