@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import re
 import shlex
@@ -11,6 +12,7 @@ from pathlib import Path
 
 import pytest
 
+import voxtile
 from docs.generate.pages import GENERATED, INCLUDED
 from docs.generate.programs import PROGRAMS, commands_of, parse
 
@@ -110,3 +112,23 @@ def test_site_is_built_strictly_and_needs_no_network(tmp_path: Path) -> None:
     loaded = re.compile(r"<(?:script|link|img|iframe)[^>]*(?:src|href)=\"?(https?:[^\" >]*)")
     assert not [(page.name, url) for page in pages for url in loaded.findall(text_of(page))]
     assert not list(tmp_path.rglob("*.py"))
+
+
+def python_calls() -> list[tuple[str, str, str]]:
+    """Every `voxtile.NAME(…)` on a page: the page, the name and the arguments."""
+    call = re.compile(r"\bvoxtile\.([A-Za-z]\w*)\(([^()]*)\)")
+    return [(str(page.relative_to(ROOT)), *found) for page in PAGES for found in call.findall(text_of(page))]
+
+
+@pytest.mark.parametrize(("page", "name", "arguments"), python_calls())
+def test_every_python_call_names_what_exists(page: str, name: str, arguments: str) -> None:
+    parameters = inspect.signature(getattr(voxtile, name)).parameters
+    assert set(re.findall(r"(\w+)=", arguments)) <= set(parameters)
+
+
+def test_the_gpu_page_names_the_releases_that_the_code_names() -> None:
+    page = text_of(ROOT / "docs/how-to/gpu.md")
+    container = text_of(ROOT / "build/voxtile_build/engines/tensorrt/container.py")
+    compose = text_of(ROOT / "server/deploy/compose.yaml")
+    for release in re.findall(r"\b\d\d\.\d\d\b", container) + re.findall(r"tritonserver:(\d\d\.\d\d)", compose):
+        assert release in page
