@@ -60,7 +60,8 @@ def segment_folder(
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:
         try:
-            for number, outcome in enumerate(_outcomes(segmenter, cases, reader, writer, ahead, probabilities), 1):
+            done = _outcomes(segmenter, cases, reader, _WriteBehind(writer), ahead, probabilities)
+            for number, outcome in enumerate(done, 1):
                 outcomes.append(outcome)
                 if on_result:
                     on_result(outcome, number, len(cases))
@@ -73,60 +74,93 @@ def _outcomes(
     segmenter: Segmenter,
     cases: Sequence[CaseFiles],
     reader: ThreadPoolExecutor,
-    writer: ThreadPoolExecutor,
+    writer: _WriteBehind,
     ahead: int,
     probabilities: bool,
 ) -> Iterator[Outcome]:
-    """Yields one outcome for each case, in order; a case's mask is written while the next case is segmented."""
+    """Yields one outcome for each case; once the servers are lost, no further case is tried."""
     todo = [case for case in cases if not _finished(case, probabilities)]
-    loading: dict[str, Future[LoadedScan]] = {}
-    waiting: tuple[Outcome, Future[None]] | None = None
+    loading = _ReadAhead(segmenter, todo, reader, ahead)
     servers_lost = ""
     for case in cases:
         if case not in todo:
             yield Outcome(case.name, "found")
-            continue
-        if servers_lost:
+        elif servers_lost:
             yield Outcome(case.name, "not tried", error=servers_lost)
-            continue
-        place = todo.index(case)
-        for later in todo[place : place + 1 + ahead]:
-            if later.name not in loading:
-                loading[later.name] = reader.submit(_load, segmenter, later)
-        write: Callable[[], None] | None = None
-        try:
-            outcome, write = _segment(segmenter, case, loading.pop(case.name), probabilities)
-        except ServerUnavailable as error:
-            servers_lost = str(error)
-            outcome = Outcome(case.name, "failed", error=servers_lost)
-        except VoxtileError as error:
-            outcome = Outcome(case.name, "failed", error=" ".join(str(error).split()))
-        if waiting:
-            yield _written(*waiting)
-            waiting = None
+        else:
+            try:
+                yield from writer.add(*_segment(segmenter, case, loading.take(case), probabilities))
+            except ServerUnavailable as error:
+                servers_lost = str(error)
+                yield from writer.add(Outcome(case.name, "failed", error=servers_lost), None)
+    yield from writer.finish()
+
+
+class _ReadAhead:
+    """Reads and prepares cases before their turn, `ahead` of them."""
+
+    def __init__(self, segmenter: Segmenter, cases: Sequence[CaseFiles], pool: ThreadPoolExecutor, ahead: int) -> None:
+        self._segmenter = segmenter
+        self._cases = cases
+        self._pool = pool
+        self._ahead = ahead
+        self._loading: dict[str, Future[LoadedScan]] = {}
+
+    def take(self, case: CaseFiles) -> Future[LoadedScan]:
+        """Returns the case, being loaded, and begins to load the ones behind it."""
+        place = self._cases.index(case)
+        for one in self._cases[place : place + 1 + self._ahead]:
+            if one.name not in self._loading:
+                self._loading[one.name] = self._pool.submit(self._load, one)
+        return self._loading.pop(case.name)
+
+    def _load(self, case: CaseFiles) -> LoadedScan:
+        check_channel_numbers(case, self._segmenter.card.input_channels)
+        return self._segmenter.load(list(case.files))
+
+
+class _WriteBehind:
+    """Writes a case's files while the next case is segmented, and then yields its outcome."""
+
+    def __init__(self, pool: ThreadPoolExecutor) -> None:
+        self._pool = pool
+        self._writing: tuple[Outcome, Future[None]] | None = None
+
+    def add(self, outcome: Outcome, write: Callable[[], None] | None) -> Iterator[Outcome]:
+        """Yields the outcome of the case before, and that of this case where there is nothing to write."""
+        yield from self.finish()
         if write is None:
             yield outcome
         else:
-            waiting = (outcome, writer.submit(write))
-    if waiting:
-        yield _written(*waiting)
+            self._writing = outcome, self._pool.submit(write)
+
+    def finish(self) -> Iterator[Outcome]:
+        """Yields the outcome of the case that is being written, once it is."""
+        if self._writing is None:
+            return
+        (outcome, writing), self._writing = self._writing, None
+        try:
+            writing.result()
+        except (OutputError, OSError) as error:
+            outcome = Outcome(outcome.case, "failed", outcome.seconds, str(error))
+        yield outcome
 
 
 def _finished(case: CaseFiles, probabilities: bool) -> bool:
     return case.mask.exists() and (case.probabilities.exists() or not probabilities)
 
 
-def _load(segmenter: Segmenter, case: CaseFiles) -> LoadedScan:
-    check_channel_numbers(case, segmenter.card.input_channels)
-    return segmenter.load(list(case.files))
-
-
 def _segment(
     segmenter: Segmenter, case: CaseFiles, loading: Future[LoadedScan], probabilities: bool
-) -> tuple[Outcome, Callable[[], None]]:
-    """The outcome, and a function that writes the case's files."""
-    loaded = loading.result()
-    result = segmenter.run(loaded)
+) -> tuple[Outcome, Callable[[], None] | None]:
+    """Returns the outcome, and a function that writes the case's files. Raises ServerUnavailable."""
+    try:
+        loaded = loading.result()
+        result = segmenter.run(loaded)
+    except ServerUnavailable:
+        raise
+    except VoxtileError as error:
+        return Outcome(case.name, "failed", error=" ".join(str(error).split())), None
     volumes = {name: label.ml for name, label in result.report.labels.items()}
     outcome = Outcome(case.name, "done", result.report.seconds.total, ml=volumes)
     return outcome, partial(_write, result, loaded if probabilities else None, case)
@@ -138,11 +172,3 @@ def _write(result: Segmentation, loaded: LoadedScan | None, case: CaseFiles) -> 
     if loaded and result.scores is not None:
         write_probabilities(result.scores, loaded.prepared, case.probabilities)
     write_image(result.mask, case.mask)
-
-
-def _written(outcome: Outcome, writing: Future[None]) -> Outcome:
-    try:
-        writing.result()
-    except (OutputError, OSError) as error:
-        return Outcome(outcome.case, "failed", outcome.seconds, str(error))
-    return outcome
