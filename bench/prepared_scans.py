@@ -7,7 +7,8 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 
-from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
+from voxtile.chains.nnunet.plan import NnunetPlan
+from voxtile.chains.nnunet.preprocessing import preprocess
 from voxtile.outputs.prepared_files import write_prepared
 from voxtile_build.repository.folds import Model
 
@@ -17,7 +18,7 @@ from .scans import made
 def prepared(model: Model, scan: Path) -> Path:
     """`scan` as `voxtile prepare` would write it for the nnU-Net model, which need not be served for that."""
     fields = model.spec.nnunet or {}
-    plan = NnunetPlan.from_json(fields)
+    plan = NnunetPlan.parse(fields)
 
     def make(path: Path) -> None:
         image = nib.load(scan)

@@ -21,11 +21,12 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet import block_argmax as winning
-from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, contenders
-from voxtile.chains.nnunet.exporting import LabelExporter, export_labels, export_probabilities, label_dtype
+from voxtile.chains.nnunet import block_argmax
+from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, candidates
+from voxtile.chains.nnunet.exporting import LabelExporter, export_probabilities, label_dtype
+from voxtile.chains.nnunet.plan import KeepLargest, NnunetModel, NnunetPlan
 from voxtile.chains.nnunet.postprocessing import postprocess
-from voxtile.chains.nnunet.preprocessing import NnunetPlan, box_slices, preprocess
+from voxtile.chains.nnunet.preprocessing import GridProperties, box_slices, preprocess
 from voxtile.errors import ModelError
 
 TIES = 2e-5
@@ -69,13 +70,13 @@ def plans(**changes: Any) -> dict[str, Any]:
     return {**top, "configurations": {"3d": configuration | changes}}
 
 
-def as_card(plan: dict[str, Any], name: str = "3d", labels: dict[str, Any] | None = None) -> NnunetPlan:
-    """The plan as it travels to the client: the configuration merged into plain JSON."""
+def flat(plan: dict[str, Any], name: str = "3d", labels: dict[str, Any] | None = None) -> dict[str, Any]:
+    """The plan as a card holds it: the configuration merged into plain JSON."""
     manager = PlansManager(copy.deepcopy(plan))
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # nnU-Net announces that it rebuilds an old plan
         configuration = manager.get_configuration(name)
-    flat = {
+    fields = {
         **configuration.configuration,
         "transpose_forward": manager.transpose_forward,
         "transpose_backward": manager.transpose_backward,
@@ -83,8 +84,12 @@ def as_card(plan: dict[str, Any], name: str = "3d", labels: dict[str, Any] | Non
     }
     if labels is not None:
         manager_of_labels = manager.get_label_manager({"labels": labels})
-        flat["foreground_labels"] = [int(label) for label in manager_of_labels.foreground_labels]
-    return NnunetPlan.from_json(flat)
+        fields["foreground_labels"] = [int(label) for label in manager_of_labels.foreground_labels]
+    return fields
+
+
+def as_card(plan: dict[str, Any], name: str = "3d") -> NnunetPlan:
+    return NnunetPlan.parse(flat(plan, name))
 
 
 def case(shape: tuple[int, int, int], channels: int = 1, border: bool = True) -> NDArray[np.float32]:
@@ -120,6 +125,15 @@ def oracle_preprocess(
         data, None, properties, manager, configuration, labels
     )
     return ready, properties, manager, configuration
+
+
+def export_labels(
+    logits: NDArray[Any], properties: GridProperties, plan: NnunetPlan, n_labels: int, **options: Any
+) -> NDArray[Any]:
+    """The label map [z, y, x] from `logits` [class, z, y, x] that come in one piece."""
+    exporter = LabelExporter(properties, plan, n_labels=n_labels, **options)
+    exporter.add_planes(logits)
+    return exporter.finish()
 
 
 def dataset(n_labels: int, regions: list[int] | None) -> dict[str, Any]:
@@ -289,7 +303,7 @@ def test_without_resampling_the_highest_score_wins_voxel_by_voxel(
 ) -> None:
     card, grid = prepared(*CHAINS["no resampling"])
     shape = grid.shape_after_resampling
-    monkeypatch.setattr(winning, "AT_ONCE", planes * shape[1] * shape[2])
+    monkeypatch.setattr(block_argmax, "AT_ONCE", planes * shape[1] * shape[2])
     # Rounded, so that classes tie often: the first of them counts.
     logits = np.round(smooth_logits(shape, classes) / 4)
     wanted = np.zeros(grid.shape_before_cropping, np.uint8)
@@ -343,13 +357,13 @@ def test_classes_left_out_never_win(seed: int, classes: int, spread: float) -> N
     block = block.astype(np.float32)
     weights = random.dirichlet(np.full(60, 0.2), 200)
     winners = (block.reshape(classes, -1).astype(float) @ weights.T).argmax(0)
-    assert set(winners) <= set(contenders(block.reshape(classes, -1).max(1), block))
+    assert set(winners) <= set(candidates(block.reshape(classes, -1).max(1), block))
 
 
 def test_distant_classes_are_left_out() -> None:
     block = np.full((40, 4, 4, 4), -9, np.float32)
     block[3], block[7, :, :2], block[7, :, 2:] = 4, 8, 1
-    assert list(contenders(block.reshape(40, -1).max(1), block)) == [3, 7]
+    assert list(candidates(block.reshape(40, -1).max(1), block)) == [3, 7]
 
 
 @pytest.mark.parametrize(
@@ -382,6 +396,10 @@ def test_plan_that_cannot_be_exported_is_refused() -> None:
         LabelExporter(grid, card, n_labels=4)
 
 
+def keep(*labels: int) -> KeepLargest:
+    return KeepLargest(op="keep_largest", labels=labels)
+
+
 STEPS: list[list[list[int]]] = [[[1, 2, 3]], [[1]], [[2], [3]], [[1, 2], [3], [1]]]
 
 
@@ -394,7 +412,7 @@ def test_postprocessing_equals_nnunet(steps: list[list[int]], share: float) -> N
     kwargs = [{"labels_or_regions": labels if len(labels) == 1 else [tuple(labels)]} for labels in steps]
     expected = apply_postprocessing(seg, functions, kwargs)
     before = seg.copy()
-    found = postprocess(seg, [{"op": "keep_largest", "labels": labels} for labels in steps])
+    found = postprocess(seg, [keep(*labels) for labels in steps])
     np.testing.assert_array_equal(found, expected)
     np.testing.assert_array_equal(seg, before)
     assert found.dtype == expected.dtype
@@ -404,15 +422,24 @@ def test_postprocessing_keeps_equally_large_components() -> None:
     seg = np.zeros((4, 9, 4), np.uint8)
     seg[1, 1], seg[1, 5], seg[3, 8, 0] = 1, 1, 1
     expected = remove_all_but_largest_component_from_segmentation(seg, 1)
-    np.testing.assert_array_equal(postprocess(seg, [{"op": "keep_largest", "labels": [1]}]), expected)
+    np.testing.assert_array_equal(postprocess(seg, [keep(1)]), expected)
 
 
 def test_postprocessing_of_an_empty_mask() -> None:
     seg = np.zeros((3, 3, 3), np.uint8)
-    np.testing.assert_array_equal(postprocess(seg, [{"op": "keep_largest", "labels": [1]}]), seg)
+    np.testing.assert_array_equal(postprocess(seg, [keep(1)]), seg)
 
 
-@pytest.mark.parametrize("step", [{"op": "erode"}, {"op": "keep_largest"}, {"op": "keep_largest", "labels": ["a"]}])
-def test_unknown_postprocessing_is_refused(step: dict[str, Any]) -> None:
-    with pytest.raises(ModelError, match="post-processing step 1"):
-        postprocess(np.zeros((2, 2, 2), np.uint8), [step])
+@pytest.mark.parametrize(
+    ("step", "key"),
+    [
+        ({"op": "erode"}, "op"),
+        ({"op": "keep_largest"}, "labels"),
+        ({"op": "keep_largest", "labels": []}, "labels"),
+        ({"op": "keep_largest", "labels": ["a"]}, "labels.0"),
+        ({"op": "keep_largest", "labels": [1.5]}, "labels.0"),
+    ],
+)
+def test_unknown_postprocessing_is_refused_by_its_key(step: dict[str, Any], key: str) -> None:
+    with pytest.raises(ModelError, match=rf"postprocessing\.0\.{key}"):
+        NnunetModel.parse(flat(plans()) | {"n_labels": 4, "postprocessing": [step]})

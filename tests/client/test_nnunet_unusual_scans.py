@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 
 from tests.support.nnunet_folders import FIGURES, configuration
 from voxtile import InputError
-from voxtile.chains.nnunet.preprocessing import NnunetPlan, preprocess
+from voxtile.chains.nnunet.plan import NnunetPlan
+from voxtile.chains.nnunet.preprocessing import preprocess
 from voxtile.chains.nnunet.reader_properties import reader_axes
 from voxtile.io.scan import open_scan
 
@@ -56,7 +57,7 @@ def by_nnunet(files: list[Path], channels: int, reader: str) -> NDArray[Any]:
 
 def by_voxtile(files: list[Path], channels: int, reader: str) -> NDArray[np.float32]:
     content = plans(channels, reader)
-    plan = NnunetPlan.from_json({**content, **content["configurations"]["3d"]})
+    plan = NnunetPlan.parse({**content, **content["configurations"]["3d"]})
     volume = open_scan(files, [f"T{number}" for number in range(channels)])
     axes = reader_axes(volume, reader)
     return preprocess(axes.apply(volume.data), axes.reorder(volume.header_spacing), plan).data

@@ -1,9 +1,10 @@
-"""Labels of small blocks of an output grid, from the logits around them, without all classes on that grid.
+"""Labels small blocks of an output grid from the logits around them, without all classes on that grid.
 
-Where logits are interpolated linearly, the value of a class is a convex combination of its neighbours. A class
-whose highest logit around a block lies below a value that some other class is certain to reach cannot win there, and
-is not resampled at all; the labels are the same. Where nothing is resampled, blocks are runs of whole planes. Knows
-nothing of cropping, spacing or plans.
+Where logits are interpolated linearly, the value of a class is a convex combination of its neighbours. A class whose
+highest logit around a block lies below a value that some other class is certain to reach cannot win there. It is not
+resampled at all, and the labels are the same. Where nothing is resampled, blocks are runs of whole planes.
+
+Knows nothing of cropping, spacing or plans.
 """
 
 from __future__ import annotations
@@ -17,35 +18,45 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet.resampling import AxisZoom, Scratch, zoom_first_axis
+from voxtile.chains.nnunet.axis_zoom import AxisZoom, Scratch, zoom_first_axis
 from voxtile.chains.nnunet.threads import run_all
 from voxtile.tiling.strips import Span, Strip
 
 REGION_LOGIT = 1.5 * 2.0**-24
-"""In float32 the sigmoid exceeds one half only above this logit; below it 1/(1+exp(-x)) rounds to 0.5."""
+"""In float32 the sigmoid exceeds one half only above this logit; below it, 1/(1+exp(-x)) rounds to 0.5."""
 ROUNDING = 1e-5
 """Relative margin under a bound, far above float32's rounding of an interpolated value."""
 TILE = 32
-"""Edge of a block in the plane. Measured: smaller ones leave out more classes, below this the calls cost more."""
+"""Edge of a block in the plane. Smaller blocks leave out more classes, but below this size the calls cost more."""
 AT_ONCE = 1 << 18
-"""Voxels that are labelled at a time where nothing is resampled: their best scores stay in the cache."""
+"""Voxels labelled at a time where nothing is resampled: their best scores stay in the cache."""
 MOST_LEADERS = 6
-"""How many of the strongest classes are combined in search of a bound; more than meet in a block is of no use."""
+"""How many of the strongest classes are combined in search of a bound; more of them rarely meet in one block."""
 
 
 @dataclass(frozen=True)
 class Heads:
-    """What score channels mean: class i is label i (argmax), or regions that overwrite in the order given."""
+    """What the scores of a voxel mean.
+
+    Attributes:
+        count: the number of scores.
+        regions_class_order: None where score i belongs to label i and the largest wins; else the label of each region,
+            of which later ones overwrite earlier ones.
+    """
 
     count: int
     regions_class_order: tuple[int, ...] | None = None
 
 
-def contenders(highest: NDArray[Any], block: NDArray[Any]) -> NDArray[np.int64]:
-    """The classes that can win somewhere in ``block`` [class, n, y, x] however it is linearly interpolated.
+def candidates(highest: NDArray[Any], block: NDArray[Any]) -> NDArray[np.int64]:
+    """Returns the classes that can win somewhere in a block, however it is linearly interpolated.
 
-    The mean of any set of classes, interpolated, is reached by at least one of its members: so the lowest mean of
-    the strongest classes bounds the winner from below. ``highest`` [class] holds each class's maximum.
+    At every voxel, the best class is at least the mean of any set of classes. So the block's minimum of such a mean
+    bounds the winner from below.
+
+    Args:
+        highest: [class] the maximum of each class in the block.
+        block: [class, n, y, x] float32 logits.
     """
     ranked = np.argsort(-highest, kind="stable")
     total = np.zeros(block.shape[1:], np.float32)
@@ -61,29 +72,44 @@ def contenders(highest: NDArray[Any], block: NDArray[Any]) -> NDArray[np.int64]:
 
 
 class BlockLabels:
-    """Labels of blocks of the output grid from the logits around them, for orders 0 and 1 an axis."""
+    """Labels blocks of the output grid from the logits around them.
+
+    Args:
+        zooms: for each axis its zoom, of order 0 or 1; None where it is not resampled.
+        shape: voxels of the output grid along z, y, x.
+        heads: what the scores mean.
+    """
 
     def __init__(self, zooms: Sequence[AxisZoom | None], shape: Sequence[int], heads: Heads) -> None:
         self.zooms, self.shape, self.heads = tuple(zooms), tuple(shape), heads
-        # Nothing is resampled: then leaving classes out costs more than it saves (measured with 2 to 60 of them).
+        # Where nothing is resampled, leaving classes out costs more than it saves (measured with 2 to 60 classes).
         self._as_they_are = all(zoom is None for zoom in zooms)
 
     def reads(self, axis: int, start: int, stop: int) -> slice:
+        """Returns the input rows along `axis` that the output rows start … stop-1 depend on."""
         zoom = self.zooms[axis]
         return slice(start, stop) if zoom is None else zoom.support(start, stop)
 
     def spans(self, axis: int, strip: Strip) -> Iterable[Span]:
-        """The blocks of an axis that lie in `strip`, which is cut between blocks: the same ones as without a cut."""
+        """Returns the blocks of an axis that lie in `strip`; they are those of the uncut grid."""
         first, last = strip.target if axis == strip.axis else (0, self.shape[axis])
         return pairwise([*range(first, last, TILE), last])
 
     def _reads_in(self, axis: int, span: Span, strip: Strip) -> slice:
-        """What a block reads, counted from the strip's first row."""
+        """The input rows that a block reads, counted from the strip's first row."""
         reads, base = self.reads(axis, *span), strip.rows[0] if axis == strip.axis else 0
         return slice(reads.start - base, reads.stop - base)
 
     def fill(self, rows: Span, logits: NDArray[Any], out: NDArray[Any], threads: int, strip: Strip) -> None:
-        """Labels ``out`` [rows, y', x'] within ``strip`` from ``logits`` [class, rows' support, y, x] of its rows."""
+        """Labels some output planes within a strip.
+
+        Args:
+            rows: the output planes.
+            logits: [class, n, y, x] the strip's logits of the input planes that `rows` read.
+            out: [rows, y', x'] the whole output planes, of which the strip's part is written.
+            threads: threads that share the blocks.
+            strip: the strip.
+        """
 
         def planes(span: Span) -> None:
             scores, target = logits[:, slice(*span)], out[(slice(*span), *strip.within(3)[1:])]
@@ -107,7 +133,7 @@ class BlockLabels:
             self._fill_regions(block, spans, out, self.heads.regions_class_order)
 
     def _fill_argmax(self, block: NDArray[Any], spans: tuple[Span, ...], out: NDArray[Any]) -> None:
-        able = range(len(block)) if self._as_they_are else contenders(block.reshape(len(block), -1).max(1), block)
+        able = range(len(block)) if self._as_they_are else candidates(block.reshape(len(block), -1).max(1), block)
         out[...] = able[0]
         if len(able) == 1:
             return
@@ -141,7 +167,7 @@ class BlockLabels:
 def _zoom_middle_part(
     slab: NDArray[Any], zoom: AxisZoom | None, start: int, stop: int, scratch: Scratch
 ) -> NDArray[Any]:
-    """Output rows start … stop-1 along axis 1 from ``slab`` [n, support, x]; [n, stop - start, x]."""
+    """Output rows start … stop-1 along axis 1 [n, stop - start, x], from `slab` [n, support, x]."""
     if zoom is None:
         return slab
     if zoom.order == 0:
@@ -151,7 +177,7 @@ def _zoom_middle_part(
 
 
 def _zoom_last_part(slab: NDArray[Any], zoom: AxisZoom | None, start: int, stop: int, scratch: Scratch) -> NDArray[Any]:
-    """Output rows start … stop-1 along axis 2 from ``slab`` [n, y, support]; [n, y, stop - start]."""
+    """Output rows start … stop-1 along axis 2 [n, y, stop - start], from `slab` [n, y, support]."""
     if zoom is None:
         return slab
     if zoom.order == 0:

@@ -1,8 +1,8 @@
-"""nnU-Net v2's export: logits back to the scan's grid, then labels; slab by slab and block by block.
+"""nnU-Net v2's export: logits are resampled to the scan's grid and become labels, slab by slab and block by block.
 
-Follows ``convert_predicted_logits_to_segmentation_with_correct_shape`` of nnunetv2 2.8.1. nnU-Net resamples all
-classes to the full grid before it takes the argmax; here the output grid is finished in small blocks, so all classes
-never exist on it at once.
+Follows `convert_predicted_logits_to_segmentation_with_correct_shape` of nnunetv2 2.8.1. nnU-Net resamples all classes
+to the full grid before it takes the argmax. Here the output grid is finished in small blocks, so that all classes never
+exist on it at once. Knows nothing of tiles or files.
 """
 
 from __future__ import annotations
@@ -14,23 +14,24 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.chains.nnunet.axis_zoom import AxisZoom, axis_zoom
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, TILE, BlockLabels, Heads
-from voxtile.chains.nnunet.preprocessing import GridProperties, NnunetPlan, box_slices
-from voxtile.chains.nnunet.resampling import AxisZoom, axis_zoom
+from voxtile.chains.nnunet.plan import NnunetPlan
+from voxtile.chains.nnunet.preprocessing import GridProperties, box_slices
 from voxtile.cores import usable_cores
 from voxtile.errors import ModelError
 from voxtile.tiling.strips import Strip, spans, whole
 
 SLAB_ROWS = 32
-"""Output planes that are finished together."""
+"""Output planes that are finished together, at most."""
 BUFFER_BYTES = 256 * 2**20
-"""Logits that may wait, between two calls of feed, for a slab to be complete."""
+"""Limit on the logits that wait, between two calls of add_planes, for a slab to be complete."""
 UINT8_FOREGROUND = 255
-"""nnU-Net writes uint16 from this many foreground labels on."""
+"""From this many foreground labels on, nnU-Net writes uint16."""
 
 
 def label_dtype(n_labels: int) -> type[np.uint8] | type[np.uint16]:
-    """The label map's type for ``n_labels`` labels, background included."""
+    """Returns the type of a label map with `n_labels` labels, background included."""
     return np.uint8 if n_labels - 1 < UINT8_FOREGROUND else np.uint16
 
 
@@ -55,7 +56,7 @@ def _zooms(properties: GridProperties, plan: NnunetPlan) -> tuple[AxisZoom | Non
 
 
 class _Waiting:
-    """Planes of logits [class, n, y, x] that were fed and not yet used, as one run along axis 1."""
+    """Planes of logits [class, n, y, x] that came and are still needed, as one run along axis 1."""
 
     def __init__(self) -> None:
         self.start = 0
@@ -63,12 +64,15 @@ class _Waiting:
 
     @property
     def stop(self) -> int:
+        """One past the last plane that came."""
         return self.start + sum(int(piece.shape[1]) for piece in self._pieces)
 
     def add(self, planes: NDArray[Any]) -> None:
+        """Takes the next planes, without a copy."""
         self._pieces.append(planes)
 
     def rows(self, wanted: slice) -> NDArray[Any]:
+        """Returns the planes `wanted`, a view where they came in one piece."""
         found, first = [], self.start
         for piece in self._pieces:
             part = piece[:, max(wanted.start - first, 0) : max(wanted.stop - first, 0)]
@@ -77,20 +81,28 @@ class _Waiting:
         return found[0] if len(found) == 1 else np.concatenate(found, axis=1)
 
     def keep_from(self, row: int) -> None:
-        """Forget what lies before ``row`` and copy the rest, so that the feeder may use its memory again."""
+        """Drops the planes before `row` and copies the rest, so that the caller may overwrite its array."""
         rest = [self.rows(slice(row, self.stop))] if row < self.stop else []
         self.start = min(row, self.stop)
         self._pieces = [part if part.base is None else part.copy() for part in rest]
 
 
 class LabelExporter:
-    """Takes logits plane by plane along axis 0 of the network's grid and gives the label map on the scan's own grid.
+    """Takes logits in planes along axis 0 of the network's grid, and returns the label map on the scan's own grid.
 
-    ``regions_class_order`` is the dataset's for models trained on regions, else None; ``n_labels`` counts the labels
-    with background. Memory stays near the label map, the planes that the next slab needs and a few blocks a
-    thread. A plan that resamples probabilities by order 3 is the exception: nnU-Net clips to each class's range over
-    the whole grid, so all planes are kept until ``finish``. Planes are whole ones unless ``begin`` names a strip of
-    them. Raises ModelError for a plan that nnU-Net could not export.
+    It holds the label map, the planes that the next slab needs, and a few blocks for each thread. A plan that resamples
+    probabilities by order 3 is the exception: nnU-Net clips to each class's range over the whole grid, so all planes
+    are kept until `finish`.
+
+    Args:
+        properties: the way back to the scan.
+        plan: the model's plan.
+        n_labels: the number of labels, background included.
+        regions_class_order: for a model trained on regions, the label of each region, in the order of writing.
+        threads: threads that share the blocks; by default the usable cores.
+
+    Raises:
+        ModelError: nnU-Net could not export with this plan.
     """
 
     def __init__(
@@ -114,9 +126,10 @@ class LabelExporter:
         self._start(whole(properties.shape_after_resampling, self._target.shape))
 
     def start_strip(self, strip: Strip) -> None:
-        """Takes the planes that follow as those of ``strip``, one of ``export_strips``, from the first on.
+        """Announces that the planes that follow belong to `strip`, one of `export_strips`, from its first plane on.
 
-        Raises ModelError where planes of the strip before are missing.
+        Raises:
+            ModelError: planes of the strip before are missing.
         """
         if self._waiting.stop:
             self._check_complete()
@@ -126,9 +139,10 @@ class LabelExporter:
         self._strip, self._waiting, self._done = strip, _Waiting(), 0
 
     def add_planes(self, planes: NDArray[Any]) -> None:
-        """The next ``planes`` [class, n, y, x] of logits; the array may be used again afterwards.
+        """Takes the next `planes` [class, n, y, x] of logits; the caller may overwrite the array afterwards.
 
-        Raises ModelError where classes or plane do not fit, or where more planes come than the grid has.
+        Raises:
+            ModelError: the planes have another shape, or there are more than the grid has.
         """
         depth, height, width = self._strip.narrowed(self._properties.shape_after_resampling)
         expected = (self._heads.count, height, width)
@@ -159,7 +173,11 @@ class LabelExporter:
         self._waiting.keep_from(needed)
 
     def finish(self) -> NDArray[Any]:
-        """The label map [z, y, x] on the scan's grid, uint8 or uint16. Raises ModelError if planes are missing."""
+        """Returns the label map [z, y, x] on the scan's grid, uint8 or uint16.
+
+        Raises:
+            ModelError: planes are missing.
+        """
         self._check_complete()
         if not self._streams:
             _label_whole(
@@ -178,17 +196,18 @@ class LabelExporter:
 
 
 def _slab_rows(properties: GridProperties, scores: int) -> int:
-    """Output planes that are finished together; the same for every strip, since products of matrices depend on it."""
+    """Output planes that are finished together. The same for every strip, since products of matrices depend on it."""
     depth, height, width = properties.shape_after_resampling
     planes = BUFFER_BYTES // (scores * height * width * 4)
     return int(np.clip(planes * properties.shape_after_cropping[0] // depth, 1, SLAB_ROWS))
 
 
 def export_bytes(properties: GridProperties, plan: NnunetPlan, scores: int, strip: Strip) -> int:
-    """Bytes that a ``LabelExporter`` takes at its peak for ``strip``, its labels apart.
+    """Returns the bytes that a `LabelExporter` takes at its peak for `strip`, its labels apart.
 
-    The planes of a slab: left from the feed before, put together, and left for the next. Of a plan that cannot go slab
-    by slab, all logits while they are put together, and three volumes of one class on the scan's grid.
+    These are the planes of a slab, three times: kept from the call before, joined, and kept for the next call. For a
+    plan that cannot be exported slab by slab they are all logits while they are joined, and three volumes of one class
+    on the scan's grid.
     """
     depth, height, width = strip.narrowed(properties.shape_after_resampling)
     plane = 4 * scores * height * width
@@ -199,14 +218,14 @@ def export_bytes(properties: GridProperties, plan: NnunetPlan, scores: int, stri
 
 
 def _streams(zooms: Sequence[AxisZoom | None]) -> bool:
-    """Whether labels of a part depend on the logits around it alone."""
+    """Whether a label depends only on the logits around it."""
     return all(zoom is None or zoom.order <= 1 for zoom in zooms)
 
 
 def export_strips(properties: GridProperties, plan: NnunetPlan, axis: int, count: int) -> tuple[Strip, ...]:
-    """The network's grid in ``count`` strips along ``axis`` (1 or 2), cut between blocks of labels.
+    """Returns the network's grid in `count` strips along `axis` (1 or 2), cut between blocks of labels.
 
-    Fewer where there are not as many blocks, and a single one for a plan that resamples probabilities by order 3. The
+    There are fewer strips where there are fewer blocks, and one for a plan that resamples probabilities by order 3. The
     blocks are those of the uncut grid, so that every product of matrices in them is the same to the last bit.
     """
     zooms, target = _zooms(properties, plan), properties.shape_after_cropping
@@ -227,7 +246,7 @@ def _restored(scores: NDArray[Any], properties: GridProperties, plan: NnunetPlan
 def _label_whole(
     logits: NDArray[Any], properties: GridProperties, plan: NnunetPlan, heads: Heads, out: NDArray[Any]
 ) -> None:
-    """Labels ``out`` class by class over the whole grid: two volumes of scores at a time."""
+    """Labels `out` class by class over the whole grid, with two volumes of scores at a time."""
     best = None
     for index in range(heads.count):
         score = _restored(logits[index : index + 1].astype(np.float32, copy=False), properties, plan)[0]
@@ -238,26 +257,6 @@ def _label_whole(
         else:
             np.copyto(out, out.dtype.type(index), where=score > best)
             np.maximum(best, score, out=best)
-
-
-def export_labels(
-    logits: NDArray[Any],
-    properties: GridProperties,
-    plan: NnunetPlan,
-    *,
-    n_labels: int,
-    regions_class_order: Sequence[int] | None = None,
-    threads: int | None = None,
-) -> NDArray[Any]:
-    """The label map [z, y, x] on the scan's grid from ``logits`` [class, z, y, x] on the network's grid.
-
-    uint8, or uint16 from 255 foreground labels on. For what it takes and raises see ``LabelExporter``.
-    """
-    exporter = LabelExporter(
-        properties, plan, n_labels=n_labels, regions_class_order=regions_class_order, threads=threads
-    )
-    exporter.add_planes(logits)
-    return exporter.finish()
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
@@ -275,10 +274,15 @@ def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
 def export_probabilities(
     logits: NDArray[Any], properties: GridProperties, plan: NnunetPlan, *, regions: bool = False
 ) -> NDArray[np.float32]:
-    """The probabilities float32 [class, z, y, x] on the scan's grid, as nnU-Net writes them into its .npz.
+    """Returns probabilities as nnU-Net writes them into its .npz: float32 [class, z, y, x] on the scan's grid.
 
-    Softmax over ``logits`` [class, z, y, x], or with ``regions`` a sigmoid each. Outside the crop the probability
-    is 1 for background and 0 otherwise. All classes exist on the full grid: that is what was asked for.
+    Outside the crop the probability is 1 for background and 0 for everything else.
+
+    Args:
+        logits: [class, z, y, x] on the network's grid.
+        properties: the way back to the scan.
+        plan: the model's plan.
+        regions: whether each class goes through a sigmoid of its own, instead of a softmax over all.
     """
     restored = _restored(logits, properties, plan)
     inside = _sigmoid(restored) if regions else _softmax(restored)

@@ -1,6 +1,6 @@
-"""Resampling of label maps, for the segmentation that a cascade's second stage receives from its first.
+"""Resamples label maps: the segmentation that a cascade's second stage gets from its first.
 
-Arrays are [channel, z, y, x]; nnU-Net's reference functions are named at each function.
+Arrays are [channel, z, y, x]. Each function names the function of nnU-Net that it equals. Knows nothing of plans.
 """
 
 from __future__ import annotations
@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet.resampling import Rule, resample
+from voxtile.chains.nnunet.axis_zoom import Rule
+from voxtile.chains.nnunet.resampling import resample
 
 Score = Callable[[NDArray[Any]], NDArray[Any]]
 TORCH_SCALE = 1000.0
-"""nnU-Net scales torch's scores by this before it rounds them to half precision."""
+"""nnU-Net multiplies torch's scores by this before it rounds them to half precision."""
 
 
 def _in_plane_shape(shape: Sequence[int], new_shape: Sequence[int], axis: int | None) -> tuple[int, ...]:
@@ -23,7 +24,7 @@ def _in_plane_shape(shape: Sequence[int], new_shape: Sequence[int], axis: int | 
 
 
 def _argmax_labels(labels: NDArray[Any], seg: NDArray[Any], score: Score, nearest: NDArray[Any] | None) -> NDArray[Any]:
-    """The label whose score is highest; ties go to the nearest voxel's label if tied, else to the lowest label."""
+    """The label with the highest score; a tie goes to the nearest voxel's label if that is tied, else to the lowest."""
     best = score(seg == labels[0])
     winner = np.full(best.shape, labels[0], seg.dtype)
     nearest_leads = None if nearest is None else (nearest == labels[0]) & (best > 0)
@@ -39,7 +40,7 @@ def _argmax_labels(labels: NDArray[Any], seg: NDArray[Any], score: Score, neares
 
 
 def _over_half(labels: NDArray[Any], seg: NDArray[Any], score: Score) -> NDArray[Any]:
-    """Each label in ascending order where its score passes one half; 0 where none does."""
+    """In ascending order, each label where its score exceeds one half; 0 where none does."""
     out: NDArray[Any] | None = None
     for label in labels:
         passes = score(seg == label) > 0.5
@@ -56,11 +57,21 @@ def resample_labels(
     separate_z_axis: int | None = None,
     order_z: int = 0,
 ) -> NDArray[Any]:
-    """Resample label maps [channel, z, y, x] to ``new_shape``; same dtype.
+    """Resamples label maps as `resample_data_or_seg(is_seg=True)` with batchgenerators 0.25.5 does.
 
-    Equal to ``resample_data_or_seg(is_seg=True)`` with batchgenerators 0.25.5: in each plane (or volume) the label of
-    the highest resampled indicator, then along the separate axis the nearest plane (``order_z`` 0) or every label
-    whose indicator passes one half. Scores are computed in float64, since exact ties decide voxels.
+    In each plane (or in the volume) the label with the highest resampled indicator wins. Along the separate axis then
+    follows the nearest plane (`order_z` 0), or every label whose indicator exceeds one half. Scores are computed in
+    float64, since exact ties decide voxels.
+
+    Args:
+        seg: [channel, z, y, x].
+        new_shape: voxels along z, y, x.
+        order: spline order of the indicators.
+        separate_z_axis: the axis that is resampled separately, or None.
+        order_z: spline order along that axis.
+
+    Returns:
+        Label maps of the same type.
     """
     if seg.shape[1:] == tuple(new_shape):
         return seg
@@ -97,9 +108,17 @@ def resample_labels_torch(
     order_z: int = 0,
     memory_efficient: bool = False,
 ) -> NDArray[Any]:
-    """Equal to ``resample_torch_fornnunet(is_seg=True)``: the highest score after rounding to half precision.
+    """Resamples label maps as `resample_torch_fornnunet(is_seg=True)` does.
 
-    With ``memory_efficient``, every label in ascending order where its score passes one half.
+    The label with the highest score wins, after scores are rounded to half precision.
+
+    Args:
+        seg: [channel, z, y, x].
+        new_shape: voxels along z, y, x.
+        separate_z_axis: the axis that is resampled separately, or None.
+        order: order of the indicators.
+        order_z: order along the separate axis.
+        memory_efficient: instead, in ascending order, each label where its score exceeds one half.
     """
     if seg.shape[1:] == tuple(new_shape):
         return seg

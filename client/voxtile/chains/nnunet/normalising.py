@@ -1,7 +1,7 @@
 """nnU-Net's intensity normalisation schemes, one channel at a time.
 
-Means and spreads are taken in float32 with numpy's own summation on an array of nnU-Net's memory layout (a cropped,
-transposed view of the channel as read), so that they come out bit for bit the same.
+Means and standard deviations are computed in float32, with NumPy's own summation on an array of nnU-Net's memory layout
+(a cropped, transposed view of the channel as read), so that they are the same bit for bit. Knows nothing of plans.
 """
 
 from __future__ import annotations
@@ -75,7 +75,16 @@ SCHEMES = {
 
 
 def check_scheme(scheme: str, properties: Mapping[str, Any], channel: int) -> None:
-    """Raises ModelError for a scheme that is unknown, or for CT figures that are missing."""
+    """Checks a channel's normalisation scheme.
+
+    Args:
+        scheme: its name.
+        properties: statistics of the training set for this channel.
+        channel: the channel's number, for messages.
+
+    Raises:
+        ModelError: the scheme is unknown, or the statistics that CTNormalization needs are missing.
+    """
     if scheme not in SCHEMES:
         raise ModelError(
             f"normalization_schemes of channel {channel}: expected one of {', '.join(SCHEMES)}, found {scheme!r}, "
@@ -90,14 +99,21 @@ def check_scheme(scheme: str, properties: Mapping[str, Any], channel: int) -> No
 
 
 def needs_layout(scheme: str, mask: Mask | None) -> bool:
-    """Whether ``normalise`` sums over the image, which then has to be float32 in nnU-Net's memory layout."""
+    """Returns whether `normalise` sums over the image, which then has to be float32 in nnU-Net's memory layout."""
     return scheme == "ZScoreNormalization" and mask is None
 
 
 def normalise(image: NDArray[Any], out: Image, scheme: str, properties: Mapping[str, float], mask: Mask | None) -> None:
-    """Write the normalised ``image`` [z, y, x] into ``out``; it may have any type where ``needs_layout`` is False.
+    """Writes the normalised image into `out`.
 
-    ``mask`` limits a ZScoreNormalization to the scan's non-zero region; None uses the whole image. Raises
-    InputError where RGBTo01Normalization finds intensities outside 0 … 255.
+    Args:
+        image: [z, y, x], of any type where `needs_layout` is False.
+        out: [z, y, x] float32.
+        scheme: the name of the scheme.
+        properties: statistics of the training set for this channel.
+        mask: [z, y, x] the voxels that ZScoreNormalization is limited to; None for the whole image.
+
+    Raises:
+        InputError: RGBTo01Normalization finds intensities outside 0 … 255.
     """
     SCHEMES[scheme](image, out, properties, mask)

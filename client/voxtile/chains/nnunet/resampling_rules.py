@@ -1,7 +1,7 @@
-"""What a plan's named resampling function does to a scan: which orders, and which axis apart.
+"""What a plan's resampling function does to a scan: which spline orders, and which axis is resampled separately.
 
-A plan names a function of nnunetv2.preprocessing.resampling and its keyword arguments. Those that nnU-Net ships and
-can call from a plan are reproduced; every other name is refused, since its result cannot be known.
+A plan names a function of `nnunetv2.preprocessing.resampling` and its keyword arguments. Those that nnU-Net ships and
+can call from a plan are reproduced. Every other name is refused, since its result cannot be known.
 """
 
 from __future__ import annotations
@@ -12,42 +12,78 @@ from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, ValidationError
 
+from voxtile.chains.nnunet.axis_zoom import Rule
 from voxtile.chains.nnunet.label_resampling import resample_labels, resample_labels_torch
-from voxtile.chains.nnunet.resampling import Rule, resample
+from voxtile.chains.nnunet.resampling import resample
 from voxtile.errors import ModelError
 
-Family = Literal["default", "torch", "none"]
-FAMILIES: dict[str, Family] = {
-    "resample_data_or_seg_to_shape": "default",
-    "resample_torch_fornnunet": "torch",
-    "no_resampling_hack": "none",
-}
 ANISOTROPY_THRESHOLD = 3.0
-"""nnunetv2.configuration.ANISO_THRESHOLD: from this ratio of spacings the coarse axis is resampled apart."""
-TORCH_ORDERS = {"linear": 1, "nearest-exact": 0}
-IGNORED_KEYS = {"num_threads", "device"}
-KNOWN_KEYS: dict[Family, set[str]] = {
-    "default": {"is_seg", "order", "order_z", "force_separate_z", "separate_z_anisotropy_threshold"},
-    "torch": {
-        *("is_seg", "force_separate_z", "separate_z_anisotropy_threshold", "mode", "aniso_axis_mode"),
-        "memefficient_seg_resampling",
-    },
-    "none": set(),
+"""nnunetv2.configuration.ANISO_THRESHOLD: from this ratio of spacings the coarse axis is resampled separately."""
+
+Order = Literal[0, 1, 3]
+TorchMode = Literal["linear", "nearest-exact"]
+TORCH_ORDERS: dict[TorchMode, int] = {"linear": 1, "nearest-exact": 0}
+
+
+class _Arguments(BaseModel):
+    """Keyword arguments of a resampling function; the last two change how it works and not what it returns."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    num_threads: Any = None
+    device: Any = None
+
+
+class _ScipyArguments(_Arguments):
+    """Of `resample_data_or_seg_to_shape`."""
+
+    is_seg: bool = False
+    order: Order = 3
+    order_z: Order = 0
+    force_separate_z: bool | None = False
+    separate_z_anisotropy_threshold: float = ANISOTROPY_THRESHOLD
+
+
+class _TorchArguments(_Arguments):
+    """Of `resample_torch_fornnunet`."""
+
+    is_seg: bool = False
+    force_separate_z: bool | None = None
+    separate_z_anisotropy_threshold: float = ANISOTROPY_THRESHOLD
+    mode: TorchMode = "linear"
+    aniso_axis_mode: TorchMode = "nearest-exact"
+    memefficient_seg_resampling: bool = False
+
+
+FUNCTIONS: dict[str, type[_Arguments]] = {
+    "resample_data_or_seg_to_shape": _ScipyArguments,
+    "resample_torch_fornnunet": _TorchArguments,
+    "no_resampling_hack": _Arguments,
 }
 
 
 def coarse_axis(spacing: Sequence[float]) -> int | None:
-    """The one axis with the largest spacing, or None where two or three axes share it."""
+    """Returns the axis with the largest spacing, or None where two or three axes share it."""
     found = np.flatnonzero(max(spacing) / np.asarray(spacing, float) == 1)
     return int(found[0]) if len(found) == 1 else None
 
 
 @dataclass(frozen=True)
 class ResamplingRule:
-    """One named resampling function of a plan with its keyword arguments resolved."""
+    """A resampling function of a plan with its keyword arguments resolved.
 
-    family: Family = "default"
+    Attributes:
+        family: nnU-Net's default function (scipy and scikit-image), its torch function, or no resampling at all.
+        order: spline order along the axes.
+        order_z: spline order along the axis that is resampled separately.
+        force_separate_z: whether the coarse axis is resampled separately; None where the spacing decides.
+        anisotropy_threshold: the ratio of spacings from which the coarse axis is resampled separately.
+        memory_efficient: the torch function's own way to resample label maps.
+    """
+
+    family: Literal["default", "torch", "none"] = "default"
     order: int = 3
     order_z: int = 0
     force_separate_z: bool | None = False
@@ -55,30 +91,46 @@ class ResamplingRule:
     memory_efficient: bool = False
 
     @classmethod
-    def from_plan(cls, name: str, kwargs: Mapping[str, Any], where: str, *, is_seg: bool = False) -> ResamplingRule:
-        """From a plan's ``name`` and ``kwargs``; ``where`` is the plan's key, for the message.
+    def from_plan(cls, name: str, arguments: Mapping[str, Any], where: str, *, is_seg: bool = False) -> ResamplingRule:
+        """Returns the rule for a function of a plan.
 
-        Raises ModelError for a function, argument, order or mode that is not reproduced here.
+        Args:
+            name: the function.
+            arguments: its keyword arguments.
+            where: the plan's key of the function, for messages.
+            is_seg: whether the function is used for label maps.
+
+        Raises:
+            ModelError: a function, argument, order or mode that is not reproduced here.
         """
-        family = FAMILIES.get(name)
-        if family is None:
-            raise ModelError(f"{where}: expected one of {', '.join(FAMILIES)}, found {name!r}, which is unknown here")
-        unknown = sorted(set(kwargs) - KNOWN_KEYS[family] - IGNORED_KEYS)
-        if unknown:
-            raise ModelError(f"{where}_kwargs: {name} takes no argument named {', '.join(map(repr, unknown))}")
-        if family != "none" and bool(kwargs.get("is_seg", False)) != is_seg:
-            raise ModelError(f"{where}_kwargs: expected is_seg {is_seg}, found {not is_seg}")
-        orders = _torch_orders(kwargs, where) if family == "torch" else _default_orders(kwargs, where)
-        return cls(
-            family,
-            *orders,
-            kwargs.get("force_separate_z", None if family == "torch" else False),
-            float(kwargs.get("separate_z_anisotropy_threshold", ANISOTROPY_THRESHOLD)),
-            bool(kwargs.get("memefficient_seg_resampling", False)),
-        )
+        if name not in FUNCTIONS:
+            raise ModelError(f"{where}: expected one of {', '.join(FUNCTIONS)}, found {name!r}, which is unknown here")
+        try:
+            given = FUNCTIONS[name].model_validate(arguments)
+        except ValidationError as error:
+            raise ModelError(_in_words(error, name, f"{where}_kwargs")) from None
+        if isinstance(given, (_ScipyArguments, _TorchArguments)) and given.is_seg != is_seg:
+            raise ModelError(f"{where}_kwargs.is_seg: expected {is_seg}, found {not is_seg}")
+        return cls._of(given)
+
+    @classmethod
+    def _of(cls, given: _Arguments) -> ResamplingRule:
+        if isinstance(given, _ScipyArguments):
+            threshold = given.separate_z_anisotropy_threshold
+            return cls("default", given.order, given.order_z, given.force_separate_z, threshold)
+        if isinstance(given, _TorchArguments):
+            return cls(
+                "torch",
+                TORCH_ORDERS[given.mode],
+                TORCH_ORDERS[given.aniso_axis_mode],
+                given.force_separate_z,
+                given.separate_z_anisotropy_threshold,
+                given.memefficient_seg_resampling,
+            )
+        return cls("none")
 
     def separate_axis(self, current: Sequence[float], new: Sequence[float]) -> int | None:
-        """The axis resampled apart for a change from ``current`` to ``new`` spacing (z, y, x), or None."""
+        """Returns the axis resampled separately for a change from `current` to `new` spacing (z, y, x), or None."""
         if self.force_separate_z is not None:
             return coarse_axis(current) if self.force_separate_z else None
         for spacing in (current, new):
@@ -87,58 +139,61 @@ class ResamplingRule:
         return None
 
     def axis_orders(self, separate: int | None) -> tuple[int, int, int]:
-        """The order along each axis; torch's function forgets its mode where no axis is apart, so it is linear."""
-        order = 1 if self.family == "torch" and separate is None else self.order
+        """Returns the order along each axis.
+
+        The torch function ignores its mode where no axis is separate: it is linear then.
+        """
+        order = self._in_plane_order(separate)
         first, second, third = (self.order_z if axis == separate else order for axis in range(3))
         return first, second, third
 
     @property
     def rule(self) -> Rule:
+        """Whose positions and weights the function uses."""
         return "torch" if self.family == "torch" else "scipy"
 
     def apply(
         self, data: NDArray[Any], new_shape: Sequence[int], current: Sequence[float], new: Sequence[float]
     ) -> NDArray[Any]:
-        """``data`` [channel, z, y, x] of spacing ``current`` on a grid of ``new_shape`` and spacing ``new``."""
+        """Resamples a scan.
+
+        Args:
+            data: [channel, z, y, x].
+            new_shape: voxels along z, y, x.
+            current: spacing of `data` along z, y, x.
+            new: spacing of the result.
+        """
         if self.family == "none":
             return data
         separate = self.separate_axis(current, new)
-        order = 1 if self.family == "torch" and separate is None else self.order
+        order = self._in_plane_order(separate)
         return resample(data, new_shape, order=order, separate_z_axis=separate, order_z=self.order_z, rule=self.rule)
 
     def apply_to_labels(
         self, seg: NDArray[Any], new_shape: Sequence[int], current: Sequence[float], new: Sequence[float]
     ) -> NDArray[Any]:
-        """The same for label maps [channel, z, y, x]."""
+        """Resamples label maps `seg` [channel, z, y, x]; otherwise as `apply`."""
         separate = self.separate_axis(current, new)
         if self.family == "none":
             return seg
         if self.family == "default":
             return resample_labels(seg, new_shape, order=self.order, separate_z_axis=separate, order_z=self.order_z)
-        order = 1 if separate is None else self.order
         return resample_labels_torch(
             seg,
             new_shape,
             separate_z_axis=separate,
-            order=order,
+            order=self._in_plane_order(separate),
             order_z=self.order_z,
             memory_efficient=self.memory_efficient,
         )
 
-
-def _default_orders(kwargs: Mapping[str, Any], where: str) -> tuple[int, int]:
-    order, order_z = kwargs.get("order", 3), kwargs.get("order_z", 0)
-    for key, value in (("order", order), ("order_z", order_z)):
-        if value not in (0, 1, 3):
-            raise ModelError(f"{where}_kwargs: expected {key} to be 0, 1 or 3, found {value!r}")
-    return int(order), int(order_z)
+    def _in_plane_order(self, separate: int | None) -> int:
+        return 1 if self.family == "torch" and separate is None else self.order
 
 
-def _torch_orders(kwargs: Mapping[str, Any], where: str) -> tuple[int, int]:
-    found = []
-    for key, default in (("mode", "linear"), ("aniso_axis_mode", "nearest-exact")):
-        mode = kwargs.get(key, default)
-        if mode not in TORCH_ORDERS:
-            raise ModelError(f"{where}_kwargs: expected {key} to be {' or '.join(TORCH_ORDERS)}, found {mode!r}")
-        found.append(TORCH_ORDERS[mode])
-    return found[0], found[1]
+def _in_words(error: ValidationError, name: str, where: str) -> str:
+    first = error.errors()[0]
+    key = ".".join(str(step) for step in first["loc"])
+    if first["type"] == "extra_forbidden":
+        return f"{where}: {name} takes no argument named {key!r}"
+    return f"{where}.{key}: {first['msg']}, found {first['input']!r}"

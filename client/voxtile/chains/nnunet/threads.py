@@ -1,8 +1,8 @@
-"""Work on several cores whose matrix products stay on the core that asked for them.
+"""Runs work on several cores, with each matrix product on the core that asked for it.
 
-BLAS splits even small products over all cores and waits for the slowest; on a machine that is also doing something
-else this was measured to be ten times slower than one product a core. So BLAS is held to one thread while a pool of
-Python threads (numpy releases the interpreter lock) shares out the slabs.
+BLAS splits even small products over all cores and waits for the slowest. On a machine that is also busy with something
+else, this was measured to be ten times slower than one product for each core. So BLAS is limited to one thread while a
+pool of Python threads shares the work; NumPy releases the interpreter's lock. Knows nothing of what the work is.
 """
 
 from __future__ import annotations
@@ -19,9 +19,9 @@ Result = TypeVar("Result")
 
 
 class _Hold:
-    """The limit on BLAS is the process's: whoever comes first sets it, whoever leaves last lifts it.
+    """The limit on BLAS, which is the process's: the first holder sets it, the last one lifts it.
 
-    threadpoolctl lets only the thread that set a limit lift it, so one thread does both for everybody.
+    threadpoolctl lets only the thread that set a limit lift it, so one thread of its own does both for all holders.
     """
 
     def __init__(self) -> None:
@@ -69,7 +69,7 @@ _hold = _Hold()
 
 @contextmanager
 def single_threaded_blas() -> Iterator[None]:
-    """Within this block numpy's matrix products run on the calling thread only; blocks may nest and overlap."""
+    """Within this block, NumPy's matrix products run on the calling thread only; blocks may nest and overlap."""
     _hold.take()
     try:
         yield
@@ -78,7 +78,7 @@ def single_threaded_blas() -> Iterator[None]:
 
 
 def run_all(work: Callable[[Item], Result], items: Iterable[Item], threads: int) -> list[Result]:
-    """``[work(item) for item in items]`` on ``threads`` threads; the first exception is raised."""
+    """Returns `[work(item) for item in items]`, computed on `threads` threads; raises the first exception."""
     with single_threaded_blas():
         if threads <= 1:
             return [work(item) for item in items]
