@@ -23,6 +23,7 @@ from voxtile.io.volume import Volume
 from voxtile.io.writing import mask_image
 from voxtile.job import Cancellation, Job, Progress
 from voxtile.options import Options, changes_in_words, chosen_tiling
+from voxtile.outputs.base import Result
 from voxtile.outputs.report import Report, Seconds, Stopwatch
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
@@ -168,6 +169,10 @@ class Segmenter:
     def run(self, loaded: LoadedScan, progress: Progress | None = None) -> Segmentation:
         """Segments a scan that has been loaded; see `segment`."""
         return self._run(loaded, progress, Cancellation())
+
+    def result(self, loaded: LoadedScan, segmentation: Segmentation) -> Result:
+        """What the outputs of `voxtile.outputs` are made from."""
+        return Result(loaded.volume, loaded.prepared, self.card, segmentation.labels, segmentation.scores)
 
     def close(self) -> None:
         """Ends all connections."""

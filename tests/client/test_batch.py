@@ -20,6 +20,7 @@ from tests.support.heads import head, image
 from voxtile import InputError, ModelError, OutputError, Segmenter
 from voxtile.batch.cases import find_cases
 from voxtile.batch.run import segment_folder
+from voxtile.outputs.probabilities import PROBABILITIES
 from voxtile_server.embedded import EmbeddedServer
 
 
@@ -139,7 +140,7 @@ def test_folders_that_cannot_be_used(segmenter: Segmenter, folders: tuple[Path, 
 def test_probabilities_are_for_nnunets_models(segmenter: Segmenter, folders: tuple[Path, Path]) -> None:
     inputs, outputs = folders
     with pytest.raises(ModelError, match="none of nnU-Net's"):
-        segment_folder(segmenter, inputs, outputs, probabilities=True)
+        segment_folder(segmenter, inputs, outputs, beside=[PROBABILITIES])
     assert not outputs.exists()
 
 

@@ -54,6 +54,32 @@ def test_segment_writes_mask_report_and_preview(server: EmbeddedServer, scan: Pa
     assert (folder / "preview.png").read_bytes().startswith(b"\x89PNG")
 
 
+def test_an_output_that_fails_does_not_cost_the_mask(server: EmbeddedServer, tmp_path: Path) -> None:
+    """A picture of one slice, 700 voxels wide and a tenth of a millimetre thin, is wider than matplotlib draws."""
+    values = np.zeros((700, 700, 1), np.int16)
+    values[100:200] = np.arange(100, 200)[:, None, None]
+    nib.save(nib.Nifti1Image(values, np.diag([1.0, 1.0, 0.1, 1.0])), tmp_path / "thin.nii.gz")
+    result = run(
+        "segment", tmp_path / "thin.nii.gz", "-o", tmp_path / "mask.nii.gz", "-m", "small-unet",
+        "--url", server.grpc_url, "--preview", tmp_path / "preview.png",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "--preview could not be made" in result.stderr
+    assert nib.load(tmp_path / "mask.nii.gz").shape == (700, 700, 1)
+    assert not (tmp_path / "preview.png").exists()
+
+
+def test_the_name_of_an_output_is_checked_before_any_work(server: EmbeddedServer, scan: Path) -> None:
+    done = tiles_done(server.grpc_url)
+    result = run(
+        "segment", scan, "-o", scan.parent / "mask.nii.gz", "-m", "small-unet", "--url", server.grpc_url,
+        "--preview", scan.parent / "preview.jpg",
+    )  # fmt: skip
+    assert result.exit_code == 2
+    assert "ends in .png for --preview" in result.stderr
+    assert tiles_done(server.grpc_url) == done
+
+
 def test_report_on_standard_output(server: EmbeddedServer, scan: Path) -> None:
     mask = scan.parent / "mask.nii"
     result = run("segment", scan, "-o", mask, "-m", "small-unet", "--url", server.grpc_url, "--json", "-")

@@ -15,7 +15,7 @@ from tests.support.phantoms import ORIENTATIONS, phantom_volume
 from voxtile.card import Label
 from voxtile.errors import OutputError
 from voxtile.io.volume import Volume
-from voxtile.outputs.preview import choose_slices, colours, draw_preview, grey_window
+from voxtile.outputs.preview import PREVIEW, choose_slices, colours, draw_preview, grey_window
 
 LABELS = (Label(name="background", value=0), Label(name="head", value=1), Label(name="lesion", value=300))
 
@@ -134,7 +134,7 @@ def test_more_labels_than_can_be_named_are_drawn(tmp_path: Path) -> None:
 def test_only_a_png_that_can_be_written(tmp_path: Path) -> None:
     volume = phantom_volume()
     with pytest.raises(OutputError, match=r"ends in .png"):
-        draw_preview(volume, labelled(volume), LABELS, tmp_path / "picture.jpg")
+        PREVIEW.check(tmp_path / "picture.jpg")
     with pytest.raises(OutputError, match="cannot be written"):
         draw_preview(volume, labelled(volume), LABELS, tmp_path / "none" / "picture.png")
     assert list(tmp_path.iterdir()) == []

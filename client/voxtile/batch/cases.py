@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.errors import InputError
+from voxtile.io.formats import SUFFIXES, stem_of
 
-SUFFIXES = (".nii.gz", ".nii")
 CHANNEL = re.compile(r"_(\d{4})$")
 """nnU-Net's naming: CASE_0000.nii.gz is the first channel of CASE."""
 
@@ -31,10 +31,9 @@ class CaseFiles:
     files: tuple[Path, ...]
     mask: Path
 
-    @property
-    def probabilities(self) -> Path:
-        """Where nnU-Net's probabilities are written: beside the mask."""
-        return self.mask.with_name(f"{_stem(self.mask)}.npz")
+    def beside(self, suffix: str) -> Path:
+        """Where a file that ends in `suffix` is written: beside the mask, under its name."""
+        return self.mask.with_name(f"{stem_of(self.mask)}{suffix}")
 
 
 def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
@@ -54,25 +53,23 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
         InputError: `inputs` is no folder, or holds no scan.
     """
     if not inputs.is_dir():
-        raise InputError(
-            f"{inputs}: expected a folder of NIfTI files, found {'a file' if inputs.exists() else 'nothing'}"
-        )
+        raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
     groups: dict[str, list[Path]] = {}
     for file in sorted(path for path in inputs.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file()):
         if outputs in file.parents or file.name.startswith("."):
             continue
-        stem = _stem(file)
+        stem = stem_of(file)
         name = str((file.parent / CHANNEL.sub("", stem)).relative_to(inputs))
         groups.setdefault(name, []).append(file)
     if not groups:
-        raise InputError(f"{inputs}: expected NIfTI files (.nii or .nii.gz) in this folder or below, found none")
+        raise InputError(f"{inputs}: expected scans ({', '.join(SUFFIXES)}) in this folder or below, found none")
     cases = [case for name, files in groups.items() for case in _cases_of(name, files, outputs, channels)]
     return sorted(cases, key=lambda case: case.name)
 
 
 def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:
     """Raises InputError for a case whose files' numbers are not those of the model's channels, one file for each."""
-    numbers = [int(found[1]) for file in case.files if (found := CHANNEL.search(_stem(file)))]
+    numbers = [int(found[1]) for file in case.files if (found := CHANNEL.search(stem_of(file)))]
     if len(channels) == 1 or len(numbers) != len(case.files) or numbers in ([0], [*range(len(channels))]):
         return  # a single first file may hold all channels as frames, which its reader knows
     wanted = ", ".join(f"_{number:04d} {name}" for number, name in enumerate(channels))
@@ -82,14 +79,10 @@ def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:
 
 def _cases_of(name: str, files: list[Path], outputs: Path, channels: int) -> Iterator[CaseFiles]:
     """A group of files is one case where it has the model's channels; otherwise each file is a case of its own."""
-    numbered = all(CHANNEL.search(_stem(file)) for file in files)
+    numbered = all(CHANNEL.search(stem_of(file)) for file in files)
     if numbered and (len(files) == channels or channels > 1):
         yield CaseFiles(name, tuple(files), outputs / f"{name}.nii.gz")
         return
     for file in files:
-        own = str(Path(name).with_name(_stem(file)))
+        own = str(Path(name).with_name(stem_of(file)))
         yield CaseFiles(own, (file,), outputs / f"{own}.nii.gz")
-
-
-def _stem(file: Path) -> str:
-    return next(file.name[: -len(suffix)] for suffix in SUFFIXES if file.name.endswith(suffix))

@@ -15,9 +15,9 @@ from pathlib import Path
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
 from voxtile.batch.record import claim_folder
 from voxtile.batch.summary import Outcome, exit_code, write_summary
-from voxtile.errors import OutputError, ServerUnavailable, VoxtileError
+from voxtile.errors import ServerUnavailable, VoxtileError
 from voxtile.io.writing import write_image
-from voxtile.outputs.probabilities import check_nnunet, write_probabilities
+from voxtile.outputs.base import Output, Result
 from voxtile.segmenter import LoadedScan, Segmentation, Segmenter
 
 
@@ -34,33 +34,33 @@ def segment_folder(
     inputs: Path,
     outputs: Path,
     *,
-    probabilities: bool = False,
+    beside: Sequence[Output] = (),
     ahead: int = 1,
     on_result: Callable[[Outcome, int, int], None] | None = None,
 ) -> BatchResult:
     """Segments every case under a folder, and writes summary.json and summary.csv.
 
     Args:
-        segmenter: what segments; with `probabilities` it must keep scores.
+        segmenter: what segments; it must keep scores where an output needs them.
         inputs: the folder of scans.
         outputs: the folder for masks and the summary.
-        probabilities: whether to write what nnU-Net's --save_probabilities writes, CASE.npz beside each mask.
+        beside: what else to write for each case, beside its mask and under its name.
         ahead: how many scans are read and prepared while one is segmented.
         on_result: called as on_result(outcome, number, total) after each case.
 
     Raises:
         InputError: `inputs` cannot be used. Raised before any work, as are the next two.
         OutputError: `outputs` cannot be used.
-        ModelError: the model has no such probabilities.
+        VoxtileError: the model cannot have an output of `beside`.
     """
-    if probabilities:
-        check_nnunet(segmenter.card)
+    for output in beside:
+        output.check_model(segmenter.card)
     cases = find_cases(inputs, outputs, len(segmenter.card.input_channels))
     claim_folder(outputs, segmenter.transport.model, segmenter.changes)
     outcomes: list[Outcome] = []
     with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:
         try:
-            done = _outcomes(segmenter, cases, reader, _WriteBehind(writer), ahead, probabilities)
+            done = _outcomes(segmenter, cases, reader, _WriteBehind(writer), ahead, beside)
             for number, outcome in enumerate(done, 1):
                 outcomes.append(outcome)
                 if on_result:
@@ -76,10 +76,10 @@ def _outcomes(
     reader: ThreadPoolExecutor,
     writer: _WriteBehind,
     ahead: int,
-    probabilities: bool,
+    beside: Sequence[Output],
 ) -> Iterator[Outcome]:
     """Yields one outcome for each case; once the servers are lost, no further case is tried."""
-    todo = [case for case in cases if not _finished(case, probabilities)]
+    todo = [case for case in cases if not _finished(case, beside)]
     loading = _ReadAhead(segmenter, todo, reader, ahead)
     servers_lost = ""
     for case in cases:
@@ -89,7 +89,7 @@ def _outcomes(
             yield Outcome(case.name, "not tried", error=servers_lost)
         else:
             try:
-                yield from writer.add(*_segment(segmenter, case, loading.take(case), probabilities))
+                yield from writer.add(*_segment(segmenter, case, loading.take(case), beside))
             except ServerUnavailable as error:
                 servers_lost = str(error)
                 yield from writer.add(Outcome(case.name, "failed", error=servers_lost), None)
@@ -141,34 +141,36 @@ class _WriteBehind:
         (outcome, writing), self._writing = self._writing, None
         try:
             writing.result()
-        except (OutputError, OSError) as error:
+        except (VoxtileError, OSError) as error:
             outcome = Outcome(outcome.case, "failed", outcome.seconds, str(error))
         yield outcome
 
 
-def _finished(case: CaseFiles, probabilities: bool) -> bool:
-    return case.mask.exists() and (case.probabilities.exists() or not probabilities)
+def _finished(case: CaseFiles, beside: Sequence[Output]) -> bool:
+    return case.mask.exists() and all(case.beside(output.suffix).exists() for output in beside)
 
 
 def _segment(
-    segmenter: Segmenter, case: CaseFiles, loading: Future[LoadedScan], probabilities: bool
+    segmenter: Segmenter, case: CaseFiles, loading: Future[LoadedScan], beside: Sequence[Output]
 ) -> tuple[Outcome, Callable[[], None] | None]:
     """Returns the outcome, and a function that writes the case's files. Raises ServerUnavailable."""
     try:
         loaded = loading.result()
-        result = segmenter.run(loaded)
+        segmented = segmenter.run(loaded)
     except ServerUnavailable:
         raise
     except VoxtileError as error:
         return Outcome(case.name, "failed", error=" ".join(str(error).split())), None
-    volumes = {name: label.ml for name, label in result.report.labels.items()}
-    outcome = Outcome(case.name, "done", result.report.seconds.total, ml=volumes)
-    return outcome, partial(_write, result, loaded if probabilities else None, case)
+    volumes = {name: label.ml for name, label in segmented.report.labels.items()}
+    outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
+    result = segmenter.result(loaded, segmented) if beside else None  # without outputs the scan's memory is free now
+    return outcome, partial(_write, segmented, result, beside, case)
 
 
-def _write(result: Segmentation, loaded: LoadedScan | None, case: CaseFiles) -> None:
+def _write(segmented: Segmentation, result: Result | None, beside: Sequence[Output], case: CaseFiles) -> None:
     """Writes the mask last: a case whose mask exists is finished."""
     case.mask.parent.mkdir(parents=True, exist_ok=True)
-    if loaded and result.scores is not None:
-        write_probabilities(result.scores, loaded.prepared, case.probabilities)
-    write_image(result.mask, case.mask)
+    if result:
+        for output in beside:
+            output.save(result, case.beside(output.suffix))
+    write_image(segmented.mask, case.mask)

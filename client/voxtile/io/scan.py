@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtile.errors import InputError
-from voxtile.io import in_memory, nifti
+from voxtile.io import formats, in_memory, nifti
 from voxtile.io.assemble import assemble, wanted
 from voxtile.io.in_memory import AffineImage, SimpleItkImage
 from voxtile.io.stored import Stored
@@ -93,7 +93,7 @@ def _name_of(item: Any, number: int) -> str:
 
 def _read(item: Any, name: str) -> Stored:
     if isinstance(item, (str, os.PathLike)):
-        return nifti.read_nifti(Path(item))
+        return formats.read_file(Path(item))
     if isinstance(item, (bytes, bytearray, memoryview)):
         return nifti.read_nifti_bytes(bytes(item), name)
     if _is_array_with_affine(item):

@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.card import Label
+from voxtile.card import Card, Label
 from voxtile.chains.monai.intensity import percentiles
-from voxtile.errors import OutputError
+from voxtile.extras import require
 from voxtile.io.atomic import atomic_file
 from voxtile.io.volume import Volume
+from voxtile.outputs.base import Output, Result
 
 HEIGHT = 4.6
 """Inches of the slices' row; with DPI, 690 pixels: an isotropic head at about three pixels a millimetre."""
@@ -66,8 +67,6 @@ def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Lab
 
     card_labels: names and values; 0 is background and left clear. Raises OutputError where it cannot be written.
     """
-    if not str(path).endswith(".png"):
-        raise OutputError(f"{path}: expected the name of a picture that ends in .png")
     slices = choose_slices(volume, labels)
     shown = [label for label in card_labels if label.value != 0]
     picture = _drawn(slices, grey_window(volume.data[0]), shown, _millilitres(labels, shown, volume))
@@ -182,3 +181,14 @@ def _legend(
     legend = figure.legend(handles=entries, loc="lower center", ncols=4, frameon=False, fontsize=10, title=title)
     for text in (*legend.get_texts(), legend.get_title()):
         text.set_color("white")
+
+
+def _write(result: Result, path: Path) -> None:
+    draw_preview(result.volume, result.labels, result.card.labels, path)
+
+
+def _check_model(_: Card) -> None:
+    require("matplotlib", "preview", "a preview")
+
+
+PREVIEW = Output("preview", ".png", "Draw the mask over three slices.", _write, _check_model)

@@ -1,5 +1,7 @@
-"""Probabilities as nnU-Net writes them beside a mask: an .npz with the one array `probabilities`, and a .pkl with the
-scan's properties, without which `nnUNetv2_ensemble` takes no .npz."""
+"""Writes probabilities as nnU-Net does beside a mask: an .npz file, and a .pkl file with the properties of the scan.
+
+`nnUNetv2_ensemble` takes no .npz file without its .pkl file.
+"""
 
 from __future__ import annotations
 
@@ -12,8 +14,9 @@ from numpy.typing import NDArray
 from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
-from voxtile.errors import ModelError, OutputError
-from voxtile.io.atomic import atomic_file, check_writable
+from voxtile.errors import ModelError
+from voxtile.io.atomic import atomic_file
+from voxtile.outputs.base import Output, Result
 
 
 def check_nnunet(card: Card) -> None:
@@ -25,24 +28,38 @@ def check_nnunet(card: Card) -> None:
         )
 
 
-def check_probabilities(card: Card, path: Path) -> None:
-    """Refuse, before any work, a model that is not nnU-Net's (ModelError), and a file that cannot be (OutputError)."""
-    check_nnunet(card)
-    if path.suffix != ".npz":
-        raise OutputError(f"{path}: expected a name that ends in .npz")
-    check_writable(path)
-    check_writable(path.with_suffix(".pkl"))
+def write_probabilities(scores: NDArray[np.float32], prepared: PreparedScan, path: Path) -> None:
+    """Writes probabilities as nnU-Net does, and before them the properties of the scan; each file appears whole.
 
+    Args:
+        scores: [class, i, j, k] the probabilities on the scan's own grid; they are written as float32 [class, z, y, x].
+        prepared: The scan, prepared for an nnU-Net model.
+        path: The .npz file; the properties have the same name with .pkl.
 
-def write_probabilities(scores: NDArray[np.float32], case: PreparedScan, path: Path) -> None:
-    """Write probabilities [class, i, j, k] of `case` as nnU-Net does: float32 [class, z, y, x], atomically; and before
-    them the properties of the scan, under the same name with .pkl.
-
-    Raises OutputError where the file cannot be written, ModelError for a case that is not nnU-Net's.
+    Raises:
+        OutputError: A file cannot be written.
+        ModelError: The scan was prepared for a model that is not nnU-Net's.
     """
-    if not isinstance(case, NnunetPreparedScan):
-        raise ModelError(f"expected a case of an nnU-Net model, found {type(case).__name__}")
+    if not isinstance(prepared, NnunetPreparedScan):
+        raise ModelError(f"expected a scan prepared for an nnU-Net model, found {type(prepared).__name__}")
     with atomic_file(path.with_suffix(".pkl")) as file:
-        pickle.dump(case.properties(), file)
+        pickle.dump(prepared.properties(), file)
     with atomic_file(path) as file:
-        np.savez_compressed(file, probabilities=case.as_read(scores))
+        np.savez_compressed(file, probabilities=prepared.as_read(scores))
+
+
+def _write(result: Result, path: Path) -> None:
+    if result.scores is None:
+        raise ModelError("probabilities need the scores: segment with keep_scores")
+    write_probabilities(result.scores, result.prepared, path)
+
+
+PROBABILITIES = Output(
+    "probabilities",
+    ".npz",
+    "For an nnU-Net model: also write the probabilities as nnU-Net does.",
+    _write,
+    check_nnunet,
+    needs_scores=True,
+    companions=(".pkl",),
+)

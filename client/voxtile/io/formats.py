@@ -1,0 +1,50 @@
+"""Lists the file formats that scans are read from. A new one is a module of this package and its line here.
+
+Knows nothing of how a format is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtile.io.nifti import read_nifti
+from voxtile.io.stored import Stored
+
+
+@dataclass(frozen=True)
+class FileFormat:
+    """A format of files that hold a scan.
+
+    Attributes:
+        name: What messages call it.
+        suffixes: How the names of its files end, the longest first.
+        read: Reads a file. Raises InputError, in one line, for whatever is no scan of this format.
+    """
+
+    name: str
+    suffixes: tuple[str, ...]
+    read: Callable[[Path], Stored]
+
+
+NIFTI = FileFormat("NIfTI", (".nii.gz", ".nii"), read_nifti)
+FORMATS: tuple[FileFormat, ...] = (NIFTI,)
+
+SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
+"""The endings of all files that a scan can be read from."""
+
+
+def read_file(path: Path) -> Stored:
+    """Reads a scan's file; one with no known ending is taken for NIfTI, whose reader says what it is not.
+
+    Raises:
+        InputError: It is no scan of its format.
+    """
+    return next((one for one in FORMATS if path.name.endswith(one.suffixes)), NIFTI).read(path)
+
+
+def stem_of(path: Path) -> str:
+    """The name of a scan's file without its ending."""
+    ending = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
+    return path.name.removesuffix(ending)

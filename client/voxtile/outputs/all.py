@@ -1,0 +1,7 @@
+"""Lists the outputs that a mask can have beside it. A new one is a module of this package and its line here."""
+
+from voxtile.outputs.base import Output
+from voxtile.outputs.preview import PREVIEW
+from voxtile.outputs.probabilities import PROBABILITIES
+
+OUTPUTS: tuple[Output, ...] = (PREVIEW, PROBABILITIES)

@@ -1,0 +1,91 @@
+"""Says what an output beside the mask is: its option, what it needs, and how its file is checked and written.
+
+Knows nothing of particular outputs; `voxtile.outputs.all` lists them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.chains.base import PreparedScan
+from voxtile.errors import OutputError, VoxtileError
+from voxtile.io.atomic import check_writable
+from voxtile.io.volume import Volume
+
+
+@dataclass(frozen=True)
+class Result:
+    """What an output is made from.
+
+    Attributes:
+        volume: The scan.
+        prepared: The scan on the model's grid.
+        card: The model's card.
+        labels: [i, j, k] the labels on the scan's own grid.
+        scores: [score, i, j, k] float32 on the scan's own grid, where an output needs them.
+    """
+
+    volume: Volume
+    prepared: PreparedScan
+    card: Card
+    labels: NDArray[Any]
+    scores: NDArray[np.float32] | None = None
+
+
+def _any_model(_: Card) -> None:
+    """Accepts every model."""
+
+
+@dataclass(frozen=True)
+class Output:
+    """One kind of file that can be written beside a mask.
+
+    Attributes:
+        name: The option of the commands, without its dashes.
+        suffix: How the file's name ends.
+        help: What the option's help says.
+        write: Writes the file, whole or not at all. Raises VoxtileError.
+        check_model: Raises VoxtileError, before any work, for a model that cannot have this output.
+        needs_scores: Whether it needs the scores on the scan's own grid.
+        companions: The endings of further files that are written under the same name.
+    """
+
+    name: str
+    suffix: str
+    help: str
+    write: Callable[[Result, Path], None]
+    check_model: Callable[[Card], None] = _any_model
+    needs_scores: bool = False
+    companions: tuple[str, ...] = ()
+
+    def check(self, path: Path) -> None:
+        """Checks, before any work, that `path` can be written and has the right ending.
+
+        Raises:
+            OutputError: It has another ending, or the place cannot be written to.
+        """
+        if not path.name.endswith(self.suffix):
+            raise OutputError(f"{path}: expected a name that ends in {self.suffix} for --{self.name}")
+        for suffix in (self.suffix, *self.companions):
+            check_writable(path.with_name(path.name.removesuffix(self.suffix) + suffix))
+
+    def save(self, result: Result, path: Path) -> None:
+        """Writes the file; whatever goes wrong in making it ends in one error that names the output.
+
+        Raises:
+            OutputError: It cannot be made or written.
+            VoxtileError: What `write` itself says.
+        """
+        try:
+            self.write(result, path)
+        except VoxtileError:
+            raise
+        except Exception as error:  # a library's failure in drawing or packing must read as this output's
+            raise OutputError(f"{path}: the file of --{self.name} could not be made: {error}") from error
