@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from voxtile.chains.nnunet.resampling import resample
-from voxtile.tiling.plan import nnunet_starts
+from voxtile.tiling.rules.nnunet import nnunet_starts
 
 from .density_network import SCAN, fingerprint, fit_densities, grid_of
 from .networks import DEFAULT_WIDTHS, TISSUES, plain_conv_unet, seeded

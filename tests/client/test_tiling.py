@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from typing import get_args
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from monai.data.utils import compute_importance_map, dense_patch_slices
 from monai.inferers.utils import _get_scan_interval
 from nnunetv2.inference.sliding_window_prediction import compute_gaussian, compute_steps_for_sliding_window
 
-from voxtile.card import Tiling
-from voxtile.tiling.plan import monai_gaussian, monai_starts, nnunet_gaussian, nnunet_starts, plan_tiles
+from voxtile.card import Semantics, Tiling
+from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.rules.all import RULES
+from voxtile.tiling.rules.monai import monai_gaussian, monai_starts
+from voxtile.tiling.rules.nnunet import nnunet_gaussian, nnunet_starts
 
 SIZES = [(31, 16), (100, 100), (110, 64), (7, 16), (96, 95), (233, 64), (197, 100), (1, 1), (5, 1)]
 OVERLAPS = [0.0, 0.1, 0.25, 0.5, 0.6, 0.8, 0.9, 0.99]
@@ -84,3 +88,7 @@ def test_two_dimensional_tiles_take_every_slice() -> None:
     for semantics in ("monai", "nnunet"):
         plan = plan_tiles((6, 20, 20), (1, 16, 16), Tiling(semantics=semantics, overlap=0.5))
         assert plan.starts[0] == tuple(range(6))
+
+
+def test_every_semantics_of_a_card_has_its_rule() -> None:
+    assert set(RULES) == set(get_args(Semantics))
