@@ -1,3 +1,3 @@
-"""Weights in, entries of a Triton model repository out, each engine with its certificate."""
+"""Builds entries of a Triton model repository from trained weights, each engine with its certificate."""
 
 __version__ = "0.1.0"

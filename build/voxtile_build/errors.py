@@ -5,12 +5,12 @@ BuildError               exit code
 ├── NetworkError         2   the network cannot be made, or does not fit the spec
 ├── WeightsError         2   the weights file cannot be used
 ├── SourceError          2   a trained model of another framework cannot be imported
-├── ScanError            2   a scan of the acceptance figures cannot be used
+├── ScanError            2   a scan for acceptance or calibration cannot be used
 ├── RepositoryError      2   the model repository cannot be written, or does not hold what was asked for
 ├── ExportError          3   the network cannot be written as ONNX
 ├── EngineError          3   an engine cannot be made of the ONNX file, or does not run
 ├── VerificationError    1   an entry cannot be verified, or does not hold
-└── AcceptanceError      4   an engine misses a figure that the spec asks for
+└── AcceptanceError      4   an engine violates a limit of the spec
 
 Each message says what was expected, what was found, where, and what to do.
 """
@@ -39,7 +39,7 @@ class SourceError(BuildError):
 
 
 class ScanError(BuildError):
-    """A scan of the acceptance figures cannot be used."""
+    """A scan for acceptance or calibration cannot be used."""
 
 
 class RepositoryError(BuildError):
@@ -65,6 +65,6 @@ class VerificationError(BuildError):
 
 
 class AcceptanceError(BuildError):
-    """An engine misses a figure that the spec asks for; nothing was published."""
+    """An engine violates a limit of the spec; nothing was published."""
 
     exit_code = 4

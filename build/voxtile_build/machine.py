@@ -1,4 +1,4 @@
-"""What a certificate was made with: the machine and the versions."""
+"""What a certificate was made with: the machine, and versions of packages."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ def machine() -> dict[str, str | int]:
 
 
 def versions() -> dict[str, str]:
-    """Versions of Python and of every library that leaves its mark on an entry."""
+    """Versions of Python and of every package that an entry depends on."""
     found = {"python": platform.python_version()}
     for name in DISTRIBUTIONS:
         try:
             found[name] = metadata.version(name)
         except metadata.PackageNotFoundError:
-            continue  # ONNX Runtime has other names with other providers built in
+            continue  # ONNX Runtime has other package names for builds with other providers
     return found
 
 

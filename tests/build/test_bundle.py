@@ -175,7 +175,7 @@ def test_a_bundle_of_slices_becomes_a_network_of_two_dimensions(tmp_path: Path) 
     assert (spec.tiling.roi_size, spec.tiling.slice_axis) == ((24, 16), 2)
 
 
-def test_fixed_figures_and_a_min_max_scale_are_translated(tmp_path: Path) -> None:
+def test_fixed_statistics_and_a_min_max_scale_are_translated(tmp_path: Path) -> None:
     fixed = {"_target_": "NormalizeIntensityd", "keys": "image", "subtrahend": 100, "divisor": [25]}
     spec = spec_of(write_bundle(tmp_path / "a", inference(preprocessing=chain(LOAD, fixed))), "a")
     assert spec.input.intensity.model_dump(include={"rule", "mean", "std"}) == {
@@ -262,9 +262,9 @@ def test_what_has_no_counterpart_is_refused_by_name_and_leaves_nothing(
     assert not (tmp_path / "models").exists() or not list((tmp_path / "models").glob("[!.]*"))
 
 
-def test_figures_over_all_channels_together_are_refused(tmp_path: Path) -> None:
+def test_statistics_over_all_channels_together_are_refused(tmp_path: Path) -> None:
     config = inference(channels=2, preprocessing=chain(LOAD, FIRST, {**NORMALISE, "channel_wise": False}))
-    with pytest.raises(SourceError, match="figures over all 2 channels together have no counterpart"):
+    with pytest.raises(SourceError, match="statistics over all 2 channels together have no counterpart"):
         spec_of(write_bundle(tmp_path / "b", config, metadata(channels=["T1", "T2"])), "b")
 
 
@@ -286,7 +286,7 @@ def changed(folder: Path, **changes: Any) -> Path:
             "network.args.out_channels of UNet is 4, but output.labels has 3",
         ),
         ({"network_def": {**NETWORK, "channels": [4, 16]}}, "model.pt: the weights do not fit the network"),
-        ({"channels": "@channels"}, "references go round in a ring"),
+        ({"channels": "@channels"}, "references form a circle"),
     ],
 )
 def test_a_network_that_cannot_be_had_is_refused(changes: dict[str, Any], expected: str, tmp_path: Path) -> None:

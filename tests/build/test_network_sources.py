@@ -481,7 +481,7 @@ REFUSED: list[Any] = [
     (
         lambda folder: tiny(folder / "net.onnx"),
         {"tiling": {"roi_size": [16, 16, 16]}},
-        r"tiling.roi_size: the network takes \[16, 8, 12\] voxels, found roi \[16, 16, 16\]",
+        r"tiling.roi_size: the network takes \[16, 8, 12\] voxels, found \[16, 16, 16\]",
     ),
     (
         lambda folder: tiny(folder / "net.onnx"),

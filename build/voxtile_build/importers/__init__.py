@@ -1,1 +1,1 @@
-"""Trained models of other frameworks, brought to a spec and a network."""
+"""Importers: whatever holds a trained model becomes a spec and its networks, ready to be built."""

@@ -1,4 +1,4 @@
-"""The networks that a spec can name: where each comes from, and how its arguments are checked."""
+"""Makes the networks that a spec can name, and checks their arguments. Knows neither specs nor weights."""
 
 from __future__ import annotations
 
@@ -16,9 +16,15 @@ from voxtile_build.errors import NetworkError
 
 @dataclass(frozen=True)
 class NetworkSpec:
-    """A network by name: the module that holds it, and the class in that module.
+    """A network that a spec can name.
 
-    any_size: whether one network takes inputs of any size that its strides divide.
+    Attributes:
+        name: in the spec.
+        module: the module that holds its class.
+        attribute: the class in that module.
+        in_channels: the constructor's argument for the number of input channels; None if there is none.
+        out_channels: the same for output channels.
+        any_size: whether the network takes inputs of any size that its strides divide.
     """
 
     name: str
@@ -39,16 +45,23 @@ NETWORKS = (
     NetworkSpec("SegResNet", MONAI, "SegResNet"),
     NetworkSpec("DynUNet", MONAI, "DynUNet"),
     NetworkSpec("UNETR", MONAI, "UNETR", any_size=False),
-    # Gives its input back: with it, tiling and transport can be checked to the last bit.
+    # Returns its input: tiling and transport are tested with it, to the last bit.
     NetworkSpec("Identity", "torch.nn", "Identity", in_channels=None, out_channels=None),
 )
 
 
 def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes: int) -> nn.Module:
-    """The untrained network `name` in evaluation mode, for `channels` inputs and `classes` outputs.
+    """The untrained network in evaluation mode.
 
-    Raises NetworkError for an unknown name, an argument that the constructor does not know, one that it needs,
-    a count of channels or classes that contradicts the spec, and whatever the constructor itself refuses.
+    Args:
+        name: the network's name.
+        arguments: of the constructor.
+        channels: the number of input channels in the spec.
+        classes: the number of labels in the spec.
+
+    Raises:
+        NetworkError: the name is not known; an argument is not known, is missing, or contradicts the spec; or the
+            constructor refuses the arguments.
     """
     spec = find_network(name)
     constructor = getattr(importlib.import_module(spec.module), spec.attribute)
@@ -63,9 +76,10 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
 
 
 def find_network(name: str) -> NetworkSpec:
-    """The network that a spec calls `name`.
+    """The network with this name.
 
-    Raises NetworkError that names all known networks.
+    Raises:
+        NetworkError: there is none; lists the names of all networks.
     """
     for spec in NETWORKS:
         if spec.name == name:
@@ -75,7 +89,7 @@ def find_network(name: str) -> NetworkSpec:
 
 def _check_names(spec: NetworkSpec, constructor: Any, arguments: Mapping[str, Any]) -> None:
     if spec.name == "Identity":
-        known: dict[str, inspect.Parameter] = {}  # torch's own takes anything and ignores it
+        known: dict[str, inspect.Parameter] = {}  # torch's constructor takes any argument and ignores it
     else:
         known = dict(inspect.signature(constructor).parameters)
     for key in arguments:

@@ -1,4 +1,4 @@
-"""Which of a network's outputs holds the scores, where it gives several (deep supervision, UNet++)."""
+"""Chooses the output that holds the scores, where a network has several (deep supervision, UNet++)."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from voxtile_build.errors import NetworkError
 
 
 class OneHead(nn.Module):
-    """A network of several outputs that gives the one numbered `head`; -1 is the last."""
+    """A network of several outputs, reduced to the output numbered `head`; -1 is the last."""
 
     def __init__(self, network: nn.Module, head: int) -> None:
         super().__init__()
@@ -22,9 +22,10 @@ class OneHead(nn.Module):
 
 
 def choose(outputs: Any, head: int | None) -> Tensor:
-    """The output numbered `head`; without a number the only one.
+    """The output numbered `head`; without a number, the only output.
 
-    Raises NetworkError where it is not there, or is no tensor.
+    Raises:
+        NetworkError: there is no such output, or it is not a tensor.
     """
     if isinstance(outputs, Mapping):
         raise NetworkError(
@@ -40,9 +41,14 @@ def choose(outputs: Any, head: int | None) -> Tensor:
 
 
 def choose_index(count: int, head: int | None) -> int:
-    """Index among `count` outputs of the one that `network.head` means.
+    """The index of the output that `head` means.
 
-    Raises NetworkError where there is no such output, or there are several and none is chosen.
+    Args:
+        count: the number of outputs.
+        head: network.head of the spec.
+
+    Raises:
+        NetworkError: there is no such output, or there are several and `head` is missing.
     """
     if head is None:
         if count != 1:

@@ -1,4 +1,4 @@
-"""Reads weights into a network. Nothing is unpickled but tensors, and a file with another checksum is refused."""
+"""Loads weights into a network. Only tensors are unpickled, and a file with another SHA-256 is refused."""
 
 from __future__ import annotations
 
@@ -16,16 +16,22 @@ from torch import Tensor, nn
 from voxtile_build import hashing
 from voxtile_build.errors import WeightsError
 
-# Under these keys training frameworks keep the state dict beside optimiser and epoch.
+# Training frameworks store the state dict under one of these keys, beside optimiser and epoch.
 CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net")
 SHOWN = 3
 
 
 def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
-    """Put the tensors of `path` into `network`, cast to its types (fp16 to fp32, int16 to int64).
+    """Load the tensors of a file into `network`, cast to its types (fp16 to fp32, int16 to int64).
 
-    Raises WeightsError for a missing or damaged file, another checksum, a pickle that holds more than tensors,
-    keys or shapes that do not fit (the first few are named), and tensors that are not finite.
+    Args:
+        network: the network.
+        path: safetensors, or a state dict of torch.save.
+        sha256: of the file.
+
+    Raises:
+        WeightsError: the file is missing, is damaged or has another SHA-256; it is a pickle of more than tensors; keys
+            or shapes do not fit (the first few are named); or a tensor is not finite.
     """
     check_sha256(path, sha256)
     state = read_state(path)
@@ -34,8 +40,17 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
 
 
 def check_sha256(path: Path, expected: str, table: str = "weights") -> None:
-    """Refuse the file `path` unless its SHA-256 is `expected`; `table` of the spec names it."""
-    found = file_sha256(path, table)
+    """Refuse a file with another SHA-256.
+
+    Args:
+        path: the file.
+        expected: its SHA-256.
+        table: the table of the spec that names the file, for errors.
+
+    Raises:
+        WeightsError: the file cannot be read, or has another SHA-256.
+    """
+    found = sha256_of_file(path, table)
     if found != expected:
         raise WeightsError(
             f"{path}: expected sha256 {expected}, found {found}; fetch the file again, or correct {table}.sha256 "
@@ -43,8 +58,12 @@ def check_sha256(path: Path, expected: str, table: str = "weights") -> None:
         )
 
 
-def file_sha256(path: Path, table: str = "weights") -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+def sha256_of_file(path: Path, table: str = "weights") -> str:
+    """The SHA-256 of a file, in hexadecimal.
+
+    Raises:
+        WeightsError: the file cannot be read.
+    """
     try:
         return hashing.file_sha256(path)
     except OSError as error:
@@ -52,7 +71,11 @@ def file_sha256(path: Path, table: str = "weights") -> str:
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
-    """The state dict in a safetensors file or in a file of `torch.save`."""
+    """The state dict in a safetensors file or in a file of torch.save.
+
+    Raises:
+        WeightsError: the file is damaged, or holds more than tensors.
+    """
     return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_torch(path), path)
 
 
@@ -67,7 +90,7 @@ def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
 def _read_torch(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
-            # A remark about the pickle's protocol; what cannot be read is an error anyway.
+            # PyTorch warns of the pickle's protocol; a file that cannot be read is an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:
@@ -96,16 +119,23 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
 
 
 def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """DataParallel puts `module.` before every name."""
+    """Without the `module.` that DataParallel puts before every name."""
     if state and all(key.startswith("module.") for key in state):
         return {key.removeprefix("module."): value for key, value in state.items()}
     return state
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, hint: str) -> None:
-    """Refuse weights whose names, shapes or types are not those of `wanted`, or that are not finite.
+    """Refuse weights whose names, shapes or types are not those of a network, or that are not finite.
 
-    hint: how the message goes on, saying where the fault may lie.
+    Args:
+        state: the weights.
+        wanted: the network's own state dict.
+        path: names the file in errors.
+        hint: the end of the message; says what may be wrong.
+
+    Raises:
+        WeightsError: names what does not fit.
     """
     shapes = [
         f"{key} (expected {list(wanted[key].shape)}, found {list(state[key].shape)})"

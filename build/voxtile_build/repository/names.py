@@ -1,4 +1,4 @@
-"""Names in a model repository: no public one is taken for another model's inner entry, and no entry belongs to two."""
+"""Checks names in a model repository: no public name looks like an inner entry, and no entry belongs to two models."""
 
 from __future__ import annotations
 
@@ -17,9 +17,14 @@ INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
 
 
 def check_names(models: Sequence[Model], repository: Path) -> None:
-    """Raises SpecError where a public name looks like an inner entry's, or a name is another model's already.
+    """Refuse names that would collide.
 
-    models: those of one build; they replace what `repository` has of the same public names.
+    Args:
+        models: those of one build; they replace the models of the same public names in `repository`.
+        repository: the model repository.
+
+    Raises:
+        SpecError: a public name looks like that of an inner entry, or an entry of this name belongs to another model.
     """
     taken = dict(_taken(repository, {model.spec.name for model in models}))
     for model in models:
@@ -28,7 +33,7 @@ def check_names(models: Sequence[Model], repository: Path) -> None:
         if ending:
             raise SpecError(
                 f"{name}: name: must not end in {ending[0]!r}: entries behind the public name "
-                f"{name[: ending.start()]!r} are called so; {name.replace('_', '-')!r} will do"
+                f"{name[: ending.start()]!r} end so; {name.replace('_', '-')!r} will do"
             )
         for entry in (name, *inner_names(name, [fold.name for fold in model.folds])):
             if entry in taken:
@@ -40,23 +45,25 @@ def check_names(models: Sequence[Model], repository: Path) -> None:
 
 
 def inner_names(name: str, folds: Sequence[str]) -> tuple[str, ...]:
-    """Every entry that may stand behind the public `name`, whatever engines are built."""
+    """Every entry that may stand behind a public name, whatever engines are built."""
     names = sorted({name, *folds})
     return (*(entry_name(fold, engine) for fold in names for engine in ENGINE_NAMES), mean_name(name))
 
 
 def entries_of(name: str, repository: Path) -> tuple[str, ...]:
-    """Every entry that may stand behind the public `name` by now, the averaging one among them."""
+    """Every entry that may stand behind a public name in the repository as it is, with the averaging one."""
     folds: tuple[str, ...] = ()
-    with contextlib.suppress(RepositoryError):  # not there yet, or not readable: then only its own name is known
+    with contextlib.suppress(
+        RepositoryError
+    ):  # the entry does not exist yet, or cannot be read: then only its own name is known
         folds = fold_names(read_config(repository / name))
     return inner_names(name, folds)
 
 
 def _taken(repository: Path, without: set[str]) -> Iterator[tuple[str, str]]:
-    """Names of entries, each with the public model that it belongs to; models `without` are passed over."""
+    """Names of entries, each with the public model that it belongs to; the models `without` are left out."""
     for config in sorted(repository.glob(f"*/{CONFIG}")):
         name = config.parent.name
-        with contextlib.suppress(RepositoryError):  # what is not readable is nobody's model
+        with contextlib.suppress(RepositoryError):  # an entry that cannot be read belongs to no model
             if name not in without and "card" in read_config(config.parent).parameters:
                 yield from ((entry, name) for entry in (name, *entries_of(name, repository)))

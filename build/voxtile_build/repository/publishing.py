@@ -1,6 +1,6 @@
-"""Swaps finished entries into a model repository: nothing half-built is ever seen, one build at a time.
+"""Swaps finished entries into a model repository, so that nothing half-built is ever seen; one build at a time.
 
-Knows folders, not what lies in them.
+Knows folders, not what they hold.
 """
 
 from __future__ import annotations
@@ -23,11 +23,13 @@ RENAME_EXCHANGE = 2
 
 @contextmanager
 def staging(repository: Path) -> Iterator[Path]:
-    """An empty folder on the repository's file system, while no other build works on the repository.
+    """An empty folder on the repository's file system; meanwhile no other build can change the repository.
 
-    It lies beside the repository, because Triton takes every folder within for a model. It is removed at the
-    end; one that a killed build left behind is removed at the start.
-    Raises RepositoryError where another build is at work, or the place cannot be written.
+    It lies beside the repository, because Triton takes every folder inside for a model. It is removed at the end. A
+    folder that a killed build left behind is removed at the start.
+
+    Raises:
+        RepositoryError: another build is running, or the repository cannot be written.
     """
     repository = repository.resolve()
     work = repository.parent / f".{repository.name}.building"
@@ -46,9 +48,15 @@ def staging(repository: Path) -> Iterator[Path]:
 
 
 def publish(staged: Path, repository: Path, names: Sequence[str], obsolete: Sequence[str] = ()) -> None:
-    """Swap the folders `names` of `staged` into `repository`, in this order; then remove the folders `obsolete`.
+    """Swap entries into a repository, in order; then remove obsolete ones.
 
-    What a folder replaces ends in `staged`. If one cannot be swapped, those before it are swapped back.
+    If an entry cannot be swapped, those before it are swapped back.
+
+    Args:
+        staged: the folder that holds the new entries; replaced and removed entries end up there.
+        repository: the repository.
+        names: of the new entries.
+        obsolete: names of entries to remove.
     """
     repository = repository.resolve()
     done: list[str] = []
@@ -87,7 +95,7 @@ def _rename_away(folder: Path, staged: Path) -> None:
 
 
 def _exchange(one: Path, other: Path) -> bool:
-    """Exchange two folders in one step (Linux); False where the file system cannot."""
+    """Exchange two folders in one step (Linux); False if the file system cannot do that."""
     renameat2 = getattr(ctypes.CDLL(None, use_errno=True), "renameat2", None)
     if renameat2 is None:
         return False
@@ -101,7 +109,7 @@ def _exchange(one: Path, other: Path) -> bool:
 
 @contextmanager
 def _locked(repository: Path) -> Iterator[None]:
-    # A file, not a folder: Triton ignores files at the top of a repository.
+    # Triton ignores files at the top of a repository, but not folders.
     with (repository / LOCK).open("w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -116,5 +124,5 @@ def _check_same_file_system(repository: Path, work: Path) -> None:
     if repository.stat().st_dev != work.stat().st_dev:
         raise RepositoryError(
             f"{repository}: expected the repository and its parent folder on one file system, so that entries "
-            "appear by rename; found a mount point: use a folder within it as the repository"
+            "appear by rename; found a mount point: use a folder inside it as the repository"
         )

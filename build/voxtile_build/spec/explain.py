@@ -1,4 +1,4 @@
-"""Turns pydantic's complaints about a spec into sentences with the key's path and the key's meaning."""
+"""Turns pydantic's errors for a spec into sentences with the path and the meaning of the key. Knows no key."""
 
 from __future__ import annotations
 
@@ -11,7 +11,13 @@ from pydantic_core import ErrorDetails
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
-    """One line for every fault: `FILE: key.path: what is wrong, what was found (what the key means)`."""
+    """A line for every fault: `FILE: key.path: what is wrong, what was found (what the key means)`.
+
+    Args:
+        error: pydantic's error.
+        model: the class that was validated.
+        where: names the file.
+    """
     return "\n".join(f"{where}: {_fault(details, model)}" for details in error.errors(include_url=False))
 
 
@@ -28,7 +34,7 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:
 
 
 def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None, str]:
-    """Key path, the model that the last key belongs to, and the last known key's meaning."""
+    """The path of the key, the class that the last key belongs to, and the meaning of the last known key."""
     path: list[str] = []
     here: list[type[BaseModel]] = [model]
     parent: type[BaseModel] | None = model

@@ -23,7 +23,7 @@ from voxtile_build.engines.tensorrt.plan import EngineOptions, build_engine, wri
 from voxtile_build.engines.tensorrt.profile import Profile, batch_profile
 from voxtile_build.errors import EngineError
 from voxtile_build.graph.graphs import Graphs
-from voxtile_build.networks.weights import file_sha256
+from voxtile_build.hashing import file_sha256
 from voxtile_build.precision.mixed_precision import preparing_nodes, to_mixed
 from voxtile_build.precision.quantize_qdq import quantize_qdq
 from voxtile_build.repository.entries import entry_name

@@ -18,13 +18,13 @@ from voxtile_build.importers.bundle.preprocessing import input_of
 from voxtile_build.importers.bundle.steps import steps_of
 from voxtile_build.importers.settings import check_settings
 from voxtile_build.networks import find_network
-from voxtile_build.networks.weights import file_sha256
+from voxtile_build.networks.weights import sha256_of_file
 from voxtile_build.repository.folds import Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
 WEIGHTS = ("models/model.safetensors", "models/model.pt")
 GONE = {"SwinUNETR": ("img_size",)}
-"""Arguments that MONAI itself ignored and then dropped; older bundles still give them."""
+"""Arguments that MONAI ignored and later removed; older bundles still have them."""
 
 
 def model_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) -> Model:
@@ -61,7 +61,7 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
         "network": _network(config),
         "weights": {
             "file": str(weights.resolve()),
-            "sha256": file_sha256(weights),
+            "sha256": sha256_of_file(weights),
             "source": f"MONAI bundle {metadata.get('name') or folder.name} {metadata.get('version') or ''}".strip(),
             "licence": str(metadata.get("license") or metadata.get("copyright") or ""),
         },
@@ -74,7 +74,7 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
 
 
 def _network(config: Config) -> dict[str, Any]:
-    """[network] of `network_def`, its arguments all plain."""
+    """[network] of `network_def`; all of its arguments must be plain values."""
     part = config.raw("network_def")
     if not isinstance(part, Mapping) or "_target_" not in part:
         raise SourceError(f"{config.where}: network_def: expected a network with _target_, found {part!r}")
@@ -92,7 +92,7 @@ def _network(config: Config) -> dict[str, Any]:
 
 
 def _one_format(metadata: Config, side: str, name: str) -> Mapping[str, Any]:
-    """What network_data_format says of the image that goes in, or of the prediction that comes out."""
+    """What network_data_format says of the image, which is the input, or of the prediction, which is the output."""
     formats = metadata.get(f"network_data_format::{side}")
     if not isinstance(formats, Mapping) or list(formats) != [name]:
         found = list(formats) if isinstance(formats, Mapping) else formats
@@ -102,9 +102,10 @@ def _one_format(metadata: Config, side: str, name: str) -> Mapping[str, Any]:
 
 
 def _names(metadata: Config, described: Mapping[str, Any], where: str, what: str) -> list[str]:
-    """Names of channels in order, from channel_def (index -> name); numbered where it is not given.
+    """Names of channels in order, from channel_def (index -> name); numbers where it is missing.
 
-    Raises SourceError where it does not fit num_channels.
+    Raises:
+        SourceError: channel_def does not fit num_channels.
     """
     count, names = described.get("num_channels"), described.get("channel_def") or {}
     if not isinstance(count, int) or count < 1:

@@ -1,7 +1,7 @@
-"""Reads a MONAI bundle's configuration without running any of it: literals and references, nothing else.
+"""Reads the configuration of a MONAI bundle without running any of it: literals and references, nothing else.
 
-In a bundle any text that begins with `$` is Python. What is asked for here must not need it, except for a few forms
-that are only another way to write a literal or a reference.
+In a bundle, a text that begins with `$` is Python. It is refused where its value is needed, except for a few forms that
+are only another way to write a literal or a reference.
 """
 
 from __future__ import annotations
@@ -22,44 +22,45 @@ DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|
 TARGET, DISABLED = "_target_", "_disabled_"
 NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
 DEEPEST = 32
-"""References that lead to references; a ring has no end."""
+"""The longest chain of references; a longer one is taken for a circle."""
 
 
 class Config:
-    """One configuration file; ids are paths of keys such as `inferer::roi_size`."""
+    """One configuration file. Its values are found by ids, such as `inferer::roi_size`."""
 
     def __init__(self, content: Mapping[str, Any], where: str) -> None:
         self.content, self.where = content, where
 
     def get(self, key: str, default: Any = None) -> Any:
-        """The value under the id `key`, every reference in it followed; `default` where there is none.
+        """The value with the id `key`, with all references resolved; `default` where there is none.
 
-        Raises SourceError for Python code, and for a reference that leads nowhere or in a ring.
+        Raises:
+            SourceError: the value contains Python code, or a reference that leads nowhere or in a circle.
         """
         found, value = self._find(key)
         return self._plain(value, key, 0) if found else default
 
     def raw(self, key: str) -> Any:
-        """The value under `key`, with only itself followed where it is a reference; None where there is none."""
+        """The value with the id `key`, or what it refers to; references inside are left. None without such an id."""
         found, value = self._find(key)
         return self.followed(value, key) if found else None
 
     def followed(self, value: Any, where: str) -> Any:
-        """What `value` refers to, where it is a reference; what lies within is not looked at."""
+        """What `value` refers to, if it is a reference; references inside are left."""
         for _ in range(DEEPEST):
             target = self._target(value)
             if target is None:
                 return value
             value = self._referred(target, where)
-        raise SourceError(f"{self.where}: {where}: references go round in a ring")
+        raise SourceError(f"{self.where}: {where}: references form a circle")
 
     def plain(self, value: Any, where: str) -> Any:
-        """`value` with every reference in it followed; raises as `get` does."""
+        """`value` with all references resolved; raises as `get` does."""
         return self._plain(value, where, 0)
 
     def _plain(self, value: Any, where: str, depth: int) -> Any:
         if depth > DEEPEST:
-            raise SourceError(f"{self.where}: {where}: references go round in a ring")
+            raise SourceError(f"{self.where}: {where}: references form a circle")
         if isinstance(value, Mapping):
             return {key: self._plain(part, f"{where}::{key}", depth + 1) for key, part in value.items()}
         if isinstance(value, list):
@@ -70,7 +71,7 @@ class Config:
         return self._literal(value, where) if isinstance(value, str) and value.startswith("$") else value
 
     def _literal(self, text: str, where: str) -> Any:
-        """`$torch.float32` and `$(1, 2)` are other ways to write a literal; all else would have to be run."""
+        """`$torch.float32` and `$(1, 2)` are other ways to write a literal; any other code is refused."""
         dtype = DTYPE.fullmatch(text)
         if dtype:
             return dtype[1]
@@ -110,9 +111,10 @@ class Config:
 
 
 def read_config(folder: Path, name: str) -> Config:
-    """configs/NAME.json, .yaml or .yml of the bundle in `folder`.
+    """The configuration in configs/NAME.json, .yaml or .yml of a bundle.
 
-    Raises SourceError where there is none, several, or one that is damaged.
+    Raises:
+        SourceError: there is no such file, several, or a damaged one.
     """
     endings = [ending for group in NAMES.values() for ending in group]
     found = [path for ending in endings if (path := folder / "configs" / f"{name}.{ending}").is_file()]

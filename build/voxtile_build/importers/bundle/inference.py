@@ -1,4 +1,4 @@
-"""A bundle's inferer and post-processing as the spec's [tiling] and the way in which scores become labels."""
+"""Translates a bundle's inferer and post-processing into the tables [tiling] and [output] of a spec."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from voxtile_build.importers.bundle.config import Config, target_of
 from voxtile_build.importers.bundle.steps import REQUIRED, Step
 
 NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
-"""Arguments of the inferer that change speed or memory, not results."""
+"""Arguments of the inferer that change speed or memory, but no result."""
 OUTPUT_ONLY = (
     "SaveImage",
     "EnsureType",
@@ -21,15 +21,16 @@ OUTPUT_ONLY = (
     "DeleteItems",
     "SelectItems",
 )
-"""Steps after the network that leave the labels as they are."""
+"""Steps after the network that do not change the labels."""
 DECISIONS = (("softmax", "argmax"), (None, "argmax"), ("sigmoid", "threshold"))
-"""What gives labels that the client gives too; softmax keeps the order, so argmax does without it."""
+"""Activations and decisions that give the labels of the client. Softmax keeps the order, so argmax needs none."""
 
 
 def tiling_of(config: Config) -> dict[str, Any]:
-    """The spec's [tiling] of the inferer: SlidingWindowInferer, or SliceInferer for a 2D network.
+    """[tiling] of the inferer: SlidingWindowInferer, or SliceInferer for a 2D network.
 
-    Raises SourceError for another inferer, and for arguments that have no counterpart.
+    Raises:
+        SourceError: it is another inferer, or an argument has no counterpart.
     """
     part = config.raw("inferer")
     if not isinstance(part, Mapping):
@@ -74,7 +75,7 @@ def _roi(step: Step, size: Any) -> list[int]:
 
 
 def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float]:
-    """One number for all axes, or one each."""
+    """One number for all axes, or one for each."""
     if isinstance(value, int | float):
         return float(value)
     if isinstance(value, list) and len(value) == axes and all(isinstance(number, int | float) for number in value):
@@ -83,12 +84,17 @@ def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float
 
 
 def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
-    """`regions` and `activation` of the spec's [output]: softmax and argmax, or sigmoid and a threshold of 0.5.
+    """`regions` and `activation` of [output]: softmax and argmax, or sigmoid and a threshold of 0.5.
 
-    The client stitches logits, puts them through the activation, resamples to the scan's grid, and then decides. So
-    with `resampled` the bundle must invert before it decides, and linearly; an activation after that is none, for it
-    keeps the order and the threshold.
-    Raises SourceError for a chain that does something else.
+    The client stitches logits, applies the activation, resamples to the scan's grid, and then decides.
+
+    Args:
+        steps: the post-processing.
+        resampled: whether the scan was resampled. The bundle must then invert before it decides, and linearly. An
+            activation after the inversion is ignored, because it changes neither the order nor the threshold.
+
+    Raises:
+        SourceError: the steps do something else.
     """
     activation = decision = None
     before = False

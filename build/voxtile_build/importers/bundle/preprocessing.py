@@ -1,4 +1,4 @@
-"""A bundle's pre-processing as the spec's [input]: orientation, spacing, intensity rule; all else is refused."""
+"""Translates a bundle's pre-processing into the table [input]: orientation, spacing and intensity rule."""
 
 from __future__ import annotations
 
@@ -17,16 +17,22 @@ NO_OPERATION = {
     "ToDevice": ("keys", "device"),
     "Identity": ("keys",),
 }
-"""Steps that change no value here, and the arguments that do not matter for that."""
+"""Steps that change no value, and those of their arguments that do not matter."""
 FLOATS = (None, "float32", "float64")
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
 ORDER = ("orientation", "spacing", "intensity")
 
 
 def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dict[str, Any]:
-    """orientation, spacing and intensity of the spec's [input], for `channels` channels under the keys `target`.
+    """`orientation`, `spacing` and `intensity` of [input].
 
-    Raises SourceError with the step that cannot be translated and why.
+    Args:
+        steps: the pre-processing.
+        channels: how many input channels there are.
+        target: the keys under which the bundle holds them.
+
+    Raises:
+        SourceError: names the step that cannot be translated, and why.
     """
     found: dict[str, Any] = {}
     for step in steps:
@@ -85,7 +91,7 @@ def _spacing(step: Step, _: int) -> tuple[str, Any]:
         ignored=("keys",),
     )
     for key in ("mode", "padding_mode", "align_corners"):
-        # One a key, the image's first.
+        # A list has one value for each key, the image's first.
         given[key] = given[key][0] if isinstance(given[key], list) else given[key]
     step.require(
         given,
@@ -133,15 +139,15 @@ def _zscore(step: Step, channels: int) -> tuple[str, Any]:
 
 def _fixed(step: Step, given: Mapping[str, Any], channels: int) -> dict[str, Any]:
     if given["nonzero"]:
-        raise step.refusal("fixed figures over non-zero voxels alone have no counterpart")
-    figures = {}
+        raise step.refusal("fixed statistics for non-zero voxels alone have no counterpart")
+    statistics = {}
     for key, name in (("mean", "subtrahend"), ("std", "divisor")):
         value = given[name]
         values = value if isinstance(value, list) else [value] * channels
-        if len(values) != channels or not all(isinstance(figure, int | float) for figure in values):
+        if len(values) != channels or not all(isinstance(number, int | float) for number in values):
             raise step.refusal(f"expected {name} as a number, or one a channel, found {value!r}")
-        figures[key] = [float(figure) for figure in values]
-    return {"rule": "fixed", **figures}
+        statistics[key] = [float(number) for number in values]
+    return {"rule": "fixed", **statistics}
 
 
 def _percentile(step: Step, channels: int) -> tuple[str, Any]:
@@ -158,7 +164,7 @@ def _percentile(step: Step, channels: int) -> tuple[str, Any]:
     return "intensity", {"rule": "percentile", "lower": lower, "upper": upper, "clip": bool(given["clip"])}
 
 
-def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
+def _minimum_to_maximum(step: Step, channels: int) -> tuple[str, Any]:
     """ScaleIntensity: the lowest value becomes 0, the highest 1."""
     given = step.arguments(
         {"minv": 0.0, "maxv": 1.0, "factor": None, "channel_wise": False, "dtype": None}, ignored=("keys",)
@@ -171,7 +177,7 @@ def _least_to_most(step: Step, channels: int) -> tuple[str, Any]:
 def _check_channel_wise(step: Step, given: Mapping[str, Any], channels: int) -> None:
     if channels > 1 and not given["channel_wise"]:
         raise step.refusal(
-            f"figures over all {channels} channels together have no counterpart; expected channel_wise = True"
+            f"statistics over all {channels} channels together have no counterpart; expected channel_wise = True"
         )
 
 
@@ -181,5 +187,5 @@ RULES: dict[str, Callable[[Step, int], tuple[str, Any]]] = {
     "ScaleIntensityRange": _range,
     "NormalizeIntensity": _zscore,
     "ScaleIntensityRangePercentiles": _percentile,
-    "ScaleIntensity": _least_to_most,
+    "ScaleIntensity": _minimum_to_maximum,
 }

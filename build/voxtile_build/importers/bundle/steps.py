@@ -1,4 +1,4 @@
-"""A bundle's chain of transforms as steps: names without their dictionary ending, every argument accounted for."""
+"""Reads the transforms of a bundle as steps whose arguments are all accounted for. Knows no transform."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ REQUIRED = object()
 
 @dataclass(frozen=True)
 class Step:
-    """name: such as `Spacing` of `Spacingd`; where: its id; given: arguments as written."""
+    """One transform.
+
+    Attributes:
+        name: without its dictionary ending, such as `Spacing` of `Spacingd`.
+        given_name: with it.
+        where: its id.
+        given: its arguments as they are written.
+        config: the configuration that it stands in.
+    """
 
     name: str
     given_name: str
@@ -25,9 +33,14 @@ class Step:
     config: Config
 
     def arguments(self, defaults: Mapping[str, Any], *, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
-        """Arguments by name, `defaults` where nothing is written.
+        """The arguments by name.
 
-        Raises SourceError for an argument that neither `defaults` nor `ignored` holds: it would change the result.
+        Args:
+            defaults: the arguments that are known, with their default values; REQUIRED for none.
+            ignored: arguments that change no result.
+
+        Raises:
+            SourceError: there is any other argument, which might change the result, or a required one is missing.
         """
         known = {**defaults, **dict.fromkeys(HARMLESS)}
         found = dict(defaults)
@@ -45,20 +58,25 @@ class Step:
         return found
 
     def require(self, arguments: Mapping[str, Any], wanted: Mapping[str, tuple[Any, ...]]) -> None:
-        """Refuse an argument whose value is none of those that mean the same here."""
+        """Refuse an argument that has another value than those that can be translated.
+
+        Raises:
+            SourceError: names the argument.
+        """
         for key, values in wanted.items():
             if arguments[key] not in values:
                 raise self.refusal(f"expected {key} to be {' or '.join(map(repr, values))}, found {arguments[key]!r}")
 
     def refusal(self, reason: str) -> SourceError:
-        """The error that names this step."""
+        """An error that names this step."""
         return SourceError(f"{self.config.where}: {self.where} ({self.given_name}): cannot be translated: {reason}")
 
 
 def steps_of(config: Config, key: str) -> tuple[Step, ...]:
-    """The transforms of the Compose under `key`, those switched off left out; none where there is no such key.
+    """The transforms of the Compose with the id `key`, without disabled ones; none if there is no such id.
 
-    Raises SourceError where it is no Compose or list of transforms.
+    Raises:
+        SourceError: it is neither Compose nor a list of transforms.
     """
     chain = config.raw(key)
     if chain is None:
@@ -81,7 +99,7 @@ def _step(config: Config, where: str, part: Any) -> Step:
 
 
 def base_name(name: str) -> str:
-    """`Spacingd`, `SpacingD` and `SpacingDict` are all `Spacing` over a dictionary."""
+    """The name of a transform without its dictionary ending: `Spacing` for `Spacingd`, `SpacingD` and `SpacingDict`."""
     return re.sub(r"(d|D|Dict)$", "", name)
 
 

@@ -1,7 +1,7 @@
-"""A network in a file of torch.export.save (.pt2).
+"""Opens a network in a file of torch.export.save (.pt2).
 
-PyTorch's own loader falls back to full unpickling, evaluates sizes as Python and runs compiled code that such a
-package may hold. So the package is looked through first, and nothing but tensors, numbers and known operators passes.
+PyTorch's own loader may unpickle anything, evaluates sizes as Python and runs compiled code of the package. The package
+is therefore searched first, and refused unless it holds only tensors, numbers and known operators.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ MEMBERS = (
     r"data/sample_inputs/[^/]+\.pt",
     r"(archive_format|archive_version|version|byteorder|\.data/[^/]+)",
 )
-"""What a package of torch.export.save holds; anything else (compiled libraries, custom objects) is refused."""
+"""Files of a package of torch.export.save; any other (compiled libraries, custom objects) is refused."""
 SYMBOL = re.compile(r"[su]\d+")
 WORDS = frozenset(
     {"Symbol", "Integer", "Rational", "Float", "positive", "nonnegative", "integer", "True", "False", "Add", "Mul"}
     | {"Max", "Min", "Mod", "FloorDiv", "PythonMod", "CeilDiv", "CleanDiv", "ToFloat", "IntTrueDiv", "oo", "int_oo"}
     | {"Pow", "Eq", "Ne", "Ge", "Gt", "Le", "Lt"}
 )
-"""What sizes are written with; the loader evaluates them."""
+"""Words that sizes may consist of; the loader evaluates sizes."""
 OPERATORS = re.compile(
     r"torch\.ops\.(aten|prims)\.\w+(\.\w+)?|torch\.sym_\w+|math\.\w+"
     r"|_operator\.(getitem|add|sub|mul|floordiv|truediv|mod|neg|pow|eq|ne|ge|gt|le|lt|and_|or_|not_)"
@@ -49,14 +49,19 @@ TREES = re.compile(r'"type": (?!"builtins\.(tuple|list|dict)"|null)')
 def open_exported(path: Path, content: bytes) -> Source:
     """The network in a file of torch.export.save, with a free or a fixed batch.
 
-    Raises NetworkError for a damaged file, and for one that holds more than tensors and operators.
+    Args:
+        path: names the file in errors.
+        content: its bytes.
+
+    Raises:
+        NetworkError: the file is damaged, or holds more than tensors and operators.
     """
     _check_package(path, content)
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             program = torch.export.load(io.BytesIO(content))
-    except Exception as error:  # the loader raises whatever its JSON makes it stumble over
+    except Exception as error:  # the loader raises many kinds of errors for wrong JSON
         raise NetworkError(
             f"{path}: expected a program of torch.export.save, found what cannot be loaded: {error}"
         ) from error
@@ -92,7 +97,7 @@ def _graph(path: Path, program: Any, opset: int) -> ModelProto:
                 optimize=True,
                 verbose=False,
             )
-    except Exception as error:  # the exporter raises whatever it stumbles over
+    except Exception as error:  # the exporter raises many kinds of errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ExportError(f"{path}: this program cannot be written as ONNX: {reason}") from error
     if found is None:
@@ -106,15 +111,15 @@ def _check_package(path: Path, content: bytes) -> None:
         raise NetworkError(f"{path}: expected a package of torch.export.save, found a truncated file or another kind")
     try:
         with zipfile.ZipFile(io.BytesIO(content)) as archive:
-            if min((fold.header_offset for fold in archive.infolist()), default=0) > 0:
-                # The end is missing; what was found is the end of an archive within it.
+            if min((part.header_offset for part in archive.infolist()), default=0) > 0:
+                # The file is truncated, and what was found is the end of an archive inside it.
                 raise zipfile.BadZipFile("it is truncated")
-            folds = {name: archive.read(name) for name in archive.namelist()}
+            parts = {name: archive.read(name) for name in archive.namelist()}
     except (zipfile.BadZipFile, OSError, NotImplementedError) as error:
         raise NetworkError(
             f"{path}: expected a whole package of torch.export.save, found a damaged one: {error}"
         ) from None
-    for name, data in folds.items():
+    for name, data in parts.items():
         inner = name.partition("/")[2]
         if not any(re.fullmatch(pattern, inner) for pattern in MEMBERS):
             raise _unsafe(path, f"{name!r}, which is not part of an exported network")
@@ -156,7 +161,7 @@ def _is_size(value: str) -> bool:
 
 
 def _is_known_target(value: str) -> bool:
-    """Weights are targets too, by their names in the network."""
+    """Targets are operators, and weights by their names in the network."""
     return bool(OPERATORS.fullmatch(value)) or not value.startswith(("torch", "_operator", "math", "#"))
 
 

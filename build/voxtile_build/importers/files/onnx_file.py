@@ -1,4 +1,4 @@
-"""A network in an ONNX file: read, checked, run by ONNX Runtime, and brought to the opset that the servers read."""
+"""Opens a network in an ONNX file: checks it, runs it with ONNX Runtime, and gives its graph in another opset."""
 
 from __future__ import annotations
 
@@ -24,10 +24,15 @@ STANDARD = ("", "ai.onnx")
 
 
 def open_onnx(path: Path, content: bytes) -> Source:
-    """The network in an ONNX file of one input and one or several outputs, all float32.
+    """The network in an ONNX file, of one input and one or several outputs, all float32.
 
-    Raises NetworkError for a damaged file, operators outside the standard, weights in other files, and an interface
-    that is not that of a network.
+    Args:
+        path: names the file in errors.
+        content: its bytes.
+
+    Raises:
+        NetworkError: the file is damaged, has operators outside the standard or weights in other files, or its inputs
+            and outputs are not those of a network.
     """
     model = _parsed(path, content)
     image = _image_of(path, model.graph)
@@ -52,7 +57,17 @@ def open_onnx(path: Path, content: bytes) -> Source:
 
 
 def between(model: ModelProto, shape: Sequence[int], head: int | None, where: str) -> ModelProto:
-    """`model` as a graph from `image` [batch, *shape] to `logits`, the output numbered `head`; weights unchanged."""
+    """A graph from `image` [batch, *shape] to `logits`; the weights are unchanged.
+
+    Args:
+        model: the graph in the file.
+        shape: [channel, *spatial] of the image.
+        head: which output becomes `logits`.
+        where: names the file in errors.
+
+    Raises:
+        NetworkError: the graph does not take such an image, or has no such output.
+    """
     result = ModelProto()
     result.CopyFrom(model)
     graph = result.graph
@@ -69,7 +84,7 @@ def between(model: ModelProto, shape: Sequence[int], head: int | None, where: st
     chosen, given = ValueInfoProto(), ValueInfoProto()
     chosen.CopyFrom(logits)
     given.CopyFrom(image)
-    # Only how many axes there are: their sizes are inferred again, for this ROI.
+    # Only the number of axes is kept: their sizes are inferred again, for this ROI.
     chosen.type.tensor_type.shape.CopyFrom(TensorShapeProto(dim=[TensorShapeProto.Dimension() for _ in (0, *shape)]))
     del graph.output[:], graph.value_info[:], graph.input[:]  # of other sizes; and weights listed as inputs
     graph.output.append(chosen)
@@ -78,9 +93,10 @@ def between(model: ModelProto, shape: Sequence[int], head: int | None, where: st
 
 
 def check_shape(image: ValueInfoProto, shape: Sequence[int], where: str) -> None:
-    """Refuse an image [channel, *spatial] other than the file's own fixed sizes.
+    """Refuse an image [channel, *spatial] that does not have the fixed sizes of the file.
 
-    Raises NetworkError.
+    Raises:
+        NetworkError: says which sizes the file takes.
     """
     axes = [axis.dim_value or None for axis in image.type.tensor_type.shape.dim][1:]
     shown = [axis or "any" for axis in axes]
@@ -92,9 +108,7 @@ def check_shape(image: ValueInfoProto, shape: Sequence[int], where: str) -> None
     if axes[0] not in (None, shape[0]):
         raise NetworkError(f"{where}: the network takes {axes[0]} channels, but input.channels names {shape[0]}")
     if any(axis not in (None, size) for axis, size in zip(axes[1:], shape[1:], strict=True)):
-        raise NetworkError(
-            f"{where}: tiling.roi_size: the network takes {shown[1:]} voxels, found roi {list(shape[1:])}"
-        )
+        raise NetworkError(f"{where}: tiling.roi_size: the network takes {shown[1:]} voxels, found {list(shape[1:])}")
 
 
 def _parsed(path: Path, content: bytes) -> ModelProto:
@@ -145,7 +159,7 @@ def _refuse_external(path: Path, graph: GraphProto) -> None:
 
 
 def _inputs(graph: GraphProto) -> list[ValueInfoProto]:
-    """Older files list their weights among the inputs."""
+    """The inputs without weights, which older files list among them."""
     weights = {tensor.name for tensor in graph.initializer}
     return [value for value in graph.input if value.name not in weights]
 
@@ -169,14 +183,14 @@ def _image_of(path: Path, graph: GraphProto) -> ValueInfoProto:
 
 
 def _example(path: Path, image: ValueInfoProto, shape: Sequence[int]) -> dict[str, Any]:
-    """One input of the network, for comparing two forms of the graph."""
+    """An input of the network, to compare two forms of the graph with."""
     check_shape(image, shape, str(path))
     values = np.random.default_rng(0).standard_normal((1, *shape)).astype(np.float32)
     return {image.name: values}
 
 
 def _rename(graph: GraphProto, names: dict[str, str]) -> None:
-    """Give values other names, in subgraphs too; a name that is taken already is refused by the checker after."""
+    """Give values other names, in subgraphs too. A value that already has one of the new names is renamed as well."""
     taken = {name for node in _nodes_of(graph.node) for name in (*node.input, *node.output)}
     taken |= {tensor.name for tensor in graph.initializer}
     for wanted in names.values():

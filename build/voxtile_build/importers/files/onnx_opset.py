@@ -1,4 +1,4 @@
-"""Brings an ONNX graph of another opset to the one that is wanted, and shows by running both that it is the same."""
+"""Converts an ONNX graph to another opset, and compares the results of both."""
 
 from __future__ import annotations
 
@@ -14,14 +14,21 @@ from voxtile_build.errors import ExportError
 from voxtile_build.sessions import open_session
 
 TOLERANCE = 1e-4
-"""Of the largest value: the same operators in another order of sums; a changed meaning is off by far more."""
+"""Share of the largest value by which results may differ: another order of sums. A wrong graph is off by far more."""
 READABLE_IR = 10
 
 
 def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, NDArray[Any]]) -> ModelProto:
-    """`model` in `opset`, with the same results for `example`.
+    """A graph in another opset, with the same results.
 
-    Raises ExportError where operators have no such version, or the results differ.
+    Args:
+        model: the graph.
+        opset: the opset that is wanted.
+        where: names the graph in errors.
+        example: inputs by name, on which the results are compared.
+
+    Raises:
+        ExportError: an operator has no such version, or the results differ.
     """
     found = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
     if found == opset:
@@ -33,7 +40,7 @@ def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, ND
             one, other, rtol=0, atol=TOLERANCE * max(1.0, np.abs(one).max())
         ):
             raise ExportError(
-                f"{where}: brought from opset {found} to {opset}, the graph gives other results; "
+                f"{where}: converted from opset {found} to {opset}, the graph gives other results; "
                 f"export it at opset {opset}"
             )
     return converted
@@ -42,7 +49,7 @@ def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, ND
 def _converted(model: ModelProto, found: int, opset: int, where: str) -> ModelProto:
     try:
         converted: ModelProto = version_converter.convert_version(model, opset)
-    except Exception:  # the converter has no path for many operators that did not change
+    except Exception:  # the converter refuses many operators that did not change
         converted = _relabelled(model, opset)
     converted.ir_version = min(converted.ir_version, READABLE_IR)
     try:
@@ -58,7 +65,7 @@ def _converted(model: ModelProto, found: int, opset: int, where: str) -> ModelPr
 
 
 def _relabelled(model: ModelProto, opset: int) -> ModelProto:
-    """The same graph under another opset; what does not exist there, the checker refuses."""
+    """The same graph under another opset; the checker refuses operators that it does not have."""
     result = ModelProto()
     result.CopyFrom(model)
     for entry in result.opset_import:

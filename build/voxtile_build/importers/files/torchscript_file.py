@@ -1,8 +1,8 @@
-"""A network in a TorchScript file.
+"""Opens a network in a TorchScript file.
 
-torch.export takes no ScriptModule, and its converter (TS2EPConverter) fails at loops and at sizes that are computed,
-so the graph comes from the older exporter, which is deprecated but there. It can go wrong silently, so every graph is
-run against the file before it is used.
+torch.export takes no ScriptModule, and its converter (TS2EPConverter) fails at loops and computed sizes. The graph
+therefore comes from PyTorch's older exporter, which is deprecated. It may write a wrong graph without an error, so the
+results of every graph are compared with those of the file.
 """
 
 from __future__ import annotations
@@ -29,13 +29,18 @@ from voxtile_build.sessions import open_session
 
 BATCHES = (1, 3)
 NEWEST_OPSET = 20
-"""The last that the older exporter writes."""
+"""The newest opset that the older exporter writes."""
 
 
 def open_torchscript(path: Path, content: bytes) -> Source:
     """The network in a file of torch.jit.save.
 
-    Raises NetworkError for a damaged file, and for a pickle (torch.save), which could run code.
+    Args:
+        path: names the file in errors.
+        content: its bytes.
+
+    Raises:
+        NetworkError: the file is damaged, or is a pickle (torch.save), which could run code.
     """
     _check_archive(path, content)
     try:
@@ -78,7 +83,7 @@ def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int 
     outputs = [f"{LOGITS}_{index}" for index in range(count)]
     try:
         with _quiet(), torch.no_grad():
-            # Frozen, branches on constants and their loops are gone; numerics stay as they are.
+            # Freezing removes branches and loops over constants, and changes no numbers.
             frozen = torch.jit.freeze(module, optimize_numerics=False)
             torch.onnx.export(
                 frozen,
@@ -122,7 +127,7 @@ def _check_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int]
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Both TorchScript and its exporter tell at every call that they are deprecated."""
+    """Without the warnings of TorchScript and its exporter that they are deprecated."""
     with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
         warnings.simplefilter("ignore")
         yield

@@ -1,4 +1,4 @@
-"""nnU-Net's checkpoints: pickles, so they are opened through an allow-list of what nnU-Net itself writes."""
+"""Reads nnU-Net's checkpoints. They are pickles, so only what nnU-Net itself writes is loaded: an allow-list."""
 
 from __future__ import annotations
 
@@ -16,15 +16,26 @@ import torch
 from torch import Tensor, nn
 
 from voxtile_build.errors import SourceError, WeightsError
-from voxtile_build.networks.weights import check_fit, file_sha256
+from voxtile_build.networks.weights import check_fit, sha256_of_file
 
 PREFIXES = ("module.", "_orig_mod.")
-"""What DataParallel and torch.compile put before every name."""
+"""Prefixes that DataParallel and torch.compile put before every name."""
 
 
 @dataclass(frozen=True)
 class Checkpoint:
-    """One fold as trained. plans: those it was trained with, empty in checkpoints that do not say."""
+    """One trained fold.
+
+    Attributes:
+        fold: such as "0" or "all".
+        path: the file.
+        sha256: of the file.
+        weights: the network's tensors by name.
+        trainer: name of the trainer's class.
+        configuration: such as 3d_fullres.
+        plans: the plans that it was trained with; empty in checkpoints without them.
+        mirror_axes: spatial axes over which nnU-Net mirrors at inference.
+    """
 
     fold: str
     path: Path
@@ -37,10 +48,12 @@ class Checkpoint:
 
 
 def read_checkpoint(path: Path, fold: str) -> Checkpoint:
-    """The checkpoint in `path`.
+    """The checkpoint in a file.
 
-    Raises SourceError where there is none, WeightsError for one that is damaged, that holds anything but tensors,
-    plain values and NumPy numbers (it is refused by name before it could run), or is not nnU-Net's.
+    Raises:
+        SourceError: there is no such file.
+        WeightsError: the file is damaged, is not nnU-Net's, or holds anything but tensors, plain values and NumPy
+            numbers; such an object is named, and none of its code is run.
     """
     if not path.is_file():
         raise SourceError(f"fold {fold}: expected its checkpoint {path}, found no such file; train it, or leave it out")
@@ -52,7 +65,7 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
     return Checkpoint(
         fold,
         path,
-        file_sha256(path),
+        sha256_of_file(path),
         _without_prefixes(content["network_weights"], path),
         str(content.get("trainer_name", "")),
         str(arguments.get("configuration", "")),
@@ -62,9 +75,16 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
 
 
 def read_checkpoints(folder: Path, folds: Sequence[str], name: str) -> tuple[Checkpoint, ...]:
-    """One checkpoint a fold, all of one model.
+    """The checkpoints of all folds of one model.
 
-    Raises what `read_checkpoint` raises, and WeightsError where folds differ in configuration, trainer or mirroring.
+    Args:
+        folder: the trained model.
+        folds: such as ("0", "1").
+        name: of the file in each fold's folder.
+
+    Raises:
+        SourceError: as `read_checkpoint`.
+        WeightsError: as `read_checkpoint`, or folds differ in configuration, trainer or mirroring.
     """
     found = tuple(read_checkpoint(folder / f"fold_{fold}" / name, fold) for fold in folds)
     first = found[0]
@@ -74,13 +94,17 @@ def read_checkpoints(folder: Path, folds: Sequence[str], name: str) -> tuple[Che
             if one != two:
                 raise WeightsError(
                     f"{other.path}: expected {what} {one!r} as in fold {first.fold}, found {two!r}; "
-                    "folds of one model are trained alike"
+                    "the folds of a model are trained in the same way"
                 )
     return found
 
 
 def load_into(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
-    """`network` with the weights of `checkpoint`. Raises WeightsError that names what does not fit."""
+    """`network` with the weights of a checkpoint, in evaluation mode.
+
+    Raises:
+        WeightsError: names what does not fit.
+    """
     trainer = checkpoint.trainer or "an unnamed trainer"
     what = (
         f"the checkpoint belongs to another plan or trainer than plans.json describes; a network that {trainer} builds "
@@ -105,7 +129,7 @@ def _load(path: Path) -> Any:
 
 
 def _allowed() -> tuple[Any, ...]:
-    """What nnU-Net's checkpoints hold beside tensors: NumPy's numbers and arrays of numbers in the training log."""
+    """What nnU-Net's checkpoints hold besides tensors: NumPy numbers and arrays of numbers, in the training log."""
     core: Any = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
     made = [
         (getattr(core, attribute), f"numpy.{package}.multiarray.{attribute}")
@@ -117,7 +141,7 @@ def _allowed() -> tuple[Any, ...]:
 
 
 def _named(error: Exception) -> str:
-    """PyTorch says GLOBAL before the dotted name of what it refuses, in any of its messages."""
+    """The dotted name of what PyTorch refuses: in all of its messages it comes after the word GLOBAL."""
     found = re.search(r"GLOBAL ([\w.]+)", str(error))
     return found[1] if found else "other Python objects"
 

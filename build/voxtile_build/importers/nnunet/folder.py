@@ -1,6 +1,6 @@
-"""A trained nnU-Net v2 folder as it lies on disk: its JSON files, its configurations, its folds.
+"""A trained nnU-Net v2 folder on disk: its JSON files, configurations and folds.
 
-Knows names and JSON; what the values mean is read elsewhere.
+Knows names and JSON, not what the values mean.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ from voxtile_build.errors import SourceError
 from voxtile_build.importers.nnunet.old_plans import with_architecture
 
 SEPARATOR = "__"
-"""nnU-Net names a trained model TRAINER__PLANS__CONFIGURATION."""
+"""Trained models are called TRAINER__PLANS__CONFIGURATION."""
 
 
 @dataclass(frozen=True)
 class ModelFolder:
-    """dataset, plans: the contents of dataset.json and plans.json."""
+    """A trained model: its folder, and the contents of dataset.json and plans.json."""
 
     path: Path
     dataset: Mapping[str, Any]
@@ -35,21 +35,23 @@ class ModelFolder:
         return self.path / "plans.json"
 
     def configuration(self, name: str) -> dict[str, Any]:
-        """The configuration `name` with what it inherits, in today's form.
+        """A configuration with what it inherits, in the form of current plans.
 
-        Raises SourceError for an unknown name, a circle, and old plans that cannot be brought up to date.
+        Raises:
+            SourceError: the name is not known, configurations inherit in a circle, or old plans cannot be converted.
         """
         return configuration_of(self.plans, name, str(self.plans_file))
 
     def folds_with(self, checkpoint: str) -> tuple[str, ...]:
-        """The folds that hold the file `checkpoint`, as nnU-Net finds them: fold_all only where it is alone."""
+        """The folds that have the file `checkpoint`, as nnU-Net finds them: "all" only if there are no others."""
         found = sorted(file.parent.name.removeprefix("fold_") for file in self.path.glob(f"fold_*/{checkpoint}"))
         return tuple(fold for fold in found if fold != "all") or tuple(found)
 
     def stage(self, configuration: str) -> ModelFolder:
-        """The folder of another configuration, trained with the same trainer and plans, beside this one.
+        """The model of another configuration, trained with the same trainer and plans; its folder lies beside this one.
 
-        Raises SourceError where there is none.
+        Raises:
+            SourceError: there is no such folder.
         """
         parts = self.path.name.split(SEPARATOR)
         place = self.path.with_name(SEPARATOR.join([*parts[:-1], configuration]))
@@ -62,16 +64,25 @@ class ModelFolder:
 
 
 def open_folder(path: Path, configuration: str | None = None) -> ModelFolder:
-    """The trained model in `path`, or the one of `configuration` in the results folder of a data set.
+    """The trained model in a folder.
 
-    Raises SourceError where there is none, or several and no `configuration` to choose by.
+    Args:
+        path: the folder of the model, or a data set's results folder, which holds several models.
+        configuration: which model of a results folder.
+
+    Raises:
+        SourceError: there is no model, or there are several and no configuration is given.
     """
     chosen = path if (path / "plans.json").is_file() else _choose(path, configuration)
     return ModelFolder(chosen, read_json(chosen / "dataset.json"), read_json(chosen / "plans.json"))
 
 
 def read_json(path: Path) -> dict[str, Any]:
-    """The JSON object in `path`. Raises SourceError."""
+    """The JSON object in a file.
+
+    Raises:
+        SourceError: the file cannot be read, or holds something else.
+    """
     try:
         content = json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:
@@ -87,7 +98,7 @@ def read_json(path: Path) -> dict[str, Any]:
 
 
 def configuration_of(plans: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
-    """One configuration of `plans`, inherited keys merged in and old architecture keys brought up to date."""
+    """One configuration of `plans`: inherited keys are merged in, old architecture keys converted."""
     merged = _inherited(plans.get("configurations", {}), name, where, ())
     return with_architecture(merged, f"{where}: configurations.{name}")
 

@@ -1,4 +1,4 @@
-"""What nnU-Net's dataset.json says of channels and labels, by the rules of its LabelManager (nnunetv2 2.8.1)."""
+"""Reads channels and labels from nnU-Net's dataset.json, by the rules of its LabelManager (nnunetv2 2.8.1)."""
 
 from __future__ import annotations
 
@@ -13,9 +13,13 @@ IGNORE = "ignore"
 
 @dataclass(frozen=True)
 class Labels:
-    """names, values: of the network's outputs in order; where labels are regions, what a voxel of each becomes.
+    """The labels of a model.
 
-    foreground: every label value but background, ascending: the channels that a cascade's second stage gets.
+    Attributes:
+        names: of the network's outputs, in order.
+        values: the voxel value of each output in the mask.
+        foreground: every label value except background, ascending; they become channels of a cascade's second stage.
+        regions: whether outputs are regions, which overlap.
     """
 
     names: tuple[str, ...]
@@ -25,12 +29,12 @@ class Labels:
 
     @property
     def count(self) -> int:
-        """Labels with background, which decides the mask's type."""
+        """The number of labels with background; it decides the data type of the mask."""
         return len(self.foreground) + 1
 
 
 def channels_of(dataset: Mapping[str, Any], where: str) -> tuple[str, ...]:
-    """Names of the images of one case, in the order of their numbers (_0000, _0001, …)."""
+    """Names of the images of one scan, in the order of their numbers (_0000, _0001, …)."""
     named = dataset.get("channel_names", dataset.get("modality"))
     if not isinstance(named, Mapping) or not named:
         raise SourceError(f"{where}: channel_names: expected names by number, found {named!r}")
@@ -41,9 +45,14 @@ def channels_of(dataset: Mapping[str, Any], where: str) -> tuple[str, ...]:
 
 
 def labels_of(dataset: Mapping[str, Any], where: str) -> Labels:
-    """The labels of `dataset`; the ignore label is none of the network's outputs.
+    """The labels of a data set; the ignore label is not an output of the network.
 
-    Raises SourceError for labels that nnU-Net itself refuses, and regions that share a value of the mask.
+    Args:
+        dataset: the content of dataset.json.
+        where: names the file in errors.
+
+    Raises:
+        SourceError: nnU-Net itself refuses such labels, or regions share a value of the mask.
     """
     declared = dataset.get("labels")
     if not isinstance(declared, Mapping) or not _is_background(declared.get("background")):

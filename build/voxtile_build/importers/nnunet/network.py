@@ -1,7 +1,7 @@
-"""The network that nnU-Net's plan describes, from dynamic_network_architectures alone.
+"""Makes the network that nnU-Net's plan describes, from dynamic_network_architectures.
 
-A plan names classes by their dotted paths. Only the package's U-Nets and building blocks of torch.nn and of that
-package are looked up; nothing else that a plan names is imported.
+A plan names classes by their dotted paths. Only the U-Nets of that package, and building blocks of it and of torch.nn,
+are looked up; nothing else that a plan names is imported.
 """
 
 from __future__ import annotations
@@ -19,17 +19,24 @@ from voxtile_build.importers.nnunet.old_plans import ARCHITECTURES
 PACKAGE = "dynamic_network_architectures"
 BLOCKS = ("torch.nn", PACKAGE)
 TAKEN = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
-"""The package's networks that segment and whose served result was compared with nnU-Net's; its others are classifiers
-and transformers (Primus), which no plan of nnU-Net's own planners names."""
+"""The networks whose served result was compared with nnU-Net's. The package's other networks are classifiers and
+transformers (Primus), which nnU-Net's own planners do not choose."""
 SEARCHED = "unet"
-"""Where networks that older plans name in other modules lie today."""
+"""Module of relocated networks: older plans name other modules."""
 
 
 def network_of(configuration: Mapping[str, Any], channels: int, heads: int, where: str) -> nn.Module:
-    """The untrained network of `configuration` for `channels` inputs and `heads` outputs, deep supervision off.
+    """The untrained network of a configuration, without deep supervision.
 
-    where: names the plan in errors. Raises NetworkError for a class that is not known, arguments that it refuses, and
-    where dynamic_network_architectures is not installed.
+    Args:
+        configuration: of the plans.
+        channels: input channels.
+        heads: output channels.
+        where: names the plan in errors.
+
+    Raises:
+        NetworkError: the class is not known, it refuses the arguments, or dynamic_network_architectures is not
+            installed.
     """
     architecture = configuration["architecture"]
     network_class = find_network(str(architecture.get("network_class_name")), where)
@@ -41,14 +48,18 @@ def network_of(configuration: Mapping[str, Any], channels: int, heads: int, wher
         arguments["deep_supervision"] = False
     try:
         network: nn.Module = network_class(input_channels=channels, num_classes=heads, **arguments)
-    except Exception as error:  # constructors assert, index and divide as they like
+    except Exception as error:  # constructors raise many kinds of errors
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise NetworkError(f"{where}: {network_class.__name__} refuses the plan's arch_kwargs: {reason}") from error
     return network.eval()
 
 
 def find_network(name: str, where: str) -> type[nn.Module]:
-    """The class `name` (dotted path) of dynamic_network_architectures; a moved one by its last part."""
+    """The network class with a dotted path; one that has moved since is found by the last part of the path.
+
+    Raises:
+        NetworkError: the class is not known.
+    """
     _import(PACKAGE, where)
     package, _, attribute = name.rpartition(".")
     homes = [package] if _within(package, (ARCHITECTURES,)) else []
@@ -65,7 +76,11 @@ def find_network(name: str, where: str) -> type[nn.Module]:
 
 
 def find_block(name: str, where: str) -> type[nn.Module]:
-    """The class `name` (dotted path) of torch.nn or dynamic_network_architectures that a plan uses as a block."""
+    """The class with a dotted path in torch.nn or dynamic_network_architectures, which a plan uses as a building block.
+
+    Raises:
+        NetworkError: the class is not known.
+    """
     package, _, attribute = name.rpartition(".")
     found = _module_class(package, attribute, where) if _within(package, BLOCKS) else None
     if found is None:
@@ -85,7 +100,7 @@ def _module_class(module: str, attribute: str, where: str) -> type[nn.Module] | 
 
 
 def _import(module: str, where: str) -> Any:
-    """The module, None where a plan names one that is not there; an error for what has to be installed."""
+    """The module; None where a plan names one that does not exist, an error where its package is not installed."""
     try:
         return importlib.import_module(module)
     except ModuleNotFoundError as error:

@@ -1,4 +1,4 @@
-"""Plans of nnU-Net before 2.3, which name the pieces of a U-Net instead of a class with its arguments.
+"""Converts plans of nnU-Net before 2.3, which describe the parts of a U-Net instead of a class and its arguments.
 
 The conversion is that of `ConfigurationManager` in nnunetv2 2.8.1.
 """
@@ -12,7 +12,7 @@ from voxtile_build.errors import SourceError
 
 ARCHITECTURES = "dynamic_network_architectures.architectures"
 NETWORKS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
-"""The two networks that old plans could name, and what each calls its depth."""
+"""The two networks that old plans can name, and the argument of each for the depth of its stages."""
 OLD_KEYS = (
     "UNet_class_name", "UNet_base_num_features", "n_conv_per_stage_encoder", "n_conv_per_stage_decoder",
     "num_pool_per_axis", "pool_op_kernel_sizes", "conv_kernel_sizes", "unet_max_num_features",
@@ -20,9 +20,14 @@ OLD_KEYS = (
 
 
 def with_architecture(configuration: Mapping[str, Any], where: str) -> dict[str, Any]:
-    """`configuration` with the key `architecture`; made from the old keys where it has none.
+    """A configuration with the key `architecture`, which is made from the old keys where it is missing.
 
-    Raises SourceError where an old key is missing or names another network.
+    Args:
+        configuration: of the plans.
+        where: names it in errors.
+
+    Raises:
+        SourceError: an old key is missing, or names another network.
     """
     if "architecture" in configuration:
         return dict(configuration)

@@ -1,7 +1,7 @@
-"""The post-processing that nnU-Net learned, read without running anything, as plain steps.
+"""Reads the post-processing that nnU-Net determined, as plain steps, without running anything.
 
-nnU-Net writes it twice: as postprocessing.json and as postprocessing.pkl. The pickle is opened through an unpickler
-that knows one function by name, which it never calls, and numbers.
+nnU-Net writes it twice: as postprocessing.json and as postprocessing.pkl. The unpickler takes numbers and the name of
+one function, which is never called.
 """
 
 from __future__ import annotations
@@ -26,10 +26,19 @@ Step = dict[str, Any]
 
 
 def read_steps(folder: Path, folds: Sequence[str]) -> list[Step]:
-    """Steps `{"op": "keep_largest", "labels": […], "background": 0}`, none where nothing was learned for `folds`.
+    """The steps that nnU-Net determined for these folds.
 
-    Looks where nnU-Net writes: in crossval_results_folds_0_1_… of these folds, then in the folder itself. Raises
-    SourceError for a file that is damaged, or names a function or an argument that is not known.
+    Looks where nnU-Net writes them: in crossval_results_folds_0_1_… of these folds, then in the folder itself.
+
+    Args:
+        folder: the trained model.
+        folds: such as ("0", "1").
+
+    Returns:
+        Steps such as `{"op": "keep_largest", "labels": [1, 2], "background": 0}`; none if nothing was determined.
+
+    Raises:
+        SourceError: a file is damaged, or names a function or an argument that is not known.
     """
     for place in (folder / f"crossval_results_folds_{'_'.join(folds)}", folder):
         plain, pickled = place / "postprocessing.json", place / "postprocessing.pkl"
@@ -51,13 +60,13 @@ def _from_pickle(path: Path) -> tuple[Any, Any]:
             functions, arguments = _Unpickler(stream, path).load()
     except SourceError:
         raise
-    except Exception as error:  # a damaged pickle fails in any way it likes
+    except Exception as error:  # a damaged pickle raises many kinds of errors
         raise SourceError(f"{path}: expected nnU-Net's post-processing, found a damaged pickle: {error}") from None
     return functions, arguments
 
 
 class _Unpickler(pickle.Unpickler):
-    """Gives functions as their names, and builds nothing but containers and NumPy numbers."""
+    """Gives a function as its name, and makes nothing but containers and NumPy numbers."""
 
     def __init__(self, stream: Any, path: Path) -> None:
         super().__init__(stream)
@@ -84,7 +93,7 @@ def _number(kind: Any, data: bytes) -> int | float:
 
 
 def _latin1(text: str, encoding: str) -> bytes:
-    """Bytes in a pickle of protocol 2."""
+    """How a pickle of protocol 2 holds bytes."""
     if encoding != "latin1":
         raise ValueError(f"expected bytes as latin1, found {encoding}")
     return text.encode("latin1")
@@ -107,7 +116,7 @@ def _step(name: str, arguments: Any, path: Path) -> Step:
 
 
 def _flat(labels: Any, path: Path) -> list[int]:
-    """A region is the union of its labels, and so is a list of regions."""
+    """All labels of nested lists: a region is the union of its labels, and a list of regions is their union."""
     if _is_list(labels):
         return [label for part in labels for label in _flat(part, path)]
     if isinstance(labels, bool) or not isinstance(labels, int):

@@ -1,4 +1,4 @@
-"""A spec of an nnU-Net configuration: the tiling, labels and channels, and the card's `nnunet` part for the client."""
+"""Makes the spec of an nnU-Net configuration, with the card's `nnunet` part, by which the client prepares scans."""
 
 from __future__ import annotations
 
@@ -11,17 +11,17 @@ from voxtile_build.importers.nnunet.labels import Labels
 from voxtile_build.spec.spec import Spec, parse_spec
 
 OVERLAP = 0.5
-"""nnU-Net's tile_step_size of 0.5."""
-SIGMA = 0.125
-"""nnU-Net's Gaussian: a standard deviation of an eighth of the patch."""
+"""nnU-Net's tile_step_size is 0.5; the overlap is 1 - tile_step_size."""
+SIGMA_SCALE = 0.125
+"""The standard deviation of nnU-Net's Gaussian is an eighth of the patch."""
 CONFIGURATION_KEYS = (
     "spacing", "patch_size", "normalization_schemes", "use_mask_for_norm",
     "resampling_fn_data", "resampling_fn_data_kwargs", "resampling_fn_seg", "resampling_fn_seg_kwargs",
     "resampling_fn_probabilities", "resampling_fn_probabilities_kwargs",
 )  # fmt: skip
-"""What the client needs of a configuration, under nnU-Net's own names."""
-FIGURES = "foreground_intensity_properties_per_channel"
-OLD_FIGURES = "foreground_intensity_properties_by_modality"
+"""The keys of a configuration that the client needs, under nnU-Net's own names."""
+STATISTICS = "foreground_intensity_properties_per_channel"
+OLD_STATISTICS = "foreground_intensity_properties_by_modality"
 
 KNOWN = {
     "normalization_schemes": (
@@ -37,7 +37,11 @@ KNOWN["resampling_fn_seg"] = KNOWN["resampling_fn_probabilities"] = KNOWN["resam
 
 
 def check_names(folder: ModelFolder, configuration: Mapping[str, Any]) -> None:
-    """Refuse, with SourceError, a plan that names a function or class that the client does not reproduce."""
+    """Refuse a plan that names a function or class that the client does not reproduce.
+
+    Raises:
+        SourceError: names it.
+    """
     for key, known in KNOWN.items():
         value = configuration.get(key, folder.plans.get(key, known[0]))
         for name in value if isinstance(value, list) else [value]:
@@ -49,14 +53,15 @@ def check_names(folder: ModelFolder, configuration: Mapping[str, Any]) -> None:
 
 
 def plan_of(folder: ModelFolder, configuration: Mapping[str, Any]) -> dict[str, Any]:
-    """The keys of the plan that the client needs, the configuration's and the plan's own merged.
+    """The keys that the client needs, of the configuration and of the plan itself.
 
-    Raises SourceError for a key that is missing.
+    Raises:
+        SourceError: a key is missing.
     """
     plan = dict(configuration)
     plan |= {key: folder.plans[key] for key in ("transpose_forward", "transpose_backward") if key in folder.plans}
-    plan[FIGURES] = folder.plans.get(FIGURES, folder.plans.get(OLD_FIGURES, {}))
-    wanted = ("transpose_forward", "transpose_backward", *CONFIGURATION_KEYS, FIGURES)
+    plan[STATISTICS] = folder.plans.get(STATISTICS, folder.plans.get(OLD_STATISTICS, {}))
+    wanted = ("transpose_forward", "transpose_backward", *CONFIGURATION_KEYS, STATISTICS)
     missing = [key for key in wanted if key not in plan]
     if missing:
         raise SourceError(f"{folder.plans_file}: expected nnU-Net v2 plans, found none of {', '.join(missing)}")
@@ -73,7 +78,21 @@ def spec_of(
     nnunet: Mapping[str, Any],
     settings: Mapping[str, Any],
 ) -> Spec:
-    """The spec of the model `name`; `settings` is what its SETTINGS sections say. Raises SpecError."""
+    """The spec of a model.
+
+    Args:
+        name: the public name.
+        folder: the trained model.
+        configuration: its configuration.
+        channels: names of the input channels.
+        labels: its labels.
+        mirror_axes: spatial axes to mirror over.
+        nnunet: the `nnunet` part of the card.
+        settings: the tables [serving], [precision] and [acceptance].
+
+    Raises:
+        SpecError: the settings are not valid.
+    """
     patch = list(configuration["patch_size"])
     what = str(folder.dataset.get("name") or folder.plans.get("dataset_name", "")).strip()
     architecture = configuration["architecture"]
@@ -96,7 +115,7 @@ def spec_of(
             "slice_axis": 0 if len(patch) == 2 else None,
             "overlap": OVERLAP,
             "mode": "gaussian",
-            "sigma_scale": SIGMA,
+            "sigma_scale": SIGMA_SCALE,
             "mirror_axes": list(mirror_axes),
         },
         **settings,
