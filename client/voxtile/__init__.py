@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from voxtile.errors import ServerUnavailable as ServerUnavailable
     from voxtile.errors import TileError as TileError
     from voxtile.errors import VoxtileError as VoxtileError
+    from voxtile.io.scan import ScanInput as ScanInput
     from voxtile.options import Options as Options
     from voxtile.outputs.report import Report as Report
     from voxtile.remote import RemoteNetwork as RemoteNetwork
@@ -66,6 +67,7 @@ _HOMES = {
     "Report": "outputs.report",
     "Request": "triton.types",
     "RetryPolicy": "triton.retry",
+    "ScanInput": "io.scan",
     "Segmentation": "segmenter",
     "Segmenter": "segmenter",
     "ServedModel": "triton.types",

@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import SimpleITK as sitk
 from numpy.typing import NDArray
 
-from tests.support.heads import head, image
+from tests.support.heads import AFFINE, head, image
 from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import card_of
-from voxtile import InputError, RemoteNetwork, Segmenter, Transport
+from voxtile import InputError, RemoteNetwork, ScanInput, Segmenter, Transport
 
 LIMIT = 100.0
 
@@ -42,6 +45,33 @@ def test_a_segmenter_over_a_function() -> None:
     assert (report.servers, report.shared_memory, report.retries) == (["memory"], False, 0)
     assert report.bytes_sent == report.tiles * 4 * 16**3
     assert report.bytes_received == 2 * report.bytes_sent
+
+
+def forms(values: NDArray[np.float32], folder: Path) -> dict[str, ScanInput]:
+    """One scan in every form that a Segmenter takes."""
+    simple = sitk.GetImageFromArray(values.astype(np.int16).T)
+    simple.SetSpacing((1.0, 1.2, 0.9))
+    simple.SetOrigin((30.0, -10.0, 5.0))
+    simple.SetDirection((-1, 0, 0, 0, -1, 0, 0, 0, 1))
+    nib.save(image(values), folder / "head.nii.gz")
+    return {
+        "path": folder / "head.nii.gz",
+        "text": str(folder / "head.nii.gz"),
+        "bytes": (folder / "head.nii.gz").read_bytes(),
+        "nibabel": image(values),
+        "SimpleITK": simple,
+        "array with its affine": (values, AFFINE),
+        "list of one": [image(values)],
+    }
+
+
+def test_every_form_of_a_scan_gives_the_same_mask(tmp_path: Path) -> None:
+    values = head((24, 21, 19))
+    with Segmenter(transport=transport()) as segmenter:
+        for name, form in forms(values, tmp_path).items():
+            mask = segmenter(form)
+            np.testing.assert_array_equal(np.asarray(mask.dataobj), values > LIMIT, err_msg=name)
+            np.testing.assert_allclose(mask.affine, AFFINE, atol=1e-5, err_msg=name)
 
 
 def test_a_network_over_a_function() -> None:

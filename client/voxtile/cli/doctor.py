@@ -11,7 +11,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.budget import MIB
+from voxtile.chains.prepare import prepare_scan
 from voxtile.errors import VoxtileError
+from voxtile.io.scan import open_scan
+from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
@@ -93,10 +96,6 @@ def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
 
 
 def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
-    from voxtile.chains.prepare import prepare_scan
-    from voxtile.io.scan import open_scan
-    from voxtile.tiling.plan import plan_tiles, tile_shape
-
     name = scans[0].name
     try:
         volume = open_scan(scans, model.card.input_channels)

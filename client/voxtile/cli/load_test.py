@@ -10,11 +10,11 @@ import statistics
 import threading
 import time
 from collections.abc import Sequence
-from typing import Any
 
 from pydantic import BaseModel
 
 from voxtile.errors import VoxtileError
+from voxtile.io.scan import ScanInput
 from voxtile.options import Options
 from voxtile.segmenter import LoadedScan, Segmenter
 
@@ -46,7 +46,13 @@ class LoadResult(BaseModel):
 
 
 def run_load_test(
-    urls: Sequence[str], model: str, image: Any, *, clients: int = 2, scans: int = 8, options: Options | None = None
+    urls: Sequence[str],
+    model: str,
+    image: ScanInput,
+    *,
+    clients: int = 2,
+    scans: int = 8,
+    options: Options | None = None,
 ) -> LoadResult:
     """Lets several clients segment the same scan over and over; one segmentation before that is not counted.
 
