@@ -25,12 +25,12 @@ TOP = {
     "precision": "the arithmetic that the engine computes in",
     "accepted": "whether every limit was met",
     "acceptance": "the limits: what the spec asks for, or the defaults for the precision",
-    "figures": "the worst values over all samples, which the limits are compared with",
+    "metrics": "the worst values over all samples, which the limits are compared with",
     "tiles": "what was measured on each tile, at each batch size",
     "scans": "what was measured on each whole scan",
     "precision_facts": "what the engine itself says of its arithmetic; with `auto`, the path of the search",
-    "notes": "what the user should know, in sentences",
-    "evidence": "the file that holds the reference's scores, so that the measurement can be repeated without PyTorch",
+    "warnings": "what the user should know, in sentences",
+    "samples": "the file with tiles, a scan and the reference's scores, for measuring again without PyTorch",
     "hashes": "SHA-256 digests of what the engine was made of, and of its files",
     "versions": "the versions of the libraries that took part",
     "machine": "the machine that measured",
@@ -41,7 +41,7 @@ ACCEPTANCE = {
     "min_dice": "the smallest Dice of a label between the engine and the reference",
     "max_changed": "the largest share of voxels whose label changes",
 }
-FIGURES = {
+METRICS = {
     "max_abs_error": "the largest error of a probability",
     "mean_abs_error": "the largest mean error of a probability",
     "dice_min": "the smallest Dice of any label in any scan",
@@ -74,7 +74,7 @@ SCAN = {
     "batch": "how many tiles were in a run",
     **MEASURED,
 }
-EVIDENCE = {"file": "its name, in the same folder", "sha256": "its digest"}
+SAMPLES = {"file": "its name, in the same folder", "sha256": "its digest"}
 HASHES = {
     "weights": "the weights that the network was built with",
     "onnx": "the ONNX file that all engines were built from",
@@ -88,10 +88,10 @@ MACHINE = {
 TABLES = {
     "": TOP,
     "acceptance": ACCEPTANCE,
-    "figures": FIGURES,
+    "metrics": METRICS,
     "tiles": TILE,
     "scans": SCAN,
-    "evidence": EVIDENCE,
+    "samples": SAMPLES,
     "hashes": HASHES,
     "machine": MACHINE,
 }
@@ -99,7 +99,7 @@ TABLES = {
 
 CLOSING = """\
 The entry that averages the folds of a model (`NAME_mean_ENGINE`) has a shorter certificate. Its graph is compared with
-a mean in float64. Of the tables above only `max_abs_error` is in `acceptance` and `figures`."""
+a mean in float64. Of the tables above only `max_abs_error` is in `acceptance` and `metrics`."""
 
 
 def page() -> str:
