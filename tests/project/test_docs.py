@@ -132,3 +132,20 @@ def test_the_gpu_page_names_the_releases_that_the_code_names() -> None:
     compose = text_of(ROOT / "server/deploy/compose.yaml")
     for release in re.findall(r"\b\d\d\.\d\d\b", container) + re.findall(r"tritonserver:(\d\d\.\d\d)", compose):
         assert release in page
+
+
+CONTRIBUTING = sorted((ROOT / "docs/contributing").glob("*.md"))
+MOST_FILES = 3
+
+
+@pytest.mark.parametrize("page", CONTRIBUTING, ids=lambda page: page.stem)
+def test_contributing_page_names_at_most_three_files_that_exist(page: Path) -> None:
+    section = text_of(page).partition("\n## Files to touch\n")[2].partition("\n## ")[0]
+    named = re.findall(r"^- (new: )?`([^`]+)`", section, re.MULTILINE)
+    assert 0 < len(named) <= MOST_FILES
+    for new, path in named:
+        assert (ROOT / path).exists() is not bool(new), path
+        assert not new or (ROOT / path).parent.exists() or (ROOT / path).parents[1].exists(), path
+    placeholders = re.compile(r"[A-Z]{4,}")
+    for path in re.findall(r"`((?:client|build|server|tests|docs)/[\w./]+\.\w+)`", text_of(page)):
+        assert (ROOT / path).exists() or placeholders.search(path), path

@@ -16,6 +16,13 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 SECONDS = 300
+PROGRAMS = {
+    "python": [sys.executable],
+    "voxtile": [sys.executable, "-m", "voxtile"],
+    "voxtile-build": [sys.executable, "-m", "voxtile_build"],
+}
+"""Programs as this checkout has them, whatever is installed."""
+
 FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
 POLL_S = 0.1
 
@@ -53,9 +60,8 @@ def environment(address: str | None = None) -> dict[str, str]:
 
 def run(command: Sequence[str], folder: Path, address: str | None = None) -> str:
     """Runs one command in `folder`; returns its standard output. Fails if it ends with another code than 0."""
-    own = Path(sys.executable).with_name(command[0])
     done = subprocess.run(
-        [str(own) if own.exists() else command[0], *command[1:]],
+        [*PROGRAMS.get(command[0], [command[0]]), *command[1:]],
         cwd=folder,
         env=environment(address),
         capture_output=True,
