@@ -159,7 +159,7 @@ def test_strips_change_neither_labels_nor_scores(server: EmbeddedServer, strips:
     with Segmenter(server.grpc_url, "small-unet", keep_scores=True, sw_batch_size=1, in_flight=1) as free:
         whole, limit = free.segment(scan), limit_for(free, scan, strips)
     with Segmenter(server.grpc_url, "small-unet", keep_scores=True, sw_batch_size=1, max_ram_mib=limit / MIB) as tight:
-        cut = tight.segment(scan, lambda *figures: told.append(figures))
+        cut = tight.segment(scan, lambda *counts: told.append(counts))
     np.testing.assert_array_equal(cut.labels, whole.labels)
     np.testing.assert_array_equal(cut.scores, whole.scores)
     report = cut.report
@@ -183,7 +183,7 @@ def test_tiles_of_slices_are_never_sent_again(bands: EmbeddedServer) -> None:
     assert (cut.report.strips, cut.report.tiles_sent_again) == (7, 0)
 
 
-def test_skipping_and_audits_go_on_in_strips(server: EmbeddedServer) -> None:
+def test_skipping_and_spot_checks_go_on_in_strips(server: EmbeddedServer) -> None:
     values = np.zeros((40, 110, 36), np.float32)
     values[:, :45] = head((40, 45, 36))
     scan = image(values)

@@ -46,7 +46,7 @@ def test_takes_any_batch_and_keeps_its_order(server: EmbeddedServer) -> None:
         assert network(x[:0]).shape == (0, 1, 16, 24, 8)
 
 
-def test_figures_normalise_on_the_server(server: EmbeddedServer) -> None:
+def test_statistics_normalise_on_the_server(server: EmbeddedServer) -> None:
     x = np.random.default_rng(6).normal(100, 20, (2, 1, *ROI)).astype(np.float32)
     with RemoteNetwork(server.grpc_url, "small-unet", statistics=np.array([[100, 20]], np.float32)) as raw:
         found = raw(x)

@@ -161,7 +161,7 @@ def test_what_changes_the_result_is_named(server: EmbeddedServer) -> None:
     assert report.changes == ["overlap 0.5 -> 0.1", "empty tiles skipped"]
 
 
-def test_skipping_leaves_out_empty_tiles_and_an_audit_asks_for_some(server: EmbeddedServer) -> None:
+def test_skipping_leaves_out_empty_tiles_and_a_spot_check_asks_for_some(server: EmbeddedServer) -> None:
     values = np.zeros((40, 40, 200), np.float32)
     values[:, :, :60] = head((40, 40, 60))
     with Segmenter(server.grpc_url, "small-unet", skip_empty=True, spot_check=3) as skipping:
