@@ -1,34 +1,28 @@
-"""The repository entries that are measured: built by voxtile-build, several variants of each network."""
+"""The repository entries that are measured: each network in several precisions, built by voxtile-build."""
 
 from __future__ import annotations
 
-import hashlib
-import json
-import shutil
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 from typing import Any
 
+import torch
 from torch import nn
 
-import voxtile_build
 from voxtile_build.build import build_models
 from voxtile_build.errors import BuildError
-from voxtile_build.importers.nnunet.models import models_of
-from voxtile_build.machine import versions
-from voxtile_build.repository.card import get_card, set_card
-from voxtile_build.repository.config import read_config, write_config
+from voxtile_build.repository.card import get_card
+from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import entry_name
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
-from .networks import Network
 from .settings import Settings, say
 
 OPEN = {"max_abs_error": 1e9, "max_logit_error": 1e9, "min_dice": 0.0, "max_changed": 1.0}
-"""Here the figures are the result; what misses them is to be shown, not refused."""
+"""Limits that accept everything: a table shows how far a precision is off, so the build must not refuse it."""
+FREE_BATCH_SIZE = 4  # tiles in one request to a network that costs nothing, at most
 REDUCED = {"cpu": "bf16", "cuda": "fp16"}
 """The reduced precision of each kind of device."""
 LEVELS: Mapping[str, Mapping[str, str]] = {
@@ -37,32 +31,52 @@ LEVELS: Mapping[str, Mapping[str, str]] = {
     "int8": {"openvino": "int8", "onnxruntime": "int8"},
     "auto": {"openvino": "auto"},
 }
-"""Precisions by the CPU's engines; those of one level have one public name."""
-SMALL = "unet"
-"""The network for which ONNX Runtime's reduced precisions are measured too: on a CPU they gain large ones nothing."""
+"""The precisions of the CPU's engines. Entries of one level share a public name."""
+ENGINE_TABLES = {"unet": tuple(LEVELS), "nnunet": tuple(LEVELS), "swinunetr": ("fp32", "bf16", "int8")}
+"""The networks that have a table of engines, and its levels. The search for `auto` takes too long for SwinUNETR."""
 
-Changes = Mapping[tuple[str, ...], Any]
-"""New values by their path in a spec."""
+Changes = Mapping[str, Any]
+"""New values of a spec by their keys, such as "input.dtype"."""
+Built = dict[str, dict[str, "Entry"]]
+"""Entries by public name (or level) and engine. What cannot be built has none; the settings record why."""
 
 
 @dataclass(frozen=True)
 class Entry:
-    """A public name, the engine behind it, and the precision that its certificate tells."""
+    """A public name and the engine behind it."""
 
     name: str
     engine: str
-    precision: str
-    instances: int = 1
 
     @property
     def engine_entry(self) -> str:
+        """The name of the engine's own entry."""
         return entry_name(self.name, self.engine)
 
 
+def engine_of(device: str) -> str:
+    """Returns the engine that serves on a device."""
+    return "tensorrt" if device == "cuda" else "openvino"
+
+
+def engine_levels(key: str, settings: Settings) -> tuple[str, ...]:
+    """Returns the levels in this run's table of engines for a network; none if it has no such table.
+
+    A quick run leaves out SwinUNETR and what is calibrated.
+    """
+    full = ENGINE_TABLES.get(key, ())
+    return settings.pick(full, full[:2] if key != "swinunetr" else (), full[:1] if key == "unet" else ())
+
+
 def changed(spec: Spec, changes: Changes) -> Spec:
-    """`spec` with the keys at the given paths changed, and checked again."""
+    """Returns `spec` with changes, checked again.
+
+    Raises:
+        ValueError: the result is no valid spec.
+    """
     fields = spec.model_dump()
-    for (*path, last), value in changes.items():
+    for key, value in changes.items():
+        *path, last = key.split(".")
         part = fields
         for step in path:
             part = part[step]
@@ -70,206 +84,97 @@ def changed(spec: Spec, changes: Changes) -> Spec:
     return Spec.model_validate(fields)
 
 
-def spec_of(network: Network, scan: Path, settings: Settings) -> Spec:
-    """The plain spec: fp32 in, fp32 logits out. scan: what the certificate is taken on; one tile is enough here."""
-    fields = {
-        "name": network.key,
-        "title": network.title,
-        "network": {"name": network.spec_name, "args": dict(network.args)},
-        "weights": {"file": str(network.weights), "sha256": network.sha256},
-        "input": {"channels": ["T1"], "dtype": "fp32", "intensity": {"rule": "zscore", "mask": "nonzero"}},
-        "output": {"scores": "logits", "labels": list(network.labels)},
-        "tiling": {
-            "roi_size": list(network.roi),
-            "overlap": network.overlap,
-            "mode": "gaussian",
-            "background_at_most": 0.0,
-        },
-        "serving": serving_of(network.max_batch_size, settings.device),
-        "acceptance": OPEN,
-    }
-    spec = parse_spec(fields, "bench", settings.data)
-    return changed(spec, on_scan(spec, scan))
+def build_levels(model: Model, key: str, wanted: Sequence[str], settings: Settings) -> Built:
+    """Builds a model at the levels `wanted`, as KEY-LEVEL; those of this run's table of engines are built with them."""
+    levels = dict.fromkeys((*wanted, *(engine_levels(key, settings) if "engines" in settings.sections else ())))
+    built = build_entries(model, {f"{key}-{level}": _at_level(key, level, settings) for level in levels}, settings)
+    return {level: built[f"{key}-{level}"] for level in wanted}
 
 
-def on_scan(spec: Spec, scan: Path, calibration: Path | None = None) -> dict[tuple[str, ...], Any]:
-    """The changes that take certificate and calibration from `scan`, or from two scans, instead of a phantom."""
-    found: dict[tuple[str, ...], Any] = {("acceptance", "scans"): ((scan,),)}
-    if "calibration" in spec.model_dump().get("precision", {}):
-        found["precision", "calibration"] = ((calibration or scan,),)
-    return found
+def build_entries(model: Model, variants: Mapping[str, Changes], settings: Settings) -> Built:
+    """Builds a model with changes, by their public names, unless that is done already.
 
-
-def serving_of(max_batch_size: int, device: str) -> dict[str, Any]:
-    engine = engine_of(device)
-    serving: dict[str, Any] = {
-        "engines": (engine,),
-        "default_engine": engine,
-        "max_batch_size": max_batch_size,
-        "warm_up": False,
-    }
-    return {**serving, "gpus": "all"} if device == "cuda" else serving
-
-
-def engine_of(device: str) -> str:
-    return "tensorrt" if device == "cuda" else "openvino"
-
-
-def model_of(network: Network, scan: Path, settings: Settings) -> Model:
-    spec = spec_of(network, scan, settings)
-    return Model(spec, (Fold(spec.name, network.load),))
-
-
-def nnunet_model(folder: Path, name: str, settings: Settings) -> Model:
-    """The model that voxtile-build reads from a trained nnU-Net folder, its acceptance figures open."""
-    model = models_of(folder, name)[0]
-    opened: dict[tuple[str, ...], Any] = {("acceptance", key): value for key, value in OPEN.items()}
-    opened |= {("serving", key): value for key, value in serving_of(1, settings.device).items()}
-    return Model(changed(model.spec, opened), model.folds)
-
-
-def build_entries(model: Model, variants: Mapping[str, Changes], settings: Settings) -> dict[str, dict[str, Entry]]:
-    """Builds `model` with each of the changes under its public name, unless that was done before.
-
-    What can share an export is built in one go. Returns the entries by name and engine; none for a name that cannot be
-    built, which is told.
+    Variants that can share an export are built together.
     """
-    specs: dict[str, Spec] = {}
+    fold, models = model.folds[0], []
     for name, changes in variants.items():
         try:
-            specs[name] = changed(model.spec, {("name",): name, **changes})
+            models.append(Model(changed(model.spec, {"name": name, **changes}), (replace(fold, name=name),)))
         except ValueError as error:
-            _leave_out(model, name, error, settings)
-    return {name: {} for name in variants} | _built_together(model, specs, settings)
+            settings.leave_out(model.spec.name, name, str(error))
+    missing = [one for one in models if not (settings.repository / one.spec.name).is_dir()]
+    if missing:
+        say("building " + ", ".join(f"{one.spec.name} for {' and '.join(one.spec.serving.engines)}" for one in missing))
+        started = time.monotonic()
+        _build(model.spec.name, missing, settings)
+        say(f"built {len(missing)} in {time.monotonic() - started:.0f} s")
+    return {name: _entries(name, settings) for name in variants}
 
 
-def _built_together(model: Model, specs: Mapping[str, Spec], settings: Settings) -> dict[str, dict[str, Entry]]:
-    """All in one go; where that fails, each by itself, so that one takes no other with it."""
-    fold = model.folds[0]
-    models = [Model(spec, (Fold(name, fold.load, fold.weights_sha256),)) for name, spec in specs.items()]
-    try:
-        return _built(models, settings)
-    except (BuildError, ValueError) as error:
-        if len(specs) == 1:
-            _leave_out(model, next(iter(specs)), error, settings)
-            return {}
-    alone = [_built_together(model, {name: spec}, settings) for name, spec in specs.items()]
-    return {name: entries for made in alone for name, entries in made.items()}
+def build_network(network: nn.Module, spec: Spec, settings: Settings) -> Entry:
+    """Builds a network that no spec can name, such as one that costs nothing."""
+    model = Model(spec, (Fold(spec.name, lambda: network, "0" * 64),))
+    return build_entries(model, {spec.name: {}}, settings)[spec.name][spec.serving.engines[0]]
 
 
-def _leave_out(model: Model, name: str, error: Exception, settings: Settings) -> None:
-    settings.leave_out(model.spec.name, name, " ".join(str(error).split())[:300])
+class Repeat(nn.Module):
+    """A network that costs nothing: it returns its input as several scores."""
+
+    scores = 1
+
+    def forward(self, roi: torch.Tensor) -> torch.Tensor:
+        """Returns [batch, score, *spatial] of [batch, 1, *spatial]."""
+        return torch.cat([roi] * self.scores, dim=1) if self.scores > 1 else roi * 1.0
 
 
-def build_entry(model: Model, name: str, changes: Changes, settings: Settings) -> Entry | None:
-    """The entry of one variant for the device's engine; None where it cannot be built, which is told."""
-    return build_entries(model, {name: changes}, settings)[name].get(engine_of(settings.device))
+def free_entry(
+    scores: int, taken: str, given: str, roi: tuple[int, ...], settings: Settings, *, one_mask: bool = False
+) -> Entry:
+    """Builds a network that costs nothing, with the types `taken` and `given` of ROI and scores on the wire.
 
-
-def build_levels(model: Model, key: str, wanted: Sequence[str], settings: Settings) -> dict[str, dict[str, Entry]]:
-    """`model` at the levels `wanted` as `key`-level: entries by level and engine, none where one cannot be built.
-
-    Levels that the table of engines will want in this run are built with them.
+    With `one_mask` it returns only the probability of the last class.
     """
-    levels = dict.fromkeys((*wanted, *(engine_levels(key, settings) if "engines" in settings.sections else ())))
-    names = {f"{key}-{level}": level for level in levels}
-    built = build_entries(model, {name: _at_level(key, level, settings) for name, level in names.items()}, settings)
-    return {level: built[name] for name, level in names.items() if level in wanted}
-
-
-def engine_levels(key: str, settings: Settings) -> tuple[str, ...]:
-    """Of which the table of engines tells. Quick runs leave out what is calibrated; SwinUNETR is too large to be
-    searched for its `auto`."""
-    if key not in engine_keys(settings):
-        return ()
-    if settings.tiny:
-        return ("fp32",)
-    if settings.quick:
-        return ("fp32", "bf16")
-    return tuple(level for level in LEVELS if level != "auto" or key != "swinunetr")
-
-
-def engine_keys(settings: Settings) -> tuple[str, ...]:
-    """Networks in the table of engines."""
-    return ("unet",) if settings.tiny else ("unet", "nnunet") if settings.quick else ("unet", "nnunet", "swinunetr")
+    labels = [f"score {index}" for index in range(scores)]
+    wanted = {"scores": "foreground", "foreground": labels[-1]} if one_mask else {}
+    fields: dict[str, Any] = {
+        "name": f"free-{scores}-{taken}-{given}-{roi[0]}",
+        "network": {"name": "Identity"},
+        "input": {"channels": ["any"], "dtype": taken},
+        "output": {"dtype": given, "labels": labels, **wanted},
+        "tiling": {"roi_size": list(roi), "overlap": 0.25, "mode": "gaussian"},
+        "serving": {"engines": ["openvino"], "max_batch_size": FREE_BATCH_SIZE, "warm_up": False},
+        "acceptance": OPEN,
+    }
+    network = Repeat()
+    network.scores = scores
+    return build_network(network, parse_spec(fields, "bench", settings.data), settings)
 
 
 def _at_level(key: str, level: str, settings: Settings) -> Changes:
     engine = engine_of(settings.device)
     words = LEVELS[level] if settings.device == "cpu" else {engine: level}
-    if key not in engine_keys(settings) or (key != SMALL and level != "fp32"):
+    # On a CPU, ONNX Runtime's reduced precisions gain nothing for large networks.
+    if not engine_levels(key, settings) or (key != "unet" and level != "fp32"):
         words = {engine: words[engine]}
-    changes: dict[tuple[str, ...], Any] = {
-        ("serving", "engines"): tuple(words),
-        ("serving", "default_engine"): engine,
-        **{("precision", name): word for name, word in words.items() if word != "fp32"},
-    }
-    if level == "auto":
-        # The search needs figures to reach; open ones would make it stop at the first.
-        changes |= {("acceptance", "min_dice"): 0.995, ("acceptance", "max_changed"): 1e-3}
-    return changes
+    precisions = {f"precision.{name}": word for name, word in words.items() if word != "fp32"}
+    changes = {"serving.engines": tuple(words), "serving.default_engine": engine, **precisions}
+    # The search for `auto` needs limits: with open ones it would stop at once.
+    return {**changes, "acceptance.min_dice": 0.995, "acceptance.max_changed": 1e-3} if level == "auto" else changes
 
 
-def build_network(network: nn.Module, spec: Spec, settings: Settings) -> Entry:
-    """Builds an unnamed network, such as one that costs nothing."""
-    model = Model(spec, (Fold(spec.name, lambda: network, "0" * 64),))
-    return _built([model], settings)[spec.name][spec.serving.engines[0]]
-
-
-def clone(entry: Entry, name: str, instances: int, threads: int, settings: Settings) -> Entry:
-    """The same engine files under another name, served by several instances of so many threads each."""
-    repository = settings.repository
-    for old, new in ((entry.engine_entry, entry_name(name, entry.engine)), (entry.name, name)):
-        shutil.rmtree(repository / new, ignore_errors=True)
-        shutil.copytree(repository / old, repository / new)
-        config = read_config(repository / new)
-        config.name = new
-        if new == name:
-            set_card(config, get_card(config, repository / new).model_copy(update={"name": name}))
-            for step in config.ensemble_scheduling.step:
-                step.model_name = entry_name(name, entry.engine)
-        else:
-            config.instance_group[0].count = instances
-            config.parameters["INFERENCE_NUM_THREADS"].string_value = str(threads)
-        write_config(config, repository / new)
-    return Entry(name, entry.engine, entry.precision, instances)
-
-
-def engine_files(entry: Entry, settings: Settings) -> dict[str, Any]:
-    """What a process needs to run an entry's engine itself: the folder of its files and its parameters."""
-    folder = settings.repository / entry.engine_entry
-    parameters = {key: value.string_value for key, value in read_config(folder).parameters.items()}
-    return {"engine": entry.engine, "folder": str(folder / "1"), "parameters": parameters}
-
-
-def _built(models: Sequence[Model], settings: Settings) -> dict[str, dict[str, Entry]]:
-    """Builds where spec, sources or versions have changed since; the entries by name and engine."""
-    stamps = {model.spec.name: settings.data / f"{model.spec.name}.stamp" for model in models}
-    digests = {model.spec.name: _digest(model) for model in models}
-
-    def stands(name: str) -> bool:
-        stamp = stamps[name]
-        return stamp.exists() and stamp.read_text() == digests[name] and (settings.repository / name).is_dir()
-
-    missing = [model for model in models if not stands(model.spec.name)]
-    if missing:
-        named = ", ".join(f"{model.spec.name} for {' and '.join(model.spec.serving.engines)}" for model in missing)
-        say(f"building {named}")
-        begun = time.monotonic()
-        build_models(missing, settings.repository)
-        for model in missing:
-            stamps[model.spec.name].write_text(digests[model.spec.name])
-        say(f"built {len(missing)} in {time.monotonic() - begun:.0f} s")
-    return {model.spec.name: _entries(model.spec.name, settings) for model in models}
+def _build(where: str, models: Sequence[Model], settings: Settings) -> None:
+    """Builds all models at once; if that fails, each by itself, so that only the wrong one is left out."""
+    try:
+        build_models(models, settings.repository)
+    except (BuildError, ValueError) as error:
+        if len(models) == 1:
+            settings.leave_out(where, models[0].spec.name, str(error))
+        for model in models if len(models) > 1 else ():
+            _build(where, [model], settings)
 
 
 def _entries(name: str, settings: Settings) -> dict[str, Entry]:
-    """What is in the repository under a public name, by engine, with the precision that the certificate tells."""
-    card = get_card(read_config(settings.repository / name), settings.repository / name)
-    return {engine: Entry(name, engine, one.precision) for engine, one in card.certificates.items()}
-
-
-def _digest(model: Model) -> str:
-    sources = sorted(Path(voxtile_build.__file__).parent.rglob("*.py"))
-    text = json.dumps([model.spec.model_dump(mode="json"), versions()], sort_keys=True)
-    return hashlib.sha256(text.encode() + b"".join(file.read_bytes() for file in sources)).hexdigest()
+    """Returns what the repository has under a public name, by engine."""
+    folder = settings.repository / name
+    certificates = get_card(read_config(folder), folder).certificates if folder.is_dir() else {}
+    return {engine: Entry(name, engine) for engine in certificates}

@@ -1,4 +1,7 @@
-"""What is segmented: the MNI152 brain, a made-up chest CT, crops of both, and a scan that is half air."""
+"""The scans: the MNI152 brain, a made-up chest CT, crops of both, and a brain with air beside it.
+
+Knows nothing of networks.
+"""
 
 from __future__ import annotations
 
@@ -14,53 +17,45 @@ from numpy.typing import NDArray
 from models.training.mni152 import fetch_mni152
 
 Shape = tuple[int, int, int]
+"""Voxels along (x, y, z)."""
 
-CT_SHAPE: Shape = (512, 512, 300)
-CT_LABELS = 25
-CT_SPACING = (0.8, 0.8, 1.5)
-AIR, FAT = -1000, -90
-LIGHT, HEAVY = (-750, -210), (30, 1500)
-NOISE = 8
-"""Hounsfield units."""
-
-
-def brain_files(data: Path) -> dict[str, Path]:
-    """The MNI152 template and its tissue maps: uint8, 1 mm, RAS, 197 × 233 × 189."""
-    return fetch_mni152(data)
+CT_LABELS = 25  # with the background
+CT_SPACING = (0.8, 0.8, 1.5)  # millimetres along (x, y, z)
+AIR, FAT, LIGHT, HEAVY, NOISE = -1000, -90, (-750, -210), (30, 1500), 8  # Hounsfield units
 
 
 def brain_crop(data: Path, shape: Shape) -> Path:
-    """The middle `shape` voxels of the brain."""
-    return made(data / f"brain-{_times(shape)}.nii.gz", lambda path: _save_crop(brain_files(data)["t1"], shape, path))
+    """Returns a file with the middle `shape` voxels of the brain: uint8, 1 mm, RAS."""
 
+    def make(path: Path) -> None:
+        image = nib.load(fetch_mni152(data)["t1"])
+        nib.save(image.slicer[_middle(image.shape, shape)], path)
 
-def tissue_labels(data: Path, shape: Shape) -> NDArray[np.uint8]:
-    """[x, y, z] of the same crop: 1 grey matter, 2 white matter, 0 the rest, by the larger of the template's maps."""
-    files = brain_files(data)
-    grey, white = (_centre(_values(files[kind]), shape).astype(np.int16) for kind in ("gm", "wm"))
-    rest = 255 - grey - white
-    labels: NDArray[np.uint8] = np.stack([rest, grey, white]).argmax(0).astype(np.uint8)
-    return labels
+    return made(data / f"brain-{by(shape, 'x')}.nii.gz", make)
 
 
 def half_air(data: Path, shape: Shape) -> Path:
-    """A brain crop with as much air behind it along the first axis."""
+    """Returns a file with a brain crop and as much air behind it along the first axis."""
 
     def make(path: Path) -> None:
-        brain = nib.load(brain_crop(data, shape))
-        values = np.asanyarray(brain.dataobj)
-        nib.save(nib.Nifti1Image(np.concatenate([values, np.zeros_like(values)]), brain.affine), path)
+        crop = nib.load(brain_crop(data, shape))
+        values = np.asanyarray(crop.dataobj)
+        nib.save(nib.Nifti1Image(np.concatenate([values, np.zeros_like(values)]), crop.affine), path)
 
-    return made(data / f"half-air-{_times(shape)}.nii.gz", make)
+    return made(data / f"half-air-{by(shape, 'x')}.nii.gz", make)
 
 
-def ct_scan(data: Path, shape: Shape = CT_SHAPE) -> Path:
-    """A made-up chest CT, int16 Hounsfield units."""
-    return made(data / f"chest-{_times(shape)}.nii.gz", lambda path: _save_ct(shape, path))
+def ct_scan(data: Path, shape: Shape) -> Path:
+    """Returns a file with the made-up chest CT, int16 Hounsfield units."""
+
+    def make(path: Path) -> None:
+        nib.save(nib.Nifti1Image(ct_values(shape), np.diag([*CT_SPACING, 1.0])), path)
+
+    return made(data / f"chest-{by(shape, 'x')}.nii.gz", make)
 
 
 def ct_labels(shape: Shape) -> NDArray[np.uint8]:
-    """[x, y, z]: 0 outside, 1 the body, 2 … 24 organs: ellipsoids that lie apart inside it."""
+    """Returns labels [x, y, z]: 0 outside, 1 the body, 2 … 24 organs, which are ellipsoids apart from each other."""
     grid = [np.linspace(-1, 1, size, dtype=np.float32) for size in shape]
     labels = _ellipsoid(grid, (0, 0, 0), (0.9, 0.75, 2.0)).astype(np.uint8)
     rng = np.random.default_rng(20)
@@ -73,46 +68,32 @@ def ct_labels(shape: Shape) -> NDArray[np.uint8]:
 
 
 def ct_values(shape: Shape) -> NDArray[np.int16]:
-    """[x, y, z] Hounsfield units: each structure of `ct_labels` with its own, noise over all."""
+    """Returns Hounsfield units [x, y, z]: a density for each label of `ct_labels`, with noise over all."""
     rng = np.random.default_rng(21)
     values = _densities()[ct_labels(shape)]
     values += NOISE * rng.standard_normal(shape, dtype=np.float32)
     return np.rint(values).astype(np.int16)
 
 
+def made(path: Path, make: Callable[[Path], None]) -> Path:
+    """Returns `path`; if there is no such file, `make` writes it, first under another name."""
+    if not path.exists():
+        partial = path.with_name(f"partial-{path.name}")
+        make(partial)
+        partial.replace(path)
+    return path
+
+
+def by(shape: tuple[int, ...], sign: str = "×") -> str:
+    """Returns a shape in words, such as 512×512×300."""
+    return sign.join(map(str, shape))
+
+
 def _densities() -> NDArray[np.float32]:
-    """Of each label: organs in no order, some lighter than the body and most heavier."""
+    """Returns the density of each label. Organs are in no order; some are lighter than the body, most are heavier."""
     organs = np.concatenate([np.linspace(*LIGHT, 8), np.linspace(*HEAVY, CT_LABELS - 10)])
     units = np.concatenate([[AIR, FAT], np.random.default_rng(22).permutation(organs)])
     return units.astype(np.float32)
-
-
-def _save_ct(shape: Shape, path: Path) -> None:
-    nib.save(nib.Nifti1Image(ct_values(shape), np.diag([*CT_SPACING, 1.0])), path)
-
-
-def _save_crop(source: Path, shape: Shape, path: Path) -> None:
-    image = nib.load(source)
-    start = _start(image.shape, shape)
-    affine = image.affine.copy()
-    affine[:3, 3] += affine[:3, :3] @ start
-    nib.save(nib.Nifti1Image(_centre(_values(source), shape), affine), path)
-
-
-def _values(path: Path) -> NDArray[Any]:
-    return np.asanyarray(nib.load(path).dataobj)
-
-
-def _start(full: tuple[int, ...], shape: Shape) -> NDArray[np.int64]:
-    if any(size > there for size, there in zip(shape, full, strict=True)):
-        raise ValueError(f"expected a crop within {full}, found {shape}")
-    start: NDArray[np.int64] = (np.array(full) - np.array(shape)) // 2
-    return start
-
-
-def _centre(values: NDArray[Any], shape: Shape) -> NDArray[Any]:
-    start = _start(values.shape, shape)
-    return values[tuple(slice(first, first + size) for first, size in zip(start, shape, strict=True))]
 
 
 def _ellipsoid(grid: list[NDArray[np.float32]], centre: Any, half: Any) -> NDArray[np.bool_]:
@@ -121,14 +102,7 @@ def _ellipsoid(grid: list[NDArray[np.float32]], centre: Any, half: Any) -> NDArr
     return inside
 
 
-def made(path: Path, make: Callable[[Path], None]) -> Path:
-    """`path`, made under another name first where it is not there."""
-    if not path.exists():
-        partial = path.with_name(f"partial-{path.name}")
-        make(partial)
-        partial.replace(path)
-    return path
-
-
-def _times(shape: Shape) -> str:
-    return "x".join(map(str, shape))
+def _middle(full: tuple[int, ...], shape: Shape) -> tuple[slice, ...]:
+    if any(size > there for size, there in zip(shape, full, strict=True)):
+        raise ValueError(f"expected a crop within {full}, found {shape}")
+    return tuple(slice((there - size) // 2, (there + size) // 2) for size, there in zip(shape, full, strict=True))

@@ -1,157 +1,92 @@
-"""engines.json: seconds a ROI of every engine and precision, at every batch, against PyTorch fp32 in the same run.
+"""Seconds a ROI of every engine and precision, at every batch, against PyTorch fp32 in the same run.
 
-Engines run their entries' own files with the entries' own parameters, in a process each; Dice and flipped voxels are
-between the labels of the same tiles.
+Engines run their entries' own files with the entries' own parameters, each in a process of its own. Dice and changed
+voxels compare the labels of the same tiles.
 """
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from statistics import median
 
 import nibabel as nib
 import numpy as np
-from numpy.typing import NDArray
 
-from voxtile_build.repository.folds import Model
+from voxtile_build.repository.config import read_config
 
-from .entries import LEVELS, build_levels, engine_files, engine_keys, engine_levels, model_of, nnunet_model
-from .masks import changed_fraction, dice_min
-from .networks import DEFAULT_WIDTHS, Shape
-from .nnunet_folder import brain_folder
-from .scans import brain_crop
-from .section_parts import Rows
+from .engines import Job, run_tiles
+from .entries import ENGINE_TABLES, LEVELS, Entry, build_levels, engine_levels
+from .figures import Rows, agreement, spread
+from .scans import brain_crop, by
 from .settings import Settings, say
-from .timing import interleave, ratio, spread
-from .way_torch import normalised
-from .worker import Worker, WorkerError
-from .workloads import common_job, how_taught, network_of, scanned
+from .subjects import Subject, subject_of
+from .turns import file_name, take_turns
+from .ways import normalised
 
-BATCHES = (1, 2)
-BASELINE = ("PyTorch", "fp32", 1)
-
-Variant = tuple[str, str, int]
-"""Engine, precision, batch."""
+PLAIN = "PyTorch, fp32"
+FILES = {"openvino": "model.xml", "onnxruntime": "model.onnx", "tensorrt": "model.plan"}
 
 
-def measure(settings: Settings) -> Rows:
-    rows: Rows = []
-    for key in engine_keys(settings):
-        try:
-            rows += _network(key, settings)
-        except WorkerError as error:
-            settings.leave_out("engines", key, str(error))
+def measure(_: str, settings: Settings) -> Rows:
+    """Returns the rows of all networks that have a table of engines."""
+    keys = [key for key in ENGINE_TABLES if engine_levels(key, settings)]
+    return [row for key in keys for row in _measured(key, settings)]
+
+
+def _measured(key: str, settings: Settings) -> Rows:
+    """Runs all variants of one network, taking turns."""
+    subject = subject_of(key, settings)
+    # On a CPU a batch gains large networks nothing, and twice as many processes would not fit into memory.
+    batches = settings.pick((1, 2), (1,), (1,)) if key == "unet" else (1,)
+    jobs = {variant: job for batch in batches for variant, job in _jobs(subject, batch, settings).items()}
+    say(f"engines of {subject.title}: {len(jobs)} variants")
+    runs = take_turns({name: (run_tiles, job) for name, job in jobs.items()}, settings, f"engines {key}", 90)
+    seconds = {variant: [run["seconds"] for run in some] for variant, some in runs.items()}
+    # Compared with PyTorch at the batch where it is fastest.
+    baseline = min((median(some) for variant, some in seconds.items() if variant.startswith(PLAIN)), default=0.0)
+    title, rows = f"{subject.title}, ROI {by(subject.job['roi'])}", []
+    for variant, some in seconds.items():
+        engine, precision, batch = variant.split(", ")
+        labels = [np.load(jobs[which]["mask"]) for which in (f"{PLAIN}, {batch}", variant)]
+        names = {"network": key, "title": title, "engine": engine, "precision": precision, "batch": int(batch)}
+        measured = spread(some, baseline)
+        rows.append({**names, "seconds_per_roi": measured.pop("seconds"), **measured, **agreement(*labels)})
     return rows
 
 
-def _network(key: str, settings: Settings) -> Rows:
-    """All variants of one network, taking turns."""
-    model, torch_job, title = _model(key, settings)
-    # Large networks gain nothing from a batch on a CPU, and twice as many ways do not fit into memory side by side.
-    batches = BATCHES if key == "unet" and not (settings.quick or settings.tiny) else BATCHES[:1]
-    tiles = _tiles(key, _three(model.spec.tiling.roi_size), settings)
-    jobs = _jobs(key, model, torch_job, tiles, batches, settings)
-    say(f"engines of {title}: {len(jobs)} variants")
-    with contextlib.ExitStack() as stack:
-        workers: dict[Variant, Worker] = {}
-        for variant, job in jobs.items():
-            log = settings.work / f"engine-{key}-{'-'.join(map(str, variant))}.log"
-            try:
-                workers[variant] = stack.enter_context(Worker({**job, "mask": str(log.with_suffix(".npy"))}, log))
-            except WorkerError as error:
-                settings.leave_out(title, " ".join(map(str, variant)), str(error))
-        names = {" ".join(map(str, variant)): worker for variant, worker in workers.items()}
-        runs = interleave(names, settings.repetitions, settings.budget_s(90))
-    return _rows(key, title, {v: runs[" ".join(map(str, v))] for v in workers}, settings)
-
-
-def _model(key: str, settings: Settings) -> tuple[Model, dict[str, Any], str]:
-    """The model to build, the job of its network in PyTorch, and its name for people."""
-    if key != "nnunet":
-        network = network_of("tiny" if settings.tiny else key, settings)
-        tile = brain_crop(settings.data, network.roi)
-        return model_of(network, tile, settings), common_job(network, tile, settings), network.title
-    roi: Shape = (64,) * 3 if settings.quick else (96,) * 3
-    folder = brain_folder(settings.data, DEFAULT_WIDTHS, roi)
-    model = scanned(nnunet_model(folder, "nnunet", settings), brain_crop(settings.data, roi))
-    taught = how_taught(settings.data, "brain", DEFAULT_WIDTHS)
-    return (
-        model,
-        {"folder": str(folder), "device": settings.device},
-        f"nnU-Net PlainConvUNet, {taught}, patch {roi[0]}³",
-    )
-
-
-def _jobs(
-    key: str, model: Model, torch_job: Mapping[str, Any], tiles: Mapping[int, Path], batches: tuple[int, ...],
-    settings: Settings,
-) -> dict[Variant, dict[str, Any]]:  # fmt: skip
-    """Every variant that can be built, as a job."""
-    jobs: dict[Variant, dict[str, Any]] = {}
-    swin = "swin" in key
-    for batch in batches:
-        job = {**torch_job, "way": "torch-tile", "tiles": str(tiles[batch])}
-        jobs["PyTorch", "fp32", batch] = job
-        jobs["PyTorch", "bf16 autocast", batch] = {**job, "half": True}
-        if swin:
-            jobs["PyTorch flash", "fp32", batch] = {**job, "flash": True}
-    for level, entries in build_levels(model, key, engine_levels(key, settings), settings).items():
+def _jobs(subject: Subject, batch: int, settings: Settings) -> dict[str, Job]:
+    """Returns what can be run at one batch, by "engine, precision, batch"."""
+    half = "bf16 autocast" if settings.device == "cpu" else "fp16 autocast"
+    spec, levels = subject.model.spec, engine_levels(subject.key, settings)
+    jobs: dict[str, Job] = {PLAIN: subject.job, f"PyTorch, {half}": {**subject.job, "half": True}}
+    if spec.network.name == "SwinUNETR":
+        jobs["PyTorch flash, fp32"] = {**subject.job, "flash": True}
+    for level, entries in build_levels(subject.model, subject.key, levels, settings).items():
         for engine, entry in entries.items():
-            for batch in batches:
-                jobs[engine, LEVELS[level][engine], batch] = {
-                    "way": "engine-tile", "files": engine_files(entry, settings), "tiles": str(tiles[batch]),
-                    "device": settings.device, "intensity": model.spec.whole_scan_intensity,
-                }  # fmt: skip
-    return jobs
+            job = {**_engine_job(entry, settings), "intensity": spec.whole_scan_intensity}
+            jobs[f"{engine}, {LEVELS[level].get(engine, level)}"] = job
+    tiles = _tiles(subject, batch, settings)
+    return {
+        f"{name}, {batch}": {**job, "tiles": tiles, "mask": tiles.with_stem(file_name(f"{tiles.stem} {name}"))}
+        for name, job in jobs.items()
+    }
 
 
-def _three(roi: tuple[int, ...]) -> Shape:
-    return roi[0], roi[1], roi[2]
+def _engine_job(entry: Entry, settings: Settings) -> Job:
+    """Returns what a process needs to run an entry's engine as the server does."""
+    folder = settings.repository / entry.engine_entry
+    told = {key: value.string_value for key, value in read_config(folder).parameters.items()}
+    properties = {key: told[key] for key in ("INFERENCE_PRECISION_HINT", "PERFORMANCE_HINT") if key in told}
+    return {
+        "engine": entry.engine, "file": folder / "1" / FILES[entry.engine], "device": settings.device,
+        "properties": properties,
+    }  # fmt: skip
 
 
-def _tiles(key: str, roi: Shape, settings: Settings) -> dict[int, Path]:
-    """Normalised tiles [batch, 1, *roi] for each batch size: the brain's middle, mirrored in different ways."""
-    values = normalised(np.asanyarray(nib.load(brain_crop(settings.data, roi)).dataobj).astype(np.float32), "nonzero")
-    turned = [values, values[::-1], values[:, ::-1], values[:, :, ::-1]]
-    paths = {}
-    for batch in BATCHES:
-        paths[batch] = settings.work / f"tiles-{key}-{batch}.npy"
-        np.save(paths[batch], np.ascontiguousarray(np.stack(turned[:batch])[:, None]))
-    return paths
-
-
-def _rows(key: str, title: str, runs: Mapping[Variant, list[dict[str, Any]]], settings: Settings) -> Rows:
-    """Against PyTorch fp32 at the batch where that is fastest."""
-    medians = {variant: spread([run["seconds"] for run in some]) for variant, some in runs.items()}
-    baseline = min(
-        told.median for (engine, precision, _), told in medians.items() if (engine, precision) == BASELINE[:2]
-    )
-    rows = []
-    for (engine, precision, batch), told in medians.items():
-        reference, found = (
-            _labels(key, variant, settings) for variant in ((*BASELINE[:2], batch), (engine, precision, batch))
-        )
-        rows.append(
-            {
-                "network": key,
-                "title": title,
-                "engine": engine,
-                "precision": precision,
-                "batch": batch,
-                "seconds_per_roi": round(told.median, 4),
-                "ratio": round(ratio(baseline, told.median), 3),
-                "seconds_low": round(told.low, 4),
-                "seconds_high": round(told.high, 4),
-                "runs": told.runs,
-                "dice_min": round(dice_min(reference, found), 5),
-                "changed_fraction": float(f"{changed_fraction(reference, found):.4g}"),
-            }
-        )
-    return rows
-
-
-def _labels(key: str, variant: Variant, settings: Settings) -> NDArray[np.uint8]:
-    labels: NDArray[np.uint8] = np.load(settings.work / f"engine-{key}-{'-'.join(map(str, variant))}.npy")
-    return labels
+def _tiles(subject: Subject, batch: int, settings: Settings) -> Path:
+    """Returns a file of normalised tiles [batch, 1, *roi]: the middle of the brain, and the same mirrored."""
+    image = nib.load(brain_crop(settings.data, subject.job["roi"]))
+    values = normalised(image.get_fdata(dtype=np.float32), nonzero=True)
+    path = settings.work / f"tiles-{subject.key}-{batch}.npy"
+    np.save(path, np.stack([values, values[::-1]][:batch])[:, None])
+    return path

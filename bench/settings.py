@@ -1,69 +1,82 @@
-"""What one run of the benchmark is: how much of it, where to, on which device."""
+"""What one run of the benchmark is: its sections, its size, its device and its folders."""
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
+from typing import TypeVar
 
-SECTIONS = (
-    "unet", "swinunetr", "nnunet", "transport", "parts", "resampling", "memory", "engines",
-)  # fmt: skip
-"""In the order in which they run: what cannot be had otherwise first, so that a run that is cut off still tells it."""
+import voxtile_build
+from voxtile_build.machine import versions
+
+Choice = TypeVar("Choice")
+
+SECTIONS = ("unet", "swinunetr", "nnunet", "transport", "resampling", "memory", "engines")
+"""In the order in which they run. The most important ones come first, in case a run is cut off."""
 QUICK_SECTIONS = tuple(name for name in SECTIONS if name not in ("swinunetr", "engines"))
-"""Of a quick run that names none: building for the other two takes as long as all of these."""
+"""The sections of a quick run. The other two take as long to build as all of these together."""
 
 
 @dataclass(frozen=True)
 class Settings:
-    """out: folder of the results. quick: small scans and few repetitions. budgets in seconds of wall clock.
+    """One run of the benchmark."""
 
-    device: of the PyTorch rows and, where it is "cuda", of the entries that are built. tiny: sizes at which the
-    machinery itself is tested; its figures mean nothing.
-    """
-
-    out: Path
-    quick: bool = False
-    tiny: bool = False
-    device: str = "cpu"
-    with_compile: bool = False
+    out: Path  # of the results
+    quick: bool = False  # small scans and few repetitions
+    tiny: bool = False  # sizes at which only the program is tested; the figures then mean nothing
+    device: str = "cpu"  # or "cuda": where the PyTorch rows run, and what the entries are built for
+    with_compile: bool = False  # measure torch.compile too
     sections: tuple[str, ...] = SECTIONS
-    left_out: list[dict[str, str]] = field(default_factory=list)
+    left_out: list[dict[str, str]] = field(default_factory=list)  # what could not be measured, and why
 
     @property
     def data(self) -> Path:
-        """Scans, weights and model folders; kept from run to run."""
-        return self._folder(self.out / "data")
+        """The folder of scans, weights and nnU-Net folders; the next run uses them again."""
+        return self._folder("data")
 
     @property
     def work(self) -> Path:
-        """Masks, logs and whatever else one run leaves behind."""
-        return self._folder(self.out / "work")
+        """The folder of masks and logs."""
+        return self._folder("work")
 
-    @property
+    @cached_property
     def repository(self) -> Path:
-        return self._folder(self.out / "model_repository")
+        """The model repository; a run of the same size, device, sources and versions uses its entries again."""
+        digest = hashlib.sha256(repr((self.quick, self.tiny, self.device, versions())).encode())
+        for package in (Path(__file__).parent, Path(voxtile_build.__file__).parent):
+            for file in sorted(package.rglob("*.py")):
+                digest.update(file.read_bytes())
+        return self._folder(f"model_repository-{digest.hexdigest()[:8]}")
 
     @property
     def repetitions(self) -> int:
-        return 2 if self.tiny else 3 if self.quick else 5
+        """How often each way is run at most."""
+        return self.pick(5, 3, 2)
+
+    def pick(self, full: Choice, quick: Choice, tiny: Choice) -> Choice:
+        """Returns the value for the size of this run."""
+        return tiny if self.tiny else quick if self.quick else full
 
     def budget_s(self, full: float) -> float:
-        """Seconds for the repetitions of one table; quick runs take an eighth."""
-        return full / 8 if self.quick or self.tiny else full
+        """Returns the seconds for the repetitions of one table; a quick run takes an eighth of `full`."""
+        return self.pick(full, full / 8, full / 8)
 
     def leave_out(self, where: str, what: str, why: str) -> None:
-        """Says that something is not in the tables, and why; the run goes on."""
+        """Records that a row is missing, and why; the run goes on."""
+        why = " ".join(why.split())[:300]
         self.left_out.append({"where": where, "row": what, "reason": why})
         say(f"left out: {where}: {what}: {why}")
 
-    @staticmethod
-    def _folder(path: Path) -> Path:
+    def _folder(self, name: str) -> Path:
+        path = self.out / name
         path.mkdir(parents=True, exist_ok=True)
         return path
 
 
 def say(text: str) -> None:
-    """Progress, for whoever waits."""
+    """Writes a line of progress to standard error."""
     sys.stderr.write(f"bench: {text}\n")
     sys.stderr.flush()

@@ -2,294 +2,179 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from voxtile_build.repository.folds import Model
+import nibabel as nib
 
-from .density_network import MODEL_SPACING
-from .entries import (
-    REDUCED,
-    Changes,
-    Entry,
-    build_entries,
-    build_entry,
-    build_levels,
-    changed,
-    clone,
-    engine_of,
-    model_of,
-    nnunet_model,
-    on_scan,
-)
-from .networks import DEFAULT_WIDTHS, Network, Shape, trained_steps
-from .nnunet_folder import brain_folder, ct_folder
-from .prepared_scans import prepared
-from .scans import CT_LABELS, brain_crop, ct_scan, half_air
+from .engines import Job, Way
+from .entries import FREE_BATCH_SIZE, REDUCED, Changes, Entry, build_entries, build_levels, engine_of, free_entry
+from .scans import Shape, brain_crop, by, half_air
 from .settings import Settings
-from .way_torch import find_network
+from .subjects import Subject, served_ct, subject_of
+from .ways import WindowedScan, nnunet_scan, voxtile_scan
 
 OWN_PREDICTOR = "6 nnU-Net's own predictor"
 FIRST = "1 MONAI, PyTorch fp32"
-NARROW_LABEL = 2
-"""White matter: the class whose mask alone the narrow entries give."""
+SINGLE = 2
+"""White matter: the class that the narrow entries return alone."""
 
 
 @dataclass(frozen=True)
 class Row:
-    """A way to segment the workload's scan. label: where the mask has this class alone, its value.
+    """A way to segment the workload's scan."""
 
-    entry: the served entry that it needs. environment: of its process.
-    """
-
-    name: str
-    job: Mapping[str, Any]
-    label: int | None = None
-    entry: Entry | None = None
-    environment: Mapping[str, str] = field(default_factory=dict)
+    name: str  # in the table
+    make: Callable[[Job], Way]  # makes the way ready
+    job: Job  # what it is called with; the mask, and the address of the server, are added
+    entry: Entry | None = None  # the served entry that it needs
+    label: int | None = None  # the value of the only class in the mask; None for all classes
 
 
 @dataclass(frozen=True)
 class Workload:
-    """rows: the first is what the others are measured against. budget_s: for repetitions in a full run."""
+    """A table."""
 
-    name: str
-    title: str
-    scan: Path
-    rows: tuple[Row, ...]
-    budget_s: float
+    name: str  # in the data
+    title: str  # for readers
+    rows: tuple[Row, ...]  # the others are compared with the first one
+    budget_s: float  # for the repetitions of a full run
 
 
 def workloads(section: str, settings: Settings) -> list[Workload]:
-    """The workloads of a section: unet, swinunetr or nnunet."""
-    return {"unet": _unet, "swinunetr": _swinunetr, "nnunet": _nnunet}[section](settings)
+    """Returns the workloads of a section: "unet", "swinunetr", "nnunet" or "transport"."""
+    if section == "transport":
+        return [_free_network(1, settings), _free_network(14, settings)]
+    full = not (settings.quick or settings.tiny)
+    if section == "unet":
+        return [_brain("unet", settings.pick((184, 224, 184), (128, 128, 128), (40, 36, 33)), 150, settings)]
+    if section == "nnunet":
+        brain = _brain("nnunet", settings.pick((144, 192, 144), (96, 96, 96), (64, 64, 64)), 360, settings)
+        return [brain, _ct(settings)] if full else [brain]
+    if not full:
+        return [_brain("swinunetr-trained", (96, 96, 96), 60, settings)]
+    crop: Shape = (192, 224, 184) if settings.device == "cuda" else (168, 168, 168)
+    return [_brain(section, crop, 420, settings), _half_air(section, crop, settings)]
 
 
-def _unet(settings: Settings) -> list[Workload]:
-    if settings.tiny:
-        return [_monai("unet", "tiny", (40, 36, 33), 20, settings)]
-    crop: Shape = (128, 128, 128) if settings.quick else (184, 224, 184)
-    return [_monai("unet", "unet", crop, 150, settings)]
+def _brain(key: str, crop: Shape, budget_s: float, settings: Settings) -> Workload:
+    """Returns a network on a brain crop, with every kind of row."""
+    subject, scan = subject_of(key, settings), brain_crop(settings.data, crop)
+    job = {**subject.job, "scan": scan}
+    export = settings.data / f"{key}-{by(job['roi'], 'x')}-{settings.device}.onnx"
+    rows = [*_torch_rows(job, settings), *_runtime_rows({**job, "file": export}, settings)]
+    rows += _our_rows(subject, scan, settings)
+    how = f"ROI {by(job['roi'])}, overlap {job['overlap']:g}"
+    if "folder" in job:
+        rows.append(Row(OWN_PREDICTOR, nnunet_scan, job))
+        how = f"patch {by(job['roi'])}, no mirroring"
+    return Workload(key, f"{subject.title}, {how}, MNI152 brain {by(crop)}", tuple(rows), budget_s)
 
 
-def _swinunetr(settings: Settings) -> list[Workload]:
-    """A quick run takes the trained one, small as it is; a full one feature size 24 (48 on a GPU)."""
-    if settings.quick:
-        return [_swin("swinunetr-trained", (96, 96, 96), 60, settings)]
-    large: Shape = (168, 168, 168) if settings.device == "cpu" else (192, 224, 184)
-    return [_swin("swinunetr", large, 420, settings), _half_air("swinunetr half air", "swinunetr", large, settings)]
-
-
-def _swin(key: str, crop: Shape, budget_s: float, settings: Settings) -> Workload:
-    return _monai(key, key, crop, budget_s, settings)
-
-
-def _nnunet(settings: Settings) -> list[Workload]:
-    if settings.tiny:
-        return [_nnunet_brain((4, 8, 16), (32,) * 3, (48, 40, 36), settings)]
-    if settings.quick:
-        return [_nnunet_brain(DEFAULT_WIDTHS, (64,) * 3, (96, 96, 96), settings)]
-    ct: Shape = (512, 512, 300) if settings.device == "cuda" else (512, 512, 200)
-    return [
-        _nnunet_brain(DEFAULT_WIDTHS, (96,) * 3, (144, 192, 144), settings),
-        _nnunet_ct(DEFAULT_WIDTHS, (96,) * 3, ct, settings),
+def _half_air(key: str, crop: Shape, settings: Settings) -> Workload:
+    """Returns what skipping is worth: the first row, ours, and ours without the empty tiles."""
+    subject, scan = subject_of(key, settings), half_air(settings.data, crop)
+    entry = build_entries(subject.model, _narrow(subject, settings), settings)[f"{key}-narrow"]
+    rows = [
+        *_torch_rows({**subject.job, "scan": scan}, settings)[:1],
+        *_ours("5 Voxtile, the same entry", entry, scan, subject, settings, label=SINGLE),
+        *_ours("5 + empty tiles skipped", entry, scan, subject, settings, label=SINGLE, options={"skip_empty": True}),
     ]
+    title = f"{subject.title}, ROI {by(subject.job['roi'])}, MNI152 brain {by(crop)} with as much air beside it"
+    return Workload(f"{key} half air", title, tuple(rows), 260)
 
 
-def feature_size(settings: Settings) -> int:
-    return 48 if settings.device == "cuda" else 24
+def _ct(settings: Settings) -> Workload:
+    """Returns a CT that is resampled both ways; only nnU-Net's own predictor does the same, so it is the first row."""
+    subject, scan = subject_of("nnunet-ct", settings), served_ct(settings)
+    first = Row(OWN_PREDICTOR, nnunet_scan, {**subject.job, "scan": scan})
+    shape = by(nib.load(scan).shape)
+    title = f"{subject.title}, patch {by(subject.job['roi'])}, resampled to 3 mm and back, made-up CT {shape}"
+    return Workload("nnunet-ct", title, (first, *_our_rows(subject, scan, settings)), 300)
 
 
-def network_of(key: str, settings: Settings) -> Network:
-    return find_network(key, settings.data, feature_size(settings))
-
-
-def _monai(name: str, key: str, crop: Shape, budget_s: float, settings: Settings) -> Workload:
-    """A network of MONAI's on a brain crop, every row of the ladder."""
-    network, scan = network_of(key, settings), brain_crop(settings.data, crop)
-    common = common_job(network, scan, settings)
-    tile = brain_crop(settings.data, network.roi)
-    model = model_of(network, tile, settings)
-    in_process = [
-        *_torch_rows(common, settings, swin=network.spec_name == "SwinUNETR"),
-        *_runtime_rows(common, settings),
+def _free_network(scores: int, settings: Settings) -> Workload:
+    """Returns what the wire takes: all scores in fp32, all narrow, and of many scores also the mask of one alone."""
+    crop: Shape = settings.pick((184, 232, 184), (168, 168, 168), (40, 36, 33))
+    roi, scan = (settings.pick(96, 96, 16),) * 3, brain_crop(settings.data, crop)
+    wide, narrow = (free_entry(scores, *types, roi, settings) for types in (("fp32", "fp32"), ("int16", "fp16")))
+    job = {"scan": scan, "roi": roi, "overlap": 0.25, "as_it_is": True, "warm_up": brain_crop(settings.data, roi)}
+    plain = {**job, "engine": "grpc"}
+    rows = [
+        Row("1 MONAI over a plain client, fp32 gRPC", WindowedScan, plain, wide),
+        Row("1 in batches of four", WindowedScan, {**plain, "batch": FREE_BATCH_SIZE}, wide),
+        Row("5 Voxtile, fp32 both ways, gRPC", voxtile_scan, {**job, "shared_memory": False}, wide),
+        Row("5 + shared memory", voxtile_scan, job, wide),
+        Row("5 + int16 in, fp16 out", voxtile_scan, job, narrow),
     ]
-    title = f"{network.title}, ROI {_times(network.roi)}, overlap {network.overlap:g}, MNI152 brain {_times(crop)}"
-    return Workload(name, title, scan, (*in_process, *_ladder(name, model, settings, scan, tile)), budget_s)
+    if scores > 1:
+        one = free_entry(scores, "int16", "uint8", roi, settings, one_mask=True)
+        rows.append(Row("5 + int16 in, one mask of them as uint8 out", voxtile_scan, job, one))
+    title = f"a network that costs nothing, scores: {scores}, ROI {by(roi)}, MNI152 brain {by(crop)}"
+    return Workload(f"free {scores}", title, tuple(rows), 120)
 
 
-def _half_air(name: str, key: str, crop: Shape, settings: Settings) -> Workload:
-    """What skipping is worth: the first row, ours, and ours without the empty tiles."""
-    network, scan = network_of(key, settings), half_air(settings.data, crop)
-    warm = brain_crop(settings.data, network.roi)
-    model = model_of(network, warm, settings)
-    rows = [Row(FIRST, {**common_job(network, scan, settings), "single": NARROW_LABEL})]
-    base = name.removesuffix(" half air")
-    entry = _best(base, model, settings)
-    if entry is not None:
-        rows.append(_served("5 Voxtile, the same entry", entry, scan, warm, label=NARROW_LABEL))
-        rows.append(_served("5 + empty tiles skipped", entry, scan, warm, label=NARROW_LABEL, skip_empty=True))
-    title = f"{network.title}, ROI {_times(network.roi)}, MNI152 brain {_times(crop)} with as much air beside it"
-    return Workload(name, title, scan, tuple(rows), 260)
-
-
-def _nnunet_brain(widths: tuple[int, ...], roi: Shape, crop: Shape, settings: Settings) -> Workload:
-    folder = brain_folder(settings.data, widths, roi)
-    scan = brain_crop(settings.data, crop)
-    common: dict[str, Any] = {
-        "way": "torch", "folder": str(folder), "scan": str(scan), "roi": list(roi), "overlap": 0.5, "rule": "all",
-        "transposed": True, "cropped": True, "device": settings.device,
-        "onnx": str(settings.data / f"{folder.parent.name}.onnx"),
-    }  # fmt: skip
-    tile = brain_crop(settings.data, roi)
-    model = scanned(nnunet_model(folder, "nnunet", settings), tile)
-    rows = [*_torch_rows(common, settings, swin=False), *_runtime_rows(common, settings)]
-    rows += _nnunet_ladder("nnunet", model, settings, scan, tile)
-    rows.append(_own_predictor(folder, scan, roi, settings))
-    network = f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}"
-    taught = how_taught(settings.data, "brain", widths)
-    title = f"{network}, {taught}, patch {_times(roi)}, no mirroring, MNI152 brain {_times(crop)}"
-    return Workload("nnunet", title, scan, tuple(rows), 360)
-
-
-def _nnunet_ct(widths: tuple[int, ...], roi: Shape, shape: Shape, settings: Settings) -> Workload:
-    """With resampling both ways, so only nnU-Net's own predictor does the same work: it is the first row."""
-    folder, scan = ct_folder(settings.data, widths, roi), ct_scan(settings.data, shape)
-    tile = ct_scan(settings.data, (128, 128, 64))
-    model = scanned(nnunet_model(folder, "nnunet-ct", settings), tile, calibration=scan)
-    rows = [_own_predictor(folder, scan, roi, settings)]
-    rows += _nnunet_ladder("nnunet-ct", model, settings, scan, tile)
-    taught = how_taught(settings.data, "chest", widths)
-    title = (
-        f"nnU-Net PlainConvUNet {widths[0]}…{widths[-1]}, {taught}, {CT_LABELS} labels, "
-        f"patch {_times(roi)}, resampled to {MODEL_SPACING:g} mm and back, made-up CT {_times(shape)}"
-    )
-    return Workload("nnunet-ct", title, scan, tuple(rows), 300)
-
-
-def how_taught(data: Path, kind: str, widths: tuple[int, ...]) -> str:
-    """How the network came by its weights."""
-    steps = trained_steps(data, kind, widths)
-    if steps is not None:
-        return f"{steps} steps of training on this scan"
-    return "weights set and fitted" if kind == "chest" else "weights not trained"
-
-
-def scanned(model: Model, scan: Path, calibration: Path | None = None) -> Model:
-    """The same nnU-Net model, its certificate taken on a small scan, its calibration done on that or on another."""
-    ready = prepared(model, scan)
-    other = ready if calibration is None else prepared(model, calibration)
-    return Model(changed(model.spec, on_scan(model.spec, ready, other)), model.folds)
-
-
-def common_job(network: Network, scan: Path, settings: Settings) -> dict[str, Any]:
-    """What the in-process ways of a network have in common."""
-    key = "tiny" if settings.tiny else network.key
-    return {
-        "way": "torch", "network": key, "data": str(settings.data), "feature_size": feature_size(settings),
-        "scan": str(scan), "roi": list(network.roi), "overlap": network.overlap, "rule": "nonzero",
-        "device": settings.device, "onnx": str(settings.data / f"{key}-{feature_size(settings)}.onnx"),
-    }  # fmt: skip
-
-
-def _torch_rows(common: Mapping[str, Any], settings: Settings, *, swin: bool) -> list[Row]:
-    half = REDUCED[settings.device]
-    rows = [Row(FIRST, dict(common) if common.get("cropped") else {**common, "single": NARROW_LABEL})]
-    if settings.tiny:
-        return rows
-    if swin:
-        rows.append(Row("1b + use_flash_attention", {**common, "flash": True}))
-    rows.append(Row(f"2 MONAI, PyTorch {half} autocast", {**common, "half": True}))
-    if swin:
-        rows.append(Row("2b + use_flash_attention", {**common, "half": True, "flash": True}))
-    if settings.with_compile:
-        rows.append(Row(f"3 MONAI, torch.compile {half}", {**common, "half": True, "flash": swin, "compile": True}))
-    return rows
-
-
-def _runtime_rows(common: Mapping[str, Any], settings: Settings) -> list[Row]:
-    job = {**common, "way": "runtime"}
-    if settings.tiny:
-        return [Row("4 MONAI over OpenVINO fp32", {**job, "runtime": "openvino", "precision": "f32"})]
-    rows = [Row("4 MONAI over ONNX Runtime fp32", {**job, "runtime": "onnxruntime", "precision": "default"})]
-    if settings.device == "cpu":
-        for precision, said in (("default", "as installed"), ("f32", "fp32")):
-            rows.append(Row(f"4 MONAI over OpenVINO {said}", {**job, "runtime": "openvino", "precision": precision}))
-    return rows
-
-
-def _ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
-    """Ours, one step at a time; each step keeps those before it."""
-    rows = []
-    engine, half = engine_of(settings.device), REDUCED[settings.device]
-    levels = build_levels(model, name, ["fp32"] if settings.tiny else ["fp32", half], settings)
-    if (plain := levels["fp32"].get(engine)) is not None:
-        rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
-    if (lower := levels.get(half, {}).get(engine)) is not None:
-        rows.append(_served(f"5 Voxtile {lower.precision}", lower, scan, warm, shared_memory=False))
-    best = _best(name, model, settings)
-    if best is None:
-        return rows
-    told = f"{best.precision}, int16 in, one mask as uint8 out"
+def _torch_rows(job: Job, settings: Settings) -> list[Row]:
+    """Returns the rows of PyTorch. MONAI's first one also leaves one class's mask, which the narrow entries return."""
+    half, fast = REDUCED[settings.device], {"flash": True}
+    swin = "spec" in job and job["spec"].network.name == "SwinUNETR"
+    rows: dict[str, Job] = {FIRST: {"single": SINGLE} if "spec" in job else {}}
     if not settings.tiny:
-        rows.append(_served(f"5 + {told}", best, scan, warm, label=NARROW_LABEL, shared_memory=False))
-    rows.append(_served("5 + shared memory", best, scan, warm, label=NARROW_LABEL))
-    several = clone(best, f"{best.name}-x2", 2, 1, settings)
-    rows.append(_served("5 + two instances of one thread", several, scan, warm, label=NARROW_LABEL))
-    return rows
+        rows |= {"1b + use_flash_attention": fast} if swin else {}
+        rows |= {f"2 MONAI, PyTorch {half} autocast": {"half": True}}
+        rows |= {"2b + use_flash_attention": {"half": True, **fast}} if swin else {}
+    if settings.with_compile:
+        rows |= {f"3 MONAI, torch.compile {half}": {"half": True, "flash": swin, "compile": True}}
+    return [Row(name, WindowedScan, {**job, **more}) for name, more in rows.items()]
 
 
-def _nnunet_ladder(name: str, model: Model, settings: Settings, scan: Path, warm: Path) -> list[Row]:
-    """As `_ladder`; nnU-Net's own preprocessing gives fractions, so that only fp16 is narrow."""
+def _runtime_rows(job: Job, settings: Settings) -> list[Row]:
+    """Returns the rows of a plain export; on a GPU only ONNX Runtime's."""
+    rows: dict[str, Job] = {} if settings.tiny else {"4 MONAI over ONNX Runtime fp32": {"engine": "onnxruntime"}}
+    if not settings.tiny and settings.device == "cpu":
+        rows["4 MONAI over OpenVINO as installed"] = {"engine": "openvino", "properties": {}}
+    if settings.device == "cpu":
+        properties = {"INFERENCE_PRECISION_HINT": "f32"}
+        rows["4 MONAI over OpenVINO fp32"] = {"engine": "openvino", "properties": properties}
+    return [Row(name, WindowedScan, {**job, **more}) for name, more in rows.items()]
+
+
+def _our_rows(subject: Subject, scan: Path, settings: Settings) -> list[Row]:
+    """Returns our rows, one step at a time; each step keeps those before it."""
+    key, half, nnunet = subject.key, REDUCED[settings.device], "folder" in subject.job
+    levels = ["fp32"] if nnunet or settings.tiny else ["fp32", half]
+    plain = build_levels(subject.model, key, levels, settings)
+    narrow = build_entries(subject.model, _narrow(subject, settings), settings)
+    best, label = narrow[f"{key}-narrow"], None if nnunet else SINGLE
+    told = f"5 + {half}, fp16 in and out" if nnunet else f"5 + {half}, int16 in, one mask as uint8 out"
     rows = []
-    engine = engine_of(settings.device)
-    if (plain := build_levels(model, name, ["fp32"], settings)["fp32"].get(engine)) is not None:
-        rows.append(_served("5 Voxtile fp32", plain, scan, warm, shared_memory=False))
-    if settings.tiny:
-        return rows
-    narrow: Changes = {("input", "dtype"): "fp16", ("output", "dtype"): "fp16"}
-    half, least = f"{name}-narrow", f"{name}-narrow-int8"
-    precisions = {half: REDUCED[settings.device], least: "int8"}
-    made = build_entries(model, {key: _reduced(narrow, word, settings) for key, word in precisions.items()}, settings)
-    if (best := made[half].get(engine)) is not None:
-        rows.append(_served(f"5 + {best.precision}, fp16 in and out", best, scan, warm, shared_memory=False))
-        rows.append(_served("5 + shared memory", best, scan, warm))
-    if (lowest := made[least].get(engine)) is not None:
-        rows.append(_served("5 + int8", lowest, scan, warm))
-    return rows
+    for level, entries in plain.items():
+        rows += _ours(f"5 Voxtile {level}", entries, scan, subject, settings, shared_memory=False)
+    rows += _ours(told, best, scan, subject, settings, label=label, shared_memory=False)
+    rows += _ours("5 + shared memory", best, scan, subject, settings, label=label)
+    return rows + _ours("5 + int8", narrow.get(f"{key}-narrow-int8", {}), scan, subject, settings)
 
 
-def _best(name: str, model: Model, settings: Settings) -> Entry | None:
-    """int16 in, one class as uint8 out, in the reduced precision."""
-    narrow: Changes = {
-        ("input", "dtype"): "int16",
-        ("output", "scores"): "foreground",
-        ("output", "dtype"): "uint8",
-        ("output", "foreground"): model.spec.output.labels[NARROW_LABEL].name,
-    }
-    return build_entry(model, f"{name}-narrow", _reduced(narrow, REDUCED[settings.device], settings), settings)
+def _narrow(subject: Subject, settings: Settings) -> dict[str, Changes]:
+    """Returns the entries of least traffic, in the reduced precision; of nnU-Net's networks in int8 too.
+
+    MONAI's take int16 and return one class as uint8. nnU-Net's preprocessing gives fractions, so those take fp16.
+    """
+    precision, half, name = f"precision.{engine_of(settings.device)}", REDUCED[settings.device], f"{subject.key}-narrow"
+    if "folder" in subject.job:
+        types = {"input.dtype": "fp16", "output.dtype": "fp16"}
+        return {name: {**types, precision: half}, f"{name}-int8": {**types, precision: "int8"}}
+    changes = {"input.dtype": "int16", "output.scores": "foreground", "output.dtype": "uint8", precision: half}
+    return {name: {**changes, "output.foreground": subject.model.spec.output.labels[SINGLE].name}}
 
 
-def _reduced(changes: Changes, word: str, settings: Settings) -> Changes:
-    """The changes, and the precision `word` for the device's engine."""
-    return {**changes, ("precision", engine_of(settings.device)): word}
-
-
-def _served(name: str, entry: Entry, scan: Path, warm: Path, label: int | None = None, **options: Any) -> Row:
-    """A row of ours. warm: a scan of one tile, for what only the first run of an engine takes."""
-    job = {
-        "way": "voxtile", "model": entry.name, "engine_entry": entry.engine_entry, "instances": entry.instances,
-        "scan": str(scan), "warm_up": str(warm), **options,
-    }  # fmt: skip
-    return Row(name, job, label, entry)
-
-
-def _own_predictor(folder: Path, scan: Path, roi: Shape, settings: Settings) -> Row:
-    job = {"way": "nnunet", "folder": str(folder), "scan": str(scan), "roi": list(roi), "device": settings.device}
-    return Row(OWN_PREDICTOR, job)
-
-
-def _times(shape: Shape) -> str:
-    return "×".join(map(str, shape))
+def _ours(
+    name: str, entries: Mapping[str, Entry], scan: Path, subject: Subject, settings: Settings, *,
+    label: int | None = None, **more: Any,
+) -> list[Row]:  # fmt: skip
+    """Returns a row of ours, none if there is no entry for the device; its first run, on one tile, is not measured."""
+    entry = entries.get(engine_of(settings.device))
+    job = {"scan": scan, "warm_up": subject.tile, **more}
+    return [Row(name, voxtile_scan, job, entry, label)] if entry else []

@@ -15,7 +15,7 @@ import tensorrt_rtx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
-from bench.ways import forget_peak, peak_rss_bytes
+from bench.memory import forget_peak, peak_rss_bytes
 from tests.support.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
 from voxtile_build.engines.openvino.quantize import quantize_openvino, quantized_convolutions
 from voxtile_build.engines.tensorrt.plan import build_engine
