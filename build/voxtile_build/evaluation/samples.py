@@ -8,6 +8,8 @@ from pathlib import Path
 
 import numpy as np
 
+from voxtile.chains.monai.encoding import SCALED_TO
+from voxtile.tensor_types import NUMPY_TYPES
 from voxtile_build.arrays import Array
 from voxtile_build.errors import ScanError
 from voxtile_build.evaluation.phantom import SEED, phantom
@@ -15,9 +17,6 @@ from voxtile_build.evaluation.scan_files import read_scan, spacing_of
 from voxtile_build.hashing import bytes_sha256
 from voxtile_build.spec.input import PADDING, IntensityPercentile, IntensityZscore
 from voxtile_build.spec.spec import Spec
-
-FULL_SCALE = 32_000.0
-NUMPY_DTYPES = {"fp32": np.float32, "fp16": np.float16, "int16": np.int16}
 
 
 @dataclass(frozen=True)
@@ -79,7 +78,7 @@ def scans_of(files: Sequence[tuple[Path, ...]], spec: Spec, key: str) -> tuple[S
 def _scan(name: str, values: Array, spec: Spec) -> Scan:
     if spec.input.dtype == "int16" and spec.whole_scan_intensity and (values != np.rint(values)).any():
         # Normalisation by the scan's own statistics cancels any scale, so fractions can use the whole range.
-        values = values * (FULL_SCALE / np.abs(values).max())
+        values = values * (SCALED_TO["int16"] / np.abs(values).max())
     volume = as_input(values, spec, name)
     return Scan(name, volume, intensity_statistics(volume.astype(np.float64), spec))
 
@@ -102,7 +101,7 @@ def as_input(values: Array, spec: Spec, where: str) -> Array:
             f"{where}: expected values that {spec.input.dtype} holds, found {values.min():g}..{values.max():g}; "
             "choose another input.dtype"
         )
-    return rounded.astype(NUMPY_DTYPES[spec.input.dtype])
+    return rounded.astype(NUMPY_TYPES[spec.input.dtype])
 
 
 def intensity_statistics(values: Array, spec: Spec) -> Array:

@@ -13,8 +13,9 @@ import torch
 from monai.inferers.utils import sliding_window_inference
 from torch import Tensor, nn
 
+from voxtile.tensor_types import NUMPY_TYPES
 from voxtile_build.arrays import Array, Runner
-from voxtile_build.evaluation.samples import NUMPY_DTYPES, Scan
+from voxtile_build.evaluation.samples import Scan
 from voxtile_build.evaluation.tiles import tile_inputs
 from voxtile_build.spec.input import PADDING
 from voxtile_build.spec.spec import Spec
@@ -75,7 +76,7 @@ class Predictor(nn.Module):
         self.spec, self.run, self.statistics = spec, run, statistics
 
     def forward(self, windows: Tensor) -> Tensor:
-        rois = windows.numpy().astype(NUMPY_DTYPES[self.spec.input.dtype])
+        rois = windows.numpy().astype(NUMPY_TYPES[self.spec.input.dtype])
         statistics = np.broadcast_to(self.statistics, (len(rois), *self.statistics.shape))
         scores = torch.from_numpy(np.ascontiguousarray(self.run(tile_inputs(self.spec, rois, statistics))))
         if self.spec.output.scores != "labels":
