@@ -1,4 +1,4 @@
-"""From a spec to published entries and back out: what appears, what never does, and what the user is told."""
+"""From a spec to published entries and back out: what appears, what never does, and what the command prints."""
 
 from __future__ import annotations
 
@@ -140,8 +140,8 @@ def test_a_certificates_hashes_are_those_of_the_files_beside_it(built: Path) -> 
 def test_what_is_published_is_what_pytorch_computes(built: Path) -> None:
     rng = np.random.default_rng(8)
     roi = rng.integers(0, 900, (2, 1, *ROI)).astype(np.int16)
-    figures = np.array([[[410.0, 120.0]], [[380.0, 150.0]]], np.float32)
-    inputs = {"roi": roi, "intensity": figures}
+    statistics = np.array([[[410.0, 120.0]], [[380.0, 150.0]]], np.float32)
+    inputs = {"roi": roi, "intensity": statistics}
     with torch.inference_mode():
         normal = (torch.from_numpy(roi).float() - torch.tensor([410.0, 380.0]).reshape(2, 1, 1, 1, 1)) / torch.tensor(
             [120.0, 150.0]
@@ -208,7 +208,7 @@ def test_point_moves_the_public_name_and_nothing_else(copy_of_built: Path) -> No
 # What is refused
 
 
-def told(capsys: pytest.CaptureFixture[str]) -> str:
+def error_of(capsys: pytest.CaptureFixture[str]) -> str:
     captured = capsys.readouterr()
     assert captured.out == ""
     return captured.err
@@ -227,7 +227,7 @@ def test_pointing_to_what_is_not_there_is_refused(
 ) -> None:
     before = files(copy_of_built)
     assert run("point", name, engine, "--repository", copy_of_built) == 2
-    assert message in told(capsys)
+    assert message in error_of(capsys)
     assert files(copy_of_built) == before
 
 
@@ -237,7 +237,7 @@ def test_pointing_to_an_engine_with_another_certificate_is_refused(
     path = copy_of_built / "tiny_onnxruntime/1" / CERTIFICATE
     path.write_text(path.read_text().replace('"accepted": true', '"accepted": false'))
     assert run("point", "tiny", "onnxruntime", "--repository", copy_of_built) == 2
-    assert "that the card was made with" in told(capsys)
+    assert "that the card was made with" in error_of(capsys)
 
 
 def change(text: str, replacement: str) -> Any:
@@ -278,7 +278,7 @@ def test_a_failed_build_tells_why_and_leaves_the_old_entries_serving(
     before, spec = files(copy_of_built), write_spec(copy_of_built.parent)
     spoil(spec)
     assert run("spec", spec, "--repository", copy_of_built) == code
-    lines = told(capsys).splitlines()
+    lines = error_of(capsys).splitlines()
     assert len(lines) == 1
     assert lines[0].startswith("voxtile-build: ")
     assert message in lines[0]
@@ -289,7 +289,7 @@ def test_a_failed_build_tells_why_and_leaves_the_old_entries_serving(
 @pytest.mark.parametrize("engines", ["tvm", "openvino,tvm"])
 def test_an_unknown_engine_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str], engines: str) -> None:
     assert run("spec", write_spec(tmp_path), "--repository", tmp_path / "models", "--engines", engines) != 0
-    assert "'tvm'" in told(capsys)
+    assert "'tvm'" in error_of(capsys)
     assert files(tmp_path / "models") == {}
 
 
@@ -299,7 +299,7 @@ def test_a_network_with_weights_needs_them(tmp_path: Path, capsys: pytest.Captur
     start, end = text.index("[weights]"), text.index("[input]")
     spec.write_text(text[:start] + text[end:])
     assert run("spec", spec, "--repository", tmp_path / "models") == 2
-    assert "weights: missing; UNet needs [weights]" in told(capsys)
+    assert "weights: missing; UNet needs [weights]" in error_of(capsys)
 
 
 @pytest.mark.parametrize(
@@ -310,7 +310,7 @@ def test_a_wrong_command_line_is_one_line_and_code_2(
     capsys: pytest.CaptureFixture[str], arguments: list[str], message: str
 ) -> None:
     assert run(*arguments) == 2
-    text = told(capsys)
+    text = error_of(capsys)
     assert message in text
     assert len(text.splitlines()) == 1
 

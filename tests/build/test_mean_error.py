@@ -24,7 +24,7 @@ def config(kind: int, dims: tuple[int, ...] = (3, 5, 6, 7), folds: int = 3, batc
 
 
 def mean(scores: Mapping[str, Array]) -> Array:
-    """As the entry does it: summed in fp32, rounded to the type in which scores travel."""
+    """As the entry does it: summed in fp32, rounded to the output's data type."""
     first = next(iter(scores.values()))
     average = np.mean([one.astype(np.float32) for one in scores.values()], axis=0, dtype=np.float32)
     return (np.rint(average) if first.dtype == np.uint8 else average).astype(first.dtype)

@@ -57,7 +57,7 @@ def test_other_names_are_not_taken_for_an_inner_entry(tmp_path: Path, name: str)
 
 
 def test_a_name_that_is_another_models_fold_is_refused(tmp_path: Path) -> None:
-    """`left` is a member of `brain`, whatever its name looks like."""
+    """`left` is a fold of `brain`, whatever its name looks like."""
     put(tmp_path, "brain", ("left", "right"))
     before = contents(tmp_path)
     message = "left: name: expected names that no other model has, but 'left_onnxruntime' belongs to 'brain'"

@@ -174,7 +174,7 @@ def test_card_says_what_the_client_needs(tmp_path: Path) -> None:
     assert (spec.serving.max_batch_size, spec.serving.threads, spec.serving.engines) == (3, 2, ("onnxruntime",))
     assert spec.acceptance.min_dice == 0.9
     assert spec.nnunet is not None
-    assert json.loads(json.dumps(spec.nnunet)) == spec.nnunet, "only JSON travels"
+    assert json.loads(json.dumps(spec.nnunet)) == spec.nnunet, "the card holds JSON alone"
     assert spec.nnunet["n_labels"] == 3
     assert spec.nnunet["postprocessing"] == []
     assert {key: spec.nnunet[key] for key in FULL if key in spec.nnunet} == {

@@ -1,4 +1,4 @@
-"""An entry is verified as it is served: the right one holds, and whatever was changed since is found and named."""
+"""An entry is verified as it is served: the right one holds, and whatever was changed is found and named."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from voxtile_build.machine import versions
 from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_server.embedded import EmbeddedServer
 
-# A network with random weights flips more in bf16 than a trained one.
+# With random weights more voxels change in bf16 than with trained ones.
 SPEC = spec(
     precision={"openvino": "bf16"},
     serving={"engines": ["openvino", "onnxruntime"], "default_engine": "openvino", "max_batch_size": 2},
@@ -95,10 +95,10 @@ def test_a_reduced_precision_entry_is_served_and_accepted(built: Path, running: 
 
 
 def test_the_served_precision_is_the_one_that_was_asked_for(built: Path, running: EmbeddedServer) -> None:
-    figures = {entry: verdict.metrics for entry, verdict in by_entry(verify("tiny", built, running.grpc_url)).items()}
+    metrics = {entry: verdict.metrics for entry, verdict in by_entry(verify("tiny", built, running.grpc_url)).items()}
     effective = certificate(built, "tiny_openvino")["precision_facts"]["effective"]
     if effective == "bf16":
-        assert figures["tiny_openvino"]["max_abs_error"] > 10 * figures["tiny_onnxruntime"]["max_abs_error"]
+        assert metrics["tiny_openvino"]["max_abs_error"] > 10 * metrics["tiny_onnxruntime"]["max_abs_error"]
 
 
 def test_the_command_says_so_and_ends_with_0(
@@ -254,7 +254,7 @@ def test_the_command_ends_with_1_where_an_entry_does_not_hold(copied: Path, caps
     assert "tiny_openvino: does not hold: " in capsys.readouterr().out
 
 
-def test_other_versions_of_packages_are_told_and_are_no_fault(
+def test_other_versions_of_packages_are_a_warning_and_no_fault(
     copied: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     assert version_warnings("tiny", copied) == ()

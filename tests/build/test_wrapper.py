@@ -51,7 +51,7 @@ def test_rule_range_is_monais(clip: bool) -> None:
     assert torch.equal(found, torch.as_tensor(expected))
 
 
-def test_rule_fixed_clips_and_scales_each_channel_with_its_own_figures() -> None:
+def test_rule_fixed_clips_and_scales_each_channel_with_its_own_statistics() -> None:
     rule: dict[str, Any] = {
         "rule": "fixed",
         "mean": [100.0, -5.0],
@@ -72,7 +72,7 @@ def test_rule_fixed_without_bounds_does_not_clip() -> None:
     assert torch.equal(found, scan() / 2)
 
 
-def test_rule_zscore_with_the_scans_figures_is_monais() -> None:
+def test_rule_zscore_with_the_scans_statistics_is_monais() -> None:
     values = scan()
     mean, std = float(values.mean()), float(values.std(correction=0))
     found = identity(input={"intensity": {"rule": "zscore"}})(values, of_scan(values, mean, std))
@@ -81,7 +81,7 @@ def test_rule_zscore_with_the_scans_figures_is_monais() -> None:
 
 
 @pytest.mark.parametrize("clip", [True, False])
-def test_rule_percentile_with_the_scans_figures_is_monais(clip: bool) -> None:
+def test_rule_percentile_with_the_scans_statistics_is_monais(clip: bool) -> None:
     values = scan()
     low, high = np.percentile(values.numpy(), (2, 95))
     rule = {"rule": "percentile", "lower": 2.0, "upper": 95.0, "clip": clip}
@@ -90,10 +90,10 @@ def test_rule_percentile_with_the_scans_figures_is_monais(clip: bool) -> None:
     torch.testing.assert_close(found[0], expected, rtol=1e-5, atol=1e-6)
 
 
-def test_each_scan_of_a_batch_has_its_own_figures() -> None:
+def test_each_scan_of_a_batch_has_its_own_statistics() -> None:
     values = scan().repeat(2, 1, 1, 1, 1)
-    figures = torch.tensor([[[10.0, 2.0]], [[-3.0, 4.0]]])
-    found = identity(input={"intensity": {"rule": "zscore"}})(values, figures)
+    statistics = torch.tensor([[[10.0, 2.0]], [[-3.0, 4.0]]])
+    found = identity(input={"intensity": {"rule": "zscore"}})(values, statistics)
     assert torch.equal(found[0], (values[0] - 10) / 2)
     assert torch.equal(found[1], (values[1] + 3) / 4)
 
@@ -119,11 +119,11 @@ def test_a_scan_of_one_value_gives_zeros_not_nan() -> None:
 def test_padding_is_zero_after_normalisation_and_touches_nothing_else(dtype: str, rule: dict[str, Any]) -> None:
     wrapper = identity(input={"dtype": dtype, "intensity": rule})
     values = scan().to(TORCH[dtype])
-    figures = (of_scan(values, 20.0, 3.0),) if rule["rule"] in ("zscore", "percentile") else ()
-    plain = wrapper(values, *figures)
+    statistics = (of_scan(values, 20.0, 3.0),) if rule["rule"] in ("zscore", "percentile") else ()
+    plain = wrapper(values, *statistics)
     padded = values.clone()
     padded[..., :3] = PADDING[dtype]
-    found = wrapper(padded, *figures)
+    found = wrapper(padded, *statistics)
     assert torch.equal(found[..., :3], torch.zeros_like(found[..., :3]))
     assert torch.equal(found[..., 3:], plain[..., 3:])
 
