@@ -133,7 +133,7 @@ def _openvino(job: Job) -> Engine:
 def _tensorrt(job: Job) -> Engine:
     import tensorrt
 
-    from voxtile_build.engines.tensorrt.variants import PlanRunner
+    from voxtile_build.engines.tensorrt.runner import PlanRunner
 
     return PlanRunner(tensorrt, job["file"].read_bytes())
 

@@ -15,9 +15,9 @@ from torch import nn
 from voxtile.card import Card, Certificate, Provenance
 from voxtile_build.certificate.certificate import certify, require_accepted, short_form
 from voxtile_build.certificate.fold_mean import write_mean
-from voxtile_build.engines.base import Engine, find_engine
-from voxtile_build.engines.select import compile_at, require_buildable
-from voxtile_build.engines.tensorrt.variants import accelerator
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.base import Engine
+from voxtile_build.engines.select import compile_at
 from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.report import as_lines
 from voxtile_build.importers.network import model_of
@@ -97,9 +97,9 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     """Every entry of one public model under `staged`."""
     spec, folds = model.spec, model.folds
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
-    require_free_sizes(spec, [engine.name for engine in chosen])
+    require_free_sizes(spec)
     for engine in chosen:
-        require_buildable(engine, spec)
+        engine.require_buildable(spec)
     built = [_build_fold(prepare(fold, model.spec_of(fold)), chosen, staged, step) for fold in folds]
     certificates = {engine.name: aggregate([one.certificates[engine.name] for one in built]) for engine in chosen}
     hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
@@ -124,33 +124,30 @@ class _BuiltFold:
 
 def _build_fold(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltFold:
     """The entries of one network, one an engine."""
-    graphs, certificates, warnings = prepared.graphs, {}, []
+    certificates: dict[str, Certificate] = {}
+    warnings: list[str] = []
     for engine in chosen:
         with step(f"build and certify {engine.name}"):
             certificates[engine.name], more = _build_engine(engine, prepared, staged)
-            warnings += [f"{entry_name(graphs.spec.name, engine.name)}: {warning}" for warning in more]
-    return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), tuple(as_lines(graphs.reports)))
+            warnings += [f"{entry_name(prepared.spec.name, engine.name)}: {warning}" for warning in more]
+    return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), tuple(as_lines(prepared.graphs.reports)))
 
 
 def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Certificate, tuple[str, ...]]:
     """One engine's whole entry under `staged`; its certificate in short, and warnings for the user."""
-    graphs, spec = prepared.graphs, prepared.graphs.spec
+    graphs, spec = prepared.graphs, prepared.spec
     entry = _folder(staged / entry_name(spec.name, engine.name))
     version = _folder(entry / str(spec.version))
     started = time.perf_counter()
-    compiled = compile_at(engine, graphs, version)
+    compiled = compile_at(engine, graphs, spec, version)
     compiling = time.perf_counter() - started
     certificate = certify(spec, engine, compiled, prepared.reference, prepared.hashes)
     require_accepted(certificate.content)
     digest = certificate.write(version)
-    reports = graphs.graph_reports(engine.name, compiled.precision)
-    write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.notes)
-    # TensorRT builds an engine for shapes that are known; slices of any size go to the CUDA provider.
-    sized = spec.tiling.multiple is None
-    accelerated = engine.name == "onnxruntime" and spec.serving.gpus != "none" and sized
-    accelerators = {"tensorrt": accelerator(compiled.files[0], spec)} if accelerated else {}
-    write_config(engine_config(spec, engine, compiled.parameters, accelerators), entry)
-    return short_form(certificate.content, digest), compiled.notes
+    reports = graphs.reports_of(compiled.graphs)
+    write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.warnings)
+    write_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
+    return short_form(certificate.content, digest), compiled.warnings
 
 
 def _write_public(spec: Spec, card: Card, folds: Sequence[str], staged: Path) -> None:

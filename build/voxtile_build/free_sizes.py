@@ -1,8 +1,6 @@
-"""What cannot be served at any height and width, and what to do instead. Knows names, neither graphs nor engines."""
+"""Networks that cannot be served at any height and width, and what to do instead. Knows no graphs and no engines."""
 
 from __future__ import annotations
-
-from collections.abc import Sequence
 
 from voxtile_build.errors import SpecError
 from voxtile_build.networks import find_network
@@ -11,10 +9,11 @@ from voxtile_build.spec.spec import Spec
 KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi"
 
 
-def require_free_sizes(spec: Spec, engines: Sequence[str]) -> None:
-    """Raises SpecError where `tiling.multiple` asks for slices of any size and the network or an engine has one size.
+def require_free_sizes(spec: Spec) -> None:
+    """Checks that the network takes slices of any size, if `tiling.multiple` asks for that.
 
-    Without `tiling.multiple` there is nothing to require.
+    Raises:
+        SpecError: it takes one size only.
     """
     if spec.tiling.multiple is None:
         return
@@ -27,9 +26,4 @@ def require_free_sizes(spec: Spec, engines: Sequence[str]) -> None:
         raise SpecError(
             f"{spec.name}: tiling.multiple: {spec.network.name} is built for one size of input, its attention windows "
             f"or patches are fixed; {KEEP_THE_ROI}"
-        )
-    if "tensorrt" in engines:
-        raise SpecError(
-            f"{spec.name}: tiling.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out of "
-            f"the engines, or {KEEP_THE_ROI}"
         )

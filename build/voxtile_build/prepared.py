@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -21,13 +21,14 @@ from voxtile_build.graph.wrapper import wrap
 from voxtile_build.hashing import file_sha256
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.folds import Fold
+from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.spec import Spec
 
 NOT_IN_CACHE_KEY: dict[str, Any] = {
     "name": True,
     "title": True,
     "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_changed"},
-    "precision": {"openvino", "onnxruntime", "tensorrt"},
+    "precision": set(ENGINE_NAMES),
     "serving": {"engines", "default_engine"},
 }
 """Fields of a spec that neither the graphs nor the reference depend on."""
@@ -37,8 +38,9 @@ CacheKey = tuple[Callable[[], nn.Module], str]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network's graphs, its reference, and the hashes of its weights and of its ONNX file."""
+    """A network's spec, its graphs, its reference, and the hashes of its weights and of its ONNX file."""
 
+    spec: Spec
     graphs: Graphs
     reference: Reference
     hashes: Mapping[str, str]
@@ -69,8 +71,7 @@ class Preparer:
         """
         key = cache_key(fold, spec)
         if self._last is not None and self._last[0] == key:
-            known = self._last[1]
-            prepared = Prepared(known.graphs.under(spec), known.reference, known.hashes)
+            prepared = replace(self._last[1], spec=spec)
         else:
             self._last = None  # frees it before the next one is made
             prepared = self._prepare(fold, spec)
@@ -87,7 +88,7 @@ class Preparer:
         weights = fold.weights_sha256 or weights_sha256(spec, wrapper.network)
         with self._step("run the reference in PyTorch"):
             reference = make_reference(wrapper, spec)
-        return Prepared(graphs, reference, {"weights": weights, "onnx": file_sha256(*graphs.files)})
+        return Prepared(spec, graphs, reference, {"weights": weights, "onnx": file_sha256(*graphs.files)})
 
 
 def cache_key(fold: Fold, spec: Spec) -> CacheKey:

@@ -13,7 +13,10 @@ from onnx import ModelProto, numpy_helper
 from tests.support.build_specs import fields, spec, tiny_unet
 from voxtile_build.certificate.certificate import Reference, certify, make_reference, require_accepted
 from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, NNUNET, limits_of, violations
-from voxtile_build.engines.base import find_engine
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.base import Compiled
+from voxtile_build.engines.onnxruntime.variants import copy_files
+from voxtile_build.engines.openvino.convert import convert
 from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.evaluation.evaluate import summary
 from voxtile_build.graph.centred_norms import centre_norms
@@ -54,10 +57,13 @@ def certificate(
     model, reference = right(scores)
     if wrong is not None:
         model = wrong_by_one_percent(model, wrong[0], one=wrong[1])
-    save(model, folder / "given.onnx")
-    (folder / "entry").mkdir()
-    compiled = find_engine(engine).compile(folder / "given.onnx", folder / "entry", chosen)
-    return certify(chosen, find_engine(engine), compiled, reference, {}).content
+    given = save(model, folder / "given.onnx")
+    entry = folder / "entry"
+    entry.mkdir()
+    files = copy_files(given, entry) if engine == "onnxruntime" else convert(given[0], entry)
+    chosen_engine = find_engine(engine)
+    compiled = Compiled(files, "fp32", chosen_engine.open(entry, chosen_engine.parameters(chosen)))
+    return certify(chosen, chosen_engine, compiled, reference, {}).content
 
 
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])

@@ -15,8 +15,11 @@ from numpy.typing import NDArray
 from onnx import helper
 from torch import Tensor, nn
 
+from tests.support.graph_passes import apply_pass
 from tests.support.small_networks import SWIN_ROI, blobs, export, plain, swin
-from voxtile_build.graph.passes import apply_pass, clean, fold_constants, group_windows, split_qkv
+from voxtile_build.graph.optimise import optimise
+from voxtile_build.graph.passes.group_windows import group_windows
+from voxtile_build.graph.passes.split_qkv import split_qkv
 from voxtile_build.sessions import run_graph
 
 FLAT_ROI = (64, 96)
@@ -39,7 +42,7 @@ class Tokens(nn.Module):
 
 @functools.cache
 def folded() -> onnx.ModelProto:
-    return clean(fold_constants(onnx.ModelProto.FromString(swin().SerializeToString())))
+    return optimise(swin())
 
 
 @functools.cache
@@ -52,7 +55,7 @@ def flat() -> onnx.ModelProto:
     """A 2D network of another number of heads, whose windows are not as many along one axis as along the other."""
     torch.manual_seed(9)
     network = SwinUNETR(1, 2, feature_size=12, depths=(2, 2, 1, 1), num_heads=(2, 4, 6, 12), spatial_dims=2)
-    return clean(fold_constants(export(network, FLAT_ROI)))
+    return optimise(export(network, FLAT_ROI))
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -105,7 +108,7 @@ def test_the_scale_of_the_queries_lies_in_their_weights() -> None:
 
 @pytest.mark.parametrize("bias", [False, True])
 def test_attention_over_all_tokens_is_split_with_and_without_a_bias(bias: bool) -> None:
-    before = clean(fold_constants(export(Tokens(bias), (6, 5, 4))))
+    before = optimise(export(Tokens(bias), (6, 5, 4)))
     after, report = apply_pass("split", split_qkv, before, [images((6, 5, 4), 2)])
     assert report.changed["MatMul"] == (operators(before)["MatMul"], operators(before)["MatMul"] + 2)
     assert report.changed.get("Add", (0, 0))[1] - report.changed.get("Add", (0, 0))[0] == (2 if bias else 0)

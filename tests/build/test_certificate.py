@@ -28,7 +28,8 @@ from voxtile_build.certificate.certificate import (
     short_form,
     violations,
 )
-from voxtile_build.engines.base import Compiled, Engine, find_engine
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.base import Compiled, Engine
 from voxtile_build.errors import AcceptanceError, ScanError
 from voxtile_build.evaluation.metrics import changed_voxels, dice, masks, probabilities
 from voxtile_build.evaluation.phantom import phantom, phantom_shape

@@ -25,7 +25,8 @@ from voxtile_build.certificate.certificate import Certificate, Reference, certif
 from voxtile_build.certificate.limits import MAX_ABS_ERROR, limits_of, violations
 from voxtile_build.certificate.page import picture_of
 from voxtile_build.certificate.stitched_scan import stitch
-from voxtile_build.engines.base import Compiled, find_engine
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.base import Compiled
 from voxtile_build.errors import VerificationError
 from voxtile_build.evaluation.distances import hausdorff_95
 from voxtile_build.evaluation.evaluate import as_votes, compare, measure_tiles, near_boundary

@@ -14,10 +14,12 @@ from monai.networks.nets import DynUNet
 from torch import Tensor, nn
 
 from tests.support.build_specs import spec
+from tests.support.graph_passes import apply_pass
 from tests.support.precision_graphs import graphs_of
 from tests.support.small_networks import blobs, export, swin
-from voxtile_build.graph.passes import apply_pass, clean, compose_upsample, fold_constants
-from voxtile_build.graph.passes.compose_upsample import composed
+from voxtile_build.graph.graphs import BASE, FP32, FUSED
+from voxtile_build.graph.optimise import optimise
+from voxtile_build.graph.passes.compose_upsample import compose_upsample, composed
 from voxtile_build.sessions import run_graph
 
 ROI = (5, 4, 3)
@@ -57,8 +59,8 @@ class Decoder(nn.Module):
         return torch.relu(scores) if self.beside is None else torch.relu(scores) + self.beside(together)
 
 
-def lean(network: nn.Module, roi: Axes) -> onnx.ModelProto:
-    return clean(fold_constants(export(network, roi)))
+def optimised(network: nn.Module, roi: Axes) -> onnx.ModelProto:
+    return optimise(export(network, roi))
 
 
 def operators(model: onnx.ModelProto) -> Counter[str]:
@@ -97,7 +99,7 @@ def check_composed(model: onnx.ModelProto, roi: Axes, count: int = 1, openvino: 
 )
 def test_every_score_keeps_its_value(stride: Axes, kernel: Axes, bias: bool) -> None:
     roi = tuple(size * by for size, by in zip(ROI, stride, strict=False))
-    after = check_composed(lean(Decoder(stride, kernel, bias=bias), roi), roi)
+    after = check_composed(optimised(Decoder(stride, kernel, bias=bias), roi), roi)
     assert operators(after)["Concat"] == 0
     # Only where a kernel reaches outside does the grid's end matter to a bias.
     assert operators(after)["Pad"] == (1 if bias and max(kernel) > 1 else 0)
@@ -105,13 +107,13 @@ def test_every_score_keeps_its_value(stride: Axes, kernel: Axes, bias: bool) -> 
 
 @pytest.mark.parametrize(("order", "left"), [("u", 0), ("us", 0), ("su", 0), ("sut", 1), ("stu", 1)])
 def test_whatever_is_put_beside_and_in_whatever_order(order: str, left: int) -> None:
-    after = check_composed(lean(Decoder((2, 2, 2), (3, 3, 3), order), (12, 8, 16)), (12, 8, 16))
+    after = check_composed(optimised(Decoder((2, 2, 2), (3, 3, 3), order), (12, 8, 16)), (12, 8, 16))
     assert operators(after)["Concat"] == left
 
 
 def test_two_readers_of_one_concatenation() -> None:
     """As in MONAI's residual blocks, where a convolution of 1×1 goes around that of 3×3."""
-    model = lean(Decoder((2, 2, 2), (3, 3, 3), residual=True), (12, 8, 16))
+    model = optimised(Decoder((2, 2, 2), (3, 3, 3), residual=True), (12, 8, 16))
     after = check_composed(model, (12, 8, 16))
     kernels = [
         tuple(next(a.ints for a in node.attribute if a.name == "pads"))
@@ -123,7 +125,7 @@ def test_two_readers_of_one_concatenation() -> None:
 
 
 def test_names_of_convolutions_stay() -> None:
-    model = lean(Decoder((2, 2, 2), (3, 3, 3)), (12, 8, 16))
+    model = optimised(Decoder((2, 2, 2), (3, 3, 3)), (12, 8, 16))
     after = compose_upsample(model)
     names = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert [node.name for node in after.graph.node if node.op_type == "Conv"] == names
@@ -177,7 +179,7 @@ class Broken(Decoder):
     ],
 )
 def test_what_is_not_one_linear_map_stays_as_it_is(how: str) -> None:
-    model = lean(Broken(how), (12, 8, 16))
+    model = optimised(Broken(how), (12, 8, 16))
     assert compose_upsample(model) is model
 
 
@@ -190,18 +192,18 @@ def test_a_network_that_ends_there_stays_as_it_is() -> None:
             scores: Tensor = self.over(torch.cat([self.up(self.low(skip)), skip], 1))
             return scores
 
-    model = lean(Ends((2, 2, 2), (3, 3, 3)), (12, 8, 16))
+    model = optimised(Ends((2, 2, 2), (3, 3, 3)), (12, 8, 16))
     assert compose_upsample(model) is model
 
 
 def test_swin_unetr_and_dynunet() -> None:
     roi = (64, 64, 64)
-    after = check_composed(clean(fold_constants(onnx.ModelProto.FromString(swin().SerializeToString()))), roi, 5, NORMS)
+    after = check_composed(optimise(swin()), roi, 5, NORMS)
     assert operators(after)["Add"] - operators(swin())["Add"] >= 10
     torch.manual_seed(2)
     kernels, strides = [[3, 3, 1], [3, 3, 3], [3, 3, 3]], [[1, 1, 1], [2, 2, 1], [2, 2, 2]]
     dynamic = DynUNet(3, 1, 2, kernels, strides, strides[1:], filters=[4, 8, 12], norm_name="instance")
-    check_composed(lean(dynamic, (16, 24, 8)), (16, 24, 8), 2, NORMS)
+    check_composed(optimised(dynamic, (16, 24, 8)), (16, 24, 8), 2, NORMS)
 
 
 @pytest.mark.parametrize("stride", [(2, 3), (1, 2)])
@@ -225,7 +227,7 @@ def test_a_bias_keeps_more_bits_than_bf16_has() -> None:
         for layer in (decoder.skip, decoder.low, decoder.over):
             layer.bias.zero_()
         decoder.over.bias.fill_(1000.0)
-    model = lean(decoder, (12, 8, 16))
+    model = optimised(decoder, (12, 8, 16))
     after = compose_upsample(model)
     for tensor in after.graph.initializer:
         values = onnx.numpy_helper.to_array(tensor)
@@ -238,15 +240,15 @@ def test_a_bias_keeps_more_bits_than_bf16_has() -> None:
     assert 0 < np.abs(found - expected).max() < largest * 2.0**-13
 
 
-def test_openvino_alone_takes_it_and_says_so(tmp_path: Path) -> None:
+def test_it_is_done_only_for_who_asks_and_reported(tmp_path: Path) -> None:
     network = nn.Sequential(Decoder((2, 2, 2), (3, 3, 3)), nn.Conv3d(2, 3, 1))
     graphs = graphs_of(network, spec(), tmp_path)
-    assert "openvino" not in graphs.reports
+    assert FUSED not in graphs.reports
     assert operators(graphs.fused)["Concat"] == 0
     assert operators(graphs.base)["Concat"] == 1
-    report = graphs.graph_reports("openvino", "bf16")["openvino"][0]
+    report = graphs.reports_of((BASE, FUSED))[FUSED][0]
     assert report.changed["Concat"] == (1, 0)
     assert report.max_abs is not None
-    assert set(graphs.graph_reports("onnxruntime", "fp32")) == {"base", "fp32"}
-    assert operators(onnx.load(graphs.fused_file))["Pad"] == 1
-    assert operators(onnx.load(graphs.onnx_file))["Pad"] == 0
+    assert set(graphs.reports_of((BASE, FP32))) == {BASE, FP32}
+    assert operators(onnx.load(graphs.fused_files[0]))["Pad"] == 1
+    assert operators(onnx.load(graphs.files[0]))["Pad"] == 0

@@ -10,8 +10,10 @@ import pytest
 import torch
 
 from tests.support.build_specs import ROI, spec, tiny_unet
-from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner, copy
-from voxtile_build.engines.openvino.runner import OpenVinoRunner, convert
+from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
+from voxtile_build.engines.onnxruntime.variants import copy_files
+from voxtile_build.engines.openvino.convert import convert
+from voxtile_build.engines.openvino.runner import OpenVinoRunner
 from voxtile_build.errors import EngineError
 from voxtile_build.graph.torch_to_onnx import export, save
 from voxtile_build.graph.wrapper import Wrapper, example_inputs
@@ -102,6 +104,6 @@ def test_weights_beside_the_graph_are_copied_with_it(wrapper: Wrapper, tmp_path:
     source.mkdir()
     target.mkdir()
     files = save(export(wrapper, example_inputs(spec(), 2)), source / "model.onnx", inline_limit=100)
-    assert [file.name for file in copy(files[0], target)] == ["model.onnx", "model.onnx.data"]
+    assert [file.name for file in copy_files(files, target)] == ["model.onnx", "model.onnx.data"]
     run = OnnxRuntimeRunner(target / "model.onnx", 1)
     assert run({"roi": rois(1)}).shape == (1, 3, *ROI)

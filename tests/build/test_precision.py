@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from tests.support.small_networks import UNET_ROI, blobs, overflowing, plain
 from voxtile_build.errors import EngineError
-from voxtile_build.precision.mixed_precision import Fp16OverflowError
+from voxtile_build.precision.mixed_precision import Fp16OverflowError, refuse_overflow, to_mixed
 from voxtile_build.precision.quantize_qdq import quantizable, quantize_qdq
 from voxtile_build.precision.ranges import tensor_ranges
 from voxtile_build.precision.run_stepwise import run_stepwise
@@ -20,14 +20,12 @@ from voxtile_build.precision.search import (
     MOST_SPARED,
     Acceptance,
     Candidate,
-    Figures,
+    Metrics,
     NoVariantError,
     SearchResult,
-    mask_figures,
-    mixed_candidate,
-    rank_layers,
     search,
 )
+from voxtile_build.precision.sensitivity import rank_fp16
 from voxtile_build.sessions import run_graph
 
 LABELS = {"background": 0, "left": 1, "right": 2}
@@ -35,19 +33,19 @@ LAYERS = tuple(f"layer{index}" for index in range(20))
 SCANS = [{"roi": blobs((24, 20, 16), seed=seed)} for seed in range(2)]
 
 
-def needs(count: int) -> Callable[[frozenset[str]], Figures]:
+def needs(count: int) -> Callable[[frozenset[str]], Metrics]:
     """An engine that is right once the first `count` layers are back, and better the more are."""
 
-    def measure(kept: frozenset[str]) -> Figures:
+    def measure(kept: frozenset[str]) -> Metrics:
         missing = len(set(LAYERS[:count]) - kept)
-        return Figures({"left": 1 - 0.01 * missing}, 0.01 * missing)
+        return Metrics({"left": 1 - 0.01 * missing}, 0.01 * missing)
 
     return measure
 
 
 def rule_search(count: int, *, fallback: bool = True) -> SearchResult[Any]:
-    def measure(engine: tuple[str, frozenset[str]]) -> Figures:
-        return needs(count)(engine[1]) if engine[0] == "int8" else Figures({"left": 1.0}, 0.0)
+    def measure(engine: tuple[str, frozenset[str]]) -> Metrics:
+        return needs(count)(engine[1]) if engine[0] == "int8" else Metrics({"left": 1.0}, 0.0)
 
     def candidate(precision: str) -> Candidate[tuple[str, frozenset[str]]]:
         return Candidate(precision, lambda kept: (precision, kept), lambda: LAYERS)
@@ -67,8 +65,8 @@ def test_fewest_layers_are_put_back(count: int) -> None:
 def needing(*needed: str) -> SearchResult[frozenset[str]]:
     """A search where just these layers have to be put back."""
 
-    def measure(kept: frozenset[str]) -> Figures:
-        return Figures({"left": 1.0 if set(needed) <= kept else 0.9}, 0.0)
+    def measure(kept: frozenset[str]) -> Metrics:
+        return Metrics({"left": 1.0 if set(needed) <= kept else 0.9}, 0.0)
 
     return search([Candidate("int8", lambda kept: kept, lambda: LAYERS)], measure)
 
@@ -106,7 +104,7 @@ def test_fastest_that_passes_at_once_is_neither_ranked_nor_tried_again() -> None
     def never() -> tuple[str, ...]:
         raise AssertionError("ranking is the expensive part")
 
-    result = search([Candidate("fp16", lambda kept: kept, never)], lambda kept: Figures({"left": 1.0}, 0.0))
+    result = search([Candidate("fp16", lambda kept: kept, never)], lambda kept: Metrics({"left": 1.0}, 0.0))
     assert [step.accepted for step in result.path] == [True]
 
 
@@ -117,7 +115,7 @@ def test_path_is_plain_json_and_each_refusal_says_why() -> None:
     assert record["accepted"]["kept"] == list(LAYERS[:3])
     for step in record["path"]:
         assert step["accepted"] is (step["refused_because"] == [])
-    assert "flip" in record["path"][0]["refused_because"][1]
+    assert "change" in record["path"][0]["refused_because"][1]
 
 
 def test_layer_that_the_builder_names_is_put_back_and_tried_again() -> None:
@@ -127,7 +125,7 @@ def test_layer_that_the_builder_names_is_put_back_and_tried_again() -> None:
                 raise Fp16OverflowError(layer, 1e6)
         return kept
 
-    result = search([Candidate("fp16", build)], lambda kept: Figures({"left": 1.0}, 0.0))
+    result = search([Candidate("fp16", build)], lambda kept: Metrics({"left": 1.0}, 0.0))
     assert [step.kept for step in result.path] == [(), ("loud",), ("loud", "louder")]
     assert result.accepted.kept == ("loud", "louder")
     assert "'loud' reaches 1e+06" in result.path[0].refused_because[0]
@@ -138,7 +136,7 @@ def test_builder_that_always_fails_is_tried_once() -> None:
         raise EngineError("no such engine here")
 
     with pytest.raises(NoVariantError, match="no such engine here") as caught:
-        search([Candidate("int8", build, lambda: LAYERS)], lambda kept: Figures({}, 0.0))
+        search([Candidate("int8", build, lambda: LAYERS)], lambda kept: Metrics({}, 0.0))
     assert len(caught.value.path) == 1
 
 
@@ -147,55 +145,48 @@ def test_builder_that_blames_a_layer_already_kept_is_not_tried_for_ever() -> Non
         raise Fp16OverflowError("loud", 1e6)
 
     with pytest.raises(NoVariantError) as caught:
-        search([Candidate("fp16", build)], lambda kept: Figures({}, 0.0))
+        search([Candidate("fp16", build)], lambda kept: Metrics({}, 0.0))
     assert len(caught.value.path) == 2
 
 
 @pytest.mark.parametrize(
-    ("figures", "missed"),
+    ("metrics", "missed"),
     [
-        (Figures({"left": 0.995, "right": 1.0}, 0.001), 0),
-        (Figures({"left": 0.9949, "right": 1.0}, 0.0), 1),
-        (Figures({"left": 1.0, "right": 1.0}, 0.0011), 1),
-        (Figures({"left": 0.9, "right": 0.9}, 0.5), 3),
-        (Figures({"left": float("nan")}, float("nan")), 2),
+        (Metrics({"left": 0.995, "right": 1.0}, 0.001), 0),
+        (Metrics({"left": 0.9949, "right": 1.0}, 0.0), 1),
+        (Metrics({"left": 1.0, "right": 1.0}, 0.0011), 1),
+        (Metrics({"left": 0.9, "right": 0.9}, 0.5), 3),
+        (Metrics({"left": float("nan")}, float("nan")), 2),
     ],
 )
-def test_acceptance_names_each_figure_that_is_missed(figures: Figures, missed: int) -> None:
+def test_acceptance_names_each_figure_that_is_missed(metrics: Metrics, missed: int) -> None:
     # 1 - 0.995 is a hair above 0.005 in binary.
-    assert len(Acceptance(max_dice_drop=0.005 + 1e-12).missed(figures)) == missed
+    assert len(Acceptance(max_dice_drop=0.005 + 1e-12).missed(metrics)) == missed
 
 
 def test_lossless_is_possible() -> None:
     lossless = Acceptance(max_dice_drop=0, max_changed=0)
-    assert lossless.missed(Figures({"left": 1.0}, 0.0)) == []
-    assert len(lossless.missed(Figures({"left": 0.999999}, 1e-9))) == 2
-
-
-def test_mask_figures_are_dice_and_flips() -> None:
-    reference = np.array([0, 0, 1, 1, 1, 2])
-    found = np.array([0, 1, 1, 1, 0, 2])
-    figures = mask_figures(reference, found, {**LABELS, "absent": 7})
-    assert figures.dice == pytest.approx({"background": 1 / 2, "left": 2 / 3, "right": 1.0, "absent": 1.0})
-    assert figures.changed == pytest.approx(2 / 6)
-    assert mask_figures(reference, reference, LABELS) == Figures(dict.fromkeys(LABELS, 1.0), 0.0)
-
-
-def test_masks_of_different_shape_are_refused() -> None:
-    with pytest.raises(ValueError, match="Expected a mask of shape"):
-        mask_figures(np.zeros(3, int), np.zeros(4, int), LABELS)
+    assert lossless.missed(Metrics({"left": 1.0}, 0.0)) == []
+    assert len(lossless.missed(Metrics({"left": 0.999999}, 1e-9))) == 2
 
 
 # A real network
+
+
+def metrics_of(reference: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]]) -> Metrics:
+    """Dice 2|A∩B| / (|A|+|B|) of each label, and the share of changed voxels."""
+    pairs = {name: (reference == value, found == value) for name, value in LABELS.items()}
+    dice = {name: 2 * (old & new).sum() / (old.sum() + new.sum()) for name, (old, new) in pairs.items()}
+    return Metrics(dice, float(np.mean(reference != found)))
 
 
 def masks(outputs: list[dict[str, NDArray[Any]]]) -> NDArray[np.integer[Any]]:
     return np.stack([output["scores"].argmax(axis=1) for output in outputs])
 
 
-def measure_stepwise(model: onnx.ModelProto, reference: NDArray[np.integer[Any]]) -> Figures:
+def measure_stepwise(model: onnx.ModelProto, reference: NDArray[np.integer[Any]]) -> Metrics:
     with np.errstate(invalid="ignore"):
-        return mask_figures(reference, masks(run_stepwise(model, SCANS)), LABELS)
+        return metrics_of(reference, masks(run_stepwise(model, SCANS)))
 
 
 def test_plain_fp16_is_refused_by_layer_and_auto_finds_a_mixture_that_passes() -> None:
@@ -204,9 +195,12 @@ def test_plain_fp16_is_refused_by_layer_and_auto_finds_a_mixture_that_passes() -
     reference = masks(run_graph(model, SCANS))
     assert all((reference == value).mean() > 0.02 for value in LABELS.values())
     measure = functools.partial(measure_stepwise, reference=reference)
-    candidate = mixed_candidate(
-        model, "fp16", ranges, lambda mixed: mixed, lambda: rank_layers(model, SCANS[:1], ranges)
-    )
+
+    def build(kept: frozenset[str]) -> onnx.ModelProto:
+        refuse_overflow(model, ranges, kept)
+        return to_mixed(model, "fp16", kept)
+
+    candidate = Candidate("fp16", build, lambda: rank_fp16(model, SCANS[:1], ranges))
     with pytest.raises(Fp16OverflowError, match="'node_conv3d_1'"):
         candidate.build(frozenset())
     result = search([candidate], measure)
@@ -222,7 +216,7 @@ def test_plain_fp16_is_refused_by_layer_and_auto_finds_a_mixture_that_passes() -
 def test_layers_are_ranked_by_what_they_do_to_the_scores() -> None:
     model = overflowing()
     ranges = tensor_ranges(model, SCANS)
-    ranked = rank_layers(model, SCANS[:1], ranges)
+    ranked = rank_fp16(model, SCANS[:1], ranges)
     convolutions = [node.name for node in model.graph.node if node.op_type == "Conv"]
     assert sorted(ranked) == sorted(convolutions)
     assert set(ranked[:2]) == {"node_conv3d_1", "node_conv3d_2"}
@@ -237,8 +231,8 @@ def test_int8_search_on_a_real_network_goes_to_the_mixture_that_passes() -> None
     def build(kept: frozenset[str]) -> onnx.ModelProto:
         return quantize_qdq(model, scans, kept)
 
-    def measure(engine: onnx.ModelProto) -> Figures:
-        return mask_figures(reference, masks(run_graph(engine, scans)), LABELS)
+    def measure(engine: onnx.ModelProto) -> Metrics:
+        return metrics_of(reference, masks(run_graph(engine, scans)))
 
     all_quantised = measure(build(frozenset()))
     # Half of what full int8 flips is asked for, so that something has to be put back.

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 
 from tests.support.build_specs import fields, spec
-from voxtile_build.engines.select import VARIANTS
+from voxtile_build.engines import find_engine
 from voxtile_build.errors import ScanError, SpecError
 from voxtile_build.evaluation.calibration import MOST_TILES, calibrate
 from voxtile_build.evaluation.tiles import cut_tiles
+from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.precision import Precision
-from voxtile_build.spec.serving import ENGINE_NAMES
 from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 
 SUPPORTED = {
@@ -63,9 +63,9 @@ def test_each_engine_takes_what_it_supports_and_names_it_otherwise(engine: str, 
         assert f"'{supported}'" in message
 
 
-@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+@pytest.mark.parametrize("engine", ENGINE_NAMES)
 def test_what_a_spec_may_ask_for_can_be_built(engine: str) -> None:
-    built = {variant.precision for variant in VARIANTS[engine]}
+    built = {variant.precision for variant in find_engine(engine).variants()}
     asked = set(typing.get_args(Precision.model_fields[engine].annotation))
     assert asked - {"auto"} == built
 

@@ -93,17 +93,16 @@ class Counting(Preparer):
 
     def _prepare(self, fold: Fold, spec: Spec) -> Prepared:
         self.made.append(spec.name)
-        made_for = spec.name
-        graphs: Any = SimpleNamespace(under=lambda spec: SimpleNamespace(spec=spec, made_for=made_for), spec=spec)
-        return Prepared(graphs, None, {})  # type: ignore[arg-type]
+        graphs: Any = SimpleNamespace(spec=spec)
+        return Prepared(spec, graphs, None, {})  # type: ignore[arg-type]
 
 
 def test_the_last_network_is_used_again_under_another_spec() -> None:
     prepare = Counting()
     prepare(Fold("exact", deep), spec(name="exact"))
-    again: Any = prepare(Fold("least", deep), spec(name="least", precision=LEVELS["least"])).graphs
+    again = prepare(Fold("least", deep), spec(name="least", precision=LEVELS["least"]))
     assert prepare.made == ["exact"]
-    assert (again.made_for, again.spec.name) == ("exact", "least")
+    assert (again.graphs.spec.name, again.spec.name) == ("exact", "least")
 
 
 def test_only_the_last_network_is_kept() -> None:

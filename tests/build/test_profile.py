@@ -16,9 +16,10 @@ from tests.support.build_specs import fields, tiny_unet
 from voxtile_build.build import build
 from voxtile_build.cli.commands import main
 from voxtile_build.engines.onnxruntime.profiling import layers_of
+from voxtile_build.engines.timing import Layer, Timed
 from voxtile_build.errors import RepositoryError
 from voxtile_build.profile.plot import parts
-from voxtile_build.profile.profile import EngineProfile, Layer, Profile, Timed, example_inputs, profile
+from voxtile_build.profile.profile import EngineProfile, Profile, example_inputs, profile
 from voxtile_build.profile.report import as_json, as_text
 from voxtile_build.repository.config import read_config
 from voxtile_build.spec.spec import parse_spec
@@ -101,8 +102,8 @@ def test_the_report_holds_every_engine_and_adds_up(measured: Profile) -> None:
     assert " more " in text
 
 
-def engine_of(plain: float, profiled: float, *layers: Layer, notes: tuple[str, ...] = ()) -> EngineProfile:
-    return EngineProfile("onnxruntime", "m_onnxruntime", "fp32", Timed(plain, profiled, layers), notes)
+def engine_of(plain: float, profiled: float, *layers: Layer, warnings: tuple[str, ...] = ()) -> EngineProfile:
+    return EngineProfile("onnxruntime", "m_onnxruntime", "fp32", Timed(plain, profiled, layers), warnings)
 
 
 def test_operators_sum_their_layers_and_the_picture_keeps_the_longest() -> None:
@@ -117,13 +118,13 @@ def test_operators_sum_their_layers_and_the_picture_keeps_the_longest() -> None:
 
 
 def test_a_slow_profiler_and_a_skipped_engine_are_told() -> None:
-    from voxtile_build.profile.profile import _notes
+    from voxtile_build.profile.profile import _warnings
 
-    assert _notes(Timed(1.0, 1.02, ()), 1) == []
-    (slow,) = _notes(Timed(1.0, 1.5, ()), 1)
+    assert _warnings(Timed(1.0, 1.02, ()), 1) == []
+    (slow,) = _warnings(Timed(1.0, 1.5, ()), 1)
     assert "slows a run 1.50×" in slow
-    assert "the first of 3 folds" in _notes(Timed(1.0, 1.0, ()), 3)[0]
-    engine = engine_of(1.0, 1.5, Layer("a", "Conv", 1.0), notes=(slow,))
+    assert "the first of 3 folds" in _warnings(Timed(1.0, 1.0, ()), 3)[0]
+    engine = engine_of(1.0, 1.5, Layer("a", "Conv", 1.0), warnings=(slow,))
     text = as_text(Profile("m", 1, 1, (engine,), {"tensorrt": "is run by the server on a GPU"}))
     assert "onnxruntime: the profiler itself slows a run 1.50×" in text
     assert "tensorrt is left out: it is run by the server on a GPU" in text

@@ -15,12 +15,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.support.build_specs import ROI, built_card, spec
 from voxtile.card import Card
-from voxtile_build.engines.base import ENGINES, find_engine
+from voxtile_build.engines import find_engine
 from voxtile_build.errors import EngineError, RepositoryError
 from voxtile_build.repository import publishing
 from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import engine_config, public_config, read_config, warm_up_sizes, write_config
 from voxtile_build.repository.publishing import LOCK, publish, staging
+from voxtile_build.spec.engines import ENGINE_NAMES
 
 ORT, OPENVINO = find_engine("onnxruntime"), find_engine("openvino")
 CARD = built_card(output={"labels": ['Größe "1"\n']})
@@ -31,7 +32,7 @@ def serving(**fields: Any) -> Any:
     return spec(serving=fields)
 
 
-@pytest.mark.parametrize("engine", ENGINES, ids=lambda engine: engine.name)
+@pytest.mark.parametrize("engine", [*map(find_engine, ENGINE_NAMES)], ids=ENGINE_NAMES)
 def test_an_engines_config_declares_exactly_the_graphs_tensors(engine: Any) -> None:
     config = engine_config(
         spec(

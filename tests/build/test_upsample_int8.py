@@ -15,7 +15,8 @@ from tests.support.small_networks import blobs, export
 from voxtile_build.engines.openvino.quantize import quantize_openvino
 from voxtile_build.engines.openvino.upsample import upsample_by_products
 from voxtile_build.engines.openvino.upsample_int8 import OPERATOR, quantize_upsampling
-from voxtile_build.graph.passes import clean, compose_upsample, fold_constants
+from voxtile_build.graph.optimise import optimise
+from voxtile_build.graph.passes.compose_upsample import compose_upsample
 
 ROI = (16, 8, 12)
 # Three roundings to 255 steps, of the input, the weights and the sum; spread over the values of one tensor.
@@ -47,7 +48,7 @@ class Net(nn.Module):
 
 
 def model_of(network: nn.Module) -> ov.Model:
-    composed = compose_upsample(clean(fold_constants(export(network, ROI))))
+    composed = compose_upsample(optimise(export(network, ROI)))
     return ov.Core().read_model(composed.SerializeToString())
 
 

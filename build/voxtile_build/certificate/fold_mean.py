@@ -13,13 +13,13 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile_build.certificate.certificate import VERSION as CERTIFICATE_VERSION
 from voxtile_build.certificate.mean_error import mean_error
-from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
+from voxtile_build.engines import find_engine
 from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, save
 from voxtile_build.hashing import file_sha256
 from voxtile_build.machine import machine, versions
 from voxtile_build.repository.config import TRITON_TYPES, write_config
-from voxtile_build.repository.entries import CERTIFICATE, mean_name, score_name
+from voxtile_build.repository.entries import CERTIFICATE, MEAN_ENGINE, mean_name, score_name
 from voxtile_build.spec.spec import Spec
 
 ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
@@ -66,7 +66,7 @@ def mean_graph(spec: Spec, count: int) -> ModelProto:
 
 def _config(spec: Spec, count: int) -> pb.ModelConfig:
     config = pb.ModelConfig(
-        name=mean_name(spec.name), backend="onnxruntime", max_batch_size=spec.serving.max_batch_size
+        name=mean_name(spec.name), backend=find_engine(MEAN_ENGINE).backend, max_batch_size=spec.serving.max_batch_size
     )
     config.version_policy.specific.versions.append(spec.version)
     kind, dims = TRITON_TYPES[spec.output.dtype], (spec.output.score_count, *spec.spatial_dims)
@@ -79,14 +79,15 @@ def _config(spec: Spec, count: int) -> pb.ModelConfig:
 
 def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
     """Compare the graph in `file` with NumPy's mean in float64, and write certificate.json beside it."""
-    error, limit = mean_error(config, OnnxRuntimeRunner(file, spec.serving.threads))
+    engine = find_engine(MEAN_ENGINE)
+    error, limit = mean_error(config, engine.open(file.parent, engine.parameters(spec)))
     if not error <= limit:
         raise AcceptanceError(f"{mean_name(spec.name)}: expected an error of at most {limit:g}, found {error:g}")
     content = {
         "schema_version": CERTIFICATE_VERSION,
         "model": mean_name(spec.name),
         "version": spec.version,
-        "engine": "onnxruntime",
+        "engine": MEAN_ENGINE,
         "precision": "fp32",
         "accepted": True,
         "acceptance": {"max_abs_error": limit},

@@ -20,6 +20,7 @@ from voxtile_build.certificate.mean_error import error_of, mean_error
 from voxtile_build.certificate.served import ServedRunner, require_server
 from voxtile_build.certificate.stitched_scan import stitch
 from voxtile_build.certificate.verdict import Verdict
+from voxtile_build.engines import find_engine
 from voxtile_build.errors import AcceptanceError, EngineError, RepositoryError, VerificationError
 from voxtile_build.evaluation.evaluate import (
     Record,
@@ -223,17 +224,4 @@ def _runner(entry: CertifiedEntry, served: Served | None) -> Iterator[Runner]:
             yield run
         return
     parameters = {key: value.string_value for key, value in read_config(entry.folder).parameters.items()}
-    yield _in_process(entry.version, entry.certificate["engine"], parameters)
-
-
-def _in_process(version: Path, engine: str, parameters: Mapping[str, str]) -> Runner:
-    if engine == "onnxruntime":
-        from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
-
-        return OnnxRuntimeRunner(version / "model.onnx", int(parameters.get("intra_op_thread_count", "0")))
-    if engine == "openvino":
-        from voxtile_build.engines.openvino.runner import OpenVinoRunner
-
-        threads = int(parameters.get("INFERENCE_NUM_THREADS", "0"))
-        return OpenVinoRunner(version / "model.xml", threads, parameters.get("INFERENCE_PRECISION_HINT", "f32"))
-    raise EngineError(f"{engine}: opened by its server alone; give --url HOST:PORT")
+    yield find_engine(entry.certificate["engine"]).open(entry.version, parameters)

@@ -1,117 +1,161 @@
-"""The engines that an entry can be built for, one row each: how it is made, how it is run, how it is configured.
-
-To add an engine or a variant of one, add a row; nothing else asks which engine it is.
-"""
+"""What every engine answers, and what it makes. Names no engine."""
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
-from importlib import metadata
+import shutil
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
-import onnxruntime as ort
-import openvino as ov
-
-from voxtile_build.arrays import Runner
-from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner, copy
-from voxtile_build.engines.openvino.runner import OpenVinoRunner, convert
+from voxtile_build.arrays import Feed, Runner
 from voxtile_build.errors import EngineError
 from voxtile_build.spec.spec import Spec
+
+if TYPE_CHECKING:  # running a published entry needs no PyTorch
+    from voxtile_build.engines.timing import Timed
+    from voxtile_build.graph.graphs import Graphs
 
 
 @dataclass(frozen=True)
 class Compiled:
-    """An engine in its version folder: the files it consists of, the precision it computes in, how to run it.
+    """An engine in its version folder.
 
-    parameters: of config.pbtxt, over those of the engine; facts: what the certificate says of the precision;
-    notes: what the user should know of it, in sentences.
+    Attributes:
+        files: what it consists of.
+        precision: what it computes in.
+        run: how to run it.
+        graphs: names of the graphs that it was made of, as in `graph.graphs`.
+        parameters: of config.pbtxt; they take precedence over those of the engine.
+        facts: what the certificate says of the precision.
+        warnings: what the user should know of it, in sentences.
     """
 
     files: tuple[Path, ...]
     precision: str
     run: Runner
+    graphs: tuple[str, ...] = ()
     parameters: Mapping[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
-    notes: tuple[str, ...] = ()
+    warnings: tuple[str, ...] = ()
+
+
+Build = Callable[["Graphs", Spec, Path, frozenset[str]], Compiled]
+"""(graphs, spec, version folder, names of the ONNX nodes that keep a higher precision) -> the engine."""
+
+
+def _ranks_none(_: Graphs) -> Sequence[str]:
+    return ()
 
 
 @dataclass(frozen=True)
-class Engine:
-    """compile: (ONNX file, version folder, spec) -> Compiled; parameters: of config.pbtxt; gpu: whether it can."""
+class Variant:
+    """One precision of one engine.
 
-    name: str
-    backend: str
-    version: str
-    gpu: bool
-    compile: Callable[[Path, Path, Spec], Compiled]
-    parameters: Callable[[Spec], Mapping[str, str]]
-
-
-def compile_onnxruntime(onnx_file: Path, folder: Path, spec: Spec) -> Compiled:
-    """model.onnx, fp32."""
-    files = copy(onnx_file, folder)
-    return Compiled(files, "fp32", OnnxRuntimeRunner(files[0], spec.serving.threads))
-
-
-def compile_openvino(onnx_file: Path, folder: Path, spec: Spec) -> Compiled:
-    """model.xml and model.bin, fp32."""
-    files = convert(onnx_file, folder)
-    return Compiled(files, "fp32", OpenVinoRunner(files[0], spec.serving.threads))
-
-
-def onnxruntime_parameters(spec: Spec) -> dict[str, str]:
-    """Thread counts under the names of Triton's onnxruntime backend."""
-    return {"intra_op_thread_count": str(spec.serving.threads)} if spec.serving.threads else {}
-
-
-def openvino_parameters(spec: Spec) -> dict[str, str]:
-    """Properties under the names of Triton's openvino backend.
-
-    The C++ backend fixes the batch at max_batch and refuses every smaller one unless it may pad it.
+    Attributes:
+        precision: its name in the spec.
+        build: makes the engine.
+        rank: the layers that may keep a higher precision, the most sensitive first; none if that is not possible.
     """
-    parameters = {"INFERENCE_PRECISION_HINT": "f32", "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": "1"}
-    if spec.serving.threads:
-        parameters["INFERENCE_NUM_THREADS"] = str(spec.serving.threads)
-    if spec.serving.max_batch_size > 1:
-        parameters["ENABLE_BATCH_PADDING"] = "YES"
-    if spec.tiling.multiple is not None:
-        # Each size of slices would cost a compilation in the middle of a scan.
-        parameters["STATIC_VARIANTS"] = "0"
-    return parameters
+
+    precision: str
+    build: Build
+    rank: Callable[[Graphs], Sequence[str]] = _ranks_none
 
 
-def _tensorrt_version() -> str:
-    with contextlib.suppress(metadata.PackageNotFoundError):
-        return metadata.version("tensorrt")
-    return "none"
+@dataclass(frozen=True)
+class Search:
+    """What precision `auto` tries.
 
-
-def compile_tensorrt(_: Path, __: Path, spec: Spec) -> Compiled:
-    """A plan is made of another graph in each precision, see `tensorrt_precision`."""
-    raise EngineError(f"{spec.name}: a TensorRT plan is built by tensorrt_precision.compile_plan")
-
-
-ENGINES = (
-    Engine("onnxruntime", "onnxruntime", ort.__version__, True, compile_onnxruntime, onnxruntime_parameters),
-    Engine("openvino", "openvino", ov.__version__, False, compile_openvino, openvino_parameters),
-    Engine("tensorrt", "tensorrt", _tensorrt_version(), True, compile_tensorrt, lambda spec: {}),
-)
-
-
-def find_engine(name: str) -> Engine:
-    """The engine called `name`.
-
-    Raises EngineError where this installation cannot build it.
+    Attributes:
+        variants: in the order in which they are tried, unless they are timed.
+        timed: whether the fastest variant on this machine comes first.
     """
-    for engine in ENGINES:
-        if engine.name == name:
-            return engine
-    raise EngineError(f"engine {name!r} cannot be built here; this installation builds {', '.join(engine_names())}")
+
+    variants: tuple[Variant, ...]
+    timed: bool = True
 
 
-def engine_names() -> tuple[str, ...]:
-    """Names of the engines that can be built."""
-    return tuple(engine.name for engine in ENGINES)
+class Engine(ABC):
+    """One engine. Its folder holds a module `engine` with its only instance, `ENGINE`.
+
+    Attributes:
+        name: in specs and in names of entries; also the name of its folder.
+        backend: Triton's backend that serves it.
+        gpu: whether it can run on a GPU.
+        profiled_elsewhere: how to profile it, as the end of a sentence, where `profile` cannot; else empty.
+    """
+
+    name: ClassVar[str]
+    backend: ClassVar[str]
+    gpu: ClassVar[bool]
+    profiled_elsewhere: ClassVar[str] = ""
+
+    @property
+    @abstractmethod
+    def version(self) -> str:
+        """The version of its library, for the certificate."""
+
+    @abstractmethod
+    def variants(self) -> tuple[Variant, ...]:
+        """Every precision that a spec can ask for, `auto` apart."""
+
+    def search(self, spec: Spec) -> Search:
+        """What precision `auto` tries for this spec."""
+        return Search(self.variants())
+
+    def require_buildable(self, spec: Spec) -> None:  # noqa: B027  (most engines are built anywhere)
+        """Checks, before anything is built, that this machine can build the engine for this spec.
+
+        Raises:
+            EngineError: the machine cannot build it.
+            SpecError: the engine cannot serve what the spec asks for.
+        """
+
+    def settle(self, found: Compiled, kept: frozenset[str], graphs: Graphs, spec: Spec, folder: Path) -> Compiled:
+        """The variant that `auto` found, in its own version folder.
+
+        Args:
+            found: as the search built it, in a folder of its own.
+            kept: the layers that keep a higher precision.
+            graphs: what it was made of.
+            spec: the model.
+            folder: the entry's version folder.
+        """
+        files = tuple(Path(shutil.move(file, folder / file.name)) for file in found.files)
+        return replace(found, files=files, run=self.open(folder, {**self.parameters(spec), **found.parameters}))
+
+    def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
+        """Opens a built engine in this process.
+
+        Args:
+            folder: the version folder.
+            parameters: of the entry's config.pbtxt.
+
+        Raises:
+            EngineError: this process cannot open it.
+        """
+        raise EngineError(f"{self.name}: opened by its server alone; give --url HOST:PORT")
+
+    def parameters(self, spec: Spec) -> Mapping[str, str]:
+        """Parameters of config.pbtxt, under the names of Triton's backend."""
+        return {}
+
+    def accelerators(self, spec: Spec, compiled: Compiled) -> Mapping[str, Mapping[str, str]]:
+        """Triton's GPU execution accelerators that the engine uses, each with its options."""
+        return {}
+
+    def profile(self, folder: Path, inputs: Feed, parameters: Mapping[str, str], runs: int) -> Timed:
+        """Times a built engine with its own profiler.
+
+        Args:
+            folder: the version folder.
+            inputs: of every run.
+            parameters: of the entry's config.pbtxt.
+            runs: how often it is run with the profiler, and how often without.
+
+        Raises:
+            EngineError: it does not load or run, or cannot be profiled in this process.
+        """
+        raise EngineError(f"{self.name}: {self.profiled_elsewhere or 'has no profiler'}")

@@ -1,122 +1,109 @@
-"""The graphs that one network's engines are made of.
+"""The graphs that the engines of one network are made of. Knows no engine.
 
-`base` is the network's own, folded, cleaned, its attention in the form that engines fuse; opset 20, which every server
-reads. `onnx_file` is what fp32 engines take: `base` with norms that keep float32's accuracy, which the other precisions
-round away. OpenVINO has both with upsampling composed: `fused`, `fused_file`.
+`base` is the network's graph, optimised, with attention in the form that engines fuse; its opset is one that every
+server reads. `fused` is `base` with fewer multiplications where it upsamples; see decision 15. Reduced precisions are
+made of one of the two. fp32 is made of its file, in which instance norms keep float32's accuracy; other precisions
+would round that away.
 """
 
 from __future__ import annotations
 
-import copy
 import functools
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
 from onnx import ModelProto
 
-from voxtile_build.evaluation.calibration import Calibration, calibrate
+from voxtile_build.arrays import Array
+from voxtile_build.evaluation.calibration import calibrate
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.centred_norms import centre_norms
 from voxtile_build.graph.composing import to_onnx
-from voxtile_build.graph.passes import (
-    PassError,
-    PassReport,
-    Verified,
-    clean,
-    compose_upsample,
-    fold_constants,
-    group_windows,
-    split_qkv,
-)
-from voxtile_build.graph.passes.verify import GraphPass, changed_operators
+from voxtile_build.graph.optimise import optimise
+from voxtile_build.graph.passes.compose_upsample import compose_upsample
+from voxtile_build.graph.passes.group_windows import group_windows
+from voxtile_build.graph.passes.split_qkv import split_qkv
+from voxtile_build.graph.passes.verify import GraphPass, PassError, PassReport, Verified, report_of
 from voxtile_build.graph.torch_to_onnx import checked, save
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.spec.spec import Spec
 
-Array = NDArray[Any]
+BASE, FP32, FUSED = "base", "fp32", "fused"
+"""Names of the graphs. An engine in fp32 is made of `fp32` besides `base` or `fused`."""
 
-PASSES = (
-    ("fold constants", fold_constants),
-    ("clean", clean),
+BASE_PASSES: tuple[tuple[str, GraphPass], ...] = (
+    ("optimise", optimise),
     ("split queries, keys and values", split_qkv),
     ("group windows", group_windows),
 )
-# The one engine that takes the composed graph.
-COMPOSED = "openvino"
+FUSED_PASSES: tuple[tuple[str, GraphPass], ...] = (("compose upsampling", compose_upsample),)
 
 
 class Graphs:
-    """The graphs of one network under one spec, and what its precision is calibrated on.
+    """The graphs of one network, and what reduced precision is calibrated on.
 
-    files: the fp32 graph's, weights beside it where they are large; reports: what each graph pass did, by the graph's
-    name; notes: what was left out, and why.
-    Raises ExportError where the network cannot be written as ONNX, ScanError where a calibration scan cannot be read.
+    Attributes:
+        wrapper: The network in PyTorch, the reference of all graphs.
+        spec: What the graphs were made for.
+        calibration: Scans and tiles that reduced precision is calibrated and searched on, and passes are verified on.
+        base: The network's graph, optimised.
+        files: The file of `base` in fp32, and its weights where they are stored beside it.
+        reports: What each pass did, by the name of the graph.
+        warnings: Which passes were left out and why, by the name of the graph.
+
+    Raises:
+        ExportError: The network cannot be written as ONNX.
+        ScanError: A calibration scan cannot be read.
     """
 
     def __init__(self, wrapper: Wrapper, spec: Spec, folder: Path) -> None:
-        self.wrapper, self.spec = wrapper, spec
+        self.wrapper, self.spec, self._folder = wrapper, spec, folder
         self.reports: dict[str, list[PassReport]] = {}
-        self.notes: list[str] = []
-        self._folder = folder
-        self._verified = Verified(to_onnx(wrapper, spec), [self.calibration.example])
-        self.base = self._passed("base", PASSES)
-        fp32 = checked(centre_norms(self.base))
-        self.reports["fp32"] = [_report("centre norms", self.base, fp32)]
+        self.warnings: dict[str, list[str]] = {}
+        self.calibration = calibrate(spec)
+        self.base = self._passed(BASE, to_onnx(wrapper, spec), BASE_PASSES)
+        fp32 = _centred(self.base)
+        self.reports[FP32] = [report_of("centre norms", self.base, fp32)]
         self.files = save(fp32, folder / "model.onnx")
-
-    @property
-    def onnx_file(self) -> Path:
-        """The fp32 graph."""
-        return self.files[0]
 
     @functools.cached_property
     def fused(self) -> ModelProto:
-        """`base` with fewer products where it upsamples; see decision 15."""
-        return self._passed(COMPOSED, (("compose upsampling", compose_upsample),))
+        """`base` with upsampling and the convolution after it in one."""
+        return self._passed(FUSED, self.base, FUSED_PASSES)
 
     @functools.cached_property
-    def fused_file(self) -> Path:
-        """The fp32 graph with fewer products where it upsamples."""
-        folder = self._folder / COMPOSED
-        folder.mkdir(exist_ok=True)
-        return save(checked(centre_norms(self.fused)), folder / "model.onnx")[0]
-
-    @functools.cached_property
-    def calibration(self) -> Calibration:
-        """Scans and tiles that reduced precision is calibrated and searched on, and passes are verified on."""
-        return calibrate(self.spec)
+    def fused_files(self) -> tuple[Path, ...]:
+        """The file of `fused` in fp32, and its weights where they are stored beside it."""
+        folder = self._folder / FUSED
+        folder.mkdir()
+        return save(_centred(self.fused), folder / "model.onnx")
 
     @functools.cached_property
     def expected(self) -> tuple[Array, ...]:
-        """What fp32 PyTorch says of each calibration scan: stitched scores [score, *spatial]."""
+        """What fp32 PyTorch gives for each calibration scan: stitched scores [score, *spatial]."""
         run, batch = torch_runner(self.wrapper), self.spec.serving.max_batch_size
         return tuple(segment(scan, self.spec, run, batch) for scan in self.calibration.scans)
 
-    def under(self, spec: Spec) -> Graphs:
-        """The same graphs for a spec that differs in what comes after them; what was made is not made again."""
-        other = copy.copy(self)
-        other.spec = spec
-        return other
+    def reports_of(self, graphs: Collection[str]) -> dict[str, list[PassReport]]:
+        """What the passes did to the graphs of these names."""
+        return {name: reports for name, reports in self.reports.items() if name in graphs}
 
-    def graph_reports(self, engine: str, precision: str) -> dict[str, list[PassReport]]:
-        """The reports of the graphs that an engine in this precision is made of."""
-        foreign = {name for name, only in (("fp32", precision), (COMPOSED, engine)) if name != only}
-        return {name: made for name, made in self.reports.items() if name not in foreign}
+    def warnings_of(self, graphs: Collection[str]) -> tuple[str, ...]:
+        """Which passes were left out of the graphs of these names, and why."""
+        return tuple(text for name, texts in self.warnings.items() if name in graphs for text in texts)
 
-    def _passed(self, graph: str, passes: Sequence[tuple[str, GraphPass]]) -> ModelProto:
-        """The graph so far after every pass that leaves its scores as they are; the others are left out and noted."""
-        reports = self.reports.setdefault(graph, [])
-        for name, graph_pass in passes:
+    def _passed(self, name: str, model: ModelProto, passes: Sequence[tuple[str, GraphPass]]) -> ModelProto:
+        """`model` after every pass that keeps its scores; the other passes are left out, with a warning."""
+        verified = Verified(model, [self.calibration.example])
+        self.reports[name], self.warnings[name] = [], []
+        for title, graph_pass in passes:
             try:
-                reports.append(self._verified.apply(name, graph_pass))
+                self.reports[name].append(verified.apply(title, graph_pass))
             except PassError as error:
-                self.notes.append(str(error))
-        return checked(self._verified.model)
+                self.warnings[name].append(str(error))
+        return checked(verified.model)
 
 
-def _report(name: str, before: ModelProto, after: ModelProto) -> PassReport:
-    """Of a pass that the certificate judges: it is there to change the last digits."""
-    counts = len(before.graph.node), len(after.graph.node)
-    return PassReport(name, *counts, changed_operators(before, after), None)
+def _centred(model: ModelProto) -> ModelProto:
+    """Changes the last digits of the scores, so that the certificate judges it, and no comparison of two graphs."""
+    return checked(centre_norms(model))

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from voxtile_build.graph.passes import PassReport
+from voxtile_build.graph.passes.verify import PassReport
 
 MOST_OPERATORS = 4
 

@@ -21,7 +21,7 @@ from onnx.external_data_helper import convert_model_to_external_data
 from torch import Tensor, nn
 
 from voxtile_build.errors import ExportError
-from voxtile_build.graph.tidying import tidy
+from voxtile_build.graph.optimise import simplify
 
 OPSET = 20
 # Containers before 26.01 read nothing newer; onnx itself would write a newer one.
@@ -110,12 +110,12 @@ def _trace(
                 dynamo=True,
                 opset_version=opset,
                 dynamic_shapes=_dynamic_shapes(len(inputs), multiple),
-                optimize=False,  # tidy does the same in a fraction of the time
+                optimize=False,  # `simplify` does the same in a fraction of the time
                 verbose=False,
             )
             if program is None:
                 raise ExportError("the exporter gave nothing")
-            tidy(program.model)
+            simplify(program.model)
             _rename(program.model.graph.inputs, input_names)
             _rename(program.model.graph.outputs, output_names)
     except Exception as error:  # the exporter raises whatever the network's own code does
@@ -125,9 +125,9 @@ def _trace(
 
 
 def _rename(values: Sequence[ir.Value], names: Sequence[str]) -> None:
-    """After tidying, before which an input may be an output too, with one name for both.
+    """Only after `simplify`: before it, one value may be an input and an output, with one name for both.
 
-    That there are as many as are wanted is checked with the whole interface.
+    `_check_interface` checks how many there are.
     """
     for value, name in zip(values, names, strict=False):
         value.name = name

@@ -14,7 +14,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from voxtile_build.errors import EngineError
-from voxtile_build.graph.passes.clean import name_nodes
+from voxtile_build.graph.optimise import name_nodes
 from voxtile_build.precision.ranges import types_of
 
 Low = Literal["fp16", "bf16"]

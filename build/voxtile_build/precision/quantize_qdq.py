@@ -12,7 +12,7 @@ from onnxruntime import quantization
 
 from voxtile_build.arrays import Feed
 from voxtile_build.errors import EngineError
-from voxtile_build.graph.passes.clean import name_nodes
+from voxtile_build.graph.optimise import name_nodes
 
 
 class QuantizationError(EngineError):

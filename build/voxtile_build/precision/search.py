@@ -1,35 +1,28 @@
 """The search for the fastest precision that keeps the segmentation. Knows no engine: it builds and measures by call.
 
-It starts from the fastest candidate, measures it against fp32, and puts the most sensitive layers back into the next
-higher precision until the acceptance figures hold: how many is found by doubling, then by halving the gap; then it
-tries to do without some of them again. A candidate that fails with half of its layers back gives way to the next.
+It begins with the fastest candidate and measures it against fp32. While the acceptance limits are missed, it puts the
+most sensitive layers back into a higher precision: it doubles their number until the limits hold, then halves the gap,
+then tries to do without single layers. A candidate is dropped once half of its layers are restored.
 """
 
 import functools
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field
 from typing import Any, Generic, TypeVar
 
-import numpy as np
-import onnx
-from numpy.typing import NDArray
-
-from voxtile_build.arrays import Feed
 from voxtile_build.errors import EngineError
-from voxtile_build.precision.mixed_precision import COMPUTE, Low, first_overflow, low_nodes, refuse_overflow, to_mixed
-from voxtile_build.precision.run_stepwise import run_stepwise
-from voxtile_build.sessions import run_graph
 
 Engine = TypeVar("Engine")
 
-# With more than this share of the layers back, the next candidate is as fast and simpler.
 MAX_SHARE_BACK = 0.5
-# Variants that are tried with one layer less than was found to be enough: each is built and measured like any other.
+"""Of a candidate's layers: with more of them back, the next candidate is as fast, and simpler."""
+
 MOST_SPARED = 4
+"""Most layers that are tried to do without at the end; each try builds and measures an engine."""
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """An engine's masks against those of fp32: Dice per label, and the share of voxels with another label."""
 
     dice: dict[str, float]
@@ -38,31 +31,38 @@ class Figures:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """What a variant must keep. `max_dice_drop` 0 and `max_changed` 0 ask for a lossless one."""
+    """Limits that a variant must keep; 0 and 0 accept only a variant with the masks of fp32.
+
+    Attributes:
+        max_dice_drop: how far the Dice of any label may lie below 1.
+        max_changed: largest share of voxels that get another label.
+    """
 
     max_dice_drop: float = 0.005
     max_changed: float = 0.001
 
-    def missed(self, figures: Figures) -> list[str]:
-        """One sentence a figure that is missed; empty where all hold. A NaN misses."""
+    def missed(self, metrics: Metrics) -> list[str]:
+        """A sentence for each limit that is missed; empty if all hold. NaN misses every limit."""
         missed = [
             f"Dice of '{label}' is {dice:.4f}, at least {1 - self.max_dice_drop:.4f} is asked for"
-            for label, dice in figures.dice.items()
-            # Dice against fp32 itself: fp32's own is 1.
+            for label, dice in metrics.dice.items()
             if not 1 - dice <= self.max_dice_drop
         ]
-        if not figures.changed <= self.max_changed:
-            missed.append(f"{figures.changed:.3%} of the voxels change, at most {self.max_changed:.3%} may")
+        if not metrics.changed <= self.max_changed:
+            missed.append(f"{metrics.changed:.3%} of the voxels change, at most {self.max_changed:.3%} may")
         return missed
 
 
 @dataclass(frozen=True)
 class Candidate(Generic[Engine]):
-    """One precision: how to build it with some layers kept in the next higher one.
+    """One precision.
 
-    `rank` gives the layers that may be put back, the most sensitive first; it is asked only once the plain
-    variant has failed, because ranking costs more than trying. `build` may raise an EngineError; if that
-    has a `layer` (as an fp16 overflow has), the layer is put back at once and the build tried again.
+    Attributes:
+        precision: its name.
+        build: builds it; the layers of these names keep a higher precision. It may raise an EngineError. If the error
+            has a `layer` (as an fp16 overflow has), that layer is put back and the build is tried again.
+        rank: the layers that may be put back, the most sensitive first. It is called only after the variant without
+            any layer back has failed, because ranking takes longer than trying.
     """
 
     precision: str
@@ -72,7 +72,16 @@ class Candidate(Generic[Engine]):
 
 @dataclass(frozen=True)
 class Step:
-    """One variant that was tried: what was kept higher, what came out, and why it was refused, if it was."""
+    """One variant that was tried.
+
+    Attributes:
+        precision: the candidate.
+        kept: layers that were put back.
+        accepted: whether it keeps the limits.
+        refused_because: a sentence for each reason; empty if it was accepted.
+        dice: for each label, against fp32; empty if it could not be built.
+        changed: share of voxels with another label; None if it could not be built.
+    """
 
     precision: str
     kept: tuple[str, ...]
@@ -96,7 +105,7 @@ class SearchResult(Generic[Engine]):
 
 
 class NoVariantError(EngineError):
-    """No candidate reaches the acceptance figures. `path` holds every step that was tried."""
+    """No candidate keeps the limits. `path` holds every step that was tried."""
 
     def __init__(self, path: Sequence[Step]) -> None:
         tried = "; ".join(
@@ -104,19 +113,27 @@ class NoVariantError(EngineError):
         )
         super().__init__(
             f"No precision keeps the segmentation. Tried: {tried or 'nothing'}. Add 'fp32' to the candidates, "
-            "or loosen the acceptance figures."
+            "or loosen the limits."
         )
         self.path = tuple(path)
 
 
 def search(
     candidates: Sequence[Candidate[Engine]],
-    measure: Callable[[Engine], Figures],
+    measure: Callable[[Engine], Metrics],
     acceptance: Acceptance = Acceptance(),
 ) -> SearchResult[Engine]:
-    """The first candidate, fastest first, that passes, with as few layers back as doubling and sparing find.
+    """The first candidate that keeps the limits, with few layers back.
 
-    Assumes that a variant gains, or at least does not lose, by having more layers back. Raises NoVariantError.
+    It assumes that more layers back never make a variant worse.
+
+    Args:
+        candidates: in the order in which they are tried, the fastest first.
+        measure: an engine's masks against those of fp32.
+        acceptance: the limits.
+
+    Raises:
+        NoVariantError: no candidate keeps the limits.
     """
     path: list[Step] = []
     for candidate in candidates:
@@ -126,69 +143,19 @@ def search(
     raise NoVariantError(path)
 
 
-def mask_figures(
-    reference: NDArray[np.integer[Any]], found: NDArray[np.integer[Any]], labels: Mapping[str, int]
-) -> Figures:
-    """Dice 2|A∩B| / (|A|+|B|) of each label (1 where neither mask has it) and the share of changed voxels.
-
-    Both masks have one shape and hold label values. Raises ValueError for different shapes.
-    """
-    if reference.shape != found.shape:
-        raise ValueError(f"Expected a mask of shape {reference.shape}, got {found.shape}.")
-    dice = {name: _dice(reference == value, found == value) for name, value in labels.items()}
-    return Figures(dice, float(np.mean(reference != found)))
-
-
-def mixed_candidate(
-    model: onnx.ModelProto,
-    precision: Low,
-    ranges: Mapping[str, float],
-    to_engine: Callable[[onnx.ModelProto], Engine],
-    rank: Callable[[], Sequence[str]],
-) -> Candidate[Engine]:
-    """fp16 or bf16 written into the graph. An fp16 overflow on the calibration scans is refused by layer."""
-
-    def build(kept: frozenset[str]) -> Engine:
-        if precision == "fp16":
-            refuse_overflow(model, ranges, kept)
-        return to_engine(to_mixed(model, precision, kept))
-
-    return Candidate(precision, build, rank)
-
-
-def rank_layers(model: onnx.ModelProto, inputs: Sequence[Feed], ranges: Mapping[str, float]) -> list[str]:
-    """Convolutions and products, the one first that alone in fp16 changes the scores most.
-
-    Each is tried on its own with all others in fp32, node by node, so the cost is one slow run of the graph a
-    layer and input: one tile with structure in it is enough. A layer that overflows comes first.
-    """
-    low = low_nodes(model)
-    layers = [n.name for n in model.graph.node if n.name in low and n.op_type in COMPUTE["fp16"]]
-    reference = run_graph(model, inputs)
-
-    def effect(layer: str) -> float:
-        others = frozenset(low - {layer})
-        if first_overflow(model, ranges, others):
-            return float("inf")
-        return _mean_change(reference, run_stepwise(to_mixed(model, "fp16", others), inputs))
-
-    effects = {layer: effect(layer) for layer in layers}
-    return sorted(layers, key=lambda layer: -effects[layer])
-
-
 class _Attempts(Generic[Engine]):
-    """The tries of one candidate; each is measured once and written to the path."""
+    """All tries of one candidate. Each is measured once and recorded in the path."""
 
     def __init__(
         self,
         candidate: Candidate[Engine],
-        measure: Callable[[Engine], Figures],
+        measure: Callable[[Engine], Metrics],
         acceptance: Acceptance,
         path: list[Step],
     ) -> None:
         self.candidate, self.measure, self.acceptance, self.path = candidate, measure, acceptance, path
         self.forced: list[str] = []
-        # Set by a build error that names no layer: putting layers back will not help.
+        # After a build error that names no layer: putting layers back will not help.
         self.broken = False
 
     @functools.cached_property
@@ -211,7 +178,11 @@ class _Attempts(Generic[Engine]):
     def narrow(
         self, failing: int, passing: int, best: tuple[Step, Engine]
     ) -> tuple[Sequence[str], tuple[Step, Engine]]:
-        """Halves the gap between a number of layers that failed and one that passed; the layers, and what passed."""
+        """Halves the gap between the number of layers that failed and the one that passed.
+
+        Returns:
+            The layers that are back, and the step and engine with them.
+        """
         while passing - failing > 1:
             middle = (failing + passing) // 2
             found = self.attempt(self.layers[:middle])
@@ -222,7 +193,7 @@ class _Attempts(Generic[Engine]):
         return self.layers[:passing], best
 
     def spare(self, layers: Sequence[str], best: tuple[Step, Engine]) -> tuple[Step, Engine]:
-        """Does without each layer in turn that turns out not to be needed; the last one is known to be."""
+        """Takes out each layer that is not needed. The last one is needed: without it, the search had failed."""
         for layer in layers[-2::-1][:MOST_SPARED]:
             fewer = [one for one in layers if one != layer]
             found = self.attempt(fewer)
@@ -231,7 +202,7 @@ class _Attempts(Generic[Engine]):
         return best
 
     def attempt(self, layers: Sequence[str]) -> tuple[Step, Engine] | None:
-        """Builds and measures with `layers`, and those forced, put back."""
+        """Builds and measures the variant with `layers` put back, and those that a build error named."""
         while True:
             kept = tuple(dict.fromkeys([*self.forced, *layers]))
             try:
@@ -244,30 +215,15 @@ class _Attempts(Generic[Engine]):
                     return None
                 self.forced.append(layer)
                 continue
-            figures = self.measure(engine)
-            step = self.record(kept, tuple(self.acceptance.missed(figures)), figures)
+            metrics = self.measure(engine)
+            step = self.record(kept, tuple(self.acceptance.missed(metrics)), metrics)
             return (step, engine) if step.accepted else None
 
-    def record(self, kept: tuple[str, ...], refused: tuple[str, ...], figures: Figures | None = None) -> Step:
-        dice, changed = (figures.dice, figures.changed) if figures else ({}, None)
+    def record(self, kept: tuple[str, ...], refused: tuple[str, ...], metrics: Metrics | None = None) -> Step:
+        dice, changed = (metrics.dice, metrics.changed) if metrics else ({}, None)
         step = Step(self.candidate.precision, kept, not refused, refused, dice, changed)
         self.path.append(step)
         return step
-
-
-def _dice(reference: NDArray[np.bool_], found: NDArray[np.bool_]) -> float:
-    total = int(reference.sum()) + int(found.sum())
-    return 2 * int((reference & found).sum()) / total if total else 1.0
-
-
-def _mean_change(reference: Sequence[Mapping[str, NDArray[Any]]], found: Sequence[Mapping[str, NDArray[Any]]]) -> float:
-    changes = [
-        float(np.mean(np.abs(old[name].astype(np.float64) - new[name])))
-        for old, new in zip(reference, found, strict=True)
-        for name in old
-    ]
-    change = float(np.mean(changes))
-    return change if np.isfinite(change) else float("inf")
 
 
 def _plain(step: Step) -> dict[str, Any]:

@@ -1,4 +1,7 @@
-"""A picture of a profile: one bar an engine, divided by kind of operator, and each engine's longest layers below."""
+"""A picture of a profile: a bar for each engine, divided by kind of operator; below, each engine's longest layers.
+
+Measures nothing.
+"""
 
 from __future__ import annotations
 
@@ -16,9 +19,10 @@ GREY = "#b0b0b0"
 
 
 def plot(profile: Profile, path: Path) -> None:
-    """Write the picture to `path` (PNG, SVG or PDF by its ending).
+    """Writes the picture to `path`, whose ending chooses PNG, SVG or PDF.
 
-    Raises RepositoryError where it cannot be written, or matplotlib is missing.
+    Raises:
+        RepositoryError: it cannot be written, or matplotlib is missing.
     """
     try:
         from matplotlib.backends.backend_agg import FigureCanvasAgg
@@ -39,7 +43,7 @@ def plot(profile: Profile, path: Path) -> None:
 
 
 def parts(engine: EngineProfile) -> dict[str, float]:
-    """Milliseconds by operator, the longest few by name and what remains as `other`."""
+    """Milliseconds by operator: the longest by name, the rest together as `other`."""
     items = [(name, seconds * 1e3) for name, seconds in engine.operators.items()]
     rest = sum(value for _, value in items[OPERATORS:])
     return {**dict(items[:OPERATORS]), **({REST: rest} if rest else {})}

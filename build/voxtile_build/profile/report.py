@@ -1,4 +1,4 @@
-"""A profile as text, engines side by side, and as JSON."""
+"""A profile as text, with the engines side by side, and as JSON. Measures nothing."""
 
 from __future__ import annotations
 
@@ -17,20 +17,20 @@ JSON_VERSION = 1
 
 
 def as_text(profile: Profile, top: int = TOP) -> str:
-    """Two tables, by kind of operator and by layer, `top` rows each; one column an engine."""
+    """Two tables, by kind of operator and by layer, of `top` rows; each engine has a column."""
     heads = [_head(engine) for engine in profile.engines]
     operators = [_operators(engine, top) for engine in profile.engines]
     layers = [_layers(engine, top) for engine in profile.engines]
     runs = f"{profile.runs} run" + ("s" if profile.runs > 1 else "")
     lines = [f"{profile.model}, batch {profile.batch}, {runs}", "", *_beside(heads)]
     lines += ["", "by operator", *_beside(operators), "", f"by layer, the {top} longest", *_beside(layers)]
-    notes = [f"{engine.engine}: {note}" for engine in profile.engines for note in engine.notes]
-    notes += [f"{engine} is left out: it {why}" for engine, why in profile.skipped.items()]
-    return "\n".join(line.rstrip() for line in [*lines, *([""] if notes else []), *notes])
+    warnings = [f"{engine.engine}: {warning}" for engine in profile.engines for warning in engine.warnings]
+    warnings += [f"{engine} is left out: it {why}" for engine, why in profile.skipped.items()]
+    return "\n".join(line.rstrip() for line in [*lines, *([""] if warnings else []), *warnings])
 
 
 def as_json(profile: Profile) -> dict[str, Any]:
-    """Everything measured: seconds are of one run, shares of what the profiler saw in layers."""
+    """Everything that was measured: seconds of one run, and shares of the time in layers."""
     return {
         "schema_version": JSON_VERSION,
         "model": profile.model,
@@ -42,9 +42,10 @@ def as_json(profile: Profile) -> dict[str, Any]:
 
 
 def write(profile: Profile, json_file: Path | None, plot_file: Path | None) -> None:
-    """Write the JSON and the picture that are asked for.
+    """Writes the JSON and the picture, if a file is given for them.
 
-    Raises RepositoryError where a file cannot be written.
+    Raises:
+        RepositoryError: a file cannot be written.
     """
     if json_file is not None:
         try:
@@ -81,7 +82,7 @@ def _engine_json(engine: EngineProfile) -> dict[str, Any]:
             }
             for layer in engine.layers
         ],
-        "notes": list(engine.notes),
+        "warnings": list(engine.warnings),
     }
 
 

@@ -6,12 +6,15 @@ import re
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.spec.serving import ENGINE_NAMES
+from voxtile_build.spec.engines import ENGINE_NAMES
 
 CONFIG = "config.pbtxt"
 CERTIFICATE = "certificate.json"
 BUILD_FACTS = "build.json"
 """What changes from one build to the next, such as times; all other files are reproducible."""
+
+MEAN_ENGINE = "onnxruntime"
+"""The engine that averages the scores of several folds: it runs any ONNX graph as it is."""
 
 
 def entry_name(name: str, engine: str) -> str:
@@ -26,7 +29,7 @@ def fold_name(entry: str) -> str:
 
 def mean_name(name: str) -> str:
     """The entry that averages the scores of a public model's folds."""
-    return entry_name(f"{name}_mean", "onnxruntime")
+    return entry_name(f"{name}_mean", MEAN_ENGINE)
 
 
 def score_name(index: int) -> str:

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from datetime import datetime, timezone
 from pathlib import Path
 
-from voxtile_build.graph.passes import PassReport
+from voxtile_build.graph.passes.verify import PassReport
 from voxtile_build.graph.report import as_json
 from voxtile_build.repository.entries import BUILD_FACTS
 

@@ -11,7 +11,7 @@ from voxtile_build.errors import RepositoryError, SpecError
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_name
 from voxtile_build.repository.folds import Model
-from voxtile_build.spec.serving import ENGINE_NAMES
+from voxtile_build.spec.engines import ENGINE_NAMES
 
 INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
 

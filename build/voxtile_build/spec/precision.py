@@ -2,25 +2,28 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, create_model, field_validator
 
+from voxtile_build.spec.engines import AUTO, KNOWN_ENGINES, KnownEngine
 from voxtile_build.spec.table import AnyPath, Table, as_scans
 
 
-class Precision(Table):
-    """The precision that each engine is asked for."""
+def _field(engine: KnownEngine) -> Any:
+    meaning = f"arithmetic of the {engine.title} engine: {', '.join(engine.precisions)} or {AUTO}"
+    return Literal[(*engine.precisions, AUTO)], Field(default="fp32", description=meaning)
 
-    openvino: Literal["fp32", "bf16", "int8", "auto"] = Field(
-        default="fp32", description="arithmetic of the OpenVINO engine: fp32, bf16, int8 or auto"
-    )
-    onnxruntime: Literal["fp32", "fp16", "int8", "int8-dynamic", "auto"] = Field(
-        default="fp32", description="arithmetic of the ONNX Runtime engine: fp32, fp16, int8, int8-dynamic or auto"
-    )
-    tensorrt: Literal["fp32", "bf16", "fp16", "int8", "auto"] = Field(
-        default="fp32", description="arithmetic of the TensorRT engine: fp32, bf16, fp16, int8 or auto"
-    )
+
+if TYPE_CHECKING:
+    _ByEngine = Table
+else:
+    _ByEngine = create_model("_ByEngine", __base__=Table, **{engine.name: _field(engine) for engine in KNOWN_ENGINES})
+
+
+class Precision(_ByEngine):
+    """The precision that each engine is asked for: a key for each engine, by its name."""
+
     calibration: tuple[tuple[AnyPath, ...], ...] = Field(
         default=(),
         description="scans that reduced precision is calibrated and searched on, relative to the spec (a list of files "

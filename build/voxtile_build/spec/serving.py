@@ -2,21 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, get_args
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from voxtile_build.spec.engines import DEFAULT_ENGINES, ENGINE_NAMES, EngineName
 from voxtile_build.spec.table import NaturalInt, PositiveInt, Table
-
-EngineName = Literal["onnxruntime", "openvino", "tensorrt"]
-ENGINE_NAMES: tuple[EngineName, ...] = get_args(EngineName)
 
 
 class Serving(Table):
     """How the server runs the model; keys are Triton's own words."""
 
     engines: Annotated[tuple[EngineName, ...], Field(min_length=1)] = Field(
-        default=("onnxruntime", "openvino"), description="engines to build: onnxruntime, openvino, tensorrt"
+        default=DEFAULT_ENGINES, description=f"engines to build: {', '.join(ENGINE_NAMES)}"
     )
     default_engine: EngineName | None = Field(
         default=None, description="engine behind the public name; left out: the first of engines"

@@ -15,12 +15,13 @@ from pydantic import Field, ValidationError, model_validator
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
+from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
 from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.precision import Precision
-from voxtile_build.spec.serving import ENGINE_NAMES, Serving
+from voxtile_build.spec.serving import Serving
 from voxtile_build.spec.table import PositiveInt, Table
 from voxtile_build.spec.tiling import Tiling
 

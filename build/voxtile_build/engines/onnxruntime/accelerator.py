@@ -1,43 +1,49 @@
-"""Settings with which ONNX Runtime's TensorRT provider builds and keeps the engine on the server itself."""
+"""How ONNX Runtime's TensorRT provider is to build and keep its engine on the server."""
 
-from pathlib import PurePosixPath
+from __future__ import annotations
 
-from voxtile_build.engines.tensorrt.errors import TensorRtError
-from voxtile_build.engines.tensorrt.profile import Profile, profile_shapes
+from pathlib import Path, PurePosixPath
 
-# Triton's name for the provider in `optimization.execution_accelerators.gpu_execution_accelerator`.
-ACCELERATOR_NAME = "tensorrt"
+import onnx
+
+from voxtile_build.engines.gpu import visible_gpu
+from voxtile_build.engines.shapes import Shapes, serving_shapes
+from voxtile_build.hashing import file_sha256
+from voxtile_build.spec.serving import Serving
+
+ACCELERATOR = "tensorrt"
+"""Triton's name of the provider in `optimization.execution_accelerators.gpu_execution_accelerator`."""
+
+CACHE = PurePosixPath("/var/cache/voxtile/tensorrt")
+"""Folder for built engines, as the server sees it."""
+
+HASH_DIGITS = 12
+UNKNOWN_GPU = "gpu"
 
 
-def tensorrt_accelerator_parameters(
-    model: str,
-    gpu: str,
-    cache: PurePosixPath,
-    profile: Profile,
-    workspace_bytes: int | None = None,
-    onnx_sha256: str = "",
-) -> dict[str, str]:
-    """Parameters of Triton's `tensorrt` execution accelerator, all strings as config.pbtxt wants them.
+def accelerator_parameters(entry: str, onnx_file: Path, serving: Serving) -> dict[str, str]:
+    """Parameters of Triton's `tensorrt` execution accelerator; config.pbtxt takes them as strings.
 
-    `cache` is a folder as the server sees it; engines go to `cache/MODEL[-HASH]/GPU`, because engines of
-    networks with the same structure, or for another GPU, would otherwise be taken for one another. Without
-    the profile, every new batch size would rebuild for minutes. No `precision_mode`: that lives in the graph.
+    Each entry, graph and GPU has a folder of its own for the built engine: the provider tells engines of networks with
+    the same structure, or for another GPU, not apart. Without the shapes, every new batch size would be another build
+    of minutes. Precision is not named: it is in the graph.
     """
-    for value, what in ((model, "model name"), (gpu, "GPU name")):
-        if not value or "/" in value or value in {".", ".."}:
-            raise TensorRtError(f"Expected a {what} that is one folder's name, got '{value}'.")
-    folder = str(cache / (f"{model}-{onnx_sha256[:12]}" if onnx_sha256 else model) / gpu)
-    parameters = {
+    shapes = serving_shapes(onnx.load(onnx_file, load_external_data=False), serving)
+    gpu = visible_gpu()
+    digest = file_sha256(onnx_file)[:HASH_DIGITS]
+    folder = str(CACHE / f"{entry}-{digest}" / (gpu.architecture if gpu else UNKNOWN_GPU))
+    return {
         "trt_engine_cache_enable": "true",
         "trt_engine_cache_path": folder,
         "trt_timing_cache_enable": "true",
         "trt_timing_cache_path": folder,
         "trt_layer_norm_fp32_fallback": "true",
-        "trt_profile_min_shapes": profile_shapes(profile, "minimum"),
-        "trt_profile_opt_shapes": profile_shapes(profile, "optimum"),
-        "trt_profile_max_shapes": profile_shapes(profile, "maximum"),
+        "trt_profile_min_shapes": _notation(shapes, "minimum"),
+        "trt_profile_opt_shapes": _notation(shapes, "optimum"),
+        "trt_profile_max_shapes": _notation(shapes, "maximum"),
     }
-    if workspace_bytes is not None:
-        # Triton translates this one name; it refuses the provider's own `trt_max_workspace_size`.
-        parameters["max_workspace_size_bytes"] = str(workspace_bytes)
-    return parameters
+
+
+def _notation(shapes: Shapes, bound: str) -> str:
+    """`name:1x1x96x96x96,…`, as the provider reads shapes."""
+    return ",".join(f"{name}:{'x'.join(map(str, getattr(sizes, bound)))}" for name, sizes in shapes.items())

@@ -1,50 +1,37 @@
-"""ONNX as it is for ONNX Runtime's entry, and how to run it in this process."""
+"""Runs model.onnx in this process. Needs no PyTorch."""
 
 from __future__ import annotations
 
-import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import onnxruntime as ort
-from numpy.typing import NDArray
 
+from voxtile_build.arrays import Array, Feed
 from voxtile_build.errors import EngineError
+from voxtile_build.sessions import open_session
 
-Array = NDArray[Any]
-ERRORS_ONLY = 3
+FILE = "model.onnx"
 
-
-def copy(onnx_file: Path, folder: Path) -> tuple[Path, ...]:
-    """Copy the model, and the weights beside it where it has any, to `folder`/model.onnx."""
-    # Here, because who only runs the file has no use for torch.
-    from voxtile_build.graph.torch_to_onnx import EXTERNAL_SUFFIX
-
-    target = folder / "model.onnx"
-    shutil.copyfile(onnx_file, target)
-    data = onnx_file.with_name(onnx_file.name + EXTERNAL_SUFFIX)
-    if not data.exists():
-        return (target,)
-    # The graph names its data file, so the name must stay.
-    return target, Path(shutil.copyfile(data, folder / data.name))
+THREADS = "intra_op_thread_count"
+"""Triton's parameter for the CPU threads of one run."""
 
 
 class OnnxRuntimeRunner:
-    """Runs model.onnx on the CPU."""
+    """Runs an ONNX file on the CPU."""
 
     def __init__(self, path: Path, threads: int) -> None:
-        options = ort.SessionOptions()
-        options.log_severity_level = ERRORS_ONLY
-        options.intra_op_num_threads = threads
+        """Opens the file; 0 threads are all cores.
+
+        Raises:
+            EngineError: ONNX Runtime cannot load it.
+        """
         try:
-            self._session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            self._session = open_session(path, threads=threads)
         except Exception as error:  # ONNX Runtime's kinds have no common base
             raise EngineError(f"ONNX Runtime cannot load {path.name}: {error}") from error
 
-    def __call__(self, inputs: Mapping[str, Array]) -> Array:
-        """`scores` [batch, score, *spatial] for named inputs, batch first."""
+    def __call__(self, inputs: Feed) -> Array:
+        """`scores` [batch, score, *spatial] for inputs by name, batch first."""
         try:
             return np.asarray(self._session.run(["scores"], dict(inputs))[0])
         except Exception as error:

@@ -2,17 +2,15 @@
 
 TensorRtError (an EngineError)
 ├── OnnxParseError        the parser refuses the file, or one operator in it
-├── ProfileError          the optimisation profile does not fit the inputs
-├── EngineBuildError      the builder gives no engine, or ignores an option
-├── EnginePrecisionError  the network is not computed in the precision that was promised
-└── PlanMismatchError     a plan does not fit the file, the TensorRT or the GPU that it would be served with
+├── EngineBuildError      the builder gives no plan, or the plan cannot be loaded
+└── EnginePrecisionError  the network is not computed in the precision that was promised
 """
 
 from voxtile_build.errors import EngineError
 
 
 class TensorRtError(EngineError):
-    """Base of everything below. `layer` is the ONNX node's name, where one is to blame."""
+    """Base of the errors below. `layer` is the name of the ONNX node that is to blame, if one is."""
 
     def __init__(self, message: str, layer: str | None = None) -> None:
         super().__init__(message)
@@ -20,20 +18,12 @@ class TensorRtError(EngineError):
 
 
 class OnnxParseError(TensorRtError):
-    """The ONNX file, or one node of it, is not understood by TensorRT's parser."""
-
-
-class ProfileError(TensorRtError):
-    """An optimisation profile misses an input, has the wrong rank, or contradicts a fixed size."""
+    """TensorRT's parser does not understand the ONNX file, or one node of it."""
 
 
 class EngineBuildError(TensorRtError):
-    """The builder returned no engine, or does not honour an option that was asked for."""
+    """The builder returned no plan, or the plan cannot be loaded."""
 
 
 class EnginePrecisionError(TensorRtError):
     """A layer is computed in another precision than the one promised."""
-
-
-class PlanMismatchError(TensorRtError):
-    """A plan is not valid for the ONNX file, the TensorRT version or the GPU at hand."""

@@ -1,4 +1,7 @@
-"""Reads what a built engine computes in from the EngineInspector's JSON. Getting that JSON needs a GPU."""
+"""What a built plan computes in, read from the JSON of TensorRT's EngineInspector.
+
+Only a machine with a GPU gives that JSON.
+"""
 
 import json
 import re
@@ -19,7 +22,11 @@ _SPELLINGS = {
 
 
 def inspect_engine(trt: ModuleType, plan: bytes, logger: Any) -> str:
-    """The engine's layers as JSON. Needs the GPU that the plan was built for; raises EngineBuildError."""
+    """The layers of a plan as JSON.
+
+    Raises:
+        EngineBuildError: this machine lacks the GPU that the plan was built for.
+    """
     engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
     if engine is None:
         raise EngineBuildError(
@@ -34,7 +41,7 @@ def engine_precisions(information: str) -> Counter[str]:
     for layer in json.loads(information)["Layers"]:
         if not isinstance(layer, dict):
             raise EnginePrecisionError(
-                f"The engine tells only the names of its layers ('{layer}'), not their types. Build it with "
+                f"The engine gives only the names of its layers ('{layer}'), not their types. Build it with "
                 "detailed profiling verbosity."
             )
         found.update({kind for output in layer.get("Outputs", []) for kind in _kinds(output)})
@@ -42,7 +49,11 @@ def engine_precisions(information: str) -> Counter[str]:
 
 
 def check_engine_precision(information: str, promised: Precision) -> Counter[str]:
-    """Raises EnginePrecisionError where no layer of the built engine writes the promised type."""
+    """How many layers of the plan write each type.
+
+    Raises:
+        EnginePrecisionError: none writes the promised type.
+    """
     found = engine_precisions(information)
     if not found[promised]:
         raise EnginePrecisionError(

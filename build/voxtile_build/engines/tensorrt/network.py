@@ -1,7 +1,7 @@
-"""ONNX bytes to a parsed, checked TensorRT network. For `tensorrt` 10.x and 11.x and `tensorrt_rtx`.
+"""ONNX bytes to a TensorRT network whose precision is checked. For `tensorrt` 10 and 11, and `tensorrt_rtx`.
 
-Networks are always strongly typed: each layer's precision is the one written in the ONNX graph. TensorRT 11
-has no other kind; on 10.x the flag makes it so. So precision is checked on the network, layer by layer.
+Networks are always strongly typed: each layer has the precision that is written in the ONNX graph. TensorRT 11 has no
+other kind; TensorRT 10 needs a flag for it. Therefore precision is checked on the network, layer by layer.
 """
 
 import re
@@ -14,7 +14,7 @@ from voxtile_build.engines.tensorrt.errors import EnginePrecisionError, OnnxPars
 
 Precision = Literal["fp32", "bf16", "fp16", "int8"]
 
-# The layers that carry nearly all arithmetic, and that the promise of a precision is about.
+# The layers that do nearly all arithmetic. A precision is a promise about them.
 _COMPUTE_LAYERS = {
     "fp32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
     "fp16": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
@@ -22,14 +22,14 @@ _COMPUTE_LAYERS = {
     "bf16": ("CONVOLUTION", "MATRIX_MULTIPLY"),
 }
 _DTYPES = {"fp32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
-# What TensorRT says besides the cause: each API error drags this behind it where there is no GPU.
+# Without a GPU each API error ends in this, whatever its cause.
 _NOISE = re.compile(r"\[checkMacros[^\n]*")
 _CAUSE = re.compile(r"API Usage Error \((?:[^:()]+: )?(.*?)\.? In \w+ at ", re.DOTALL)
 
 
 @dataclass(frozen=True)
 class ParsedNetwork:
-    """The builder outlives the network that it made, so all three travel together."""
+    """A network, its builder and its parser; the builder must live as long as the network that it made."""
 
     builder: Any
     network: Any
@@ -37,7 +37,11 @@ class ParsedNetwork:
 
 
 def parse_onnx(trt: ModuleType, model: bytes, logger: Any) -> ParsedNetwork:
-    """Parses a self-contained ONNX file. Raises OnnxParseError, with the name of the node to blame."""
+    """Parses a self-contained ONNX file.
+
+    Raises:
+        OnnxParseError: TensorRT does not understand it; the error names the node.
+    """
     builder = trt.Builder(logger)
     network = builder.create_network(_strongly_typed(trt))
     parser = trt.OnnxParser(network, logger)
@@ -48,9 +52,9 @@ def parse_onnx(trt: ModuleType, model: bytes, logger: Any) -> ParsedNetwork:
 
 
 def allow_decomposed_attention(trt: ModuleType, network: Any) -> int:
-    """Lets each fused attention fall back to plain layers where no dedicated kernel exists; returns how many.
+    """Lets each fused attention fall back to plain layers where no dedicated kernel exists; returns how many there are.
 
-    Without it the builder refuses head sizes and types that its kernels lack, instead of running them slower.
+    Otherwise the builder refuses head sizes and types that have no kernel.
     """
     boundaries = [layer for layer in layers(network) if layer.type.name == "ATTENTION_INPUT"]
     for boundary in boundaries:
@@ -65,18 +69,22 @@ def layers(network: Any) -> Iterator[Any]:
     return (network.get_layer(index) for index in range(network.num_layers))
 
 
-def input_shapes(network: Any) -> dict[str, tuple[int, ...]]:
-    """Name and shape of each network input; -1 for a dynamic axis."""
-    inputs = (network.get_input(index) for index in range(network.num_inputs))
-    return {tensor.name: tuple(tensor.shape) for tensor in inputs}
-
-
 def check_network_precision(network: Any, promised: Precision, kept: frozenset[str] = frozenset()) -> int:
-    """Compares each convolution and matrix product with the promise; returns how many layers keep it.
+    """Checks that each convolution and matrix product has the promised precision.
 
-    `kept` names the ONNX nodes that deliberately stay in a higher precision. int8 is read from the Q/DQ pair
-    before a convolution. Raises EnginePrecisionError, naming the first layer that breaks the promise: a graph
-    that was never converted would otherwise build a slow fp32 engine without a word.
+    int8 is read from the Q/DQ pair before a convolution. Without this check, a graph that was never converted would
+    silently become a slow fp32 plan.
+
+    Args:
+        network: TensorRT's network.
+        promised: the precision.
+        kept: names of the ONNX nodes that keep a higher precision on purpose.
+
+    Returns:
+        How many layers have the promised precision.
+
+    Raises:
+        EnginePrecisionError: a layer has another one; the error names the first.
     """
     if promised == "int8":
         return _check_quantised(network)
@@ -97,7 +105,7 @@ def check_network_precision(network: Any, promised: Precision, kept: frozenset[s
 
 def _strongly_typed(trt: ModuleType) -> int:
     flags = trt.NetworkDefinitionCreationFlag
-    # From 11.x on every network is strongly typed, and the flag may go away.
+    # Since 11 every network is strongly typed, and the flag may go away.
     return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
 
 
@@ -122,13 +130,13 @@ def _explain(description: str, operator: str, code: str) -> str:
 
 
 def _quoted(description: str) -> str:
-    # The parser's reason, where it gives one, is the string literal of the assertion that failed.
+    # If the parser gives a reason, it is the string literal of the assertion that failed.
     reason = re.search(r'"([^"]+)"', description)
     return f": {reason.group(1)}" if reason else ""
 
 
 def _computes(layer: Any, kinds: tuple[str, ...]) -> bool:
-    # Products of shapes and indices are no arithmetic that a precision is promised for.
+    # Products of shapes and indices have no promised precision.
     return layer.type.name in kinds and layer.get_output(0).dtype.name in {"FLOAT", "HALF", "BF16"}
 
 

@@ -1,4 +1,7 @@
-"""Runs a graph before and after a pass, and reports what the pass changed."""
+"""Verifies a graph pass by running the graph before and after it, and reports what the pass changed.
+
+Knows nothing of what a pass is for.
+"""
 
 from collections import Counter
 from collections.abc import Callable, Sequence
@@ -15,10 +18,11 @@ from voxtile_build.sessions import run_graph
 GraphPass = Callable[[onnx.ModelProto], onnx.ModelProto]
 Scores = dict[str, Array]
 
-# A structural pass may reorder fp32 sums, no more: a few units in the last place of the largest score.
 STRUCTURAL_TOLERANCE = 1e-5
-# Steps of a narrow type that such a difference may move a value by: over the border between two.
+"""Of the largest score: a structural pass may reorder fp32 sums, no more."""
+
 NARROW_STEPS = 1
+"""Steps of a narrow type that such a difference may move a value by, over the border between two."""
 
 
 class PassError(EngineError):
@@ -27,8 +31,15 @@ class PassError(EngineError):
 
 @dataclass(frozen=True)
 class PassReport:
-    """What one pass did. `changed`: counts (before, after) of an operator; `max_abs`: max |Δ| of scores,
-    None where it was not measured."""
+    """What one pass did.
+
+    Attributes:
+        name: The pass.
+        nodes_before: Nodes of the graph before it.
+        nodes_after: Nodes of the graph after it.
+        changed: Operators whose count changed, with the counts (before, after).
+        max_abs: Largest |Δ| of the scores; None where it was not measured.
+    """
 
     name: str
     nodes_before: int
@@ -41,16 +52,25 @@ class PassReport:
         return {**asdict(self), "changed": {op: list(counts) for op, counts in self.changed.items()}}
 
 
-class Verified:
-    """A graph under passes that keep what it computes, each verified by running the graph before and after it.
+def report_of(name: str, before: onnx.ModelProto, after: onnx.ModelProto, max_abs: float | None = None) -> PassReport:
+    """The report of a pass that made `after` of `before`."""
+    old, new = (Counter(node.op_type for node in model.graph.node) for model in (before, after))
+    changed = {op: (old[op], new[op]) for op in sorted(old | new) if old[op] != new[op]}
+    return PassReport(name, len(before.graph.node), len(after.graph.node), changed, max_abs)
 
-    model: the graph as the passes so far left it. inputs: what it is run on; `tolerance` is relative to its largest
-    |score|. Where outputs are of a narrow type (uint8, fp16), single values may move by one of its steps, and their
-    mean |Δ| keeps the tolerance: rounding makes a whole step of a small difference, as much more rarely as the step is
-    larger.
+
+class Verified:
+    """A graph under passes that keep what it computes. Each is verified by running the graph before and after it.
+
+    Outputs of a narrow type (uint8, fp16) may differ by one step of it in single values: rounding turns a small
+    difference into a whole step now and then. Their mean |Δ| keeps the tolerance.
+
+    Attributes:
+        model: The graph as the passes so far left it.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: Sequence[Feed], tolerance: float = STRUCTURAL_TOLERANCE) -> None:
+        """Takes the inputs that the graph is run on, and the largest |Δ| as a share of the largest |score|."""
         if not inputs:
             raise PassError("A pass is verified on at least one input; none was given.")
         self.model, self._inputs, self._tolerance = model, inputs, tolerance
@@ -59,68 +79,49 @@ class Verified:
     def apply(self, name: str, graph_pass: GraphPass) -> PassReport:
         """Run one pass on a copy, and take what it gives.
 
-        Raises PassError, and keeps the graph, where the pass fails, the outputs differ by more, or the new graph cannot
-        run.
+        Raises:
+            PassError: The pass fails, its graph cannot run, or scores, inputs or outputs differ. The graph is kept.
         """
         try:
             before = onnx.ModelProto.FromString(self.model.SerializeToString())
             after = graph_pass(before)
-        except Exception as error:  # passes are built on others' optimizers; none is needed for a right graph
+        except Exception as error:  # passes are built on others' optimisers; none is needed for a right graph
             raise PassError(f"Pass '{name}' cannot take this graph: {error}") from error
-        nodes = len(self.model.graph.node), len(after.graph.node)
-        if after is before and after == self.model:  # a pass that finds nothing gives back what it was given
-            return PassReport(name, *nodes, {}, 0.0)
+        if after is before and after == self.model:  # a pass that finds nothing returns what it was given
+            return report_of(name, self.model, after, 0.0)
         _check_interface(self.model, after)
         try:
             self._scores = self._scores or run_graph(self.model, self._inputs)
             scores = run_graph(after, self._inputs)
-        except Exception as error:  # ONNX Runtime raises kinds of its own
+        except Exception as error:  # ONNX Runtime's kinds have no common base
             raise PassError(f"Pass '{name}' cannot be verified: {error}") from error
-        found = _compare(self._scores, scores)
+        report = report_of(name, self.model, after, self._checked(name, scores))
+        self.model, self._scores = after, scores
+        return report
+
+    def _checked(self, name: str, scores: list[Scores]) -> float:
+        """The largest |Δ| of the scores. Raises PassError where it is too large."""
+        assert self._scores is not None  # run before the pass
+        found = compare(self._scores, scores)
         allowed = self._tolerance * max(found.scale, 1.0)
         if not (found.largest <= allowed + NARROW_STEPS * found.step and found.mean <= allowed):
             raise PassError(
                 f"Pass '{name}' changes the scores by {found.largest:.3g} (largest score {found.scale:.3g}); "
                 f"at most {self._tolerance:.1g} of it is allowed. Build without this pass."
             )
-        report = PassReport(name, *nodes, changed_operators(self.model, after), found.largest)
-        self.model, self._scores = after, scores
-        return report
-
-
-def apply_pass(
-    name: str,
-    graph_pass: GraphPass,
-    model: onnx.ModelProto,
-    inputs: Sequence[Feed],
-    tolerance: float = STRUCTURAL_TOLERANCE,
-) -> tuple[onnx.ModelProto, PassReport]:
-    """One pass, run on a copy and verified; see `Verified`."""
-    verified = Verified(model, inputs, tolerance)
-    report = verified.apply(name, graph_pass)
-    return verified.model, report
-
-
-def verify_pass(before: onnx.ModelProto, after: onnx.ModelProto, inputs: Sequence[Feed]) -> float:
-    """Largest |Δ| over all outputs and all `inputs`, both graphs run by ONNX Runtime on the CPU.
-
-    NaN where one graph gives NaN or another infinity than the other. Raises PassError where names differ.
-    """
-    if not inputs:
-        raise PassError("A pass is verified on at least one input; none was given.")
-    _check_interface(before, after)
-    return _compare(run_graph(before, inputs), run_graph(after, inputs)).largest
-
-
-def changed_operators(before: onnx.ModelProto, after: onnx.ModelProto) -> dict[str, tuple[int, int]]:
-    """Operators whose count differs: {operator: (before, after)}."""
-    old, new = (Counter(node.op_type for node in model.graph.node) for model in (before, after))
-    return {op: (old[op], new[op]) for op in sorted(old | new) if old[op] != new[op]}
+        return found.largest
 
 
 @dataclass(frozen=True)
-class _Difference:
-    """Over all outputs: largest and mean |Δ|, the largest |score| before, and the step of the type there; 0 in fp32."""
+class Difference:
+    """Over all outputs.
+
+    Attributes:
+        largest: Largest |Δ|; NaN where one graph gives NaN or another infinity than the other.
+        mean: Mean |Δ|.
+        scale: Largest |score| before.
+        step: Distance of two neighbours of the outputs' type at `scale`; 0 in fp32.
+    """
 
     largest: float
     mean: float
@@ -128,23 +129,24 @@ class _Difference:
     step: float
 
 
-def _compare(before: Sequence[Scores], after: Sequence[Scores]) -> _Difference:
+def compare(before: Sequence[Scores], after: Sequence[Scores]) -> Difference:
+    """How much the outputs of two graphs differ, for the same feeds."""
     pairs = zip(before, after, strict=True)
     found = [_difference(value, new[name]) for old, new in pairs for name, value in old.items()]
     # np.max, not max: NaN must win.
-    return _Difference(
-        *(float(np.max([getattr(one, figure) for one in found])) for figure in ("largest", "mean", "scale", "step"))
+    return Difference(
+        *(float(np.max([getattr(one, field) for one in found])) for field in ("largest", "mean", "scale", "step"))
     )
 
 
-def _difference(old: Array, new: Array) -> _Difference:
+def _difference(old: Array, new: Array) -> Difference:
     scale = float(np.max(np.abs(old.astype(np.float64)), initial=0.0))
     with np.errstate(invalid="ignore"):
         difference = np.abs(old.astype(np.float64) - new.astype(np.float64))
     # The same infinity on both sides is no difference.
     difference[(old == new)] = 0.0
-    largest, mean = (float(figure(difference)) if difference.size else 0.0 for figure in (np.max, np.mean))
-    return _Difference(largest, mean, scale, _step(old.dtype, scale))
+    largest, mean = (float(reduce(difference)) if difference.size else 0.0 for reduce in (np.max, np.mean))
+    return Difference(largest, mean, scale, _step(old.dtype, scale))
 
 
 def _step(dtype: np.dtype[Any], scale: float) -> float:

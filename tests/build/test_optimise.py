@@ -1,4 +1,4 @@
-"""Tidying gives the very graph that onnxscript's own optimizer gives, but for slices that could be called a split."""
+"""The optimiser gives the graph of onnxscript's own optimizer, except for slices that could be called a split."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from onnxscript.rewriter.rules.common import slice_split_rule
 from torch import Tensor, nn
 
 from tests.support.build_specs import tiny_unet
-from voxtile_build.graph.tidying import RULES, tidy
+from voxtile_build.graph.optimise import RULES, simplify
 from voxtile_build.graph.torch_to_onnx import finished, quiet
 
 
@@ -55,7 +55,7 @@ def after(raw: onnx.ModelProto, step: object) -> onnx.ModelProto:
 
 
 def test_it_leaves_what_the_optimizer_leaves(raw: tuple[onnx.ModelProto, nn.Module, Tensor]) -> None:
-    ours, theirs = after(raw[0], tidy), after(raw[0], optimizer.optimize_ir)
+    ours, theirs = after(raw[0], simplify), after(raw[0], optimizer.optimize_ir)
     assert len(ours.graph.node) < len(raw[0].graph.node)
     if any(node.op_type == "Split" for node in theirs.graph.node):
         assert sum(node.op_type == "Slice" for node in ours.graph.node) == 2
@@ -65,7 +65,7 @@ def test_it_leaves_what_the_optimizer_leaves(raw: tuple[onnx.ModelProto, nn.Modu
 
 def test_it_computes_the_same(raw: tuple[onnx.ModelProto, nn.Module, Tensor]) -> None:
     proto, network, example = raw
-    session = ort.InferenceSession(after(proto, tidy).SerializeToString(), providers=["CPUExecutionProvider"])
+    session = ort.InferenceSession(after(proto, simplify).SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {session.get_inputs()[0].name: example.numpy()})[0]
     with torch.inference_mode():
         np.testing.assert_allclose(found, network(example).numpy(), rtol=1e-4, atol=1e-4)
