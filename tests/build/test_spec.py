@@ -203,3 +203,16 @@ def test_every_key_has_a_meaning() -> None:
 def test_the_reference_page_explains_every_key() -> None:
     page = (MODELS / "README.md").read_text()
     assert not [key for key in sorted(keys(Spec)) if f"`{key}`" not in page]
+
+
+@pytest.mark.parametrize(
+    ("output", "expected"),
+    [
+        ({"activation": "softmax", "scores": "probabilities"}, "is for logits, found scores = 'probabilities'"),
+        ({"activation": "sigmoid"}, "labels that exclude one another take softmax"),
+        ({"activation": "softmax", "regions": True}, "regions overlap and take sigmoid"),
+    ],
+)
+def test_an_activation_that_does_not_fit_is_refused(output: dict[str, Any], expected: str) -> None:
+    with pytest.raises(SpecError, match=expected):
+        spec(output=output)

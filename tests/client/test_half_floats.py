@@ -5,10 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from voxtile.card import Tiling
 from voxtile.half_floats import CHUNK, all_finite, as_float32, widen
-from voxtile.tiling.plan import plan_tiles
-from voxtile.tiling.stitch import Stitcher
 
 EVERY = np.arange(1 << 16, dtype=np.uint16).view(np.float16)
 FINITE = EVERY[np.isfinite(EVERY)]
@@ -53,16 +50,3 @@ def test_one_value_that_is_not_finite_is_found_wherever_it_is(bad: float, place:
     values = np.ones((2, CHUNK + 5), np.float16)
     values.reshape(-1)[place] = bad
     assert not all_finite(values)
-
-
-def test_stitching_halves_is_stitching_what_they_stand_for() -> None:
-    plan = plan_tiles((20, 17, 30), (8, 16, 12), Tiling(overlap=0.25, mode="gaussian"))
-    rng = np.random.default_rng(3)
-    tiles = [rng.normal(0, 30, (3, *plan.roi)).astype(np.float16) for _ in plan]
-    stitched = []
-    for kind in (np.float16, np.float32):
-        stitcher = Stitcher(plan, 3)
-        parts = [part.copy() for tile, scores in zip(plan, tiles, strict=True)
-                 for part in stitcher.add(tile, scores.astype(kind))]  # fmt: skip
-        stitched.append(np.concatenate([*parts, *(part.copy() for part in stitcher.finish())], axis=1))
-    np.testing.assert_array_equal(*stitched)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -15,27 +14,16 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given
-from hypothesis import strategies as st
 from numpy.typing import NDArray
 from typer.testing import CliRunner
 
 from bench.entries import OPEN, build_network
 from bench.settings import Settings
 from tests.support.heads import head, image
-from tests.support.memory_limits import held_bytes, limit_for
-from tests.support.phantoms import card_of, phantom_volume
+from tests.support.memory_limits import limit_for
 from voxtile import MemoryLimitError, Segmenter
-from voxtile.budget import MIB, RUNTIME_BYTES, left_for_preparing
-from voxtile.card import Tiling
-from voxtile.chains.prepare import prepare_scan
+from voxtile.budget import MIB
 from voxtile.cli.app import app
-from voxtile.tiling.plan import plan_tiles
-from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, at_once
-from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
-from voxtile.tiling.stitch_fp16 import Fp16Stitcher
-from voxtile.tiling.strips import Strip
-from voxtile.triton.pump import ready_ahead
 from voxtile_build.spec.spec import parse_spec
 from voxtile_server.embedded import EmbeddedServer
 
@@ -261,42 +249,3 @@ def _possible(segmenter: Segmenter, scan: Any, strips: int) -> bool:
 
 
 # Predictions -------------------------------------------------------------------------------------------------
-
-
-@pytest.mark.parametrize("strip", [None, Strip(1, (5, 12), (5, 12)), Strip(2, (0, 9), (0, 9))])
-@pytest.mark.parametrize("shape", [(40, 50, 30), (10, 12, 30)])
-def test_buffers_of_stitching_are_as_predicted(strip: Strip | None, shape: tuple[int, int, int]) -> None:
-    plan = plan_tiles(shape, (16, 16, 16), Tiling(overlap=0.5))
-    slab = slab_shape(plan, strip)
-    divisors = 4 * PORTION * math.prod(slab[1:])
-    assert held_bytes(Stitcher(plan, 5, None, strip)) + divisors == Stitcher.predicted_bytes(plan, 5, strip)
-    assert held_bytes(Fp16Stitcher(plan, 5, None, strip)) < Fp16Stitcher.predicted_bytes(plan, 5, strip)
-    assert Fp16Stitcher.predicted_bytes(plan, 14, strip) < Stitcher.predicted_bytes(plan, 14, strip)
-
-
-def test_what_is_left_for_the_scan_on_the_models_grid() -> None:
-    volume = phantom_volume()
-    assert left_for_preparing(volume, None) is None
-    assert left_for_preparing(volume, MIB) == 0
-    assert left_for_preparing(volume, RUNTIME_BYTES + 3 * volume.data.nbytes) == 2 * volume.data.nbytes
-
-
-def test_a_grid_that_exceeds_the_memory_allowed_is_refused_before_it_is_made() -> None:
-    volume = phantom_volume((24, 31, 27), (20.0, 15.0, 17.0))
-    left = left_for_preparing(volume, 300 * MIB)
-    with pytest.raises(MemoryLimitError, match=r"461 × 451 × 443 voxels for this model.*0.15 GiB are left of what is"):
-        prepare_scan(volume, card_of(spacing=(1.0, 1.0, 1.0)), max_bytes=left)
-
-
-@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**34))
-def test_large_requests_are_fewer_and_smaller_and_never_stop_the_engine(asked: int, most: int, size: int) -> None:
-    in_flight, batch = at_once(asked, most, size)
-    assert min(asked, MIN_IN_FLIGHT) <= in_flight <= asked
-    assert 1 <= batch <= most
-    assert (in_flight <= MIN_IN_FLIGHT and batch == 1) or in_flight * batch * size <= MAX_INFLIGHT_BYTES
-    assert ready_ahead(in_flight) <= in_flight
-
-
-@given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**20))
-def test_small_tiles_are_sent_as_asked(asked: int, most: int, size: int) -> None:
-    assert at_once(asked, most, size) == (asked, most)

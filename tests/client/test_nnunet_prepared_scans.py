@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-import nibabel as nib
 import numpy as np
 import pytest
 from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPreprocessor
@@ -18,11 +17,7 @@ from typer.testing import CliRunner
 
 from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import SCHEMES, Training, configuration, write_folder, write_scan
-from tests.support.phantoms import card_of
 from voxtile.cli.app import app
-from voxtile.errors import ModelError, OutputError
-from voxtile.io.writing import write_images
-from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 from voxtile_build.errors import BuildError, ScanError, SourceError, SpecError
 from voxtile_build.evaluation.samples import gather_scans
 from voxtile_build.importers.nnunet.models import models_of
@@ -46,7 +41,6 @@ TRAININGS = {
     "oriented": Training("3d_fullres", {"3d_fullres": FULL}, reader="NibabelIOWithReorient"),
 }
 SERVING = {"warm_up": False, "max_batch_size": 1, "threads": 1}
-TWO = ("one.nii.gz", "two.nii")
 SHAPE, SPACING = (34, 31, 21), (1.0, 1.1, 1.7)
 
 
@@ -196,50 +190,3 @@ def test_too_few_channels(served: Served, tmp_path: Path) -> None:
     assert done.exit_code == 2
     assert "4" in done.stderr
     assert sorted(path.name for path in tmp_path.iterdir()) == ["scans"]
-
-
-@pytest.mark.parametrize("channel", range(3))
-def test_several_channels_are_written_all_or_not_at_all(tmp_path: Path, channel: int) -> None:
-    (tmp_path / f"case_000{channel}.nii.gz").mkdir()
-    older = tmp_path / f"case_000{(channel + 1) % 3}.nii.gz"
-    older.write_bytes(b"what was there before")
-    with pytest.raises(OutputError, match=f"case_000{channel}"):
-        write_prepared(np.zeros((3, 4, 5, 6), np.float32), (1, 2, 3), "0" * 64, tmp_path / "case.nii.gz")
-    assert len(list(tmp_path.iterdir())) == 2
-    assert older.read_bytes() == b"what was there before"
-
-
-def test_no_channel_takes_its_name_before_all_are_written(tmp_path: Path) -> None:
-    def images() -> Iterator[tuple[Any, Path]]:
-        for channel in range(2):
-            yield nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / f"{channel}.nii"
-            assert not any(path.suffix == ".nii" for path in tmp_path.iterdir())
-        raise ScanError("the third cannot be had")
-
-    with pytest.raises(ScanError):
-        write_images(images())
-    assert list(tmp_path.iterdir()) == []
-    write_images((nib.Nifti1Image(np.zeros((2, 3, 4), np.float32), np.eye(4)), tmp_path / name) for name in TWO)
-    assert sorted(path.name for path in tmp_path.iterdir()) == sorted(TWO)
-
-
-def test_axes_and_spacing_lie_as_in_a_scan(tmp_path: Path) -> None:
-    data = np.arange(4 * 5 * 6, dtype=np.float32).reshape(1, 4, 5, 6)
-    (file,) = write_prepared(data, (3.0, 2.0, 1.0), "ab" * 32, tmp_path / "case.nii")
-    image: Any = nib.load(file)
-    assert image.shape == (6, 5, 4)
-    assert image.header.get_zooms() == (1.0, 2.0, 3.0)
-    assert image.header["descrip"].item() == b"voxtile prepared " + b"ab" * 16
-    np.testing.assert_array_equal(image.get_fdata().transpose(2, 1, 0), data[0])
-    assert [path.name for path in files_of("x/case.nii.gz", 2)] == ["case_0000.nii.gz", "case_0001.nii.gz"]
-
-
-def test_other_models_need_none() -> None:
-    card = card_of()
-    with pytest.raises(ModelError, match=r"expected an nnU-Net model; .*prepares scans for any other by itself"):
-        preparation_of(card)
-    with pytest.raises(ModelError, match="build it anew"):
-        preparation_of(card.model_copy(update={"nnunet": {}}))
-    second = {"preparation": "0" * 64, "previous_stage": "first"}
-    with pytest.raises(ModelError, match="a cascade's second stage"):
-        preparation_of(card.model_copy(update={"nnunet": second}))

@@ -4,6 +4,12 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
+
+import pytest
+from threadpoolctl import threadpool_info
+
+from voxtile.chains.nnunet.threads import run_all, single_threaded_blas
 
 FORKED = """
 import os, signal, threading
@@ -50,3 +56,32 @@ def test_a_forked_process_limits_blas_for_itself() -> None:
 
 def test_a_process_forked_while_blas_is_limited_gets_its_threads_back() -> None:
     _run(held=True)
+
+
+def blas_threads() -> list[int]:
+    return [int(pool["num_threads"]) for pool in threadpool_info() if pool["user_api"] == "blas"]
+
+
+def test_blas_limit_is_lifted_by_the_last_who_holds_it() -> None:
+    before = blas_threads()
+    entered, leave = threading.Event(), threading.Event()
+
+    def hold() -> None:
+        with single_threaded_blas():
+            entered.set()
+            leave.wait(10)
+
+    other = threading.Thread(target=hold)
+    with single_threaded_blas():
+        other.start()
+        assert entered.wait(10)
+    assert set(blas_threads()) == {1}
+    leave.set()
+    other.join()
+    assert blas_threads() == before
+
+
+def test_run_all_keeps_order_and_raises() -> None:
+    assert run_all(lambda x: x * x, range(5), 3) == [0, 1, 4, 9, 16]
+    with pytest.raises(ZeroDivisionError):
+        run_all(lambda x: 1 // x, [1, 0], 2)

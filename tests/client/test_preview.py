@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
-from tests.support.phantoms import ORIENTATIONS, phantom_volume
+from tests.support.phantoms import ORIENTATIONS, card_of, phantom_volume
 from voxtile.card import Label
-from voxtile.errors import OutputError
+from voxtile.errors import MissingExtraError, OutputError
 from voxtile.io.volume import Volume
 from voxtile.outputs.preview import PREVIEW, choose_slices, colours, draw_preview, grey_window
 
@@ -138,3 +139,9 @@ def test_only_a_png_that_can_be_written(tmp_path: Path) -> None:
     with pytest.raises(OutputError, match="cannot be written"):
         draw_preview(volume, labelled(volume), LABELS, tmp_path / "none" / "picture.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def test_without_matplotlib_the_extra_is_named_before_any_work(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    with pytest.raises(MissingExtraError, match=r"--preview needs matplotlib.*pip install 'voxtile\[preview\]'"):
+        PREVIEW.check_model(card_of())

@@ -1,4 +1,4 @@
-"""Files that appear whole or not at all."""
+"""Writes files that appear whole or not at all. Knows nothing of their content."""
 
 from __future__ import annotations
 
@@ -14,10 +14,13 @@ from voxtile.errors import OutputError
 
 @contextmanager
 def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
-    """A new binary file that takes the name `path` at once when the block ends well, and vanishes when it does not.
+    """Yields a new binary file, which gets the name `path` when the block ends without an error, else is removed.
 
-    It is written beside `path` under a hidden name, flushed to the disk and renamed, so that a reader, or a machine
-    that loses power, finds the old file or the complete new one. Raises OutputError where it cannot be written.
+    It is written beside `path` under a hidden name, flushed to the disk and renamed. So a reader, or a machine that
+    lost power, finds either the old file or the complete new one.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     target = Path(path)
     _refuse_folder(target)
@@ -37,7 +40,11 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
 
 
 def check_writable(path: str | Path) -> None:
-    """Raises OutputError, before any work is done, where a file of this name could not be written."""
+    """Checks, before any work is done, that a file of this name can be written.
+
+    Raises:
+        OutputError: it cannot.
+    """
     target = Path(path)
     folder = target.parent
     if not folder.is_dir():
@@ -58,7 +65,7 @@ def _refuse_folder(target: Path) -> None:
 
 
 def _sync_folder(folder: Path) -> None:
-    """Makes the rename itself last; some file systems refuse to sync a folder, and the file is whole all the same."""
+    """Makes the rename itself durable. Some file systems refuse to sync a folder; the file is complete all the same."""
     with suppress(OSError):
         handle = os.open(folder, os.O_RDONLY)
         try:

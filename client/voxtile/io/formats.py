@@ -18,9 +18,9 @@ class FileFormat:
     """A format of files that hold a scan.
 
     Attributes:
-        name: What messages call it.
-        suffixes: How the names of its files end, the longest first.
-        read: Reads a file. Raises InputError, in one line, for whatever is no scan of this format.
+        name: what messages call it.
+        suffixes: how the names of its files end, the longest first.
+        read: reads a file. Raises InputError, in one line, for whatever is no scan of this format.
     """
 
     name: str
@@ -39,7 +39,7 @@ def read_file(path: Path) -> Stored:
     """Reads a scan's file; one with no known ending is taken for NIfTI, whose reader says what it is not.
 
     Raises:
-        InputError: It is no scan of its format.
+        InputError: it is no scan of its format.
     """
     return next((one for one in FORMATS if path.name.endswith(one.suffixes)), NIFTI).read(path)
 

@@ -1,6 +1,6 @@
-"""Stored numbers to the values that they stand for, in the smallest type that holds them exactly.
+"""Converts stored numbers to the values that they stand for, in the smallest type that holds them exactly.
 
-Everything runs in chunks, so that a scan of 16 bit integers never grows into float64.
+Works in chunks, so that a scan of 16 bit integers never becomes float64 as a whole. Knows nothing of files.
 """
 
 from __future__ import annotations
@@ -18,11 +18,19 @@ CHUNK = 1 << 18
 
 
 def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, name: str) -> NDArray[Any]:
-    """`raw · slope + inter`, of the shape of `raw` (real numbers, native byte order), memory order kept.
+    """Returns `raw · slope + inter`, with the shape and the memory order of `raw`.
 
     Integers stay integers where slope and intercept are whole numbers and the result fits 32 bits: 8 and 16 bit types
-    as they are, wider ones as int16 or int32. All else is computed in float64 and rounded to float32.
-    Raises InputError where a value is not finite, with the count and the first position.
+    as they are, wider ones as int16 or int32. Everything else is computed in float64 and rounded to float32.
+
+    Args:
+        raw: real numbers in native byte order.
+        slope: None for 1.
+        inter: None for 0.
+        name: what messages call the scan.
+
+    Raises:
+        InputError: values are not finite; the message has their number and the first position.
     """
     slope, inter = (1.0 if slope is None else slope), (inter or 0.0)
     if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
@@ -39,15 +47,15 @@ def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, n
 
 
 def flat(values: NDArray[Any]) -> NDArray[Any]:
-    """[n] the values in memory order; a view where the array is in C or Fortran order."""
+    """Returns [n] the values in memory order; a view where the array is in C or Fortran order."""
     return values.reshape(-1, order="F" if values.flags.f_contiguous else "C")
 
 
 def chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
-    """[≤ CHUNK] pieces of `values`, whatever its strides, each value once and in a fixed order.
+    """Yields `values` in pieces [≤ CHUNK], whatever its strides, each value once and in a fixed order.
 
-    Axes are walked as they lie in memory, so that a view with flipped or permuted axes is read where it is; of other
-    views, a chunk at a time is copied.
+    Axes are read as they lie in memory, so that a view with flipped or permuted axes is not copied. Of other views, one
+    chunk at a time is copied.
     """
     forward = values[tuple(slice(None, None, -1 if stride < 0 else 1) for stride in values.strides)]
     ordered = forward.transpose(memory_order(forward))
@@ -67,12 +75,16 @@ def chunks(values: NDArray[Any]) -> Iterator[NDArray[Any]]:
 
 
 def memory_order(values: NDArray[Any]) -> tuple[int, ...]:
-    """The axes of `values` from the slowest in memory to the fastest."""
+    """Returns the axes of `values` from the slowest in memory to the fastest."""
     return tuple(sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis])))
 
 
 def check_finite(values: NDArray[Any], name: str) -> None:
-    """Raises InputError where `values` [i, j, k, …] has NaN or infinite voxels: how many, and the first position."""
+    """Checks that no voxel of `values` [i, j, k, …] is NaN or infinite.
+
+    Raises:
+        InputError: some are; the message has their number and the first position.
+    """
     line, bad, first = flat(values), 0, -1
     for start in range(0, line.size, CHUNK):
         wrong = ~np.isfinite(line[start : start + CHUNK])
@@ -95,10 +107,8 @@ def _whole(raw: NDArray[Any], slope: int, inter: int) -> NDArray[Any] | None:
     """Integers scaled by whole numbers, or None where they would not fit 32 bits."""
     if (slope, inter) == (1, 0) and raw.dtype.itemsize <= 2:
         return raw
-    min_max = sorted(int(value) * slope + inter for value in (raw.min(), raw.max()))
-    fitting = (
-        kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= min_max[0] and min_max[1] <= np.iinfo(kind).max
-    )
+    low, high = sorted(int(value) * slope + inter for value in (raw.min(), raw.max()))
+    fitting = (kind for kind in (np.int16, np.int32) if np.iinfo(kind).min <= low and high <= np.iinfo(kind).max)
     dtype = next(fitting, None)
     if dtype is None:
         return None
@@ -112,7 +122,7 @@ def _whole(raw: NDArray[Any], slope: int, inter: int) -> NDArray[Any] | None:
 
 
 def _times(part: NDArray[Any], slope: int, inter: int) -> NDArray[Any]:
-    """Exact: where the result fits 32 bits, so does the product's sum in 64, unless a 64 bit number is only shifted."""
+    """Exact: a result that fits 32 bits is computed in 64, and 64 bit numbers with Python's own integers."""
     if (slope, inter) == (1, 0):
         return part
     return part.astype(object if part.dtype.itemsize == 8 else np.int64) * slope + inter

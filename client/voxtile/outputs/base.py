@@ -25,9 +25,9 @@ class Result:
     """What an output is made from.
 
     Attributes:
-        volume: The scan.
-        prepared: The scan on the model's grid.
-        card: The model's card.
+        volume: the scan.
+        prepared: the scan on the model's grid.
+        card: the model's card.
         labels: [i, j, k] the labels on the scan's own grid.
         scores: [score, i, j, k] float32 on the scan's own grid, where an output needs them.
     """
@@ -48,13 +48,13 @@ class Output:
     """One kind of file that can be written beside a mask.
 
     Attributes:
-        name: The option of the commands, without its dashes.
-        suffix: How the file's name ends.
-        help: What the option's help says.
-        write: Writes the file, whole or not at all. Raises VoxtileError.
-        check_model: Raises VoxtileError, before any work, for a model that cannot have this output.
-        needs_scores: Whether it needs the scores on the scan's own grid.
-        companions: The endings of further files that are written under the same name.
+        name: the option of the commands, without its dashes.
+        suffix: how the file's name ends.
+        help: what the option's help says.
+        write: writes the file, whole or not at all. Raises VoxtileError.
+        check_model: raises VoxtileError, before any work, for a model that cannot have this output.
+        needs_scores: whether it needs the scores on the scan's own grid.
+        companions: the endings of further files that are written under the same name.
     """
 
     name: str
@@ -69,7 +69,7 @@ class Output:
         """Checks, before any work, that `path` can be written and has the right ending.
 
         Raises:
-            OutputError: It has another ending, or the place cannot be written to.
+            OutputError: it has another ending, or the place cannot be written to.
         """
         if not path.name.endswith(self.suffix):
             raise OutputError(f"{path}: expected a name that ends in {self.suffix} for --{self.name}")
@@ -80,8 +80,8 @@ class Output:
         """Writes the file; whatever goes wrong in making it ends in one error that names the output.
 
         Raises:
-            OutputError: It cannot be made or written.
-            VoxtileError: What `write` itself says.
+            OutputError: it cannot be made or written.
+            VoxtileError: what `write` itself says.
         """
         try:
             self.write(result, path)

@@ -1,7 +1,8 @@
-"""One picture that shows at a glance whether a mask lies where it should: three slices with the labels over them.
+"""Draws one picture that shows whether a mask lies where it should: three slices with the labels over them.
 
-Slices are anatomical (Left on the left, Anterior and Superior up or to the right), in true proportions, and lie where
-the mask is largest. matplotlib is loaded only here, and only when a picture is drawn.
+Slices are anatomical (Left on the left, Anterior and Superior up or to the right), in true proportions, and go through
+the largest cross-sections of the mask. matplotlib is imported only here, and only when a picture is drawn. Knows
+nothing of models beyond their labels.
 """
 
 from __future__ import annotations
@@ -24,31 +25,40 @@ from voxtile.io.volume import Volume
 from voxtile.outputs.base import Output, Result
 
 HEIGHT = 4.6
-"""Inches of the slices' row; with DPI, 690 pixels: an isotropic head at about three pixels a millimetre."""
+"""Inches of the row of slices: 690 pixels, which show an isotropic head at about three pixels for each millimetre."""
 
 DPI = 150
 
 OPACITY = 0.45
-"""Of the labels: colours are told apart and the anatomy under them is still seen."""
+"""Of the labels: their colours differ visibly, and the anatomy under them is still seen."""
 
 MOST_NAMES = 14
-"""Labels named in the legend, the largest first; more would be smaller than can be read."""
+"""Labels named in the legend, the largest first; the text of more would be too small to read."""
 
 WINDOW = (1.0, 99.0)
-"""Percentiles of the voxels other than 0 that become black and white, so that one bright vessel darkens nothing."""
+"""Percentiles of the voxels other than 0 that become black and white; one bright vessel then darkens nothing."""
 
 SAMPLES = 2_000_000
-"""Voxels that the window is taken from, evenly spread."""
+"""Voxels that the window is computed from, evenly spread."""
 
 VIEWS = ((1, 2, "sagittal"), (0, 2, "coronal"), (0, 1, "axial"))
-"""Which of the axes R, A, S run to the right and up, by the axis that is cut."""
+"""For each axis that is cut: which of the axes R, A, S run to the right and up, and the name of the slice."""
 
 LETTERS = ("LR", "PA", "IS")
+"""For each of the axes R, A, S: the letters at its lower and its upper end."""
 
 
 @dataclass(frozen=True, eq=False)
 class Slice:
-    """One cut: grey [across, up], labels [across, up], millimetres a voxel, where it lies and what its edges are."""
+    """One slice through the scan.
+
+    Attributes:
+        grey: [across, up] values of the scan.
+        labels: [across, up] labels.
+        spacing: millimetres between voxels, across and up.
+        axis: which of the axes R, A, S is cut.
+        index: the plane along that axis.
+    """
 
     grey: NDArray[Any]
     labels: NDArray[Any]
@@ -63,9 +73,16 @@ class Slice:
 
 
 def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Label], path: str | Path) -> None:
-    """Draws `labels` [i, j, k] over the first channel of `volume` into the PNG file `path`, atomically.
+    """Draws labels over the first channel of a scan and writes the picture atomically.
 
-    card_labels: names and values; 0 is background and left clear. Raises OutputError where it cannot be written.
+    Args:
+        volume: the scan.
+        labels: [i, j, k] on the scan's own grid.
+        card_labels: names and values; 0 is background and not drawn.
+        path: the PNG file.
+
+    Raises:
+        OutputError: the file cannot be written.
     """
     slices = choose_slices(volume, labels)
     shown = [label for label in card_labels if label.value != 0]
@@ -75,14 +92,17 @@ def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Lab
 
 
 def choose_slices(volume: Volume, labels: NDArray[Any]) -> list[Slice]:
-    """A sagittal, a coronal and an axial cut, each where the labels other than 0 fill most of it; else the middle."""
+    """Returns a sagittal, a coronal and an axial slice, each where most voxels are labelled, else in the middle."""
     to_ras = volume.towards("RAS")
     grey, turned, spacing = to_ras.apply(volume.data[0]), to_ras.apply(labels), to_ras.reorder(volume.spacing)
     return [_cut(grey, turned, spacing, axis) for axis in range(3)]
 
 
 def grey_window(values: NDArray[Any]) -> tuple[float, float]:
-    """The values that become black and white: percentiles of what is not 0, apart where everything is the same."""
+    """Returns the values that become black and white: percentiles of the voxels other than 0.
+
+    The two differ also where all voxels are the same.
+    """
     step = max(round((values.size / SAMPLES) ** (1 / 3)), 1)
     some = values[::step, ::step, ::step]
     if not some.any():
@@ -92,8 +112,10 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
 
 
 def colours(count: int) -> list[tuple[float, float, float]]:
-    """So many colours, red, green, blue in 0 to 1: hues a golden section apart, so that neighbours always differ, in
-    turns strong, pale and dark."""
+    """Returns `count` colours (red, green, blue in 0 to 1).
+
+    Hues lie a golden section apart, so that neighbours always differ, and are strong, pale and dark in turn.
+    """
     tones = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.7))
     return [colorsys.hsv_to_rgb((0.02 + 0.618034 * index) % 1, *tones[index % 3]) for index in range(count)]
 
@@ -114,7 +136,7 @@ def _millilitres(labels: NDArray[Any], shown: Sequence[Label], volume: Volume) -
 def _drawn(
     slices: Sequence[Slice], window: tuple[float, float], shown: Sequence[Label], amounts: Sequence[float]
 ) -> bytes:
-    """The PNG file. Uses matplotlib's objects directly: pyplot would keep state, and look for a display."""
+    """The content of the PNG file, by matplotlib's objects: pyplot would keep state and look for a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -188,7 +210,7 @@ def _write(result: Result, path: Path) -> None:
 
 
 def _check_model(_: Card) -> None:
-    require("matplotlib", "preview", "a preview")
+    require("matplotlib", "preview", "--preview")
 
 
 PREVIEW = Output("preview", ".png", "Draw the mask over three slices.", _write, _check_model)

@@ -20,11 +20,15 @@ from voxtile.outputs.base import Output, Result
 
 
 def check_nnunet(card: Card) -> None:
-    """Raises ModelError for a model that is not nnU-Net's."""
+    """Checks that a model is nnU-Net's.
+
+    Raises:
+        ModelError: it is not.
+    """
     if card.nnunet is None:
         raise ModelError(
-            f"model {card.name!r}: --probabilities writes what nnU-Net writes, and this model is none of nnU-Net's; "
-            "use keep_scores of voxtile.Options for its scores"
+            f"model {card.name!r}: --probabilities writes what nnU-Net writes, and this is not an nnU-Net model; use "
+            "keep_scores of voxtile.Options for its scores"
         )
 
 
@@ -33,12 +37,12 @@ def write_probabilities(scores: NDArray[np.float32], prepared: PreparedScan, pat
 
     Args:
         scores: [class, i, j, k] the probabilities on the scan's own grid; they are written as float32 [class, z, y, x].
-        prepared: The scan, prepared for an nnU-Net model.
-        path: The .npz file; the properties have the same name with .pkl.
+        prepared: the scan, prepared for an nnU-Net model.
+        path: the .npz file; the properties have the same name with .pkl.
 
     Raises:
         OutputError: A file cannot be written.
-        ModelError: The scan was prepared for a model that is not nnU-Net's.
+        ModelError: the scan was prepared for a model that is not nnU-Net's.
     """
     if not isinstance(prepared, NnunetPreparedScan):
         raise ModelError(f"expected a scan prepared for an nnU-Net model, found {type(prepared).__name__}")

@@ -1,4 +1,4 @@
-"""What a segmentation did, in figures: the object that `voxtile segment --json` writes."""
+"""What a segmentation did, in numbers: the object that `voxtile segment --json` writes. Knows nothing of servers."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ class Seconds(BaseModel):
     """Wall-clock seconds of each step. They add up to `total`, although steps overlap the server's work.
 
     Attributes:
-        read: Reading the files.
-        prepare: Bringing the scan to the model's grid.
-        infer: Waiting for scores.
-        stitch: Adding up scores.
-        restore: Bringing scores back to the scan's grid and deciding on labels.
-        write: Writing the mask and what comes beside it.
-        total: From the first step to the last.
+        read: reading the files.
+        prepare: bringing the scan to the model's grid.
+        infer: waiting for scores.
+        stitch: adding up scores.
+        restore: bringing scores back to the scan's grid and deciding on labels.
+        write: writing the mask and what comes beside it.
+        total: from the first step to the last.
     """
 
     read: float = 0.0
@@ -45,8 +45,8 @@ class LabelVolume(BaseModel):
     """The size of one label in the mask.
 
     Attributes:
-        voxels: The number of voxels.
-        ml: The volume in millilitres, by the scan's own voxel size.
+        voxels: the number of voxels.
+        ml: the volume in millilitres, by the scan's own voxel size.
     """
 
     voxels: int
@@ -57,33 +57,33 @@ class Report(BaseModel):
     """Everything about one segmentation, and nothing about the patient: no file names, no header fields.
 
     Attributes:
-        model: The model's public name.
-        version: The version of the entry that answered.
-        shape: The scan's voxels along each axis.
-        tiles: The number of tiles that were sent.
-        seconds: The time of each step.
-        bytes_sent: The size of all tensors that were sent.
-        bytes_received: The size of all tensors that were received.
-        peak_rss_bytes: The largest resident memory of the process.
-        retries: The number of requests that were sent again.
-        labels: The size of each label, by its name.
+        model: the model's public name.
+        version: the version of the entry that answered.
+        shape: the scan's voxels along each axis.
+        tiles: the number of tiles that were sent.
+        seconds: the time of each step.
+        bytes_sent: the size of all tensors that were sent.
+        bytes_received: the size of all tensors that were received.
+        peak_rss_bytes: the largest resident memory of the process.
+        retries: the number of requests that were sent again.
+        labels: the size of each label, by its name.
         certificate: A summary of the engine's certificate: `accepted`, `precision`, `dice_min`, `changed_fraction`,
             `max_abs_error`, `sha256`.
-        engine: The engine behind the public name.
-        servers: The addresses of the servers.
-        grid: The voxels along each axis after orientation and spacing.
-        tiling: How the scan was cut.
-        changes: What was asked for that may change the result, in words; empty for the model's own semantics.
-        input_rounding: The largest difference between a voxel and what was sent, in the scan's units.
-        skipped_tiles: The number of tiles that `--skip-empty` left out.
-        spot_checked_tiles: How many of them `--spot-check` sent all the same.
-        spot_check_changed_tiles: In how many of these a label would have appeared.
-        predicted_peak_bytes: The memory that was predicted before the first tile.
-        shared_memory: Whether tensors went through shared memory.
-        in_flight: The largest number of requests in flight to one server, within the memory allowed.
-        batch: The number of tiles in a request, within the memory allowed.
-        strips: The number of strips that the scan was worked through in; 1 for whole planes.
-        tiles_sent_again: The number of tiles that were sent for more than one strip.
+        engine: the engine behind the public name.
+        servers: the addresses of the servers.
+        grid: the voxels along each axis after orientation and spacing.
+        tiling: how the scan was cut.
+        changes: what was asked for that may change the result, in words; empty for the model's own semantics.
+        input_rounding: the largest difference between a voxel and what was sent, in the scan's units.
+        skipped_tiles: the number of tiles that `--skip-empty` left out.
+        spot_checked_tiles: how many of them `--spot-check` sent all the same.
+        spot_check_changed_tiles: in how many of these a label would have appeared.
+        predicted_peak_bytes: the memory that was predicted before the first tile.
+        shared_memory: whether tensors went through shared memory.
+        in_flight: the largest number of requests in flight to one server, within the memory allowed.
+        batch: the number of tiles in a request, within the memory allowed.
+        strips: the number of strips that the scan was worked through in; 1 for whole planes.
+        tiles_sent_again: the number of tiles that were sent for more than one strip.
     """
 
     model: str
@@ -115,7 +115,7 @@ class Report(BaseModel):
 
 
 class Stopwatch:
-    """Adds up seconds by step; a step inside another one stops the outer one's clock meanwhile.
+    """Adds up seconds by step; while a step runs inside another one, only the inner one's clock runs.
 
     Args:
         before: seconds of earlier work on the same scan, to begin with.
@@ -129,6 +129,7 @@ class Stopwatch:
 
     @contextlib.contextmanager
     def step(self, name: str) -> Iterator[None]:
+        """Adds the seconds of this block to the step `name`, a field of `Seconds`."""
         self._lap()
         self._running.append(name)
         try:
@@ -146,15 +147,15 @@ class Stopwatch:
         self._mark = now
 
     def stop(self) -> Seconds:
-        """The seconds so far; `total` also holds what was between the steps."""
+        """Returns the seconds so far; `total` also counts the time between the steps."""
         self.seconds.total = self._before + time.perf_counter() - self._begin
         return Seconds(**{name: round(value, 6) for name, value in self.seconds.model_dump().items()})
 
 
 def peak_rss_bytes() -> int:
-    """The largest resident memory that this process has had.
+    """Returns the largest resident memory that this process has had.
 
-    From VmHWM where there is one: what getrusage tells begins, after a fork, at the parent's peak.
+    From VmHWM where there is one: the peak that getrusage gives starts, after a fork, at the parent's.
     """
     status = Path("/proc/self/status")
     for line in status.read_text().splitlines() if status.exists() else ():
@@ -165,7 +166,7 @@ def peak_rss_bytes() -> int:
 
 
 def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str, LabelVolume]:
-    """Voxels and millilitres of every label of the card."""
+    """Returns voxels and millilitres of every label of the card, of `labels` [i, j, k] with voxels of `voxel_ml`."""
     values = 1 + max(label.value for label in card.labels)
     # In pieces, because bincount makes int64 of what it is given.
     counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
@@ -176,12 +177,16 @@ def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str
 
 
 def certificate_summary(card: Card) -> dict[str, Any]:
-    """The certificate of the engine behind the public name, as the card tells it."""
+    """Returns the certificate of the engine behind the public name, as the card states it."""
     certificate = card.certificates.get(card.engine)
     return {"engine": card.engine, **(certificate.model_dump() if certificate else {"accepted": False})}
 
 
 def write_text(text: str, path: Path) -> None:
-    """Writes `text` so that the file is either the old one or whole. Raises OutputError."""
+    """Writes `text` atomically.
+
+    Raises:
+        OutputError: the file cannot be written.
+    """
     with atomic_file(path) as file:
         file.write(text.encode())

@@ -21,7 +21,6 @@ from voxtile.chains.nnunet.preprocessing import Preprocessed, preprocess
 from voxtile.chains.nnunet.reader_properties import reader_axes, reader_properties
 from voxtile.chains.scores import holds_label
 from voxtile.errors import InputError, ModelError
-from voxtile.extras import require
 from voxtile.io.orientation import Orientation
 from voxtile.io.volume import Volume
 from voxtile.tensor_types import NUMPY_TYPES
@@ -43,7 +42,6 @@ class NnunetPreparedScan:
     Raises:
         InputError: the plan cannot take the scan, or its values do not fit the model's input type.
         ModelError: this client does not reproduce the plan.
-        MissingExtraError: scipy is not installed.
     """
 
     statistics = None
@@ -52,7 +50,6 @@ class NnunetPreparedScan:
     def __init__(
         self, volume: Volume, card: Card, previous: NDArray[Any] | None = None, postprocessing: bool = True
     ) -> None:
-        require("scipy", "nnunet", "an nnU-Net model")
         self._card = card
         self._model = NnunetModel.parse(card.nnunet or {})
         self._steps = self._model.postprocessing if postprocessing else ()

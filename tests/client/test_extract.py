@@ -1,4 +1,4 @@
-"""Cutting tiles and putting answers together: padding marks, mirroring as nnU-Net does it, batches."""
+"""Cutting tiles and averaging their scores: padding marks, flips as nnU-Net makes them, batches."""
 
 from __future__ import annotations
 
@@ -11,7 +11,6 @@ from numpy.typing import NDArray
 from voxtile.card import Tiling
 from voxtile.tiling.extract import Cutter, tile_batches, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
-from voxtile.tiling.skip import empty_tiles
 
 PADDING = -32768.0
 
@@ -65,16 +64,3 @@ def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple
             spatial = tuple(2 + axis for axis in flip)
             expected = expected + np.flip(network(np.flip(x, spatial)), spatial)
         np.testing.assert_allclose(scores, expected[0] / len(flips), rtol=1e-5, atol=1e-6)
-
-
-def test_a_tile_is_empty_when_half_a_roi_around_it_is() -> None:
-    data = np.zeros((2, 40, 24, 24), np.int16)
-    data[1, 20, 12, 12] = 5
-    plan = plan_tiles(data.shape[1:], (8, 8, 8), Tiling(overlap=0.5))
-    empty = empty_tiles(data, plan, [0.0, 4.0])
-    for tile in plan:
-        around = tuple(slice(max(start - 4, 0), start + 8 + 4) for start in tile.start)
-        assert (tile.index in empty) == (not (data[1][around] > 4).any())
-    assert 0 < len(empty) < len(plan)
-    assert empty_tiles(data, plan, [0.0, 5.0]) == frozenset(range(len(plan)))
-    assert not empty_tiles(data, plan, [-1.0, 5.0])

@@ -1,4 +1,4 @@
-"""Linear resampling by taps against the definition, against PyTorch, and against itself in other memory orders."""
+"""Linear resampling by taps against the definition, and against itself in other memory orders."""
 
 from __future__ import annotations
 
@@ -6,7 +6,6 @@ import itertools
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from numpy.typing import NDArray
@@ -30,21 +29,8 @@ def naive(source: NDArray[np.float64], maps: tuple[AxisMap, AxisMap, AxisMap]) -
     return result
 
 
-def torch_sampled(source: NDArray[np.float32], maps: tuple[AxisMap, AxisMap, AxisMap]) -> NDArray[np.float32]:
-    """The same by `grid_sample` (border, align_corners=True), with coordinates in its own range of -1 to 1."""
-    places = [2 * (m.scale * np.arange(m.target) + m.offset) / max(m.source - 1, 1) - 1 for m in maps]
-    grid = np.stack(np.meshgrid(*places, indexing="ij")[::-1], -1)[None]
-    sampled: NDArray[np.float32] = torch.nn.functional.grid_sample(
-        torch.as_tensor(source[None].astype(np.float64)),
-        torch.as_tensor(grid),
-        mode="bilinear",
-        padding_mode="border",
-        align_corners=True,
-    )[0].numpy()
-    return sampled
-
-
 MAPS = (AxisMap(9, 14, 0.61, 0.0), AxisMap(11, 5, 2.3, -0.4), AxisMap(8, 8, 1.0, 0.0))
+
 axis_maps = st.builds(
     AxisMap,
     source=st.integers(1, 9),
@@ -62,11 +48,6 @@ def test_it_is_trilinear_interpolation_with_the_border_repeated(
     source = np.random.default_rng(seed).normal(0, 100, [axis.source for axis in maps])
     found = resample(source[None], maps, threads=1)[0]
     np.testing.assert_allclose(found, naive(source, maps), atol=1000 * FLOAT32_ROUNDING)
-
-
-def test_it_equals_grid_sample() -> None:
-    source = np.random.default_rng(0).normal(0, 100, (3, 9, 11, 8)).astype(np.float32)
-    np.testing.assert_allclose(resample(source, MAPS), torch_sampled(source, MAPS), atol=1000 * FLOAT32_ROUNDING)
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int16, np.uint16, np.int32, np.float32, np.float64])
@@ -136,12 +117,3 @@ def test_identity_is_told_from_a_shift() -> None:
     assert not AxisMap(5, 5, 1.0, 0.01).identity
     assert not AxisMap(500, 500, 1.001, 0.0).identity
     assert not AxisMap(5, 6, 1.0, 0.0).identity
-
-
-def test_nearest_rounds_halves_to_even_as_grid_sample_does() -> None:
-    axis = AxisMap(6, 11, 0.5, 0.0)
-    source = torch.arange(6.0, dtype=torch.float64).reshape(1, 1, 1, 6)
-    places = torch.as_tensor(2 * axis.coordinates / 5 - 1)
-    grid = torch.stack((places, torch.zeros_like(places)), -1)[None, None]
-    expected = torch.nn.functional.grid_sample(source, grid, mode="nearest", align_corners=True)
-    np.testing.assert_array_equal(axis.nearest, expected.numpy().ravel())
