@@ -37,7 +37,7 @@ def relocate(text: str, source: str, place: str, included: Mapping[str, str]) ->
         path = posixpath.normpath(posixpath.join(posixpath.dirname(source), target))
         if path in places:
             there = places[path]
-        elif path.startswith("docs/") and not (ROOT / path).is_dir():
+        elif path.startswith("docs/") and not path.startswith("docs/log/") and not (ROOT / path).is_dir():
             there = path.removeprefix("docs/")
         elif (ROOT / path).exists():
             return words
