@@ -34,7 +34,7 @@ gRPC's threads and for what the allocator keeps."""
 class MemoryEstimate:
     """Everything that the memory of one segmentation depends on, its schedule apart.
 
-    Args:
+    Attributes:
         volume: the scan.
         prepared: the scan on the model's grid.
         card: the model's card.

@@ -23,7 +23,7 @@ from voxtile.io.volume import Volume
 
 
 @pytest.mark.parametrize("dtype", [np.uint8, np.int8, np.int16, np.uint16, np.int32, np.float32])
-def test_whole_numbers_that_fit_travel_exactly_as_int16(dtype: Any) -> None:
+def test_whole_numbers_that_fit_are_sent_exactly_as_int16(dtype: Any) -> None:
     info = np.iinfo(dtype) if np.dtype(dtype).kind in "iu" else np.iinfo(np.int16)
     values = np.arange(max(info.min, -32767), min(info.max, 32767) + 1)
     for rule in ({"rule": "none"}, RANGE, ZSCORE):

@@ -21,19 +21,19 @@ from voxtile.chains.monai.preprocess import preprocess
 from voxtile.errors import InputError
 from voxtile.io.volume import Volume
 
-FIGURE_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
+STORED_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 
 
-@pytest.mark.parametrize("dtype", FIGURE_TYPES)
+@pytest.mark.parametrize("dtype", STORED_TYPES)
 @pytest.mark.parametrize("mask", ["all", "nonzero"])
-def test_percentile_figures_are_numpys(dtype: Any, mask: str) -> None:
+def test_percentiles_are_numpys(dtype: Any, mask: str) -> None:
     volume = phantom_volume((20, 22, 18), codes="SLP", dtype=dtype)
     rule = {"rule": "percentile", "lower": 0.5, "upper": 99.5, "mask": mask}
-    figures = preprocess(volume, card_of(intensity=rule)).statistics
+    statistics = preprocess(volume, card_of(intensity=rule)).statistics
     values = volume.data[volume.data != 0] if mask == "nonzero" else volume.data
     low, high = np.percentile(values.astype(np.float64), (0.5, 99.5))
-    assert figures is not None
-    np.testing.assert_allclose(figures[0], (low, high - low), rtol=1e-6)
+    assert statistics is not None
+    np.testing.assert_allclose(statistics[0], (low, high - low), rtol=1e-6)
 
 
 EPS = float(np.finfo(np.float64).eps)
@@ -59,7 +59,7 @@ def test_mean_and_deviation_lose_nothing_far_from_zero() -> None:
     assert deviation == pytest.approx(float(np.std(values, dtype=np.float64)), rel=1e-9)
 
 
-@pytest.mark.parametrize("dtype", FIGURE_TYPES)
+@pytest.mark.parametrize("dtype", STORED_TYPES)
 @pytest.mark.parametrize(
     ("rule", "value", "match"),
     [(ZSCORE, 7, "standard deviation of 0"), (ZSCORE | {"mask": "nonzero"}, 0, "voxels other than 0"),

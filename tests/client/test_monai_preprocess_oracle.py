@@ -95,13 +95,13 @@ def test_spacing_within_monais_tolerance_is_left_alone() -> None:
     assert_monais(volume, card_of(spacing=(1.0, 1.0, 2.0)))
 
 
-FIGURE_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
+STORED_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 
 
-@pytest.mark.parametrize("dtype", FIGURE_TYPES)
+@pytest.mark.parametrize("dtype", STORED_TYPES)
 @pytest.mark.parametrize("mask", ["all", "nonzero"])
 @pytest.mark.parametrize("spacing", [None, (1.5, 1.5, 1.5)])
-def test_zscore_figures_are_those_of_monai(dtype: Any, mask: str, spacing: Any) -> None:
+def test_zscore_statistics_are_those_of_monai(dtype: Any, mask: str, spacing: Any) -> None:
     volume = phantom_volume((20, 22, 18), codes="LPI", dtype=dtype, channels=2)
     card = card_of(channels=("a", "b"), spacing=spacing, intensity={"rule": "zscore", "mask": mask})
     prepared = preprocess(volume, card)

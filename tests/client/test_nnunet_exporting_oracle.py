@@ -93,7 +93,7 @@ def test_chain_equals_nnunet(name: str, regions: list[int] | None) -> None:
 
 
 def old_plans() -> dict[str, Any]:
-    """The format before nnU-Net 2.4: no architecture, other names for the network's and the fingerprint's figures."""
+    """The format before nnU-Net 2.4: no architecture, and other names of the network and the statistics."""
     plan = plans()
     configuration = plan["configurations"]["3d"]
     del configuration["architecture"]

@@ -16,7 +16,7 @@ from nnunetv2.preprocessing.preprocessors.default_preprocessor import DefaultPre
 from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
-from tests.support.nnunet_folders import FIGURES, configuration
+from tests.support.nnunet_folders import STATISTICS, configuration
 from voxtile import InputError
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import preprocess
@@ -40,7 +40,7 @@ def plans(channels: int, reader: str) -> dict[str, Any]:
         "transpose_forward": [1, 0, 2],
         "transpose_backward": [1, 0, 2],
         "configurations": {"3d": configuration((16, 16, 16), (1.0, 1.5, 1.2), **schemes)},
-        "foreground_intensity_properties_per_channel": {str(channel): FIGURES for channel in range(channels)},
+        "foreground_intensity_properties_per_channel": {str(channel): STATISTICS for channel in range(channels)},
     }
 
 

@@ -23,7 +23,7 @@ from nnunetv2.utilities.plans_handling.plans_handler import PlansManager
 from numpy.typing import NDArray
 
 RESAMPLE = "resample_data_or_seg_to_shape"
-FIGURES = {
+STATISTICS = {
     **{"mean": 110.0, "std": 60.0, "median": 100.0, "min": 1.0, "max": 255.0},
     **{"percentile_00_5": 20.0, "percentile_99_5": 220.0},
 }
@@ -116,7 +116,7 @@ class Training:
 
     @property
     def plans(self) -> dict[str, Any]:
-        figures = {str(channel): FIGURES for channel in range(len(self.channels))}
+        statistics = {str(channel): STATISTICS for channel in range(len(self.channels))}
         by = "modality" if self.old else "channel"
         return {
             "dataset_name": "Dataset999_Generated",
@@ -127,7 +127,7 @@ class Training:
             "configurations": copy.deepcopy(dict(self.configurations)),
             "experiment_planner_used": "ExperimentPlanner",
             "label_manager": "LabelManager",
-            f"foreground_intensity_properties_{'by' if self.old else 'per'}_{by}": figures,
+            f"foreground_intensity_properties_{'by' if self.old else 'per'}_{by}": statistics,
         }
 
     @property

@@ -21,7 +21,7 @@ LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 class Orientation:
     """How the axes of a target grid lie on those of a source grid.
 
-    Args:
+    Attributes:
         axes: for each target axis, the source axis that lies along it.
         flipped: for each target axis, whether it runs against its source axis.
     """

@@ -18,7 +18,7 @@ from voxtile.errors import InputError
 class Stored:
     """One source of a scan; value = raw · slope + inter.
 
-    Args:
+    Attributes:
         raw: [i, j, k, …] real numbers in native byte order, contiguous in C or Fortran order.
         slope: None for 1.
         inter: None for 0.

@@ -22,7 +22,7 @@ SAME_VOXEL_SIZE = 1e-3
 class Volume:
     """One scan on its own grid.
 
-    Args:
+    Attributes:
         data: [channel, i, j, k], the values that the file stands for (slope and intercept applied), in the smallest
             type that holds them exactly: 8 and 16 bit integers as stored, wider ones as int16 or int32 where they fit,
             everything else as float32. Usually a view with i running fastest in memory, as NIfTI stores it.

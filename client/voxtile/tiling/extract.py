@@ -27,7 +27,7 @@ Encode = Callable[[NDArray[Any]], NDArray[Any]]
 class Cutter:
     """Cuts tiles out of a prepared scan, in the form that the network takes.
 
-    Args:
+    Attributes:
         data: [channel, *grid] the prepared scan.
         plan: where the tiles lie.
         encode: converts prepared values to the model's input type.
@@ -60,7 +60,7 @@ class Cutter:
 class Batch:
     """Some passes that go through the network together.
 
-    Args:
+    Attributes:
         index: the number of the batch, from 0.
         values: [pass, channel, *roi] in the model's input type.
     """

@@ -23,7 +23,7 @@ from voxtile.tiling.rules.base import for_each_axis
 class Tile:
     """The place of one tile.
 
-    Args:
+    Attributes:
         index: the number of the tile in its plan, from 0.
         start: first voxel along each axis, in the padded volume.
         shape: voxels along each axis.
@@ -43,7 +43,7 @@ class Tile:
 class TilePlan:
     """All tiles of one volume, in C order (the last axis runs fastest), and the weights within a tile.
 
-    Args:
+    Attributes:
         image: shape of the volume.
         roi: shape of a tile.
         starts: for each axis, the first voxels of the tiles, in the padded volume.

@@ -25,7 +25,7 @@ MIN_IN_FLIGHT = 2
 class Schedule:
     """How one scan is worked through.
 
-    Args:
+    Attributes:
         in_flight: requests in flight to one server at most.
         batch: tiles in a request.
         strips: parts of the volume, worked through one after the other.

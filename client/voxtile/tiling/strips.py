@@ -24,7 +24,7 @@ PARTS_OF_A_TILE = 4
 class Strip:
     """Part of a volume along one axis.
 
-    Args:
+    Attributes:
         axis: 1 or 2 of the prepared grid.
         rows: the rows of the prepared grid whose scores are needed. Neighbouring strips share rows where resampling
             reads across the cut.

@@ -35,7 +35,7 @@ COARSE = 0.01
 class Encoding:
     """sent = round(value · scale), clipped to `low` and `high`, in `dtype`.
 
-    Args:
+    Attributes:
         dtype: the card's input type.
         scale: [channel] float64.
         low: [channel] float64, the lowest value sent; together with `high` it only cuts what the model's own rule cuts.

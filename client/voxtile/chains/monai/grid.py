@@ -30,7 +30,7 @@ SKEW = 1e-4
 class Grid:
     """Maps the model's grid to the scan's.
 
-    Args:
+    Attributes:
         scan: voxels of the scan along i, j, k.
         orientation: from the scan's axes to the model's.
         maps: for each axis of the model, from its voxels to those of the oriented scan.

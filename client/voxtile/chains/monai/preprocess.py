@@ -28,7 +28,7 @@ GIB = 1 << 30
 class Preprocessed:
     """A scan on a model's grid.
 
-    Args:
+    Attributes:
         data: [channel, x, y, z] in the card's orientation and spacing: float32, or the stored integers (a view of the
             scan) where nothing had to be resampled.
         statistics: [channel, 2] float32, what to subtract and what to divide by, in the scan's own units; None where

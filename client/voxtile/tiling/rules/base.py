@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 class TilingRule:
     """One library's way to lay tiles and to weigh their voxels.
 
-    Args:
+    Attributes:
         name: what a card calls it, `semantics`.
         starts: takes the size of the volume, the size of a tile (voxels) and the overlap (a share of the tile) along
             one axis; returns the first voxels of the tiles in the padded volume.
