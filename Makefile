@@ -62,6 +62,7 @@ check: setup
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench docs/generate
+	$(BIN)/lint-imports
 
 # Strict: a dead link or a page that is not in the navigation ends the build.
 docs: setup
