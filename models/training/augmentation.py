@@ -21,17 +21,19 @@ Histogram = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Contrast:
-    """A new intensity for each of the 256 levels, with the whole scan's figures after that change."""
+    """A new intensity for each of the 256 levels, with the whole scan's mean and deviation after that change."""
 
     levels: npt.NDArray[np.float32]
     mean: float
     std: float
 
 
-def zscore_figures(levels: npt.NDArray[np.floating], histogram: Histogram) -> tuple[float, float]:
-    """Mean and population standard deviation over the non-zero voxels, in float64.
+def zscore_statistics(levels: npt.NDArray[np.floating], histogram: Histogram) -> tuple[float, float]:
+    """Returns mean and population standard deviation over the non-zero voxels, in float64.
 
-    `levels` (256,) is the intensity of each level, `histogram` (256,) its voxels, none at level 0.
+    Args:
+        levels: the intensity of each level, shape (256,).
+        histogram: the voxels of each level, shape (256,), none at level 0.
     """
     values = levels.astype(np.float64)
     mean = float(np.average(values, weights=histogram))
@@ -39,33 +41,33 @@ def zscore_figures(levels: npt.NDArray[np.floating], histogram: Histogram) -> tu
 
 
 def plain_contrast(histogram: Histogram) -> Contrast:
-    """The template's own contrast."""
+    """Returns the template's own contrast."""
     levels = (np.arange(256) / 255).astype(np.float32)
-    return Contrast(levels, *zscore_figures(levels, histogram))
+    return Contrast(levels, *zscore_statistics(levels, histogram))
 
 
 def random_contrast(rng: np.random.Generator, histogram: Histogram) -> Contrast:
-    """Gamma, an S-curve and an offset at random; level 0 stays 0 and the order of levels is kept."""
+    """Returns a random contrast of gamma, S-curve and offset; level 0 stays 0, and the levels keep their order."""
     base = np.linspace(0, 1, 256) ** np.exp(rng.uniform(-0.4, 0.4))
     # x + a·sin(2πx)/2π has slope 1 + a·cos(2πx) > 0 for |a| < 1: monotonic.
     curved = base + rng.uniform(-0.5, 0.5) * np.sin(2 * np.pi * base) / (2 * np.pi)
     levels = (curved + rng.uniform(0, 0.25)).astype(np.float32)
     levels[0] = 0
-    return Contrast(levels, *zscore_figures(levels, histogram))
+    return Contrast(levels, *zscore_statistics(levels, histogram))
 
 
 def random_size(rng: np.random.Generator) -> Triple:
-    """How many template voxels (x, y, z) a patch of the ROI's size shows: 0.85 to 1.2 of it, give or take."""
+    """Returns how many template voxels (x, y, z) a patch shows: 0.85 to 1.2 times the ROI, ± 5 % an axis."""
     scale = rng.uniform(0.85, 1.2) * rng.uniform(0.95, 1.05, size=3)
     x, y, z = (round(n * s) for n, s in zip(ROI, scale.tolist(), strict=True))
     return x, y, z
 
 
 def random_void(rng: np.random.Generator, t1: Volume, gm: Volume, wm: Volume) -> tuple[Volume, Volume, Volume]:
-    """A patch (x, y, z) and its maps emptied, sometimes but for a slab of up to 16 voxels at one side.
+    """Returns a patch (x, y, z) and its maps emptied; sometimes a slab of up to 16 voxels at one side is kept.
 
-    So are the windows around a head in a scan with a large field of view. The networks normalise each instance
-    and see only relative intensities, so these must be learnt apart.
+    The windows around a head look like this in a scan with a large field of view. The networks normalise each instance
+    and see only relative intensities, so they must learn such windows apart.
     """
     keep = 0 if rng.random() < 0.4 else int(rng.integers(1, 17))
     axis, first = int(rng.integers(3)), rng.random() < 0.5
@@ -79,11 +81,11 @@ def random_void(rng: np.random.Generator, t1: Volume, gm: Volume, wm: Volume) ->
 def augment(
     rng: np.random.Generator, t1: Volume, gm: Volume, wm: Volume, histogram: Histogram
 ) -> tuple[Tensor, Tensor]:
-    """One training example from a patch of any size.
+    """Makes one training example from a patch of any size.
 
     Returns:
-        The patch (64, 64, 64) float32, z-scored as the service does it (figures of the non-zero
-        voxels of the whole scan, here jittered), and its labels (64, 64, 64) int64.
+        The patch (64, 64, 64) float32, z-scored as the service does it (with mean and
+        deviation of the whole scan's non-zero voxels, here jittered), and its labels (64, 64, 64) int64.
     """
     contrast = random_contrast(rng, histogram) if rng.random() < 0.8 else plain_contrast(histogram)
     stack = torch.from_numpy(np.stack([contrast.levels[t1], gm, wm]).astype(np.float32))
@@ -101,9 +103,12 @@ def _labels(gm: Tensor, wm: Tensor) -> Tensor:
 
 
 def degrade(rng: np.random.Generator, image: Tensor, std: float) -> Tensor:
-    """Resolution, sharpness, bias field and noise, each at random; what is exactly 0 around the head stays 0.
+    """Changes resolution, sharpness, bias field and noise, each at random; what is exactly 0 around the head stays 0.
 
-    `image` (x, y, z) has intensities of at least 0; `std` is the scan's own spread, the unit of the noise.
+    Args:
+        rng: draws the changes.
+        image: intensities of at least 0, (x, y, z).
+        std: the scan's own deviation, the unit of the noise.
     """
     head = image > 0
     if rng.random() < 0.3:
@@ -119,12 +124,12 @@ def degrade(rng: np.random.Generator, image: Tensor, std: float) -> Tensor:
 
 
 def gaussian(rng: np.random.Generator, shape: torch.Size) -> Tensor:
-    """Standard normal noise of `shape`, float32."""
+    """Returns standard normal noise of `shape`, float32."""
     return torch.from_numpy(rng.standard_normal(tuple(shape), dtype=np.float32))
 
 
 def lower_resolution(rng: np.random.Generator, image: Tensor) -> Tensor:
-    """The image (x, y, z) sampled coarser, 1 to 2.5 voxels along each axis, and back to its own grid."""
+    """Samples the image (x, y, z) more coarsely, by 1 to 2.5 along each axis, and brings it back to its own grid."""
     coarse = [max(round(n / f), 1) for n, f in zip(image.shape, rng.uniform(1, 2.5, size=3), strict=True)]
     small = functional.interpolate(image[None, None], size=coarse, mode="trilinear", align_corners=False)
     back = functional.interpolate(small, size=list(image.shape), mode="trilinear", align_corners=False)
@@ -132,19 +137,19 @@ def lower_resolution(rng: np.random.Generator, image: Tensor) -> Tensor:
 
 
 def sharpen(image: Tensor, amount: float) -> Tensor:
-    """Unsharp masking with a 3³ mean: the template is an average of 152 heads, softer than any one."""
+    """Sharpens by unsharp masking with a 3³ mean: the template, an average of 152 heads, is softer than any one."""
     mean = functional.avg_pool3d(image[None, None], 3, stride=1, padding=1, count_include_pad=False)[0, 0]
     return image + amount * (image - mean)
 
 
 def bias_field(rng: np.random.Generator, shape: torch.Size, strength: float) -> Tensor:
-    """A smooth positive factor for each voxel, shape `shape`: exp of a 3³ random grid, interpolated."""
+    """Returns a smooth positive factor for each voxel of `shape`: exp of a 3³ random grid, interpolated."""
     grid = gaussian(rng, torch.Size((1, 1, 3, 3, 3))) * strength
     return functional.interpolate(grid, size=list(shape), mode="trilinear", align_corners=True)[0, 0].exp()
 
 
 def random_orientation(rng: np.random.Generator, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """One of the 48 ways to permute and flip the axes, the same for both; half of the time none but x."""
+    """Permutes and flips the axes in one of 48 ways, the same for both; half of the time it flips x at most."""
     axes, flips = (0, 1, 2), [0] if rng.random() < 0.5 else []
     if rng.random() < 0.5:
         x, y, z = rng.permutation(3).tolist()
@@ -153,7 +158,7 @@ def random_orientation(rng: np.random.Generator, image: Tensor, labels: Tensor) 
 
 
 def random_padding(rng: np.random.Generator, image: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
-    """Now and then a side of the patch is 0 *after* normalisation, as where a tiler pads a small volume."""
+    """Now and then sets a side of the patch to 0 *after* normalisation, as a tiler does that pads a small volume."""
     if rng.random() < 0.12:
         axis, width = int(rng.integers(3)), int(rng.integers(2, 25))
         start = 0 if rng.random() < 0.5 else image.shape[axis] - width

@@ -1,4 +1,4 @@
-"""The template as training data: labels, the block that is held out, and where a patch may lie.
+"""The template as training data: labels, the held-out block, and where a patch may lie.
 
 Works in voxels of the template, axes (x, y, z) = (right, anterior, superior). Knows nothing of networks.
 """
@@ -33,12 +33,12 @@ class Box:
         return x, y, z
 
     def intersects(self, other: Box) -> bool:
-        """Whether the two boxes share a voxel."""
+        """Returns whether the two boxes share a voxel."""
         pairs = zip(self.start, self.stop, other.start, other.stop, strict=True)
         return all(a < d and c < b for a, b, c, d in pairs)
 
     def grown(self, margin: int, within: Triple) -> Box:
-        """This box with `margin` voxels more on each side, cut to a volume of shape `within`."""
+        """Returns this box with `margin` voxels more on each side, cut to a volume of shape `within`."""
         x, y, z = (max(a - margin, 0) for a in self.start)
         u, v, w = (min(b + margin, n) for b, n in zip(self.stop, within, strict=True))
         return Box((x, y, z), (u, v, w))
@@ -71,14 +71,14 @@ class Brain:
 
 
 def tissue_labels(gm: Volume, wm: Volume) -> Volume:
-    """The likeliest of rest, grey and white matter, from probabilities of 0 to 255; ties go to the lower."""
+    """Returns the likeliest of rest, grey and white matter, from probabilities of 0 to 255; ties go to the lower."""
     grey, white = gm.astype(np.int16), wm.astype(np.int16)
     labels: Volume = np.stack([255 - grey - white, grey, white]).argmax(axis=0).astype(np.uint8)
     return labels
 
 
 def load_brain(paths: Mapping[str, Path]) -> Brain:
-    """Read the three files that `fetch_mni152` returns.
+    """Reads the three files that `fetch_mni152` returns.
 
     Raises:
         ValueError: a file is not uint8, not stored RAS, or not of the shape of the others.
@@ -99,7 +99,7 @@ def _read(path: Path) -> Volume:
 
 
 def without_held_out(brain: Brain) -> Brain:
-    """The brain with the held-out block and its margin blanked: all that training is ever given."""
+    """Returns the brain with the held-out block and its margin blanked; training is given nothing else."""
     hidden = HELD_OUT.grown(MARGIN, brain.shape).slices
     volumes = {"t1": brain.t1.copy(), "gm": brain.gm.copy(), "wm": brain.wm.copy()}
     for volume in volumes.values():
@@ -108,7 +108,7 @@ def without_held_out(brain: Brain) -> Brain:
 
 
 def intensity_histogram(brain: Brain) -> npt.NDArray[np.float64]:
-    """How many voxels have each non-zero T1 level: shape (256,), entry 0 is 0."""
+    """Returns how many voxels have each non-zero T1 level: shape (256,), entry 0 is 0."""
     counts = np.bincount(brain.t1.ravel(), minlength=256).astype(np.float64)
     counts[0] = 0
     return counts
@@ -121,9 +121,9 @@ OVERSHOOT = 24  # voxels by which the start of any other may miss the volume; it
 class PatchPlaces:
     """Where training patches may lie: inside the volume, clear of the held-out block and its margin.
 
-    A share of them, `centred`, lies around tissue. The others lie as a tiler's windows do: anywhere, most at the
-    volume's edges, many nearly empty. A network with instance normalisation must be shown many of those, or
-    it blows up what little is in them and finds tissue in the void.
+    A share of them, `centred`, lies around tissue. The others lie like a tiler's windows: anywhere, most at the
+    volume's edges, many nearly empty. A network with instance normalisation must see many of those. Otherwise it
+    amplifies the little that is in them and finds tissue in the void.
     """
 
     def __init__(self, brain: Brain, centred: float = CENTRED) -> None:
@@ -132,7 +132,7 @@ class PatchPlaces:
         self._tissue = np.flatnonzero(without_held_out(brain).labels)
 
     def draw(self, rng: np.random.Generator, size: Triple) -> Box:
-        """A random box of `size` voxels (x, y, z) that training may read."""
+        """Returns a random box of `size` voxels (x, y, z) that training may read."""
         while True:
             start = self._start(rng, size)
             x, y, z = (a + n for a, n in zip(start, size, strict=True))

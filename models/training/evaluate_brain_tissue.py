@@ -1,7 +1,7 @@
 """Measure a demo network: `python -m models.training.evaluate_brain_tissue NAME`.
 
-Dice per tissue through MONAI's own sliding windows: on the whole template, split into what training saw and
-what it did not, and on the held-out block of perturbed scans. Beside it stands what two thresholds do.
+Gives Dice of each tissue through MONAI's own sliding windows: on the whole template, split into what training saw and
+what it did not, and on the held-out block of perturbed scans. Two thresholds are measured beside the network.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from models.training.brain_data import (
 )
 from models.training.mni152 import fetch_mni152
 from models.training.networks import ARGUMENTS, load_network, sha256
-from models.training.perturbations import PERTURBATIONS, Case, Floats, as_it_is, zscore
+from models.training.perturbations import PERTURBATIONS, Floats, LabelledScan, as_it_is, zscore
 
 OVERLAP = 0.5
 CONTEXT = ROI[0] // 2  # voxels of surroundings that a perturbed held-out block is segmented with
@@ -41,7 +41,7 @@ Mask = npt.NDArray[np.bool_]
 
 
 def dice(found: Volume, truth: Volume, where: Mask) -> dict[str, float]:
-    """Dice of each tissue over the voxels `where`, by the tissue's name, four decimals."""
+    """Returns Dice of each tissue over the voxels `where`, by the tissue's name, four decimals."""
     found, truth = found[where], truth[where]
     scores = {}
     for label, name in enumerate(LABELS[1:], start=1):
@@ -51,7 +51,7 @@ def dice(found: Volume, truth: Volume, where: Mask) -> dict[str, float]:
 
 
 def segment(network: nn.Module, normal: Floats) -> tuple[Volume, float]:
-    """Labels (x, y, z) of a normalised scan (x, y, z), and the mean probability of the label that won."""
+    """Returns labels (x, y, z) of a normalised scan (x, y, z), and the mean probability of the winning label."""
     scan = torch.from_numpy(np.ascontiguousarray(normal))[None, None]
     with torch.inference_mode():
         logits = sliding_window_inference(scan, ROI, 1, network, overlap=OVERLAP, mode="gaussian")
@@ -60,33 +60,33 @@ def segment(network: nn.Module, normal: Floats) -> tuple[Volume, float]:
 
 
 def whole_scan(network: nn.Module, brain: Brain) -> dict[str, Any]:
-    """Dice on the whole template: in the held-out block, in what training could see, and everywhere."""
-    case = as_it_is(brain)
-    found, confidence = segment(network, zscore(case.t1))
+    """Returns Dice on the whole template: in the held-out block, in what training could see, and everywhere."""
+    scan = as_it_is(brain)
+    found, confidence = segment(network, zscore(scan.t1))
     seen = np.ones(brain.shape, dtype=np.bool_)
     seen[HELD_OUT.grown(MARGIN, brain.shape).slices] = False
-    places = {"held out": case.held_out, "seen": seen, "everywhere": np.ones_like(seen)}
-    scores: dict[str, Any] = {place: dice(found, case.labels, where) for place, where in places.items()}
+    places = {"held out": scan.held_out, "seen": seen, "everywhere": np.ones_like(seen)}
+    scores: dict[str, Any] = {place: dice(found, scan.labels, where) for place, where in places.items()}
     return {"dice": scores, "mean probability of the winning label": round(confidence, 4)}
 
 
 def perturbed(network: nn.Module, brain: Brain) -> dict[str, dict[str, float]]:
-    """Dice in the held-out block of each perturbed scan, by the perturbation's name."""
+    """Returns Dice in the held-out block of each perturbed scan, by the perturbation's name."""
     return {name: held_out_dice(network, change(as_it_is(brain))) for name, change in PERTURBATIONS.items()}
 
 
-def held_out_dice(network: nn.Module, case: Case) -> dict[str, float]:
-    """Dice of each tissue in the case's held-out voxels, segmented with the CONTEXT voxels of head around."""
-    # The scan's figures are those of the whole head; only the network runs on a part of it.
-    near = np.zeros(case.t1.shape, dtype=np.bool_)
-    near[_box_around(case.held_out & (case.t1 > 0)).grown(CONTEXT, as_shape(case.t1)).slices] = True
-    window = _box_around(near & (case.t1 > 0)).slices
-    found, _ = segment(network, zscore(case.t1)[window])
-    return dice(found, case.labels[window], case.held_out[window])
+def held_out_dice(network: nn.Module, scan: LabelledScan) -> dict[str, float]:
+    """Returns Dice of each tissue in the scan's held-out voxels, segmented with CONTEXT voxels of head around them."""
+    # Mean and deviation are those of the whole head; only the network runs on a part of it.
+    near = np.zeros(scan.t1.shape, dtype=np.bool_)
+    near[_box_around(scan.held_out & (scan.t1 > 0)).grown(CONTEXT, as_shape(scan.t1)).slices] = True
+    window = _box_around(near & (scan.t1 > 0)).slices
+    found, _ = segment(network, zscore(scan.t1)[window])
+    return dice(found, scan.labels[window], scan.held_out[window])
 
 
 def as_shape(volume: npt.NDArray[np.generic]) -> tuple[int, int, int]:
-    """The shape (x, y, z) of a volume."""
+    """Returns the shape (x, y, z) of a volume."""
     x, y, z = volume.shape
     return x, y, z
 
@@ -97,9 +97,9 @@ def _box_around(mask: Mask) -> Box:
     return Box((x, y, z), (u, v, w))
 
 
-def fit_thresholds(case: Case) -> tuple[float, float]:
-    """The two z-scores that split the *seen* part best: rest | grey, grey | white, on a grid of 0.05."""
-    normal, seen = zscore(case.t1)[~case.held_out], case.labels[~case.held_out]
+def fit_thresholds(scan: LabelledScan) -> tuple[float, float]:
+    """Returns the two z-scores that split the *seen* part best: rest | grey, grey | white, on a grid of 0.05."""
+    normal, seen = zscore(scan.t1)[~scan.held_out], scan.labels[~scan.held_out]
     edges = np.arange(-4, 4, 0.05)
     at_least = np.array([[(seen[normal >= e] == label).sum() for label in range(3)] for e in edges])
     total = at_least[0]
@@ -111,18 +111,18 @@ def fit_thresholds(case: Case) -> tuple[float, float]:
 
 
 def thresholds_alone(brain: Brain) -> dict[str, Any]:
-    """What two thresholds on the z-score, fitted where training saw, reach on the same held-out blocks."""
+    """Returns Dice of two thresholds on the z-score, fitted on what training saw, in the same held-out blocks."""
     grey, white = fit_thresholds(as_it_is(brain))
     scores = {}
     for name, change in PERTURBATIONS.items():
-        case = change(as_it_is(brain))
-        found = np.digitize(zscore(case.t1), [grey, white]).astype(np.uint8)
-        scores[name] = dice(found, case.labels, case.held_out)
+        scan = change(as_it_is(brain))
+        found = np.digitize(zscore(scan.t1), [grey, white]).astype(np.uint8)
+        scores[name] = dice(found, scan.labels, scan.held_out)
     return {"z-scores": [round(grey, 2), round(white, 2)], "dice": scores}
 
 
 def evaluate(name: str, weights: Path, brain: Brain) -> dict[str, Any]:
-    """All the figures of the model card, ready for JSON."""
+    """Returns all the figures of the model card, ready for JSON."""
     faster = {"use_flash_attention": True} if name == "brain-swinunetr" else {}
     network = load_network(name, weights, **faster)
     tissue = brain.labels > 0
@@ -150,7 +150,7 @@ def evaluate(name: str, weights: Path, brain: Brain) -> dict[str, Any]:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Evaluate models/NAME.safetensors and write the figures as JSON."""
+    """Evaluates models/NAME.safetensors and writes the figures as JSON."""
     parser = argparse.ArgumentParser(description="Measure a demo network on the MNI152 template.")
     parser.add_argument("name", choices=sorted(ARGUMENTS))
     parser.add_argument("--data", type=Path, default=Path("out/mni152"), help="where the template is put")

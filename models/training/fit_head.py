@@ -1,9 +1,9 @@
 """Fit the last layer of SwinUNETR anew: `python -m models.training.fit_head WEIGHTS -o WEIGHTS`.
 
-All of its features are instance-normalised, so in a nearly empty window they are all close to 0, and what it says
-there is the last layer's bias. Gradient steps move a bias by no more than the learning rate, far too slowly. With
-the features fixed, the last layer (a 1×1×1 convolution) is a multinomial logistic regression: convex, and solved
-here at once.
+All of its features are instance-normalised. In a nearly empty window they are therefore close to 0, and the bias of
+the last layer decides the label. Gradient steps move a bias by no more than the learning rate, which is far too slow.
+With the features fixed, the last layer (a 1×1×1 convolution) is a multinomial logistic regression, which is convex and
+is solved here at once.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ RIDGE = 1e-5  # on the weights, so that the solution is unique
 
 
 def features_and_labels(network: nn.Module, patches: Patches, count: int, seed: int) -> tuple[Tensor, Tensor]:
-    """Features (voxel, channel) that reach the last layer, and labels (voxel,), at random voxels of `count` patches."""
+    """Returns the last layer's inputs (voxel, channel) and labels (voxel,) at random voxels of `count` patches."""
     generator = torch.Generator().manual_seed(seed)
     features, labels, caught = [], [], []
     hook = network.get_submodule("out").register_forward_pre_hook(lambda _, given: caught.append(given[0]))
@@ -46,7 +46,7 @@ def features_and_labels(network: nn.Module, patches: Patches, count: int, seed: 
 
 
 def fit(weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor) -> tuple[Tensor, Tensor, float, float]:
-    """Minimise the cross-entropy of `features @ weight.T + bias` (voxel, class) against `labels` (voxel,).
+    """Minimises the cross-entropy of `features @ weight.T + bias` (voxel, class) against `labels` (voxel,).
 
     Returns:
         The new weight (class, channel) and bias (class,), and the cross-entropy before and after.
@@ -66,7 +66,7 @@ def fit(weight: Tensor, bias: Tensor, features: Tensor, labels: Tensor) -> tuple
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Write new weights and add a line to the log beside them."""
+    """Writes new weights and adds a line to the log."""
     parser = argparse.ArgumentParser(description="Fit the last layer of brain-swinunetr anew.")
     parser.add_argument("weights", type=Path)
     parser.add_argument("-o", "--output", type=Path, required=True)

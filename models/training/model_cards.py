@@ -19,7 +19,7 @@ NAMES = ("brain-swinunetr", "brain-unet")
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> str:
-    """A Markdown table; the first column reads from the left, figures from the right."""
+    """Returns a Markdown table; the first column is aligned to the left, figures to the right."""
     rule = ["---"] + ["---:"] * (len(head) - 1)
     return "\n".join("| " + " | ".join(str(cell) for cell in row) + " |" for row in (head, rule, *rows))
 
@@ -29,7 +29,7 @@ def _dice(scores: Mapping[str, float]) -> list[str]:
 
 
 def figures(evaluation: Mapping[str, Any], log: Sequence[Mapping[str, Any]]) -> str:
-    """The card's figures in Markdown, from a NAME.evaluation.json and the lines of a NAME.jsonl."""
+    """Returns the card's figures in Markdown, from a NAME.evaluation.json and the lines of a NAME.jsonl."""
     return "\n\n".join(
         [
             "### The file",
@@ -116,7 +116,7 @@ def _perturbed(evaluation: Mapping[str, Any]) -> str:
 
 
 def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
-    """The evaluation and the training log that are kept beside this module."""
+    """Returns the evaluation and the training log that are kept beside this module."""
     folder = MODELS / "training"
     evaluation: dict[str, Any] = json.loads((folder / f"{name}.evaluation.json").read_text())
     log = [json.loads(line) for line in (folder / f"{name}.jsonl").read_text().splitlines()]
@@ -124,7 +124,7 @@ def read(name: str) -> tuple[dict[str, Any], list[dict[str, Any]]]:
 
 
 def with_figures(card: str, section: str) -> str:
-    """The card's text with what stands between the marks replaced.
+    """Returns the card's text with what stands between the marks replaced.
 
     Raises:
         ValueError: the card does not hold both marks, in order.
@@ -137,7 +137,7 @@ def with_figures(card: str, section: str) -> str:
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Rewrite the figures of the cards of the models that are named, of all when none is."""
+    """Rewrites the figures of the cards of the named models, or of all if none is named."""
     parser = argparse.ArgumentParser(description="Write the figures into models/NAME.md.")
     parser.add_argument("names", nargs="*", metavar="NAME", help=f"default: {' '.join(NAMES)}")
     for name in parser.parse_args(arguments).names or NAMES:

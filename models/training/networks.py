@@ -1,4 +1,4 @@
-"""The two demo networks, exactly as they are trained and served, and their weights on disk."""
+"""The two demo networks, exactly as they are trained and served, and their files of weights."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ ARGUMENTS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
 
 
 def make_network(name: str, **overrides: Any) -> nn.Module:
-    """The untrained network `name`; `overrides` may change how it computes (e.g. flash attention)."""
+    """Returns the untrained network `name`; `overrides` may change how it computes (e.g. flash attention)."""
     kinds = {"brain-swinunetr": SwinUNETR, "brain-unet": UNet}
     if name not in kinds:
         raise ValueError(f"expected one of {', '.join(kinds)}, found {name!r}")
@@ -39,10 +39,10 @@ def make_network(name: str, **overrides: Any) -> nn.Module:
 
 
 def save_weights(network: nn.Module, path: Path, dtype: torch.dtype) -> None:
-    """Write the whole state of `network` as safetensors, by atomic rename.
+    """Writes the whole state of `network` as safetensors, by atomic rename.
 
-    Floating-point tensors are stored as `dtype`; the index tables of the attention windows, which are
-    int64 in the network and hold numbers below 2197, as int16. `load_state_dict` casts both back.
+    Floating-point tensors are stored as `dtype`. The index tables of the attention windows are int64 in the network and
+    hold numbers below 2197; they are stored as int16. `load_state_dict` casts both back.
     """
     state = {key: _narrow(value.detach().cpu(), dtype) for key, value in network.state_dict().items()}
     partial = path.with_name(path.name + ".partial")
@@ -59,12 +59,12 @@ def _narrow(value: Tensor, dtype: torch.dtype) -> Tensor:
 
 
 def load_network(name: str, path: Path, **overrides: Any) -> nn.Module:
-    """The network `name` in evaluation mode and fp32, with the weights of `path`; every key must match."""
+    """Returns the network `name` in evaluation mode and fp32, with the weights of `path`; every key must match."""
     network = make_network(name, **overrides)
     network.load_state_dict(load_file(path), strict=True)
     return network.eval()
 
 
 def sha256(path: Path) -> str:
-    """The SHA-256 of a file, in hexadecimal."""
+    """Returns the SHA-256 of a file, in hexadecimal."""
     return hashlib.sha256(path.read_bytes()).hexdigest()

@@ -1,8 +1,8 @@
 """Train a demo network on the MNI152 template: `python -m models.training.train_brain_tissue NAME`.
 
-The learning rate follows a cosine over the share of the budget that is spent, minutes or steps. With
-`--steps` the run depends on the seed alone (as far as the CPU's kernels do); with `--minutes` also on
-the machine's speed, and the log tells how many steps it came to.
+The learning rate follows a cosine over the share of the budget that is spent, minutes or steps. With `--steps` the
+run depends on the seed alone (as far as the CPU's kernels do). With `--minutes` it also depends on the machine's speed;
+the log says how many steps were taken.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import math
 import sys
 import time
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, field, fields
+from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 from typing import Any
 
@@ -60,23 +60,8 @@ class Plan:
     threads: int = 2
 
     def generator(self) -> np.random.Generator:
-        """The random numbers that patches and augmentation are drawn with."""
+        """Returns the random numbers that patches and augmentation are drawn with."""
         return np.random.default_rng(self.seed)
-
-
-@dataclass
-class Progress:
-    """How far training has come; the budget that is spent does not count time while it was stopped."""
-
-    step: int = 0
-    seconds: float = 0.0
-    losses: list[float] = field(default_factory=list)
-
-    def spent(self, plan: Plan) -> float:
-        """Share of the budget that is spent, 0 to 1 and beyond."""
-        if plan.steps is not None:
-            return self.step / plan.steps
-        return self.seconds / (60 * (plan.minutes or 1))
 
 
 class Patches:
@@ -90,7 +75,7 @@ class Patches:
         self._rng = rng
 
     def batch(self, size: int) -> tuple[Tensor, Tensor]:
-        """Patches (batch, 1, x, y, z) float32 and labels (batch, 1, x, y, z) int64."""
+        """Returns patches (batch, 1, x, y, z) float32 and labels (batch, 1, x, y, z) int64."""
         images, labels = zip(*(self._one() for _ in range(size)), strict=True)
         return torch.stack(images)[:, None], torch.stack(labels)[:, None]
 
@@ -103,36 +88,43 @@ class Patches:
 
 
 def learning_rate(peak: float, spent: float) -> float:
-    """Linear warm-up, then a cosine down to 0, for a share `spent` of the budget."""
+    """Returns the rate after a share `spent` of the budget: a linear warm-up, then a cosine down to 0."""
     if spent < WARM_UP:
         return peak * (0.02 + 0.98 * spent / WARM_UP)
     return peak * 0.5 * (1 + math.cos(math.pi * min((spent - WARM_UP) / (1 - WARM_UP), 1)))
 
 
 class Training:
-    """A run: network, optimiser, data and log, all in one folder from which it can go on."""
+    """A run: network, optimiser, data, and a log in the folder where the weights go."""
 
     def __init__(self, plan: Plan, brain: Brain, folder: Path) -> None:
         torch.manual_seed(plan.seed)
-        self.plan, self.folder, self.progress = plan, folder, Progress()
-        # Flash attention computes the same with half of the time; the weights are the same.
+        self.plan, self.folder = plan, folder
+        self.step, self.seconds = 0, 0.0
+        # Flash attention computes the same in half of the time; the weights are the same.
         faster = {"use_flash_attention": True} if plan.name == "brain-swinunetr" else {}
         self.network = make_network(plan.name, **faster)
-        self.optimiser = torch.optim.AdamW(
+        self._optimiser = torch.optim.AdamW(
             self.network.parameters(), lr=plan.learning_rate, weight_decay=plan.weight_decay
         )
-        self.loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
-        self.rng = plan.generator()
-        self.patches = Patches(brain, self.rng, plan)
+        self._loss = DiceCELoss(to_onehot_y=True, softmax=True, batch=True)
+        self._losses: list[float] = []
+        self._patches = Patches(brain, plan.generator(), plan)
+
+    @property
+    def spent(self) -> float:
+        """The share of the budget that is spent, 0 to 1 and beyond."""
+        if self.plan.steps is not None:
+            return self.step / self.plan.steps
+        return self.seconds / (60 * (self.plan.minutes or 1))
 
     def run(self) -> nn.Module:
-        """Train until the budget is spent and return the network in evaluation mode."""
+        """Trains until the budget is spent; returns the network in evaluation mode."""
         logged = saved = started = time.monotonic()
-        before = self.progress.seconds
-        while self.progress.spent(self.plan) < 1:
+        while self.spent < 1:
             self.take_step()
             now = time.monotonic()
-            self.progress.seconds = before + now - started
+            self.seconds = now - started
             if now - logged > SECONDS_BETWEEN_LOG_LINES:
                 logged = now
                 self._log_losses()
@@ -144,80 +136,56 @@ class Training:
         return self.network.eval()
 
     def take_step(self) -> None:
-        """One step at the rate that the schedule gives."""
-        rate = learning_rate(self.plan.learning_rate, self.progress.spent(self.plan))
-        for group in self.optimiser.param_groups:
-            group["lr"] = rate
-        images, labels = self.patches.batch(self.plan.batch)
-        self.optimiser.zero_grad(set_to_none=True)
-        loss = self.loss(self.network(images), labels)
+        """Takes one step at the rate that the schedule gives."""
+        for group in self._optimiser.param_groups:
+            group["lr"] = learning_rate(self.plan.learning_rate, self.spent)
+        images, labels = self._patches.batch(self.plan.batch)
+        self._optimiser.zero_grad(set_to_none=True)
+        loss = self._loss(self.network(images), labels)
         loss.backward()
         nn.utils.clip_grad_norm_(self.network.parameters(), LARGEST_GRADIENT)
-        self.optimiser.step()
-        self.progress.step += 1
-        self.progress.losses.append(float(loss.detach()))
+        self._optimiser.step()
+        self.step += 1
+        self._losses.append(float(loss.detach()))
+
+    def save(self) -> None:
+        """Writes the weights so far into the folder, by atomic rename."""
+        dtype = torch.float16 if self.plan.name == "brain-swinunetr" else torch.float32
+        save_weights(self.network, self.folder / f"{self.plan.name}.safetensors", dtype)
 
     def log(self, **entry: Any) -> None:
-        """Add one JSON line to the log."""
+        """Adds one JSON line to the log."""
         with (self.folder / f"{self.plan.name}.jsonl").open("a") as stream:
             stream.write(json.dumps(entry) + "\n")
 
     def _log_losses(self) -> None:
-        if not self.progress.losses:
-            return
-        spent = self.progress.spent(self.plan)
-        self.log(
-            step=self.progress.step,
-            seconds=round(self.progress.seconds, 1),
-            learning_rate=float(f"{learning_rate(self.plan.learning_rate, spent):.4g}"),
-            loss=round(float(np.mean(self.progress.losses)), 5),
-        )
-        self.progress.losses.clear()
-
-    def save(self) -> None:
-        """Write a checkpoint from which `resume` goes on, by atomic rename."""
-        state = {
-            "plan": asdict(self.plan),
-            "network": self.network.state_dict(),
-            "optimiser": self.optimiser.state_dict(),
-            "rng": json.dumps(self.rng.bit_generator.state),
-            "step": self.progress.step,
-            "seconds": self.progress.seconds,
-        }
-        partial = self.folder / "checkpoint.partial"
-        torch.save(state, partial)
-        partial.replace(self.folder / "checkpoint.pt")
-
-    def resume(self) -> None:
-        """Go on from the folder's checkpoint.
-
-        Raises:
-            FileNotFoundError: the folder holds no checkpoint.
-        """
-        state = torch.load(self.folder / "checkpoint.pt", weights_only=True)
-        self.network.load_state_dict(state["network"])
-        self.optimiser.load_state_dict(state["optimiser"])
-        self.rng.bit_generator.state = json.loads(state["rng"])
-        self.progress = Progress(state["step"], state["seconds"])
+        if self._losses:
+            rate = learning_rate(self.plan.learning_rate, self.spent)
+            self.log(
+                step=self.step,
+                seconds=round(self.seconds, 1),
+                learning_rate=float(f"{rate:.4g}"),
+                loss=round(float(np.mean(self._losses)), 5),
+            )
+            self._losses.clear()
 
     def log_start(self, start: str | None) -> None:
-        """Add the line that says what is run, on what; `start` is the SHA-256 of the weights it goes on from."""
+        """Adds the line that says what is run, and on what; `start` is the SHA-256 of its first weights."""
         self.log(
             plan=asdict(self.plan),
             network=dict(ARGUMENTS[self.plan.name]),
             held_out={"start": HELD_OUT.start, "stop": HELD_OUT.stop, "margin": MARGIN},
             versions={"torch": torch.__version__, "monai": monai.__version__, "numpy": np.__version__},
             started_from=start,
-            resumed_at_step=self.progress.step,
         )
 
 
 def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
-    """The command line."""
+    """Returns what the command line says."""
     parser = argparse.ArgumentParser(description="Train a demo network on the MNI152 template.")
     parser.add_argument("name", choices=sorted(ARGUMENTS))
     parser.add_argument("--data", type=Path, default=Path("out/mni152"), help="where the template is put")
-    parser.add_argument("--out", type=Path, default=Path("out/training"), help="log, checkpoint, weights")
+    parser.add_argument("--out", type=Path, default=Path("out/training"), help="log and weights")
     budget = parser.add_mutually_exclusive_group(required=True)
     budget.add_argument("--minutes", type=float, help="budget in minutes of wall time")
     budget.add_argument("--steps", type=int, help="budget in steps")
@@ -227,13 +195,12 @@ def parse(arguments: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--centred", type=float, default=CENTRED, help="share of patches around tissue")
     parser.add_argument("--void", type=float, default=Plan.void, help="share of patches that are emptied")
     parser.add_argument("--threads", type=int, default=Plan.threads)
-    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="go on from these weights, as a new run")
-    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint under --out")
+    parser.add_argument("--start", type=Path, metavar="WEIGHTS", help="weights to start from")
     return parser.parse_args(arguments)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Train and leave NAME.safetensors and NAME.jsonl under --out/NAME."""
+    """Trains, and leaves NAME.safetensors and NAME.jsonl under --out/NAME."""
     options = parse(arguments)
     asked = vars(options)
     plan = Plan(**{entry.name: asked[entry.name] for entry in fields(Plan) if entry.name in asked})
@@ -245,11 +212,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     training = Training(plan, load_brain(fetch_mni152(options.data)), folder)
     if options.start is not None:
         training.network.load_state_dict(load_file(options.start))
-    if options.resume:
-        training.resume()
     training.log_start(None if options.start is None else sha256(options.start))
-    dtype = torch.float16 if plan.name == "brain-swinunetr" else torch.float32
-    save_weights(training.run(), folder / f"{plan.name}.safetensors", dtype)
+    training.run()
     sys.stdout.write(f"{folder / plan.name}.safetensors\n")
     return 0
 
