@@ -20,7 +20,7 @@ Decide = Callable[[NDArray[np.float32]], NDArray[Any]]
 def activator(card: Card) -> Callable[[NDArray[np.float32]], NDArray[np.float32]]:
     """Returns the function that stitched scores [score, ...] go through first: softmax, sigmoid, or none."""
     if card.output.activation == "softmax":
-        return _softmax
+        return softmax
     return _sigmoid if card.output.activation == "sigmoid" else lambda scores: scores
 
 
@@ -59,7 +59,8 @@ def holds_label(scores: NDArray[np.float32], card: Card) -> bool:
     return bool((scores[1:] > scores[0]).any())
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the softmax of `logits` [score, ...] over its first axis."""
     shares: NDArray[np.float32] = logits - logits.max(axis=0)  # from the largest down, nothing overflows
     np.exp(shares, out=shares)
     shares /= shares.sum(axis=0)

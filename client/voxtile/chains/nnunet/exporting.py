@@ -18,6 +18,7 @@ from voxtile.chains.nnunet.axis_zoom import AxisZoom, axis_zoom
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, TILE, BlockLabels, Heads
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import GridProperties, box_slices
+from voxtile.chains.scores import softmax
 from voxtile.cores import usable_cores
 from voxtile.errors import ModelError
 from voxtile.tiling.strips import Strip, spans, whole
@@ -259,12 +260,6 @@ def _label_whole(
             np.maximum(best, score, out=best)
 
 
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    result: NDArray[np.float32] = np.exp(logits - logits.max(0))
-    result /= result.sum(0)
-    return result
-
-
 def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     # Of the two equal forms each is used where its exponential cannot overflow.
     decay = np.exp(-np.abs(logits))
@@ -285,7 +280,7 @@ def export_probabilities(
         regions: whether each class goes through a sigmoid of its own, instead of a softmax over all.
     """
     restored = _restored(logits, properties, plan)
-    inside = _sigmoid(restored) if regions else _softmax(restored)
+    inside = _sigmoid(restored) if regions else softmax(restored)
     full = np.zeros((len(inside), *properties.shape_before_cropping), np.float32)
     if not regions:
         full[0] = 1
