@@ -1,14 +1,11 @@
-"""The index of the decisions: each page's title and status."""
+"""The index of the decisions: each page's title."""
 
 from __future__ import annotations
 
-import re
-from pathlib import Path
-
+from docs.generate.folders import DOCS, pages_of, title_of
 from docs.generate.markdown import table
 
-FOLDER = Path(__file__).parents[1] / "decisions"
-INDEX = "decisions/index.md"
+FOLDER = "decisions/"
 INTRODUCTION = """\
 # Decisions
 
@@ -18,16 +15,5 @@ names the one that it replaces."""
 
 def page() -> str:
     """Returns the page as Markdown."""
-    rows = [(f"[{title(file)}]({file.name})",) for file in files()]
+    rows = [(f"[{title_of(DOCS / page)}]({page.removeprefix(FOLDER)})",) for page in pages_of(FOLDER)]
     return f"{INTRODUCTION}\n\n{table(('decision',), rows)}\n"
-
-
-def files() -> list[Path]:
-    """Returns the pages in order."""
-    return sorted(FOLDER.glob("[0-9]*.md"))
-
-
-def title(file: Path) -> str:
-    """Returns a page's heading."""
-    found = re.search(r"^# (.*)$", file.read_text(encoding="utf-8"), re.MULTILINE)
-    return found[1] if found else file.stem

@@ -1,4 +1,4 @@
-"""What MkDocs calls: adds the generated and the included pages, lists the decisions, moves links."""
+"""What MkDocs calls: adds the generated and the included pages, lists folders in the navigation, moves links."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from mkdocs.config.defaults import MkDocsConfig  # noqa: E402
 from mkdocs.structure.files import File, Files  # noqa: E402
 from mkdocs.structure.pages import Page  # noqa: E402
 
-from docs.generate import decisions  # noqa: E402
+from docs.generate.folders import pages_of, title_of  # noqa: E402
 from docs.generate.links import relocate  # noqa: E402
 from docs.generate.pages import GENERATED, INCLUDED  # noqa: E402
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
-    """Writes the decisions into the navigation, where mkdocs.yml has their index."""
-    _insert_decisions(config.nav or [])
+    """Replaces each folder in the navigation by its pages; a folder that is not there is left out."""
+    config.nav = [_expanded(entry) for entry in config.nav or [] if _is_there(entry)]
     return config
 
 
@@ -39,11 +39,25 @@ def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Fil
     return relocate(markdown, INCLUDED.get(place, f"docs/{place}"), place, INCLUDED)
 
 
-def _insert_decisions(nav: list[Any]) -> None:
-    if decisions.INDEX in nav:
-        nav += [{decisions.title(file): f"decisions/{file.name}"} for file in decisions.files()]
-        return
-    for entry in nav:
-        for value in entry.values() if isinstance(entry, dict) else ():
-            if isinstance(value, list):
-                _insert_decisions(value)
+def _is_folder(value: Any) -> bool:
+    return isinstance(value, str) and value.endswith("/")
+
+
+def _is_there(entry: Any) -> bool:
+    folders = [value for value in entry.values() if _is_folder(value)] if isinstance(entry, dict) else []
+    return all(pages_of(folder) for folder in folders)
+
+
+def _expanded(entry: Any) -> Any:
+    if isinstance(entry, str):
+        return entry
+    return {title: _pages(value) for title, value in entry.items()}
+
+
+def _pages(value: Any) -> Any:
+    if isinstance(value, list):
+        return [_expanded(entry) for entry in value if _is_there(entry)]
+    if not _is_folder(value):
+        return value
+    index = [f"{value}index.md"] if f"{value}index.md" in GENERATED else []
+    return [*index, *({title_of(ROOT / "docs" / page): page} for page in pages_of(value))]
