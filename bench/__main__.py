@@ -66,17 +66,17 @@ def keep(path: Path, section: str, rows: Rows) -> None:
 
 
 def write_pages(settings: Settings, facts: dict[str, Any]) -> None:
-    """Writes machine.json, bench.md and bench.png of what has been measured so far."""
-    from .plot import draw
-    from .readme import block, figures_of, parts_block
+    """Writes machine.json, bench.md and bench.svg of what has been measured so far."""
+    from docs.generate import chart, summary
+
+    from .readme import figures_of, tables_block
 
     told = json.dumps({**facts, "left_out": settings.left_out}, indent=1)
     (settings.out / "machine.json").write_text(told + "\n", encoding="utf-8")
     figures = figures_of(settings.out)
-    text = f"# Benchmark\n\n{block(figures)}\n\n## Parts\n\n{parts_block(figures)}\n"
+    text = f"# Benchmark\n\n{tables_block(figures)}\n"
     (settings.out / "bench.md").write_text(text, encoding="utf-8")
-    if figures["scans"]:
-        draw(figures["scans"], settings.out / "bench.png")
+    (settings.out / "bench.svg").write_text(chart.draw(summary.lines(figures)), encoding="utf-8")
 
 
 if __name__ == "__main__":

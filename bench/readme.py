@@ -1,7 +1,7 @@
-"""The README's tables and those of docs/performance.md, generated from docs/performance.json.
+"""What is published of docs/performance.json: the README's summary, the chart, and the tables of docs/performance.md.
 
-`python -m bench.readme adopt out/bench` publishes a run's figures and writes the tables; `python -m bench.readme write`
-writes the tables again from the published figures.
+`python -m bench.readme adopt out/bench` publishes a run's figures and writes all three; `python -m bench.readme write`
+writes them again from the published figures.
 """
 
 from __future__ import annotations
@@ -13,6 +13,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from docs.generate import chart, summary
+
 from .tables import ENGINE_COLUMNS, EXPLANATION, PART_COLUMNS, SCAN_COLUMNS, grouped, machine
 
 Figures = Mapping[str, Any]
@@ -21,6 +23,7 @@ Figures = Mapping[str, Any]
 ROOT = Path(__file__).parent.parent
 FILES = ("scans", "parts", "engines")
 BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+CHART = "performance.svg"
 NO_FIGURES = "No figures have been published yet; `make bench` measures this machine."
 NO_GPU = "No row was measured on a GPU; `python -m bench --device cuda` is ready to, and has not been run on one."
 KEPT = ("cpu", "cores", "memory_bytes", "gpu", "matrix_extensions", "versions", "quick", "roofline", "seconds")
@@ -35,25 +38,36 @@ def figures_of(out: Path) -> Figures:
     return {"machine": {key: facts[key] for key in KEPT if key in facts}, **rows, "left_out": missing}
 
 
-def block(figures: Figures) -> str:
-    """Returns the README's tables: whole scans, and memory."""
-    if not figures["scans"]:
+def summary_block(figures: Figures) -> str:
+    """Returns what stands in the README: where it was measured, a table of a few rows, and the chart."""
+    shown = summary.lines(figures)
+    if not shown:
         return NO_FIGURES
-    scans = [row for row in figures["scans"] if row["section"] != "transport"]
-    memory = [row for row in figures.get("parts", []) if row["section"] == "memory"]
-    tables = [*grouped(scans, "workload", SCAN_COLUMNS), EXPLANATION, *grouped(memory, "part", PART_COLUMNS)]
-    return "\n\n".join([machine(figures["machine"]), *tables, *([] if "gpu" in figures["machine"] else [NO_GPU])])
+    picture = f"![{chart.TITLE}. {chart.words(chart.charted(shown))}](docs/{CHART})"
+    where = _where(figures["machine"])
+    return "\n\n".join([f"Measured on {where}.", summary.as_table(shown), summary.NOTES, picture, *_no_gpu(figures)])
 
 
-def parts_block(figures: Figures) -> str:
-    """Returns the tables of docs/performance.md: the wire, the parts, the engines, and what was left out."""
-    wire = [row for row in figures["scans"] if row["section"] == "transport"]
-    parts = [row for row in figures.get("parts", []) if row["section"] != "memory"]
-    tables = [*grouped(wire, "workload", SCAN_COLUMNS), *grouped(parts, "part", PART_COLUMNS)]
-    tables += grouped(figures.get("engines", []), "network", ENGINE_COLUMNS)
+def tables_block(figures: Figures) -> str:
+    """Returns all tables of docs/performance.md, and what was left out of them."""
+    scans, parts, engines = (figures.get(name, []) for name in FILES)
+    tables = [*grouped(scans, "workload", SCAN_COLUMNS), *([EXPLANATION] if scans else [])]
+    tables += [*grouped(parts, "part", PART_COLUMNS), *grouped(engines, "network", ENGINE_COLUMNS)]
+    if not tables:
+        return NO_FIGURES
     missing = "\n".join(f"- {one['where']}: {one['row']}: {one['reason']}" for one in figures.get("left_out", []))
-    tables += ["#### Left out", missing] if missing else []
-    return "\n\n".join([machine(figures["machine"]), *tables]) if tables else NO_FIGURES
+    left_out = ["#### Left out", missing] if missing else []
+    return "\n\n".join([machine(figures["machine"]), *tables, *left_out, *_no_gpu(figures)])
+
+
+def _where(facts: Mapping[str, Any]) -> str:
+    """Returns the processors in a few words."""
+    cores = f"{facts['cores']} cores of an {facts['cpu']}"
+    return f"{facts['gpu']} and {cores}" if "gpu" in facts else cores
+
+
+def _no_gpu(figures: Figures) -> list[str]:
+    return [] if "gpu" in figures["machine"] else [NO_GPU]
 
 
 def with_block(text: str, content: str) -> str:
@@ -83,8 +97,9 @@ def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     if chosen.action == "adopt":
         published.write_text(json.dumps(figures_of(chosen.out), indent=1) + "\n", encoding="utf-8")
     figures = _read(published)
-    for page, content in ((root / "README.md", block), (root / "docs" / "performance.md", parts_block)):
+    for page, content in ((root / "README.md", summary_block), (root / "docs" / "performance.md", tables_block)):
         page.write_text(with_block(page.read_text(encoding="utf-8"), content(figures)), encoding="utf-8")
+    (root / "docs" / CHART).write_text(chart.draw(summary.lines(figures)), encoding="utf-8")
     return 0
 
 

@@ -26,14 +26,14 @@ from bench import figures, nnunet, readme, scans, tables, turns
 from bench.engines import load_network
 from bench.entries import LEVELS, OPEN, REDUCED, Changes, Entry, build_entries, build_levels, changed
 from bench.memory import forget_peak, peak_rss_bytes, status_bytes
-from bench.plot import draw
-from bench.readme import block, block_of, parts_block, with_block
+from bench.readme import block_of, summary_block, tables_block, with_block
 from bench.section_resampling import resample
 from bench.section_scans import Behind, mask_path, table
 from bench.settings import SECTIONS, Settings
 from bench.subjects import subject_of
 from bench.ways import WindowedScan, nnunet_scan, normalised, single_path
 from bench.workloads import FIRST, OWN_PREDICTOR, Row, Workload, workloads
+from docs.generate import chart, summary
 from models.training.brain_data import tissue_labels
 from models.training.mni152 import FILES, fetch_mni152
 from tests.support.build_specs import spec, tiny_unet
@@ -483,9 +483,9 @@ def read(path: Path) -> Any:
 
 @pytest.mark.slow
 def test_every_file_appears(out: Path) -> None:
-    for name in ("scans.json", "parts.json", "engines.json", "machine.json", "bench.md", "bench.png"):
+    for name in ("scans.json", "parts.json", "engines.json", "machine.json", "bench.md", "bench.svg"):
         assert (out / name).stat().st_size > 0
-    assert (out / "bench.png").read_bytes().startswith(b"\x89PNG")
+    assert (out / "bench.svg").read_text().startswith("<svg")
     facts = read(out / "machine.json")
     assert facts["cpu"]
     assert facts["cores"] >= 1
@@ -576,17 +576,17 @@ FIGURES = {
 }  # fmt: skip
 
 
-def test_the_block_of_the_readme_holds_the_figures() -> None:
-    content = block(FIGURES)
+def test_the_page_of_results_holds_the_figures() -> None:
+    content = tables_block(FIGURES)
     assert "#### A network" in content
     assert "| 5 ours | 8.00× | 1.5 (1.5–1.5) | 1.02 | 300 MiB | 0.9991 | 0.04 % |" in content
     assert "a CPU, 2 cores" in content
     assert "A quick run" in content
     assert readme.NO_GPU in content
-    assert block({"machine": {}, "scans": []}) == readme.NO_FIGURES
+    assert tables_block({"machine": {}, "scans": []}) == readme.NO_FIGURES
 
 
-def test_memory_stands_in_the_readme_and_the_other_parts_on_the_page_of_results() -> None:
+def test_the_page_of_results_holds_every_part_and_what_is_missing() -> None:
     def part(section: str, name: str) -> dict[str, Any]:
         return {"section": section, "part": name, "way": "Voxtile", "ratio": 2.0, "seconds": 1.0}
 
@@ -594,26 +594,21 @@ def test_memory_stands_in_the_readme_and_the_other_parts_on_the_page_of_results(
     engine |= {"seconds_per_roi": 0.5, "dice_min": 0.997, "changed_fraction": 0.001}
     missing = [{"where": "unet", "row": "auto", "reason": "it took too long"}]
     parts = [part("transport", "the wire"), part("memory", "peak memory, 14 scores")]
-    wire = {**FIGURES["scans"][0], "section": "transport", "title": "A network that costs nothing"}
+    wire = {**FIGURES["scans"][0], "section": "transport", "workload": "wire", "title": "A network that costs nothing"}
     scans_too = {**FIGURES, "scans": [*FIGURES["scans"], wire]}
     published = {**scans_too, "parts": parts, "engines": [engine], "left_out": missing}
-    readme_text, log = block(published), parts_block(published)
-    assert "#### peak memory, 14 scores" in readme_text
-    assert "the wire" not in readme_text
-    assert "costs nothing" not in readme_text
-    assert "#### A network that costs nothing" in log
-    assert "#### the wire" in log
-    assert "peak memory, 14 scores" not in log
-    assert "| openvino | int8 | 2 | 9.00× | 0.5 | 0.9970 | 0.1 % |" in log
-    assert "- unet: auto: it took too long" in log
-    assert parts_block(FIGURES) == readme.NO_FIGURES
+    page = tables_block(published)
+    for heading in ("A network", "A network that costs nothing", "the wire", "peak memory, 14 scores"):
+        assert f"#### {heading}\n" in page
+    assert "| openvino | int8 | 2 | 9.00× | 0.5 | 0.9970 | 0.1 % |" in page
+    assert "- unet: auto: it took too long" in page
 
 
 def test_the_block_round_trips() -> None:
     text = f"before\n{readme.BEGIN}\nold\n{readme.END}\nafter\n"
-    once = with_block(text, block(FIGURES))
-    assert block_of(once) == block(FIGURES)
-    assert with_block(once, block(FIGURES)) == once
+    once = with_block(text, tables_block(FIGURES))
+    assert block_of(once) == tables_block(FIGURES)
+    assert with_block(once, tables_block(FIGURES)) == once
     assert with_block(once, "old") == text
     with pytest.raises(ValueError, match="once each"):
         with_block("no markers", "x")
@@ -632,13 +627,15 @@ def test_a_run_is_adopted_without_a_trace_of_where_it_was_made(tmp_path: Path) -
     published = read(tmp_path / "docs" / "performance.json")
     assert "secret" not in json.dumps(published)
     assert str(ROOT) not in json.dumps(published)
-    assert block_of((tmp_path / "README.md").read_text()) == block(published)
+    assert block_of((tmp_path / "README.md").read_text()) == summary_block(published)
+    assert block_of((tmp_path / "docs/performance.md").read_text()) == tables_block(published)
 
 
 def test_the_readme_shows_the_published_figures() -> None:
     published = read(ROOT / "docs" / "performance.json")
-    assert block_of((ROOT / "README.md").read_text(encoding="utf-8")) == block(published)
-    assert block_of((ROOT / "docs" / "performance.md").read_text(encoding="utf-8")) == parts_block(published)
+    assert block_of((ROOT / "README.md").read_text(encoding="utf-8")) == summary_block(published)
+    assert block_of((ROOT / "docs" / "performance.md").read_text(encoding="utf-8")) == tables_block(published)
+    assert (ROOT / "docs" / readme.CHART).read_text(encoding="utf-8") == chart.draw(summary.lines(published))
 
 
 def test_empty_columns_are_left_out() -> None:
@@ -649,11 +646,6 @@ def test_empty_columns_are_left_out() -> None:
 def test_numbers_are_short() -> None:
     assert [tables.number(value) for value in (0.012345, 1.2345, 123.45, None)] == ["0.0123", "1.23", "123", ""]
     assert [tables.share(value) for value in (0.0, 0.00001, 0.0123)] == ["0", "1.0e-05", "1.23 %"]
-
-
-def test_the_plot_has_a_bar_a_row(tmp_path: Path) -> None:
-    draw(FIGURES["scans"], tmp_path / "plot.png")
-    assert (tmp_path / "plot.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_windows_of_the_baseline_are_monais_own(data: Path, tmp_path: Path) -> None:

@@ -1,12 +1,13 @@
-"""The README's table of six rows, and its chart. Knows nothing of how the figures were measured."""
+"""The README's table of six rows: each workload before and with Voxtile. Knows nothing of how figures were measured."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from html import escape
 from typing import Any
+
+from docs.generate.markdown import table
 
 Row = Mapping[str, Any]
 
@@ -28,10 +29,6 @@ NOTES = (
     "Peak memory is before and with the fastest Voxtile, server included. Dice is the smallest of any label, fastest "
     "Voxtile against before: it says how far two ways agree, and nothing about the mask."
 )
-COLOURS = {"before": "#9aa5ad", "best other way": "#6b7780", "Voxtile fp32": "#5b9bd0", "Voxtile fastest": "#1b6ca8"}
-WIDTH, LEFT, LABEL, RIGHT, BAR, STEP, GAP, TOP = 800, 8, 118, 150, 16, 20, 34, 26
-"""The chart's measures in pixels: its width, the margin, room for the names of columns, room right of the longest bar,
-the height of a bar, of a line, between groups, and above the first."""
 
 
 @dataclass(frozen=True)
@@ -67,60 +64,9 @@ def lines(published: Mapping[str, Any]) -> list[Line]:
     return found + list(_memory(published.get("parts", [])))
 
 
-def table(summary: Sequence[Line]) -> str:
+def as_table(summary: Sequence[Line]) -> str:
     """Returns the summary as a Markdown table."""
-    rows = [HEAD, ["---"] * len(HEAD), *(_cells(line) for line in summary)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in rows)
-
-
-def chart(summary: Sequence[Line]) -> str:
-    """Returns the summary as an SVG picture: how many times faster than before, a group of bars for each workload.
-
-    It has the figures as text in its description, for readers who cannot see it.
-    """
-    shown = [line for line in summary if len(line.ways) > 2]
-    most = max(line.speed(column) for line in shown for column in line.ways)
-    parts, top = [], TOP
-    for line in shown:
-        parts.append(f'<text x="{LEFT}" y="{top}" font-weight="bold">{escape(line.title)}</text>')
-        top += 8
-        for column in line.ways:
-            parts.append(_bar(line, column, top, (WIDTH - LABEL - RIGHT) / most))
-            top += STEP
-        top += GAP - 8
-    return (
-        f'<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 {WIDTH} {top - GAP + 12}" role="img" '
-        'aria-labelledby="title description" font-family="sans-serif" font-size="13">\n'
-        f'<title id="title">{escape(TITLE)}</title>\n<desc id="description">{escape(words(shown))}</desc>\n'
-        f'<rect width="100%" height="100%" fill="#ffffff"/>\n<g fill="#1d2327">\n'
-        + "\n".join(parts)
-        + "\n</g>\n</svg>\n"
-    )
-
-
-NAMED = ("best other way", "Voxtile fastest")
-"""Columns whose way differs from line to line; the chart names it."""
-TITLE = "How many times faster than before, from the scan's file to the mask's file"
-
-
-def words(summary: Sequence[Line]) -> str:
-    """Returns the chart's figures as sentences."""
-    return " ".join(
-        f"{line.title}: " + ", ".join(f"{column} {line.speed(column):.1f}×" for column in line.ways) + "."
-        for line in summary
-    )
-
-
-def _bar(line: Line, column: str, top: int, scale: float) -> str:
-    width = line.speed(column) * scale
-    way = line.ways[column]
-    said = f"{line.speed(column):.1f}×, {way.seconds:.3g} s" + (f": {way.name}" if column in NAMED else "")
-    middle = top + BAR - 4
-    return (
-        f'<text x="{LABEL - 8}" y="{middle}" text-anchor="end">{escape(column)}</text>'
-        f'<rect x="{LABEL}" y="{top}" width="{width:.1f}" height="{BAR}" fill="{COLOURS[column]}"/>'
-        f'<text x="{LABEL + width + 6:.1f}" y="{middle}">{escape(said)}</text>'
-    )
+    return table(HEAD, (_cells(line) for line in summary))
 
 
 def _ways(rows: Sequence[Row]) -> Iterator[tuple[str, Way]]:
@@ -147,7 +93,7 @@ def _memory(parts: Sequence[Row]) -> Iterator[Line]:
         return
     part = measured[-1]["part"]
     rows = [row for row in measured if row["part"] == part]
-    title = f"tiling and stitching alone: {str(part).removeprefix('peak memory, ')}, memory over idle"
+    title = f"a network that costs nothing; {str(part).removeprefix('peak memory, ')}; memory over the idle process"
     yield Line(title, {"before": _way(rows[0], ""), "Voxtile fp32": _way(rows[-1], "")})
 
 
