@@ -105,8 +105,11 @@ def _attributes(model: type[BaseModel]) -> dict[str, str]:
 
 
 def _texts_under(model: type[BaseModel]) -> dict[str, str]:
-    """Returns the texts that stand under fields in the class's source, by name."""
-    body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    """Returns the texts that stand under fields in the class's source, by name; none for a class without a source."""
+    try:
+        body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
+    except OSError:  # pydantic made it from a list of fields
+        return {}
     assert isinstance(body, ast.ClassDef)
     return {
         field.target.id: str(text.value.value)
