@@ -18,10 +18,10 @@ from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.select import compile_at
-from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.report import as_lines
 from voxtile_build.importers.network import model_of
 from voxtile_build.machine import versions
+from voxtile_build.networks.free_sizes import require_free_sizes
 from voxtile_build.prepared import Prepared, Preparer
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import card_of

@@ -34,12 +34,12 @@ from voxtile_build.errors import NetworkError, SpecError
 from voxtile_build.evaluation.samples import gather_scans, phantom_scan
 from voxtile_build.evaluation.tiles import cut_tiles, tile_inputs
 from voxtile_build.evaluation.whole_scan import torch_runner
-from voxtile_build.free_sizes import require_free_sizes
 from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.torch_to_onnx import save
 from voxtile_build.graph.wrapper import wrap
 from voxtile_build.importers.network import load_network
 from voxtile_build.networks import make_network
+from voxtile_build.networks.free_sizes import require_free_sizes
 from voxtile_build.repository.config import PLACEHOLDER, public_config, read_config, write_config
 from voxtile_build.spec.network import Network
 from voxtile_build.spec.spec import Spec, parse_spec

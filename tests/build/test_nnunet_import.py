@@ -603,7 +603,11 @@ def test_command_says_what_is_wrong_on_one_line(folder: Path, capsys: pytest.Cap
 def test_mean_graph_is_the_mean(tmp_path: Path, count: int) -> None:
     (model,) = models_of(write_folder(tmp_path, SMALL), "m", folds=["0"])
     spec = model.spec
-    scores = np.random.default_rng(3).normal(0, 5, (count, 2, *spec.scores_shape)).astype(np.float32)
+    scores = (
+        np.random.default_rng(3)
+        .normal(0, 5, (count, 2, spec.output.score_count, *spec.tiling.roi_size))
+        .astype(np.float32)
+    )
     session = ort.InferenceSession(mean_graph(spec, count).SerializeToString(), providers=["CPUExecutionProvider"])
     found = session.run(None, {f"scores_{index}": values for index, values in enumerate(scores)})[0]
     np.testing.assert_allclose(found, scores.mean(0, dtype=np.float64), atol=1e-5)

@@ -79,11 +79,6 @@ class Spec(Table):
         return (len(self.input.channels), *self.tiling.roi_size)
 
     @property
-    def scores_shape(self) -> tuple[int, ...]:
-        """Shape of one tile's scores without the batch: (score, *spatial)."""
-        return (self.output.score_count, *self.tiling.roi_size)
-
-    @property
     def spatial_dims(self) -> tuple[int, ...]:
         """Spatial sizes of a tile as a Triton entry declares them: those of roi_size, or -1 where any size is taken."""
         return self.tiling.roi_size if self.tiling.multiple is None else (-1,) * len(self.tiling.roi_size)

@@ -108,8 +108,3 @@ class Tiling(Table):
     def overlaps(self) -> tuple[float, ...]:
         """The overlap of each axis of the ROI."""
         return self.overlap if isinstance(self.overlap, tuple) else (self.overlap,) * len(self.roi_size)
-
-    @property
-    def sigmas(self) -> tuple[float, ...]:
-        """The width of the Gaussian along each axis of the ROI, as a share of its size."""
-        return self.sigma_scale if isinstance(self.sigma_scale, tuple) else (self.sigma_scale,) * len(self.roi_size)

@@ -53,7 +53,7 @@ class TensorRt(Engine):
 
     def require_buildable(self, spec: Spec) -> None:
         if spec.tiling.multiple is not None:
-            from voxtile_build.free_sizes import KEEP_THE_ROI
+            from voxtile_build.networks.free_sizes import KEEP_THE_ROI
 
             raise SpecError(
                 f"{spec.name}: tiling.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out "

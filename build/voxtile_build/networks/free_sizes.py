@@ -6,7 +6,7 @@ from voxtile_build.errors import SpecError
 from voxtile_build.networks import find_network
 from voxtile_build.spec.spec import Spec
 
-KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi"
+KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi_size"
 
 
 def require_free_sizes(spec: Spec) -> None:
