@@ -18,7 +18,7 @@ def file_sha256(*files: Path) -> str:
     """The SHA-256 of a file; of several, of their bytes one after the other.
 
     Raises:
-        OSError: A file cannot be read.
+        OSError: a file cannot be read.
     """
     digest = hashlib.sha256()
     for file in files:

@@ -28,13 +28,13 @@ def open_session(
     """The graph, opened on the CPU.
 
     Args:
-        model: The graph, the bytes of its file, or the file, beside which large weights may lie.
+        model: the graph, the bytes of its file, or the file, beside which large weights may lie.
         threads: CPU threads of one run; 0 for all cores.
-        order: The order in which nodes run.
-        profile_prefix: The start of the path that ONNX Runtime writes its profile to; None for no profile.
+        order: the order in which nodes run.
+        profile_prefix: the start of the path that ONNX Runtime writes its profile to; None for no profile.
 
     Raises:
-        Exception: Of ONNX Runtime's own kinds, which have no common base, where the graph cannot be opened.
+        Exception: of ONNX Runtime's own kinds, which have no common base, where the graph cannot be opened.
     """
     options = ort.SessionOptions()
     options.log_severity_level = ERRORS_ONLY

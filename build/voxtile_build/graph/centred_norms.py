@@ -1,10 +1,10 @@
 """Graph pass: instance normalisation that keeps float32's accuracy over a large tile.
 
-Engines take mean and variance over a whole tile with plain float32 sums: over 64³ voxels the mean is off by about
-1e-5 of the largest values, and where values are large against their spread (empty background is the extreme)
-that error is then divided by a spread of almost nothing. Normalisation does not change when a constant is taken
-from its input. So the mean is taken away before, in stages, one axis after the other, each a sum of few terms;
-what the engine's own sums are then off by is small against the spread.
+Engines compute mean and variance of a whole tile with plain float32 sums. Over 64³ voxels the error of the mean is
+about 1e-5 of the largest values. If values are large compared with their spread (as in empty background), this error
+is then divided by a spread near zero. Normalisation does not change if a constant is subtracted from its input.
+Therefore the mean is subtracted before, axis after axis, in sums of few terms. The error of the engine's own sums is
+then small compared with the spread.
 """
 
 from __future__ import annotations
@@ -18,9 +18,9 @@ PREFIX = "centred_norms"
 
 
 def centre_norms(model: ModelProto) -> ModelProto:
-    """A copy of `model` in which every InstanceNormalization [batch, channel, *spatial] has its input centred first.
+    """A copy of `model` with a centred input for every InstanceNormalization [batch, channel, *spatial].
 
-    Nodes inside control flow, and nodes whose rank is not known, stay as they are. Needs inferred shapes.
+    Nodes in control flow and nodes of unknown rank stay as they are. `model` must have inferred shapes.
     """
     result = ModelProto()
     result.CopyFrom(model)

@@ -1,5 +1,8 @@
-"""The wrapped network as ONNX: traced whole, or, where the network is a file of its own, its graph between the
-wrapper's two halves, with the weights as the file has them."""
+"""The wrapped network as ONNX.
+
+A network of PyTorch is traced with its wrapper. The graph of a network in a file of its own is put between the two
+halves of the wrapper, and its weights stay as they are. Knows no engine.
+"""
 
 from __future__ import annotations
 
@@ -14,15 +17,23 @@ from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
 from voxtile_build.networks.file_network import IMAGE, LOGITS, FileNetwork
 from voxtile_build.spec.spec import Spec
 
-# A batch of 2, because the exporter takes 0 and 1 for constants.
 TRACED_BATCH = 2
+"""The exporter would take a batch of 0 or 1 for a constant."""
+
 BEFORE, NETWORK, AFTER = "before/", "network/", "after/"
 
 
 def to_onnx(wrapper: Wrapper, spec: Spec, *, opset: int = OPSET, ir_version: int = IR_VERSION) -> ModelProto:
     """The graph of `wrapper` from `roi` (and `intensity`) to `scores`, with a free batch and the spec's ROI.
 
-    Raises ExportError where the network cannot be written as ONNX.
+    Args:
+        wrapper: the network.
+        spec: what it was wrapped for.
+        opset: of the graph.
+        ir_version: of the file.
+
+    Raises:
+        ExportError: the network cannot be written as ONNX.
     """
     if not isinstance(wrapper.network, FileNetwork):
         inputs = example_inputs(_traced(spec), TRACED_BATCH)
@@ -40,16 +51,16 @@ def to_onnx(wrapper: Wrapper, spec: Spec, *, opset: int = OPSET, ir_version: int
 
 
 def _traced(spec: Spec) -> Spec:
-    """The spec at the size at which a network with free sizes is traced."""
+    """The spec with the size at which a network with free sizes is traced."""
     step, size = spec.tiling.multiple, max(spec.tiling.roi_size)
     if step is None:
         return spec
-    # Two different sizes, each several steps: the exporter takes equal ones, and one step, for constants.
+    # Two different sizes of several steps: the exporter takes equal sizes, or a single step, for constants.
     return spec.model_copy(update={"tiling": spec.tiling.over((size + step, size + 2 * step))})
 
 
 class _Before(nn.Module):
-    """What the wrapper does before the network."""
+    """The wrapper's part before the network."""
 
     def __init__(self, wrapper: Wrapper) -> None:
         super().__init__()
@@ -70,7 +81,7 @@ def _after(wrapper: Wrapper, spec: Spec, opset: int) -> ModelProto:
 
 
 def _joined(before: ModelProto, network: ModelProto, after: ModelProto, where: str) -> ModelProto:
-    """One graph; each part keeps its own names behind a prefix, except for the graph's inputs and output."""
+    """One graph of three; each part's names get a prefix, except for the inputs and the output of the whole."""
     network.ir_version = before.ir_version = after.ir_version = max(IR_VERSION, network.ir_version)
     parts = (
         onnx.compose.add_prefix(before, BEFORE, rename_inputs=False),
@@ -82,9 +93,9 @@ def _joined(before: ModelProto, network: ModelProto, after: ModelProto, where: s
         joined: ModelProto = onnx.compose.merge_models(first, parts[2], [(NETWORK + LOGITS, AFTER + LOGITS)])
     except (onnx.checker.ValidationError, ValueError) as error:
         raise ExportError(
-            f"{where}: the network's graph does not join with what goes before and after it: {error}"
+            f"{where}: the network's graph does not fit the parts before and after it: {error}"
         ) from error
-    # Sizes are inferred again with the ROI; those of the file may be of another one.
+    # Sizes are inferred again with the ROI; the file may have those of another ROI.
     del joined.graph.value_info[:]
-    del joined.opset_import[1:]  # once for each part
+    del joined.opset_import[1:]  # each part has brought the same one
     return checked(joined)

@@ -43,17 +43,17 @@ class Graphs:
     """The graphs of one network, and what reduced precision is calibrated on.
 
     Attributes:
-        wrapper: The network in PyTorch, the reference of all graphs.
-        spec: What the graphs were made for.
-        calibration: Scans and tiles that reduced precision is calibrated and searched on, and passes are verified on.
-        base: The network's graph, optimised.
-        files: The file of `base` in fp32, and its weights where they are stored beside it.
-        reports: What each pass did, by the name of the graph.
-        warnings: Which passes were left out and why, by the name of the graph.
+        wrapper: the network in PyTorch, the reference of all graphs.
+        spec: what the graphs were made for.
+        calibration: scans and tiles that reduced precision is calibrated and searched on, and passes are verified on.
+        base: the network's graph, optimised.
+        files: the file of `base` in fp32, and its weights where they are stored beside it.
+        reports: what each pass did, by the name of the graph.
+        warnings: which passes were left out and why, by the name of the graph.
 
     Raises:
-        ExportError: The network cannot be written as ONNX.
-        ScanError: A calibration scan cannot be read.
+        ExportError: the network cannot be written as ONNX.
+        ScanError: a calibration scan cannot be read.
     """
 
     def __init__(self, wrapper: Wrapper, spec: Spec, folder: Path) -> None:

@@ -76,8 +76,8 @@ def optimise(model: onnx.ModelProto, max_elements: int = MAX_ELEMENTS) -> onnx.M
     """A graph of fewer nodes that computes the same; every node keeps or gets a name.
 
     Args:
-        model: The graph.
-        max_elements: The most elements of a tensor that is computed now and stored. A larger one stays a node, and
+        model: the graph.
+        max_elements: the most elements of a tensor that is computed now and stored. A larger one stays a node, and
             what leads to it is folded.
 
     Returns:
@@ -94,8 +94,8 @@ def simplify(model: ir.Model, **limits: int) -> None:
     """Folds constants, applies `RULES`, and keeps every constant and every computation once; in place.
 
     Args:
-        model: The graph, as the exporter gives it.
-        limits: Of `onnxscript.optimizer.fold_constants_ir`: `input_size_limit` and `output_size_limit`, in elements.
+        model: the graph, as the exporter gives it.
+        limits: of `onnxscript.optimizer.fold_constants_ir`: `input_size_limit` and `output_size_limit`, in elements.
     """
     passes.InlinePass()(model)
     rewrite = Sequential(RewritePass(RULES), passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass())

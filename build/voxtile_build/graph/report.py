@@ -1,4 +1,4 @@
-"""What a build says of the graphs it made: operators before and after each pass."""
+"""What a build reports about its graphs: operators before and after each pass. Runs nothing."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ MOST_OPERATORS = 4
 
 
 def as_lines(reports: Mapping[str, Sequence[PassReport]]) -> Iterable[str]:
-    """A line a pass: `graph: pass: nodes before -> after (operators whose count changed)`."""
+    """A line for each pass: `graph: pass: nodes before -> after (operators whose count changed)`."""
     for graph, passes in reports.items():
         for report in passes:
             by_size = sorted(report.changed.items(), key=lambda item: -abs(item[1][1] - item[1][0]))

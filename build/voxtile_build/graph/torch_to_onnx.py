@@ -1,4 +1,4 @@
-"""PyTorch to ONNX: one file that every server reads, the same bytes for the same network.
+"""PyTorch to ONNX: one file that every server reads, with the same bytes for the same network.
 
 Knows nothing of specs: it takes a module, inputs and names.
 """
@@ -24,16 +24,21 @@ from voxtile_build.errors import ExportError
 from voxtile_build.graph.optimise import simplify
 
 OPSET = 20
-# Containers before 26.01 read nothing newer; onnx itself would write a newer one.
+
 IR_VERSION = 10
-# Protobuf ends at 2 GiB; the graph itself needs room too.
+"""Containers before 26.01 read nothing newer; onnx would write a newer one."""
+
 INLINE_LIMIT = 1_900_000_000
+"""Bytes of weights in the file itself: protobuf ends at 2 GiB, and the graph needs room too."""
+
 EXTERNAL_SUFFIX = ".data"
 CHANNEL_AXIS = 1
-# Of [batch, channel, height, width], where sizes are free; else the batch alone is.
+
 FREE_AXES = 4
-# What the exporter leaves in a file: stack traces with the paths of this machine, and names that change.
+"""Axes of [batch, channel, height, width] that may be free, the channel apart; otherwise only the batch is free."""
+
 PRIVATE_FIELDS = ("doc_string", "metadata_props")
+"""Fields in which the exporter leaves stack traces with paths of this machine, and names that change."""
 
 
 def export(
@@ -48,14 +53,23 @@ def export(
 ) -> ModelProto:
     """The graph of `module` with a free first axis (`batch`) and all other axes as in `example_inputs`.
 
-    multiple: where given, the spatial axes of the first input [batch, channel, height, width], and of the outputs,
-    are free too, multiples of it.
-    `example_inputs` have a batch of at least 2: the exporter takes sizes 0 and 1 for constants. The result is
-    checked, its shapes are inferred, and it holds neither paths nor stack traces.
-    Raises ExportError where the network cannot be traced or the graph is not what was asked for.
+    The graph is checked, its shapes are inferred, and it holds neither paths nor stack traces.
+
+    Args:
+        module: the network.
+        example_inputs: with a batch of at least 2; the exporter takes sizes 0 and 1 for constants.
+        input_names: of the graph.
+        output_names: of the graph.
+        opset: of the graph.
+        ir_version: of the file.
+        multiple: if given, the spatial axes of the first input [batch, channel, height, width] and of the outputs are
+            free too; their sizes are multiples of this.
+
+    Raises:
+        ExportError: the network cannot be traced, or the graph is not what was asked for.
     """
     if any(value.shape[0] < 2 for value in example_inputs):
-        raise ExportError("expected example inputs with a batch of 2 or more; a batch of 1 would be fixed for ever")
+        raise ExportError("expected example inputs with a batch of 2 or more; a batch of 1 would be fixed")
     model = _trace(module, tuple(example_inputs), input_names, output_names, opset, multiple)
     model = finished(model, ir_version)
     _check_interface(model, input_names, output_names, opset)
@@ -66,9 +80,10 @@ def export(
 
 
 def finished(model: ModelProto, ir_version: int = IR_VERSION) -> ModelProto:
-    """`model` without paths, stack traces and the exporter's name, checked, its shapes inferred.
+    """`model` without paths, stack traces and the exporter's name; it is checked, and its shapes are inferred.
 
-    Raises ExportError where it is not valid ONNX.
+    Raises:
+        ExportError: it is not valid ONNX.
     """
     _strip(model)
     model.ir_version = ir_version
@@ -78,15 +93,16 @@ def finished(model: ModelProto, ir_version: int = IR_VERSION) -> ModelProto:
 
 
 def save(model: ModelProto, path: Path, *, inline_limit: int = INLINE_LIMIT) -> tuple[Path, ...]:
-    """Write `model` to `path`; weights above `inline_limit` bytes in all go to `path` + `.data` beside it.
+    """Writes `model` to `path`. If the weights have more than `inline_limit` bytes, they go to `path`.data beside it.
 
-    Returns the files written.
+    Returns:
+        The files, that of the graph first.
     """
     if sum(len(tensor.raw_data) for tensor in model.graph.initializer) <= inline_limit:
         path.write_bytes(model.SerializeToString(deterministic=True))
         return (path,)
     data = path.with_name(path.name + EXTERNAL_SUFFIX)
-    data.unlink(missing_ok=True)  # onnx appends
+    data.unlink(missing_ok=True)  # onnx appends to a file that exists
     outside = ModelProto()
     outside.CopyFrom(model)
     convert_model_to_external_data(outside, all_tensors_to_one_file=True, location=data.name, size_threshold=1024)
@@ -118,7 +134,7 @@ def _trace(
             simplify(program.model)
             _rename(program.model.graph.inputs, input_names)
             _rename(program.model.graph.outputs, output_names)
-    except Exception as error:  # the exporter raises whatever the network's own code does
+    except Exception as error:  # the exporter raises what the network's own code raises
         raise ExportError(f"{type(module).__name__} cannot be written as ONNX: {_first_line(error)}") from error
     model: ModelProto = program.model_proto
     return model
@@ -145,7 +161,7 @@ def _dynamic_shapes(inputs: int, multiple: int | None) -> tuple[dict[int, Any], 
 
 @contextlib.contextmanager
 def quiet() -> Iterator[None]:
-    """The exporter tells of its own deprecations and prints its steps; none of it is for the user."""
+    """Silences the exporter: its warnings about itself and its steps are not for the user."""
     logger = logging.getLogger("torch.onnx")
     level = logger.level
     logger.setLevel(logging.ERROR)
@@ -158,13 +174,13 @@ def quiet() -> Iterator[None]:
 
 
 def _first_line(error: BaseException) -> str:
-    while error.__cause__ is not None:  # the innermost says what the network did
+    while error.__cause__ is not None:  # the innermost is about the network
         error = error.__cause__
     return (str(error).strip().splitlines() or [type(error).__name__])[0]
 
 
 def _strip(message: Any) -> None:
-    """Clear the private fields of a protobuf message and of all that it holds."""
+    """Clears the private fields of a protobuf message and of all messages in it."""
     for name in PRIVATE_FIELDS:
         if name in message.DESCRIPTOR.fields_by_name:
             message.ClearField(name)
@@ -185,7 +201,8 @@ def _keep_used_opsets(model: ModelProto) -> None:
 def checked(model: ModelProto) -> ModelProto:
     """`model` with inferred shapes.
 
-    Raises ExportError where it is not valid ONNX.
+    Raises:
+        ExportError: it is not valid ONNX.
     """
     try:
         inferred = onnx.shape_inference.infer_shapes(model, check_type=True, strict_mode=True, data_prop=True)
@@ -207,7 +224,7 @@ def _check_interface(model: ModelProto, input_names: Sequence[str], output_names
 
 
 def _check_axes(value: onnx.ValueInfoProto, network: str, free: int) -> None:
-    """The first `free` axes but the channel's are free, all others fixed."""
+    """Checks that the first `free` axes, the channel apart, are free, and that all others are fixed."""
     axes = value.type.tensor_type.shape.dim
     wanted = [index < free and index != CHANNEL_AXIS for index in range(len(axes))]
     if [bool(axis.dim_param) for axis in axes] != wanted or any(axis.dim_value < 0 for axis in axes):

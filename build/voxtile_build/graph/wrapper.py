@@ -1,6 +1,6 @@
-"""The network as it is served: a stored ROI in, the wanted scores out, everything between inside one graph.
+"""The network as it is served: a stored ROI in, the wanted scores out, and everything between in one graph.
 
-Run in plain PyTorch, this module is also the fp32 reference that engines are measured against.
+In plain PyTorch this module is also the fp32 reference for the engines. Knows nothing of ONNX or of engines.
 """
 
 from __future__ import annotations
@@ -17,11 +17,11 @@ from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.spec import input_names as input_names
 
 MARK_AT_MOST = {"fp32": -3.2e38, "fp16": -65250.0, "int16": -32767.5}
-"""Between the value that marks padding and the lowest one that a scan travels with: an engine that rounds its input,
-as OpenVINO does in bf16 where shapes are free, would miss the mark itself."""
+"""Values at or below this mark padding. It lies above the value that is sent for padding, because an engine may round
+its input (OpenVINO does so in bf16 with free shapes), and below every value of a scan."""
 
-# Of slices that a network with free sizes is tried on, in steps of `multiple`: the smallest, and odd numbers of steps.
 FREE_SIZES = ((1, 1), (3, 2), (1, 5))
+"""Sizes that networks with free sizes are tried on, in steps of `multiple`: the smallest, and odd numbers of steps."""
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int16, "uint8": torch.uint8}
 
@@ -29,9 +29,9 @@ TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int
 class Wrapper(nn.Module):
     """`roi` [batch, channel, *spatial] (and `intensity` [batch, channel, 2]) -> `scores` [batch, score, *spatial].
 
-    Voxels that hold the input type's lowest value are outside the scan: after normalisation they are `outside` of the
-    spec's tiling, 0 where it says nothing, as MONAI and nnU-Net pad too. `intensity` holds what to subtract and what
-    to divide by, fp32; a divisor of 0 (a scan of one value) counts as 1, as in MONAI's NormalizeIntensity.
+    Voxels with the input type's lowest value are outside the scan. After normalisation they are `tiling.cval` of the
+    spec, by default 0, as MONAI and nnU-Net pad. `intensity` holds what to subtract and what to divide by, in fp32; a
+    divisor of 0 (a scan of one value) counts as 1, as in MONAI's NormalizeIntensity.
     """
 
     def __init__(self, network: nn.Module, spec: Spec) -> None:
@@ -47,8 +47,8 @@ class Wrapper(nn.Module):
         return scores
 
     def image(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
-        """What the network gets: [batch, channel, *spatial] float32, normalised, `outside` outside the scan."""
-        # Exact for every type that travels, and ONNX Runtime compares no 16-bit integers.
+        """What the network gets: [batch, channel, *spatial] float32, normalised, `tiling.cval` outside the scan."""
+        # Exact for every input type. ONNX Runtime cannot compare 16-bit integers.
         values = roi.to(torch.float32)
         normal = self.normalise(values) if intensity is None else self.normalise(values, intensity)
         return torch.where(values <= self.mark, self.cval, normal)
@@ -84,7 +84,7 @@ class Range(nn.Module):
 
 
 class Fixed(nn.Module):
-    """`(clip(x, lower, upper) - mean) / std`, one number a channel; nnU-Net's CTNormalization."""
+    """`(clip(x, lower, upper) - mean) / std`, with one number for each channel: nnU-Net's CTNormalization."""
 
     mean: Tensor
     std: Tensor
@@ -94,7 +94,7 @@ class Fixed(nn.Module):
     def __init__(self, rule: IntensityFixed, axes: int) -> None:
         super().__init__()
         for name in ("mean", "std", "lower", "upper"):
-            self.register_buffer(name, _a_channel(getattr(rule, name), axes))
+            self.register_buffer(name, _by_channel(getattr(rule, name), axes))
 
     def forward(self, values: Tensor) -> Tensor:
         if self.lower is not None:
@@ -105,7 +105,7 @@ class Fixed(nn.Module):
 
 
 class WholeScan(nn.Module):
-    """`(x - subtract) / divide` with figures that the client took over the whole scan; 0 stays 0 with `keep_zero`."""
+    """`(x - subtract) / divide` with statistics of the whole scan from the client; with `keep_zero`, 0 stays 0."""
 
     def __init__(self, axes: int, *, clip: bool, keep_zero: bool = False) -> None:
         super().__init__()
@@ -122,7 +122,7 @@ class WholeScan(nn.Module):
 
 
 class Finish(nn.Module):
-    """Logits [batch, class, *spatial], fp32 -> scores of the kind and type that the spec asks for."""
+    """Logits [batch, class, *spatial], fp32 -> scores of the spec's kind and type."""
 
     def __init__(self, output: Output) -> None:
         super().__init__()
@@ -142,8 +142,8 @@ class Finish(nn.Module):
         return chosen.to(TORCH_DTYPES[output.dtype])
 
 
-def _a_channel(figures: Sequence[float] | None, axes: int) -> Tensor | None:
-    return None if figures is None else torch.tensor(figures, dtype=torch.float32).reshape(1, -1, *(1,) * axes)
+def _by_channel(values: Sequence[float] | None, axes: int) -> Tensor | None:
+    return None if values is None else torch.tensor(values, dtype=torch.float32).reshape(1, -1, *(1,) * axes)
 
 
 def _one_output(logits: Tensor | Sequence[Tensor]) -> Tensor:
@@ -158,7 +158,7 @@ def _one_output(logits: Tensor | Sequence[Tensor]) -> Tensor:
 
 
 def example_inputs(spec: Spec, batch: int) -> tuple[Tensor, ...]:
-    """Inputs of the right shapes and types, zeros: `roi`, and `intensity` where the rule takes it."""
+    """Inputs of the right shapes and types, all zeros: `roi`, and `intensity` if the rule takes it."""
     roi = torch.zeros(batch, *spec.roi_shape, dtype=TORCH_DTYPES[spec.input.dtype])
     if not spec.whole_scan_intensity:
         return (roi,)
@@ -166,9 +166,10 @@ def example_inputs(spec: Spec, batch: int) -> tuple[Tensor, ...]:
 
 
 def wrap(network: nn.Module, spec: Spec) -> Wrapper:
-    """The wrapped network in evaluation mode, tried once on an empty ROI, and on others where sizes are free.
+    """The wrapped network in evaluation mode. It is tried on an empty ROI, and on other sizes if sizes are free.
 
-    Raises NetworkError where the network refuses the ROI, or gives another number of classes than the labels.
+    Raises:
+        NetworkError: the network refuses the ROI, or has another number of classes than labels.
     """
     wrapper = Wrapper(network, spec).eval()
     _try(network, spec, spec.tiling.roi_size, "tiling.roi_size", "choose sizes that its strides divide")
@@ -180,7 +181,7 @@ def wrap(network: nn.Module, spec: Spec) -> Wrapper:
 
 
 def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> None:
-    """Raises NetworkError, which begins with the spec's `key`, where an empty `roi` gives no scores on its grid."""
+    """Runs the network on an empty ROI. The message of the NetworkError begins with the spec's `key`."""
     try:
         with torch.inference_mode():
             logits = _one_output(network(torch.zeros(1, len(spec.input.channels), *roi)))

@@ -1,8 +1,8 @@
-"""fp32 to mixed fp16 or bf16: convolutions and matrix products low, norms, softmax and reductions in fp32.
+"""fp32 to mixed fp16 or bf16: convolutions and matrix products in low precision, norms and softmax in fp32.
 
-The precision is written into the graph as casts, the only place where TensorRT 11 reads it from. The one softmax
-that goes down is that inside the operator `Attention`: TensorRT refuses its attribute `softmax_precision`, and its
-kernels accumulate in fp32 by themselves.
+The precision is written into the graph as casts, the only place where TensorRT 11 reads it. The only softmax in low
+precision is the one inside the operator `Attention`: TensorRT refuses its attribute `softmax_precision`, and its
+kernels accumulate in fp32. Knows no engine.
 """
 
 from collections.abc import Mapping
@@ -19,18 +19,19 @@ from voxtile_build.precision.ranges import types_of
 
 Low = Literal["fp16", "bf16"]
 
-# Largest finite half-precision number (IEEE 754 binary16: (2 - 2⁻¹⁰)·2¹⁵).
 FP16_MAX = 65504.0
-# Scans seen later may be brighter than those that calibrated: four times as far from the mean still fits.
-HEADROOM = 4.0
+"""Largest finite half-precision number (IEEE 754 binary16: (2 - 2⁻¹⁰)·2¹⁵)."""
 
-# The arithmetic that is worth it.
+HEADROOM = 4.0
+"""Later scans may be brighter than the calibration scans: values that are this many times as large still fit."""
+
+# Operators that gain from low precision.
 COMPUTE = {
     "fp16": frozenset({"Conv", "ConvTranspose", "MatMul", "Gemm", "Attention"}),
     # TensorRT has no transposed convolution in bf16 (tried with TensorRT-RTX 1.7: no output type inferred).
     "bf16": frozenset({"Conv", "MatMul", "Gemm", "Attention"}),
 }
-# What moves or bends values without summing many of them: it takes the precision of its neighbours.
+# Operators that sum no more than a few values: they take the precision of their neighbours.
 # fmt: off
 FOLLOWERS = frozenset({
     "Add", "Sub", "Mul", "Neg", "Abs", "Max", "Min", "Clip", "Where", "Relu", "LeakyRelu", "PRelu", "Elu",
@@ -39,7 +40,7 @@ FOLLOWERS = frozenset({
     "AveragePool", "DepthToSpace", "SpaceToDepth", "Resize",
 })
 # fmt: on
-# Inputs that an operator's definition fixes to fp32, whatever its data are.
+# Inputs that ONNX defines as fp32, whatever the type of the data.
 _ALWAYS_FP32 = {"Resize": {1, 2}}
 
 _LOW_TYPES = {"fp16": TensorProto.FLOAT16, "bf16": TensorProto.BFLOAT16}
@@ -47,7 +48,7 @@ _LOW_DTYPES = {"fp16": np.dtype(np.float16), "bf16": np.dtype(ml_dtypes.bfloat16
 
 
 class Fp16OverflowError(EngineError):
-    """A layer's values do not fit half precision. `layer` is its name, `max_abs` its largest magnitude."""
+    """The values of a layer do not fit half precision. `layer` is its name, `max_abs` its largest magnitude."""
 
     def __init__(self, layer: str, max_abs: float) -> None:
         super().__init__(
@@ -62,8 +63,13 @@ class Fp16OverflowError(EngineError):
 def to_mixed(model: onnx.ModelProto, precision: Low = "fp16", kept: frozenset[str] = frozenset()) -> onnx.ModelProto:
     """A copy whose convolutions and matrix products run in `precision`; inputs and outputs keep their types.
 
-    `kept` names nodes that stay in fp32. Raises ValueError for a name that no node has, for control flow, and
-    for a graph with local functions (inline them first).
+    Args:
+        model: the graph, in fp32.
+        precision: the low precision.
+        kept: names of nodes that stay in fp32.
+
+    Raises:
+        ValueError: no node has a name of `kept`, or the graph has control flow or local functions.
     """
     mixed = onnx.ModelProto()
     mixed.CopyFrom(model)
@@ -78,8 +84,8 @@ def to_mixed(model: onnx.ModelProto, precision: Low = "fp16", kept: frozenset[st
 def low_nodes(model: onnx.ModelProto, kept: frozenset[str] = frozenset(), precision: Low = "fp16") -> frozenset[str]:
     """Names of the nodes that run in low precision.
 
-    A group of followers joins where it touches a low convolution or product; between two norms it stays in
-    fp32, where going down and up again would only cost casts and digits.
+    Connected followers join a convolution or product that they touch. Between two norms they stay in fp32: low
+    precision would only cost casts and digits there.
     """
     nodes = {node.name: node for node in model.graph.node if node.name not in kept}
     compute = {name for name, node in nodes.items() if node.op_type in COMPUTE[precision]}
@@ -94,10 +100,10 @@ def low_nodes(model: onnx.ModelProto, kept: frozenset[str] = frozenset(), precis
 
 
 def preparing_nodes(model: onnx.ModelProto) -> frozenset[str]:
-    """Names of the nodes that make the network's image of the graph's inputs: no convolution or product before them.
+    """Names of the nodes that make the network's image from the graph's inputs, before any convolution or product.
 
-    There are few, they cost little, and they meet the scan's own values and the mark of voxels outside it, which
-    no 16-bit type holds.
+    They are few and cheap. They compute with the values of the scan and with the mark of voxels outside it, which no
+    16-bit type holds.
     """
     raw = {value.name for value in model.graph.input}
     cooked: set[str] = set()
@@ -115,7 +121,7 @@ def preparing_nodes(model: onnx.ModelProto) -> frozenset[str]:
 def out_of_range(
     model: onnx.ModelProto, ranges: Mapping[str, float], limit: float = FP16_MAX / HEADROOM
 ) -> dict[str, float]:
-    """Nodes with an input or output above `limit`, in graph order, with that magnitude."""
+    """Nodes with an input or output above `limit`, in the order of the graph, and that magnitude."""
     magnitudes = {
         node.name: max((ranges.get(name, 0.0) for name in (*node.input, *node.output)), default=0.0)
         for node in model.graph.node
@@ -126,11 +132,16 @@ def out_of_range(
 def first_overflow(
     model: onnx.ModelProto, ranges: Mapping[str, float], kept: frozenset[str] = frozenset()
 ) -> tuple[str, float] | None:
-    """The first layer, in graph order, that fp16 would overflow although it is not kept, and its max |x|; or None.
+    """The first layer, in the order of the graph, that would overflow in fp16, and its max |x|; None if there is none.
 
-    `ranges` are those of `tensor_ranges`, measured in fp32: what an engine makes of an overflow (infinity,
-    saturation, NaN) differs, that there is one does not. Only layers that would be computed in fp16 count; one
-    that reads a value out of range overflows as much as the one that writes it. Nodes must have names.
+    Engines differ in what they make of an overflow (infinity, saturation, NaN), so it is found by ranges in fp32. Only
+    layers that would be computed in fp16 count. A layer that reads a value out of range overflows like the layer that
+    writes it. Nodes must have names.
+
+    Args:
+        model: the graph, in fp32.
+        ranges: of `tensor_ranges`.
+        kept: names of nodes that stay in fp32.
     """
     low = low_nodes(model, kept)
     for name, largest in out_of_range(model, ranges, FP16_MAX).items():
@@ -140,7 +151,11 @@ def first_overflow(
 
 
 def refuse_overflow(model: onnx.ModelProto, ranges: Mapping[str, float], kept: frozenset[str] = frozenset()) -> None:
-    """Raises Fp16OverflowError, naming the layer, where a conversion that keeps only `kept` would overflow."""
+    """Checks that no layer overflows in fp16 if only the layers in `kept` stay in fp32.
+
+    Raises:
+        Fp16OverflowError: one does; the error names it.
+    """
     found = first_overflow(model, ranges, kept)
     if found is not None:
         raise Fp16OverflowError(*found)
@@ -166,7 +181,7 @@ def _neighbours(model: onnx.ModelProto) -> dict[str, set[str]]:
     constants = _constants(model)
     for node in model.graph.node:
         for name in (*node.input, *node.output):
-            # Two nodes that share a constant are not connected by it.
+            # A constant does not connect two nodes that share it.
             if name and name not in constants:
                 by_tensor.setdefault(name, set()).add(node.name)
     neighbours: dict[str, set[str]] = {node.name: set() for node in model.graph.node}
@@ -177,7 +192,7 @@ def _neighbours(model: onnx.ModelProto) -> dict[str, set[str]]:
 
 
 class _Writer:
-    """Rewrites one graph in place, adding each cast and each low constant once."""
+    """Rewrites one graph in place; each cast and each constant in low precision is added once."""
 
     def __init__(self, model: onnx.ModelProto, types: dict[str, int], precision: Low) -> None:
         self.graph = model.graph
@@ -186,7 +201,7 @@ class _Writer:
         self.suffix = f"::{precision}"
         self.constants = {tensor.name: tensor for tensor in model.graph.initializer}
         self.cast: dict[tuple[str, int], str] = {}
-        # Which type each fp32 tensor has in the new graph.
+        # The type that each fp32 tensor has in the new graph.
         self.now: dict[str, int] = {}
         self.nodes: list[onnx.NodeProto] = []
 
@@ -197,7 +212,7 @@ class _Writer:
         del self.graph.node[:]
         self.graph.node.extend(self.nodes)
         self._drop_unused()
-        # Types recorded before no longer hold.
+        # These are the types before.
         del self.graph.value_info[:]
 
     def _write(self, node: onnx.NodeProto, kind: int, outputs: set[str]) -> None:
@@ -228,7 +243,7 @@ class _Writer:
     def _convert(self, name: str, kind: int) -> str:
         target = name + (self.suffix if kind == self.low else "::fp32")
         if name in self.constants:
-            # A weight beyond the range becomes infinite: the range check is there to find it, by name.
+            # A weight out of range becomes infinite; `first_overflow` finds it, by name.
             with np.errstate(over="ignore"):
                 values = numpy_helper.to_array(self.constants[name]).astype(self.dtype)
             self.graph.initializer.append(numpy_helper.from_array(values, target))

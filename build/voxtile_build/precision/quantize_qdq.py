@@ -1,4 +1,4 @@
-"""int8 in the graph: Q/DQ pairs before convolutions (TensorRT, ONNX Runtime), and weight-only dynamic int8."""
+"""int8 written into the graph: Q/DQ pairs before convolutions, and dynamic int8 of matrix products. Knows no engine."""
 
 import logging
 import tempfile
@@ -22,11 +22,18 @@ class QuantizationError(EngineError):
 def quantize_qdq(
     model: onnx.ModelProto, calibration: Sequence[Feed], kept: frozenset[str] = frozenset()
 ) -> onnx.ModelProto:
-    """Static int8 of the convolutions between the first and the last ones: symmetric, a weight scale a channel.
+    """Static, symmetric int8 of the convolutions between the first and the last, with a weight scale for each channel.
 
-    Scales come from the smallest and largest value of each tensor on `calibration`. Transposed convolutions,
-    norms, products, biases and the nodes in `kept` stay as they are, and outputs are not quantised: the next
-    layer is mostly a norm, which wants them whole. Raises QuantizationError where no convolution is left.
+    Transposed convolutions, norms, products and biases stay as they are. Outputs are not quantised: the next layer is
+    usually a norm, which needs all their digits.
+
+    Args:
+        model: the graph, in fp32.
+        calibration: feeds; the smallest and the largest value of each tensor give its scale.
+        kept: names of convolutions that stay as they are.
+
+    Raises:
+        QuantizationError: no feed is given, or no convolution is left.
     """
     if not calibration:
         raise QuantizationError("int8 is calibrated on at least one scan; none was given. Name scans in the spec.")
@@ -54,10 +61,13 @@ def quantize_qdq(
 
 
 def quantize_dynamic(model: onnx.ModelProto, kept: frozenset[str] = frozenset()) -> onnx.ModelProto:
-    """int8 weights of matrix products, activations scaled as they come: needs no calibration, ONNX Runtime only.
+    """int8 weights of matrix products; activations are scaled at run time, so no calibration is needed.
 
-    ONNX Runtime's dynamic int8 convolution is two-dimensional, so networks of 3D convolutions have nothing here
-    to gain from. Raises QuantizationError where the graph has no product by a constant.
+    Only ONNX Runtime runs such a graph. Its dynamic int8 convolution is two-dimensional, so convolutions stay as they
+    are.
+
+    Raises:
+        QuantizationError: the graph has no matrix product by a constant.
     """
     named = _named(model)
     constants = {tensor.name for tensor in named.graph.initializer}
@@ -85,10 +95,12 @@ def quantize_dynamic(model: onnx.ModelProto, kept: frozenset[str] = frozenset())
 def quantizable(
     model: onnx.ModelProto, kept: frozenset[str] = frozenset(), operators: Collection[str] = ("Conv",)
 ) -> list[str]:
-    """Convolutions that int8 is meant for: those with a convolution both before and after them, less `kept`.
+    """Convolutions for int8: those with a convolution both before and after them, without those in `kept`.
 
-    The first ones see the scan and the last ones make the scores: both are cheap, and the most sensitive.
-    Raises QuantizationError where none is left.
+    The first convolutions see the scan, and the last make the scores: these are cheap and the most sensitive.
+
+    Raises:
+        QuantizationError: no convolution is left.
     """
     nodes = _named(model).graph.node
     upstream = _with_convolution_before(nodes)
@@ -104,7 +116,7 @@ def quantizable(
 
 
 class _Reader(quantization.CalibrationDataReader):  # type: ignore[misc]
-    """Hands out the feeds once, as the calibrator wants them."""
+    """Gives each feed once, through the interface of the calibrator."""
 
     def __init__(self, feeds: Sequence[Feed]) -> None:
         self.feeds: Iterator[Mapping[str, Any]] = iter(feeds)
@@ -154,7 +166,7 @@ def _files(model: onnx.ModelProto) -> Iterator[tuple[Path, Path]]:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    # The quantiser recommends, through the root logger, a preparation that the passes here have done.
+    # The quantiser recommends, through the root logger, a preparation that was done by the graph passes.
     before = logging.root.manager.disable
     logging.disable(logging.WARNING)
     try:

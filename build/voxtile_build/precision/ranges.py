@@ -1,4 +1,4 @@
-"""The largest magnitude of every tensor in a graph, measured on calibration inputs."""
+"""Measures the largest magnitude of every tensor in a graph on calibration inputs. Knows no engine."""
 
 from collections.abc import Collection, Iterable, Mapping
 
@@ -13,10 +13,10 @@ _EXTREMES = ("ReduceMin", "ReduceMax")
 
 
 def tensor_ranges(model: onnx.ModelProto, inputs: Iterable[Feed]) -> dict[str, float]:
-    """max |x| of each fp32 tensor by name: inputs, constants and everything computed between.
+    """max |x| of each fp32 tensor by name: inputs, constants and all that is computed.
 
-    The graph is run in fp32 with two scalars added per tensor, taken as soon as the tensor is there, so that memory
-    does not grow with the number of tensors. A tensor that is not finite anywhere counts as infinite.
+    A tensor with a value that is not finite counts as infinite. The graph is run in fp32 with two more scalars for each
+    tensor, computed as soon as the tensor is there: memory does not grow with the number of tensors.
     """
     typed = onnx.shape_inference.infer_shapes(model)
     ranges = {
@@ -25,20 +25,20 @@ def tensor_ranges(model: onnx.ModelProto, inputs: Iterable[Feed]) -> dict[str, f
         if tensor.data_type == TensorProto.FLOAT
     }
     names = _float_tensors(typed)
-    # In any other order extremes are left for last, and every tensor is held until then.
+    # In another order the extremes would come last, and every tensor would be held until then.
     opened = open_session(_with_extremes(typed, names), order=IN_ORDER_OF_USE)
     outputs = [_output(extreme, name) for name in names for extreme in _EXTREMES]
     for feed in inputs:
         found = np.abs(np.array(opened.run(outputs, dict(feed)), dtype=np.float64)).reshape(-1, 2)
         for name, largest in zip(names, found.max(axis=1), strict=True):
-            # Not max(): NaN must count as out of range, whichever side it stands on.
+            # Not max() alone: NaN must count as out of range.
             known = ranges.get(name, 0.0)
             ranges[name] = max(known, float(largest)) if np.isfinite(largest) else float("inf")
     return ranges
 
 
 def types_of(model: onnx.ModelProto) -> Mapping[str, int]:
-    """Element type of each tensor that is known, as TensorProto's number."""
+    """Element type of each tensor whose type is known, as the number in TensorProto."""
     known = {
         value.name: value.type.tensor_type.elem_type
         for values in (model.graph.value_info, model.graph.input, model.graph.output)
@@ -56,7 +56,7 @@ def _float_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def _with_extremes(model: onnx.ModelProto, names: list[str]) -> onnx.ModelProto:
-    """The extremes of each tensor are computed right behind it, and are all that the graph gives."""
+    """A copy whose outputs are the extremes of each tensor; they are computed directly after the tensor."""
     exposed = onnx.ModelProto()
     exposed.CopyFrom(model)
     del exposed.graph.node[:], exposed.graph.output[:]

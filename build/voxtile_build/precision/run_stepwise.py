@@ -1,7 +1,7 @@
-"""Runs a graph node by node, so that each value between is rounded to the type that the graph gives it.
+"""Runs a graph node by node, so that each value is rounded to the type that the graph gives it.
 
-CPU engines compute fp16 in fp32 and take out the casts between (ONNX Runtime at every optimisation level, OpenVINO
-too): they show neither the rounding nor the overflow that a GPU will. Here a value cannot skip its type.
+Engines on a CPU compute fp16 in fp32 and remove the casts (ONNX Runtime at every optimisation level, OpenVINO too).
+They show neither the rounding nor the overflow of a GPU.
 """
 
 from collections import Counter
@@ -17,9 +17,9 @@ from voxtile_build.sessions import open_session
 
 
 def run_stepwise(model: onnx.ModelProto, inputs: Sequence[Feed]) -> list[dict[str, Array]]:
-    """Outputs by name for each feed. fp32 and fp16 only: NumPy has no bf16 to hand over.
+    """Outputs by name, for each feed. Only fp32 and fp16, because NumPy has no bf16.
 
-    Much slower than `run_graph`, each node is opened by itself; memory holds what later nodes still read.
+    It is much slower than `run_graph`, because each node is opened by itself. Memory holds only what later nodes read.
     """
     types = types_of(onnx.shape_inference.infer_shapes(model))
     constants = {tensor.name: tensor for tensor in model.graph.initializer}

@@ -1,4 +1,4 @@
-"""int8 for OpenVINO by NNCF, calibrated on scans; attention and norms stay in the model's own precision."""
+"""int8 for OpenVINO by NNCF, calibrated on scans; attention and norms keep the model's own precision."""
 
 import contextlib
 import io
@@ -13,8 +13,8 @@ from voxtile_build.engines.openvino.upsample import upsample_by_products
 from voxtile_build.engines.openvino.upsample_int8 import quantize_upsampling
 from voxtile_build.precision.quantize_qdq import QuantizationError
 
-# As in Q/DQ: what int8 hurts more than it helps. Products and softmax are attention's.
-_LEFT_ALONE = (
+# Never quantised, as with Q/DQ pairs: int8 costs them more than it gains. Products and softmax belong to attention.
+_NEVER_QUANTISED = (
     *("ConvolutionBackpropData", "GroupConvolutionBackpropData", "MatMul", "ScaledDotProductAttention", "SoftMax"),
     *("MVN", "GroupNormalization", "ReduceMean", "Multiply", "Add"),
 )
@@ -23,14 +23,17 @@ _LEFT_ALONE = (
 def quantize_openvino(
     model: openvino.Model, calibration: Sequence[Feed], kept: frozenset[str] = frozenset()
 ) -> openvino.Model:
-    """A copy with int8 convolutions, transposed ones of blocks that do not overlap among them.
+    """A copy with int8 convolutions, and int8 transposed convolutions whose blocks do not overlap.
 
-    `calibration` holds the model's inputs by name, as [1, channel, *spatial].
+    Args:
+        model: the model, in fp32.
+        calibration: the model's inputs by name, each [1, channel, *spatial]; NNCF corrects biases on them too.
+        kept: names (`get_friendly_name()`) of operations that stay as they are.
 
-    `kept` names operations (`get_friendly_name()`) that stay. NNCF corrects the biases on the same inputs.
-    Raises QuantizationError without calibration inputs, or where a kept name is unknown.
+    Raises:
+        QuantizationError: no input is given, or no operation has a name of `kept`.
     """
-    # NNCF takes seconds to import and pulls in scikit-learn: only who quantises pays.
+    # NNCF takes seconds to import and loads scikit-learn, which only int8 needs.
     import nncf
 
     if not calibration:
@@ -40,20 +43,20 @@ def quantize_openvino(
         raise QuantizationError(f"Cannot keep {sorted(unknown)}: the model has no operations of these names.")
     model = model.clone()
     upsample_by_products(model, kept)
-    # OpenVINO reads a convolution with a bias as two operations, and gives the ONNX node's name to the sum.
+    # OpenVINO makes two operations of a convolution with a bias, and the sum gets the name of the ONNX node.
     kept |= {f"{name}/WithoutBiases" for name in kept} & names
-    # Both ends of the network: the scan comes in whole, and the scores go out whole.
+    # At both ends of the network nothing is rounded: neither the scan nor the scores.
     ends = _outer_operations(model)
-    present = {operation.get_type_name() for operation in model.get_ops()} & set(_LEFT_ALONE)
+    present = {operation.get_type_name() for operation in model.get_ops()} & set(_NEVER_QUANTISED)
     nncf.set_log_level(logging.ERROR)
-    # NNCF draws its progress on standard output, which belongs to the command's own report.
+    # NNCF draws its progress on standard output, where the command's own report goes.
     with contextlib.redirect_stdout(io.StringIO()):
         quantized: openvino.Model = nncf.quantize(
             model,
             nncf.Dataset(list(calibration), dict),
             subset_size=len(calibration),
-            # Activations may lie off zero, as after a leaky ReLU they do: as fast, and fewer voxels flip (1.4 instead
-            # of 1.6 in 1,000, PlainConvUNet trained on a brain, OpenVINO 2026 on a CPU with VNNI).
+            # Ranges of activations need not be symmetric, as after a leaky ReLU: this is as fast, and fewer voxels
+            # change (1.4 instead of 1.6 in 1,000, PlainConvUNet trained on a brain, OpenVINO 2026, CPU with VNNI).
             preset=nncf.QuantizationPreset.MIXED,
             ignored_scope=nncf.IgnoredScope(names=sorted(kept | ends), types=sorted(present)),
         )
@@ -62,12 +65,12 @@ def quantize_openvino(
 
 
 def quantized_convolutions(model: openvino.Model) -> int:
-    """How many convolutions have int8 weights: NNCF gives them to those whose input it quantises too."""
+    """How many convolutions have int8 weights; NNCF quantises the inputs of the same convolutions."""
     return sum(_has_int8_weights(op) for op in model.get_ops() if op.get_type_name() == "Convolution")
 
 
 def _has_int8_weights(convolution: Any) -> bool:
-    # Weights pass through a conversion and a scale on their way; activations may come through a concatenation.
+    # Between the weights and the convolution lie a conversion and a scale.
     node = convolution.input_value(1).get_node()
     while node.get_type_name() in {"Multiply", "Subtract", "Convert"}:
         node = node.input_value(0).get_node()
@@ -75,9 +78,9 @@ def _has_int8_weights(convolution: Any) -> bool:
 
 
 def _outer_operations(model: openvino.Model) -> set[str]:
-    """Names of the operations that no convolution comes before, or none after; the end convolutions are among them.
+    """Names of the operations with no convolution before them or none after them; the end convolutions are among them.
 
-    Besides convolutions NNCF rounds sums, products and comparisons: at the front those of the scan's own values.
+    Besides convolutions NNCF rounds sums, products and comparisons; the first of these compute with the scan's values.
     """
     ordered = [operation for operation in model.get_ordered_ops() if operation.get_type_name() != "Constant"]
     producers = {op.get_friendly_name(): {value.get_node() for value in op.input_values()} for op in ordered}
@@ -92,7 +95,7 @@ def _outer_operations(model: openvino.Model) -> set[str]:
 
 
 def _beyond(ordered: Sequence[Any], neighbours: Mapping[str, set[Any]]) -> set[str]:
-    """Names of the operations that a convolution comes before, in this order of operations."""
+    """Names of the operations that have a convolution before them, in this order of operations."""
     found: set[str] = set()
     for operation in ordered:
         name = operation.get_friendly_name()

@@ -1,9 +1,9 @@
-"""A transposed convolution whose blocks do not overlap, as a 1×1 convolution and a rearrangement, for int8 in OpenVINO.
+"""Transposed convolutions whose blocks do not overlap become 1×1 convolutions and rearrangements, for int8 in OpenVINO.
 
-Of an input that is rounded off zero, as NNCF rounds it, OpenVINO computes a transposed convolution in bf16: the result
-is turned to another layout in fp32, rounded by itself, and turned back, a tenth of the time of a U-Net. The 1×1
-convolution ends in int8 at once, and the rearrangement moves bytes. The sums are the same ones. What is added to
-another tensor stays: see `upsample_int8`.
+NNCF rounds inputs with an offset, and for those OpenVINO computes a transposed convolution in bf16: it changes the
+layout of the result in fp32, rounds it, and changes it back, which takes a tenth of the time of a U-Net. A 1×1
+convolution ends in int8 directly, and the rearrangement moves bytes; the sums are the same. A transposed convolution
+that is added to another tensor stays as it is: see `upsample_int8`.
 """
 
 from __future__ import annotations
@@ -18,17 +18,24 @@ from openvino.passes import ConstantFolding, Manager
 
 from voxtile_build.engines.openvino.upsample_int8 import OPERATOR, is_half_of_a_sum
 
-# Bytes that a rearrangement moves at a time. With fewer, OpenVINO 2026.4 is faster with the blocks' axis behind the
-# channels' (96³, 32 channels: 11 ms instead of 32), with as many in front of it (48³, 64 channels: 0.6 ms, not 2.4).
 WHOLE_LINE = 64
+"""Channels from which on the axis of the blocks comes before that of the channels. OpenVINO 2026.4 is faster so with 64
+channels (48³: 0.6 ms instead of 2.4), and the other way round with fewer (96³, 32 channels: 11 ms instead of 32)."""
 
 
 def upsample_by_products(model: openvino.Model, kept: frozenset[str] = frozenset()) -> int:
-    """Replaces, in `model` itself, each transposed convolution whose kernel is its stride, the same along all axes;
-    returns how many. `kept` names operations (`get_friendly_name()`) that stay."""
+    """Replaces, in `model` itself, each transposed convolution whose kernel is its stride, the same along all axes.
+
+    Args:
+        model: the model.
+        kept: names (`get_friendly_name()`) of operations that stay as they are.
+
+    Returns:
+        How many were replaced.
+    """
     folding = Manager()
     folding.register_pass(ConstantFolding())
-    folding.run_passes(model)  # a bias may come in another shape
+    folding.run_passes(model)  # a bias may be reshaped by operations, which become a constant
     done = 0
     for node in model.get_ordered_ops():
         if node.get_type_name() == OPERATOR and _apart(node) and not is_half_of_a_sum(node):
@@ -41,7 +48,7 @@ def upsample_by_products(model: openvino.Model, kept: frozenset[str] = frozenset
 
 
 def _apart(node: Any) -> bool:
-    """Whether each output voxel comes from one input voxel, and its weights are known."""
+    """Whether each output voxel is made from one input voxel, and the weights are constant."""
     weights, facts = node.input_value(1).get_node(), node.get_attributes()
     if weights.get_type_name() != "Constant" or node.get_input_size() != 2:
         return False
@@ -51,7 +58,7 @@ def _apart(node: Any) -> bool:
 
 
 def _end(node: Any) -> tuple[Any, NDArray[Any] | None]:
-    """The operation whose output is the layer's, and the bias [channel] that it adds, if it does."""
+    """The last operation of the layer, and the bias [channel] that it adds, or None."""
     users = [target.get_node() for target in node.output(0).get_target_inputs()]
     if len(users) == 1 and users[0].get_type_name() == "Add":
         channels = node.get_output_partial_shape(0)[1].get_length()

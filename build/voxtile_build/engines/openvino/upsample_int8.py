@@ -1,7 +1,7 @@
-"""int8 for OpenVINO's transposed convolutions that are added to a convolution, as composing upsampling leaves them.
+"""int8 for transposed convolutions that are added to a convolution, as in the fused graph.
 
-NNCF would round their inputs off zero, and OpenVINO then computes them in bf16: it has int8 transposed convolutions for
-inputs without an offset, and they are fast where the sum ends in int8 too.
+NNCF would round their inputs with an offset, for which OpenVINO computes them in bf16. For inputs without an offset it
+has int8 transposed convolutions, which are fast if the sum ends in int8 too.
 """
 
 from __future__ import annotations
@@ -17,17 +17,22 @@ from openvino import opset13
 OPERATOR = "ConvolutionBackpropData"
 STEPS = 127
 LEVELS = 256
-# Of a range, where everything is zero.
 SMALLEST = 1e-6
+"""Minimum range, for tensors that are zero throughout."""
 
 
 def quantize_upsampling(
     model: openvino.Model, calibration: Sequence[Mapping[str, NDArray[Any]]], kept: frozenset[str] = frozenset()
 ) -> int:
-    """Rounds, in `model` itself, inputs, weights and sums of these transposed convolutions to int8; returns how many.
+    """Rounds, in `model` itself, inputs, weights and sums of these transposed convolutions to int8.
 
-    Constants are folded, so that a bias is one. Ranges are the means of the smallest and largest values over
-    `calibration` (the model's inputs by name). `kept` names operations (`get_friendly_name()`) that stay.
+    Args:
+        model: the model, its constants folded.
+        calibration: the model's inputs by name; ranges are the means of the smallest and largest values over them.
+        kept: names (`get_friendly_name()`) of operations that stay as they are.
+
+    Returns:
+        How many were rounded.
     """
     nodes = [
         node for node in model.get_ordered_ops() if is_half_of_a_sum(node) and node.get_friendly_name() not in kept
@@ -45,7 +50,7 @@ def quantize_upsampling(
 
 
 def is_half_of_a_sum(node: Any) -> bool:
-    """Whether this is a transposed convolution of known weights, and its result is added to another tensor."""
+    """Whether this is a transposed convolution with constant weights whose result is added to another tensor."""
     if node.get_type_name() != OPERATOR or node.input_value(1).get_node().get_type_name() != "Constant":
         return False
     users = [target.get_node() for target in node.output(0).get_target_inputs()]
@@ -57,14 +62,14 @@ def is_half_of_a_sum(node: Any) -> bool:
 def _ranges(
     model: openvino.Model, nodes: Sequence[Any], calibration: Sequence[Mapping[str, NDArray[Any]]]
 ) -> list[NDArray[np.float64]]:
-    """[before and after, lowest and highest] of each node."""
+    """For each node [before and after, lowest and highest]."""
     probe = model.clone()
     by_name = {operation.get_friendly_name(): operation for operation in probe.get_ops()}
     first = len(probe.outputs)
     for node in nodes:
         twin = by_name[node.get_friendly_name()]
         for value in (twin.input_value(0), twin.output(0)):
-            # Reduced here: no tensor of the network is kept.
+            # Reduced in the graph, so that no whole tensor is an output.
             axes = opset13.constant(np.arange(len(value.get_partial_shape())))
             lowest, highest = (reduce(value, axes, True) for reduce in (opset13.reduce_min, opset13.reduce_max))
             probe.add_results([opset13.result(lowest), opset13.result(highest)])
@@ -77,7 +82,7 @@ def _ranges(
 
 
 def _rounded(value: Any, lowest: float, highest: float) -> Any:
-    """`value` in 256 steps without an offset: from zero where what lies below it is less than a step."""
+    """`value` in 256 steps without an offset; they begin at zero if less than a step lies below it."""
     if -lowest <= highest / (LEVELS - 1):
         low, high = 0.0, max(highest, SMALLEST)
     else:
@@ -89,7 +94,7 @@ def _rounded(value: Any, lowest: float, highest: float) -> Any:
 
 
 def _round_weights(node: Any) -> None:
-    """Weights [in, out, ...] as int8 and a scale for each output channel."""
+    """Replaces weights [in, out, ...] by int8 and a scale for each output channel."""
     weights = np.array(node.input_value(1).get_node().get_data(), np.float32)
     largest = np.abs(weights).max(axis=tuple(axis for axis in range(weights.ndim) if axis != 1), keepdims=True)
     scale = np.where(largest == 0, 1, largest / STEPS).astype(np.float32)

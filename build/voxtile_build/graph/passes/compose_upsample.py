@@ -1,14 +1,15 @@
-"""A transposed convolution and the convolution over it as one transposed convolution, where that computes less.
+"""Graph pass: a transposed convolution and the convolution after it become one transposed convolution.
 
-The decoders of U-Nets upsample by blocks that do not overlap, put the skipped values beside, and convolve. With nothing
-but a concatenation between them, the two are one linear map: each voxel of the finer grid is made from the few voxels
-of the coarse one that the convolution's kernel reaches, 2 along an axis instead of 3, and the upsampled tensor is never
-written. Convolving a concatenation is convolving its parts and adding:
+It is done where that needs fewer multiplications. The decoders of U-Nets upsample by blocks that do not overlap,
+concatenate the skipped values, and convolve. If only a concatenation lies between the two, they are one linear map.
+Each voxel of the finer grid is then made from the few voxels of the coarse grid that the kernel reaches (2 along an
+axis instead of 3), and the upsampled tensor is never written. The convolution of a concatenation is the sum of the
+convolutions of its parts:
 
     conv(cat(up(x), skip), [K, L])  =  up'(x) + conv(skip, L),    up'[k] = sum of up[p] · K[t] over p - t + q - 1 = k
 
-with kernels of size s of `up`, q of `conv` and s + q - 1 of `up'`. The bias of `up` is an input of ones: where the
-kernel reaches outside the grid, there is none of it.
+The kernels have the sizes s (`up`), q (`conv`) and s + q - 1 (`up'`). The bias of `up` becomes the weights of an input
+of ones, because the bias is zero outside the grid, where the kernel reaches it.
 """
 
 from __future__ import annotations
@@ -23,8 +24,8 @@ import onnx_ir as ir
 
 from voxtile_build.graph.passes.matching import Array, Writer, constant, without_unused
 
-# Of the ones beside the input: a bias is in two weights, so that bf16, with its 8 bits each, keeps 16 of it.
 ONES = 2
+"""Channels of ones beside the input. A bias is the sum of two weights: bf16 then keeps 16 bits of it, 8 in each."""
 
 
 @dataclass(frozen=True)
@@ -42,8 +43,14 @@ class _Upsampling:
 
 @dataclass(frozen=True)
 class _Reader:
-    """A convolution over the upsampled values, and what lies beside them. weights: [channel out, channel in, *kernel];
-    own: which of its inputs are the upsampled channels."""
+    """A convolution of the upsampled values.
+
+    Attributes:
+        node: the convolution.
+        weights: [channel out, channel in, *kernel].
+        own: which of its input channels are upsampled.
+        beside: the other values that are concatenated.
+    """
 
     node: ir.Node
     weights: Array
@@ -56,7 +63,7 @@ class _Reader:
 
 
 def compose_upsample(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same scores to rounding; what has another form stays as it is, and `model` itself if there is no other."""
+    """A graph with the same scores except for rounding; `model` itself if it has no upsampling of this form."""
     changed = ir.from_proto(model)
     count = 0
     for node in list(changed.graph):
@@ -85,7 +92,7 @@ def _upsampling(node: ir.Node) -> _Upsampling | None:
 
 
 def _readers(up: _Upsampling) -> list[_Reader]:
-    """All that reads the upsampled values; none where one of them is not a convolution that can take part."""
+    """All nodes that read the upsampled values; none if one of them is not a convolution of the right form."""
     found: list[_Reader] = []
     value = up.node.outputs[0]
     for use in value.uses():
@@ -130,20 +137,20 @@ def _ints(node: ir.Node, name: str, count: int, otherwise: int) -> tuple[int, ..
 
 
 def _channels(values: Sequence[ir.Value | None]) -> int | None:
-    """How many channels lie in these values, together; None where that is not known."""
+    """How many channels these values have together; None if that is not known."""
     sizes = [value.shape[1] if value is not None and value.shape is not None else None for value in values]
     return sum(size for size in sizes if isinstance(size, int)) if all(isinstance(s, int) for s in sizes) else None
 
 
 def _products(up: _Upsampling, readers: Sequence[_Reader]) -> float:
-    """Multiplications for a voxel of the finer grid, in one."""
+    """Multiplications for each voxel of the finer grid, if both are one."""
     channels = up.weights.shape[0]
     taps = [np.prod([(s + q - 1) / s for s, q in zip(up.stride, one.kernel, strict=True)]) for one in readers]
     return float(sum(channels * one.weights.shape[0] * tap for one, tap in zip(readers, taps, strict=True)))
 
 
 def _products_apart(up: _Upsampling, readers: Sequence[_Reader]) -> float:
-    """The same, one after the other."""
+    """Multiplications for each voxel of the finer grid, one after the other."""
     channels, between = up.weights.shape[:2]
     return float(between * (channels + sum(one.weights.shape[0] * np.prod(one.kernel) for one in readers)))
 
@@ -190,15 +197,22 @@ def _replace(graph: ir.Graph, up: _Upsampling, reader: _Reader, source: ir.Value
         skipped = writer.node("Conv", beside, writer.constant(rest), *biases, pads=pads)
         node = skipped.producer()
         assert node is not None  # made above
-        node.name = reader.node.name  # what is said of a layer by name goes on being said of it
+        node.name = reader.node.name  # precision names layers by the network's own names
         value = writer.node("Add", skipped, value)
     writer.insert(graph, reader.node, [(reader.node.outputs[0], value)])
     graph.remove(reader.node, safe=True)
 
 
 def composed(up: Array, convolution: Array) -> Array:
-    """The transposed convolution [channel in, channel out, *(s + q - 1)] that does what one [channel in, channel,
-    *s] of stride s and a convolution [channel out, channel, *q] after it do. Summed in fp64."""
+    """The weights of one transposed convolution in place of two convolutions; summed in fp64.
+
+    Args:
+        up: of a transposed convolution of stride s, [channel in, channel, *s].
+        convolution: of the convolution after it, [channel out, channel, *q].
+
+    Returns:
+        [channel in, channel out, *(s + q - 1)].
+    """
     stride, kernel = up.shape[2:], convolution.shape[2:]
     sizes = [s + q - 1 for s, q in zip(stride, kernel, strict=True)]
     result = np.zeros((up.shape[0], convolution.shape[0], *sizes))
@@ -212,6 +226,6 @@ def composed(up: Array, convolution: Array) -> Array:
 
 
 def _in_two(weights: Array) -> Array:
-    """[1, ...] as two whose sum it is, the first with the bits that bf16 has."""
+    """[1, ...] as [2, ...] with the same sum; the first has only bits that bf16 has."""
     high = (weights.astype(np.float32).view(np.uint32) & np.uint32(0xFFFF0000)).view(np.float32)
     return np.concatenate([high, weights - high]).astype(weights.dtype)

@@ -1,9 +1,10 @@
-"""Shifted windows of a Swin transformer in groups that share a mask, each attended to at once.
+"""Graph pass: shifted windows of a Swin transformer in groups that share a mask.
 
-The mask says which tokens of a window were neighbours before the shift. Only windows at the far end of an axis hold
-strangers, so of all windows' masks there are 2 an axis: eight in 3D, for 343 windows of SwinUNETR's first stage at 96³.
-Windows of a group then have one mask of [tokens, tokens], a constant small enough for the cache; the whole mask (161 MB
-there) and the change of shape around it, which keep engines from fusing attention, are gone.
+The mask says which tokens of a window were neighbours before the shift. Only windows at the far end of an axis contain
+tokens that were not. So there are only two masks for each axis: eight in 3D, for the 343 windows of SwinUNETR's first
+stage at 96³. Attention is then computed for each group at once, with one mask [tokens, tokens], a constant that fits
+into the cache. The mask of all windows (161 MB there) and the reshapes around it, which keep engines from fusing
+attention, are gone.
 """
 
 from __future__ import annotations
@@ -26,17 +27,24 @@ from voxtile_build.graph.passes.matching import (
 )
 from voxtile_build.sessions import run_graph
 
-# [batch · window, head, token, size] to [batch · window, token, head, size].
 FROM_HEADS = (0, 2, 1, 3)
-# More would be more nodes than they save; a mask of 3D has eight kinds.
+"""[batch · window, head, token, size] to [batch · window, token, head, size]."""
+
 MOST_GROUPS = 16
+"""More groups would add more nodes than they save; in 3D there are eight."""
 
 
 @dataclass(frozen=True)
 class _Attention:
-    """Masked attention of windows. queries, keys and values: Transposes of [batch · window, token, head, size];
-    bias: [1, head, token, token] in the file; mask: [1, window, 1, token, token]; end: what gives its result, as
-    [batch · window, token, head, size]."""
+    """Masked attention of windows.
+
+    Attributes:
+        queries, keys, values: transposes of [batch · window, token, head, size].
+        bias: a constant [1, head, token, token].
+        mask: [1, window, 1, token, token].
+        windows, heads, tokens, size: how many there are, and the size of a head.
+        end: the node that gives the result [batch · window, token, head, size].
+    """
 
     queries: ir.Node
     keys: ir.Node
@@ -51,10 +59,10 @@ class _Attention:
 
 
 def group_windows(model: onnx.ModelProto, most_groups: int = MOST_GROUPS) -> onnx.ModelProto:
-    """The same scores to rounding; attention of another form, or with too many masks, stays as it is, and `model`
-    itself if there is no other.
+    """A graph with the same scores except for rounding; `model` itself if it has no attention of this form.
 
-    Needs constants folded, and queries, keys and values as `split_qkv` leaves them.
+    Attention with more than `most_groups` masks stays as it is. Constants must be folded, and queries, keys and values
+    must be as `split_qkv` leaves them.
     """
     changed = ir.from_proto(onnx.shape_inference.infer_shapes(model))
     found = [match for node in changed.graph if (match := _attention(node)) is not None]
@@ -67,7 +75,7 @@ def group_windows(model: onnx.ModelProto, most_groups: int = MOST_GROUPS) -> onn
 
 
 def _attention(node: ir.Node) -> _Attention | None:
-    """From the Softmax up to the three Transposes, and down to where heads and tokens change places again."""
+    """Goes from the Softmax up to the three Transposes, and down to the Transpose of heads and tokens."""
     if node.op_type != "Softmax":
         return None
     flat = made_by(node.inputs[0], "Reshape")
@@ -117,7 +125,7 @@ def _split_shape(transpose: ir.Node) -> tuple[int, int, int] | None:
 
 
 def _values(model: onnx.ModelProto, masks: list[ir.Value]) -> dict[str | None, Array | None]:
-    """What each mask is, computed from the constants that it is made of; None where it depends on the input."""
+    """Each mask, computed from the constants that it is made of; None if it depends on the input."""
     inputs = {value.name for value in model.graph.input}
     found: dict[str | None, Array | None] = {}
     for mask in masks:
@@ -134,7 +142,7 @@ def _values(model: onnx.ModelProto, masks: list[ir.Value]) -> dict[str | None, A
 
 
 def _kinds(mask: Array | None, most: int) -> tuple[Array, list[list[int]]] | None:
-    """The mask, and the windows of each of its kinds; None where there are more than `most`."""
+    """The mask, and the windows of each different mask; None if there are more than `most`."""
     if mask is None:
         return None
     kinds: dict[bytes, list[int]] = {}
@@ -152,7 +160,7 @@ def _group(graph: ir.Graph, found: _Attention, mask: Array, groups: list[list[in
     def parts(factor: ir.Node) -> list[ir.Value]:
         """A factor's windows, group by group."""
         source = factor.inputs[0]
-        assert source is not None  # it has a shape
+        assert source is not None  # `_split_shape` has read it
         split = writer.node("Reshape", source, writer.shape(-1, found.windows, tokens, heads, size))
         sorted_ = writer.node("Gather", split, writer.constant(order), axis=1)
         rows = [

@@ -1,8 +1,8 @@
-"""Self-attention's queries, keys and values by a product each, and the scale of the queries in their weights.
+"""Graph pass: one product each for the queries, keys and values of self-attention.
 
-Networks compute all three in one product and cut the result up: a transposition of the whole, which engines do not
-fuse. Three products end in the form in which they do (OpenVINO: transposition, product, softmax, product in one
-kernel), and the multiplication of every query is done once, in the weights.
+Networks compute all three in one product and cut the result up. That transposes the whole tensor, which engines do not
+fuse. Three products end in the form that engines fuse (OpenVINO computes transposition, product, softmax and product in
+one kernel). The scale of the queries is multiplied into their weights, once for all.
 """
 
 from __future__ import annotations
@@ -32,7 +32,16 @@ TO_HEADS, TO_HEADS_TURNED = (0, 2, 1, 3), (0, 2, 3, 1)
 
 @dataclass(frozen=True)
 class _Joint:
-    """The product that makes all three. weights: [size in, 3 · heads · size]; bias: [3 · heads · size], or none."""
+    """The product that makes all three.
+
+    Attributes:
+        source: its input [batch, token, size in].
+        weights: [size in, 3 · heads · size].
+        bias: [3 · heads · size], or None.
+        tokens: of a window.
+        heads: of the attention.
+        size: of a head.
+    """
 
     source: ir.Value
     weights: Array
@@ -43,7 +52,7 @@ class _Joint:
 
 
 def split_qkv(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The same scores to rounding; a block of another form stays as it is, and `model` itself if there is no other."""
+    """A graph with the same scores except for rounding; `model` itself if it has no attention of this form."""
     changed = ir.from_proto(model)
     found = [(node, joint) for node in changed.graph if (joint := _joint(node)) is not None]
     for node, joint in found:
@@ -81,7 +90,7 @@ def _joint(node: ir.Node) -> _Joint | None:
 
 
 def _which(node: ir.Node) -> int | None:
-    """0 for the queries, 1 for the keys, 2 for the values, where `node` takes one of them."""
+    """0 if `node` takes the queries, 1 for the keys, 2 for the values; None if it takes none of them."""
     if node.op_type != "Gather" or node.attributes.get_int("axis", 0) != 0:
         return None
     index = constant(node.inputs[1])
@@ -91,7 +100,7 @@ def _which(node: ir.Node) -> int | None:
 def _split(graph: ir.Graph, node: ir.Node, joint: _Joint) -> None:
     for use in list(node.outputs[0].uses()):
         which = _which(use.node)
-        assert which is not None  # asked before
+        assert which is not None  # `_joint` has checked it
         columns = slice(which * joint.heads * joint.size, (which + 1) * joint.heads * joint.size)
         weights, bias = joint.weights[:, columns], None if joint.bias is None else joint.bias[columns]
         old, axes = use.node.outputs[0], TO_HEADS

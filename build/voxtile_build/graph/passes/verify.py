@@ -34,11 +34,11 @@ class PassReport:
     """What one pass did.
 
     Attributes:
-        name: The pass.
-        nodes_before: Nodes of the graph before it.
-        nodes_after: Nodes of the graph after it.
-        changed: Operators whose count changed, with the counts (before, after).
-        max_abs: Largest |Δ| of the scores; None where it was not measured.
+        name: the pass.
+        nodes_before: nodes of the graph before it.
+        nodes_after: nodes of the graph after it.
+        changed: operators whose count changed, with the counts (before, after).
+        max_abs: largest |Δ| of the scores; None where it was not measured.
     """
 
     name: str
@@ -66,7 +66,7 @@ class Verified:
     difference into a whole step now and then. Their mean |Δ| keeps the tolerance.
 
     Attributes:
-        model: The graph as the passes so far left it.
+        model: the graph as the passes so far left it.
     """
 
     def __init__(self, model: onnx.ModelProto, inputs: Sequence[Feed], tolerance: float = STRUCTURAL_TOLERANCE) -> None:
@@ -80,7 +80,7 @@ class Verified:
         """Run one pass on a copy, and take what it gives.
 
         Raises:
-            PassError: The pass fails, its graph cannot run, or scores, inputs or outputs differ. The graph is kept.
+            PassError: the pass fails, its graph cannot run, or scores, inputs or outputs differ. The graph is kept.
         """
         try:
             before = onnx.ModelProto.FromString(self.model.SerializeToString())
@@ -117,10 +117,10 @@ class Difference:
     """Over all outputs.
 
     Attributes:
-        largest: Largest |Δ|; NaN where one graph gives NaN or another infinity than the other.
-        mean: Mean |Δ|.
-        scale: Largest |score| before.
-        step: Distance of two neighbours of the outputs' type at `scale`; 0 in fp32.
+        largest: largest |Δ|; NaN where one graph gives NaN or another infinity than the other.
+        mean: mean |Δ|.
+        scale: largest |score| before.
+        step: distance of two neighbours of the outputs' type at `scale`; 0 in fp32.
     """
 
     largest: float
