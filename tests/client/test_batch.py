@@ -139,7 +139,7 @@ def test_folders_that_cannot_be_used(segmenter: Segmenter, folders: tuple[Path, 
 
 def test_probabilities_are_for_nnunets_models(segmenter: Segmenter, folders: tuple[Path, Path]) -> None:
     inputs, outputs = folders
-    with pytest.raises(ModelError, match="none of nnU-Net's"):
+    with pytest.raises(ModelError, match="not an nnU-Net model"):
         segment_folder(segmenter, inputs, outputs, beside=[PROBABILITIES])
     assert not outputs.exists()
 

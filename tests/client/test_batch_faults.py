@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 from tests.support.heads import head, image
 from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import card_of
-from voxtile import NoResponseError, Segmenter, ServerUnavailable, TileError, VoxtileError, segment_folder
+from voxtile import InputError, NoResponseError, Segmenter, ServerUnavailable, TileError, VoxtileError, segment_folder
+from voxtile.outputs.all import OUTPUTS
+from voxtile.outputs.base import Output, Result
 
 SCANS = ("a", "b", "c", "d")
 TILES = 8
@@ -70,3 +72,51 @@ def test_other_faults_are_one_cases_own(inputs: Path) -> None:
     statuses, code = outcomes_of(inputs, TileError("no server has answered this request well"))
     assert statuses == ["done", "failed", "done", "done"]
     assert code == 1
+
+
+def healthy(tiles: NDArray[Any]) -> NDArray[Any]:
+    """A network that never fails."""
+    return np.concatenate([tiles, tiles], axis=1)
+
+
+def test_two_cases_with_one_mask_are_refused_before_any_work(inputs: Path) -> None:
+    nib.save(image(head((20, 21, 20))), inputs / "a.nii.gz")
+    outputs = inputs.with_name("masks")
+    with (
+        Segmenter(transport=InMemoryTransport(card_of(), healthy)) as segmenter,
+        pytest.raises(InputError, match=r"a\.nii\.gz: two cases would have this mask .*a\.nii.*a\.nii\.gz"),
+    ):
+        segment_folder(segmenter, inputs, outputs)
+    assert not outputs.exists()
+
+
+def test_an_output_that_fails_costs_no_mask_and_is_tried_again(inputs: Path) -> None:
+    def draw(_: Result, path: Path) -> None:
+        if fails and path.stem == "b":
+            raise ValueError("no picture of this")
+        path.write_text("a picture")
+
+    picture, fails = Output("picture", ".txt", "A picture.", draw), True
+    outputs = inputs.with_name("masks")
+    with Segmenter(transport=InMemoryTransport(card_of(), healthy)) as segmenter:
+        first = segment_folder(segmenter, inputs, outputs, beside=[picture])
+        assert {path.name for path in outputs.glob("*.nii.gz")} == {f"{name}.nii.gz" for name in SCANS}
+        fails = False
+        again = segment_folder(segmenter, inputs, outputs, beside=[picture])
+    assert [one.status for one in first.outcomes] == ["done", "failed", "done", "done"]
+    assert "--picture could not be made: no picture of this" in first.outcomes[1].error
+    assert [one.status for one in again.outcomes] == ["found", "done", "found", "found"]
+    assert {path.stem for path in outputs.glob("*.txt")} == set(SCANS)
+
+
+def test_names_in_capitals_are_found(inputs: Path) -> None:
+    (inputs / "a.nii").rename(inputs / "a.NII")
+    with Segmenter(transport=InMemoryTransport(card_of(), healthy)) as segmenter:
+        result = segment_folder(segmenter, inputs, inputs.with_name("masks"))
+    assert [one.case for one in result.outcomes] == list(SCANS)
+    assert result.exit_code == 0
+
+
+def test_no_two_outputs_share_an_ending() -> None:
+    endings = [suffix for output in OUTPUTS for suffix in (output.suffix, *output.companions)]
+    assert len(set(endings)) == len(endings)

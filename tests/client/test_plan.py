@@ -20,7 +20,7 @@ def test_the_interval_is_cut_off_in_floating_point() -> None:
     assert monai_starts(300, 100, 0.9)[1] == 9
 
 
-@pytest.mark.parametrize("semantics", ["monai", "nnunet"])
+@pytest.mark.parametrize("semantics", RULES)
 @pytest.mark.parametrize("overlap", OVERLAPS[:-1])
 @pytest.mark.parametrize(("image", "roi"), [((17, 5, 30), (8, 8, 8)), ((9, 40), (1, 16)), ((3, 3, 3), (4, 3, 2))])
 def test_tiles_cover_the_padded_volume(
@@ -48,7 +48,7 @@ def test_padding_puts_the_odd_voxel_behind() -> None:
 
 
 def test_two_dimensional_tiles_take_every_slice() -> None:
-    for semantics in ("monai", "nnunet"):
+    for semantics in RULES:
         plan = plan_tiles((6, 20, 20), (1, 16, 16), Tiling(semantics=semantics, overlap=0.5))
         assert plan.starts[0] == tuple(range(6))
 

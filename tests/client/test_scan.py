@@ -14,7 +14,7 @@ import pytest
 from tests.support.phantoms import phantom_volume, saved
 from tests.support.stored_scans import AFFINE, SHAPE, values, with_scaling
 from voxtile.errors import InputError
-from voxtile.io.scan import ScanInput, open_scan, volume_from_array
+from voxtile.io.scan import ScanInput, open_scan
 from voxtile.io.writing import mask_image
 
 
@@ -41,7 +41,7 @@ def test_every_form_gives_what_the_file_gives(tmp_path: Path) -> None:
         [nib.Nifti1Image(scaled, AFFINE)],
         (scaled, AFFINE),
         [(scaled, AFFINE.tolist())],
-        volume_from_array(scaled.tolist(), AFFINE, ["T1"]),
+        open_scan((scaled, AFFINE), ["T1"]),
     ]
     for form in forms:
         volume = open_scan(form, ["T1"])
@@ -116,4 +116,4 @@ def test_what_is_no_usable_image_is_refused(tmp_path: Path) -> None:
         with pytest.raises(InputError, match=match):
             open_scan([image], ["T1"])
     with pytest.raises(InputError, match="4 × 4"):
-        volume_from_array(values(), np.eye(3), ["T1"])
+        open_scan((values(), np.eye(3)), ["T1"])

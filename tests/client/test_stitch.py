@@ -11,6 +11,7 @@ from tests.support.memory_limits import held_bytes
 from tests.support.stitched import stitch
 from voxtile.card import Tiling
 from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip
@@ -26,7 +27,7 @@ SHAPES = [
 @pytest.mark.parametrize(("image", "roi"), SHAPES)
 @pytest.mark.parametrize("overlap", [0.0, 0.1, 0.25, 0.5, 0.75, 0.9])
 @pytest.mark.parametrize("mode", ["constant", "gaussian"])
-@pytest.mark.parametrize("semantics", ["monai", "nnunet"])
+@pytest.mark.parametrize("semantics", RULES)
 def test_identity_network_reconstructs_the_scan(
     image: tuple[int, ...], roi: tuple[int, ...], overlap: float, mode: str, semantics: str
 ) -> None:

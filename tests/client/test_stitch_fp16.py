@@ -13,6 +13,7 @@ from tests.support.nnunet_plans import smooth_logits
 from tests.support.strips import stitched
 from voxtile.card import Tiling
 from voxtile.tiling.plan import TilePlan, plan_tiles
+from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.stitch import Stitcher
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 
@@ -20,7 +21,7 @@ HALF_STEP = 2.0**-11
 """float16 rounds by at most this share of a number."""
 
 
-@pytest.mark.parametrize("semantics", ["monai", "nnunet"])
+@pytest.mark.parametrize("semantics", RULES)
 @pytest.mark.parametrize("overlap", [0.25, 0.5, 0.85])
 def test_means_in_half_precision_stay_near_and_never_overflow(semantics: str, overlap: float) -> None:
     """Bytes weighed by nnU-Net's Gaussian: summed as they are, they would leave float16's range."""

@@ -12,6 +12,7 @@ from tests.support.memory_limits import held_bytes
 from tests.support.strips import cut_plan, rows, stitched
 from voxtile.card import Tiling
 from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.stitch import Stitcher
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import cut_axis, most_strips, sent_again, spans, tiles_of
@@ -20,7 +21,7 @@ sizes, edges = st.integers(1, 22), st.integers(1, 12)
 
 tilings = st.builds(
     Tiling,
-    semantics=st.sampled_from(("monai", "nnunet")),
+    semantics=st.sampled_from(tuple(RULES)),
     overlap=st.sampled_from((0.0, 0.25, 0.5, 0.7)),
     mode=st.sampled_from(("constant", "gaussian")),
 )

@@ -34,12 +34,12 @@ class Steps:
 
 
 def announce(published: Published) -> None:
-    """What was published, on a terminal only; its warnings, always."""
+    """What was published, and its warnings; on a terminal also what each graph pass did."""
     name = published.card.name
     for line in published.graph_lines:
         say(f"{name}: {line}")
     warn(published.warnings)
-    say(f"{name}: published {', '.join(published.entries)}; {name} is {published.card.engine}")
+    typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {published.card.engine}")
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, Literal, get_args
 
 from pydantic import Field, Tag, model_validator
 
@@ -15,7 +15,8 @@ class Tiling(Table):
     """How a scan is cut and stitched. Numbers for each axis are those of the ROI's axes."""
 
     semantics: card.Semantics = Field(
-        default="monai", description="whose sliding window the client reproduces: monai or nnunet"
+        default="monai",
+        description=f"whose sliding window the client reproduces: {' or '.join(get_args(card.Semantics))}",
     )
     roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] = Field(
         description="size of a tile in voxels, one number an axis"

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.errors import InputError
-from voxtile.io.formats import SUFFIXES, stem_of
+from voxtile.io.formats import SUFFIXES, is_scan, stem_of
 
 CHANNEL = re.compile(r"_(\d{4})$")
 """nnU-Net's naming: CASE_0000.nii.gz is the first channel of CASE."""
@@ -50,12 +50,12 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
         The cases in the order of their names.
 
     Raises:
-        InputError: `inputs` is no folder, or holds no scan.
+        InputError: `inputs` is no folder, holds no scan, or holds two cases whose masks would have the same name.
     """
     if not inputs.is_dir():
         raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
     groups: dict[str, list[Path]] = {}
-    for file in sorted(path for path in inputs.rglob("*") if path.name.endswith(SUFFIXES) and path.is_file()):
+    for file in sorted(path for path in inputs.rglob("*") if is_scan(path) and path.is_file()):
         if outputs in file.parents or file.name.startswith("."):
             continue
         stem = stem_of(file)
@@ -64,7 +64,18 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
     if not groups:
         raise InputError(f"{inputs}: expected scans ({', '.join(SUFFIXES)}) in this folder or below, found none")
     cases = [case for name, files in groups.items() for case in _cases_of(name, files, outputs, channels)]
+    _check_masks_differ(cases)
     return sorted(cases, key=lambda case: case.name)
+
+
+def _check_masks_differ(cases: Sequence[CaseFiles]) -> None:
+    """Raises InputError where the mask of one case would replace that of another."""
+    seen: dict[Path, CaseFiles] = {}
+    for case in cases:
+        other = seen.setdefault(case.mask, case)
+        if other is not case:
+            files = ", ".join(map(str, (*other.files, *case.files)))
+            raise InputError(f"{case.mask}: two cases would have this mask ({files}); rename or move one of them")
 
 
 def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:

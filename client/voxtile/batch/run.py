@@ -78,15 +78,15 @@ def _outcomes(
     ahead: int,
     beside: Sequence[Output],
 ) -> Iterator[Outcome]:
-    """Yields one outcome for each case; once the servers are lost, no further case is tried."""
+    """Yields one outcome for each case, in order; once the servers are lost, no further case is tried."""
     todo = [case for case in cases if not _finished(case, beside)]
     loading = _ReadAhead(segmenter, todo, reader, ahead)
     servers_lost = ""
     for case in cases:
         if case not in todo:
-            yield Outcome(case.name, "found")
+            yield from writer.add(Outcome(case.name, "found"), None)
         elif servers_lost:
-            yield Outcome(case.name, "not tried", error=servers_lost)
+            yield from writer.add(Outcome(case.name, "not tried", error=servers_lost), None)
         else:
             try:
                 yield from writer.add(*_segment(segmenter, case, loading.take(case), beside))
@@ -168,9 +168,9 @@ def _segment(
 
 
 def _write(segmented: Segmentation, result: Result | None, beside: Sequence[Output], case: CaseFiles) -> None:
-    """Writes the mask last: a case whose mask exists is finished."""
+    """Writes the mask first, so that no other output can cost it."""
     case.mask.parent.mkdir(parents=True, exist_ok=True)
+    write_image(segmented.mask, case.mask)
     if result:
         for output in beside:
             output.save(result, case.beside(output.suffix))
-    write_image(segmented.mask, case.mask)

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from voxtile.io.formats import SUFFIXES
 from voxtile.options import Options
 from voxtile.triton.connection import ConnectionConfig, TlsConfig
 from voxtile.triton.retry import RetryPolicy
@@ -15,7 +16,8 @@ from voxtile.triton.retry import RetryPolicy
 DEFAULT_URL = "localhost:8001"
 
 Scans = Annotated[
-    list[Path], typer.Argument(metavar="SCAN...", help="NIfTI files: one for each channel, in the model's order.")
+    list[Path],
+    typer.Argument(metavar="SCAN...", help=f"Files ({', '.join(SUFFIXES)}), one a channel, in the model's order."),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]

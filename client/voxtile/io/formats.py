@@ -31,7 +31,7 @@ class FileFormat:
 NIFTI = FileFormat("NIfTI", (".nii.gz", ".nii"), read_nifti)
 FORMATS: tuple[FileFormat, ...] = (NIFTI,)
 
-SUFFIXES = tuple(suffix for one in FORMATS for suffix in one.suffixes)
+SUFFIXES: tuple[str, ...] = tuple(suffix for one in FORMATS for suffix in one.suffixes)
 """The endings of all files that a scan can be read from."""
 
 
@@ -41,10 +41,16 @@ def read_file(path: Path) -> Stored:
     Raises:
         InputError: it is no scan of its format.
     """
-    return next((one for one in FORMATS if path.name.endswith(one.suffixes)), NIFTI).read(path)
+    name = path.name.lower()
+    return next((one for one in FORMATS if name.endswith(one.suffixes)), NIFTI).read(path)
+
+
+def is_scan(path: Path) -> bool:
+    """Whether the name of a file ends as a scan's does, in capitals or not."""
+    return path.name.lower().endswith(SUFFIXES)
 
 
 def stem_of(path: Path) -> str:
     """The name of a scan's file without its ending."""
-    ending = next((suffix for suffix in SUFFIXES if path.name.endswith(suffix)), "")
-    return path.name.removesuffix(ending)
+    ending = next((suffix for suffix in SUFFIXES if path.name.lower().endswith(suffix)), "")
+    return path.name[: len(path.name) - len(ending)]

@@ -54,20 +54,6 @@ def open_scan(image: ScanInput, channel_names: Sequence[str]) -> Volume:
     return assemble(((name, _read(item, name)) for name, item in zip(names, items, strict=True)), channel_names)
 
 
-def volume_from_array(array: ArrayLike, affine: ArrayLike, channel_names: Sequence[str]) -> Volume:
-    """Opens an array as a Volume.
-
-    Args:
-        array: [i, j, k], or [i, j, k, channel] where the model takes several channels.
-        affine: [4, 4] voxel to RAS millimetres.
-        channel_names: the model's channels, by name.
-
-    Raises:
-        InputError: as for `open_scan`.
-    """
-    return open_scan((np.asarray(array), affine), channel_names)
-
-
 def _checked(volume: Volume, channel_names: Sequence[str]) -> Volume:
     if volume.channels != len(channel_names):
         raise InputError(f"{volume.names[0]}: expected {wanted(channel_names)}, found {volume.channels}")

@@ -47,13 +47,13 @@ class TilePlan:
         image: shape of the volume.
         roi: shape of a tile.
         starts: for each axis, the first voxels of the tiles, in the padded volume.
-        semantics: the card's tiling.
+        tiling: the card's tiling.
     """
 
     image: tuple[int, ...]
     roi: tuple[int, ...]
     starts: tuple[tuple[int, ...], ...]
-    semantics: Tiling
+    tiling: Tiling
 
     @cached_property
     def padded(self) -> tuple[int, ...]:
@@ -68,9 +68,9 @@ class TilePlan:
     @cached_property
     def weights(self) -> NDArray[np.float32]:
         """[*roi] float32: what each voxel of a tile weighs where tiles overlap."""
-        if self.semantics.mode == "constant":
+        if self.tiling.mode == "constant":
             return np.ones(self.roi, np.float32)
-        return RULES[self.semantics.semantics].gaussian(self.roi, self.semantics.sigma_scale)
+        return RULES[self.tiling.semantics].weights(self.roi, self.tiling.sigma_scale)
 
     def __len__(self) -> int:
         return math.prod(len(axis) for axis in self.starts)

@@ -17,13 +17,13 @@ class TilingRule:
         name: what a card calls it, `semantics`.
         starts: takes the size of the volume, the size of a tile (voxels) and the overlap (a share of the tile) along
             one axis; returns the first voxels of the tiles in the padded volume.
-        gaussian: takes the shape of a tile and sigma (a share of the tile's size, one for all axes or one for each);
+        weights: takes the shape of a tile and sigma (a share of the tile's size, one for all axes or one for each);
             returns the weights [*roi], float32.
     """
 
     name: str
     starts: Callable[[int, int, float], tuple[int, ...]]
-    gaussian: Callable[[Sequence[int], float | Sequence[float]], NDArray[np.float32]]
+    weights: Callable[[Sequence[int], float | Sequence[float]], NDArray[np.float32]]
 
 
 def for_each_axis(value: float | Sequence[float], roi: Sequence[int]) -> Sequence[float]:
