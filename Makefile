@@ -13,6 +13,8 @@ HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 OUT ?= out
+# Processes that share the test files. Most tests keep one core busy, so one a core; each starts a server of its own.
+WORKERS ?= 2
 
 setup: $(STAMP)
 
@@ -53,10 +55,10 @@ serve: setup
 
 # What trains networks or runs the benchmark takes long; `test-all` runs it too.
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest -m "not slow and not training"
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not training"
 
 test-all: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest
+	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
 
 check: setup
 	$(BIN)/ruff check .

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.metadata
+import itertools
 import re
 from pathlib import Path
 
@@ -11,19 +12,27 @@ from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
 ROOT = Path(__file__).parents[2]
+OURS = {"voxtile", "voxtile-build", "voxtile-server"}
+"""What `make setup` installs from this checkout."""
 
 
 def test_setup_leaves_no_version_open() -> None:
     files = re.findall(r"--(?:requirement|constraint) (\S+)", (ROOT / "Makefile").read_text())
     assert {"requirements-dev.txt", "requirements-nnunet.txt", "constraints.txt"} == set(files)
     pinned = {canonicalize_name(one.name): one for file in files for one in pins_of(ROOT / file)}
-    for file in ("client", "build"):
-        wanted = tomllib.loads((ROOT / file / "pyproject.toml").read_text())["project"]["dependencies"]
-        pinned |= {canonicalize_name(one.name): one for one in map(Requirement, wanted) if exact(one)}
-        assert {canonicalize_name(Requirement(one).name) for one in wanted} <= pinned.keys()
+    for file in ("client", "build", "server"):
+        wanted = list(map(Requirement, wanted_by(ROOT / file / "pyproject.toml")))
+        pinned |= {canonicalize_name(one.name): one for one in wanted if exact(one)}
+        assert {canonicalize_name(one.name) for one in wanted} - OURS <= pinned.keys()
     assert all(canonicalize_name(one.name) in pinned for one in requirements_of(ROOT / "requirements-dev.txt"))
     for one in pinned.values():
         assert one.specifier.contains(importlib.metadata.version(one.name), prereleases=True), one
+
+
+def wanted_by(file: Path) -> list[str]:
+    """The requirements of a distribution, those of its extras with them."""
+    project = tomllib.loads(file.read_text())["project"]
+    return [*project["dependencies"], *itertools.chain(*project.get("optional-dependencies", {}).values())]
 
 
 def requirements_of(file: Path) -> list[Requirement]:
