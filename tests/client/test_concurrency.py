@@ -43,7 +43,7 @@ def test_threads_on_one_segmenter_get_their_own_results_and_reports(
 
 
 def pumps() -> list[str]:
-    return [thread.name for thread in threading.enumerate() if thread.name.startswith("voxtile-")]
+    return [thread.name for thread in threading.enumerate() if thread.name.startswith("voxtile-pump")]
 
 
 def test_cancelling_stops_the_work(server: EmbeddedServer) -> None:

@@ -102,9 +102,9 @@ def test_monais_own_windows_through_the_server_give_the_same(
     expected = by_monai(normalised(image), network.of(("crop", 0.5)), 0.5, "gaussian")
     values = np.asarray(image.dataobj, np.float64)
     inside = values[values != 0]
-    figures = np.array([[inside.mean(), inside.std()]], np.float32)
+    statistics = np.array([[inside.mean(), inside.std()]], np.float32)
     x = torch.from_numpy(values.astype(np.float32))[None, None]
-    with RemoteNetwork(url, "brain-unet", figures=figures) as remote:
+    with RemoteNetwork(url, "brain-unet", statistics=statistics) as remote:
         found = by_monai(x, remote, 0.5, "gaussian", cval=remote.card.input.padding)
     assert np.abs(found - expected).max() <= PROBABILITY_ERROR
     assert (found.argmax(0) != expected.argmax(0)).mean() <= FLIPPED

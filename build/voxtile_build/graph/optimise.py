@@ -15,9 +15,9 @@ import onnx
 import onnx_ir as ir
 from onnx_ir.passes import Sequential
 from onnx_ir.passes import common as passes
+from onnxscript import rewriter
 from onnxscript.optimizer import fold_constants_ir
-from onnxscript.rewriter import RewritePass, RewriteRuleSet
-from onnxscript.rewriter.rules import common as rules
+from onnxscript.rewriter.rules.common import slice_split_rule
 
 ROUNDS = 2
 """As many as onnxscript takes: what a rewriting leaves can be folded, and the other way round."""
@@ -26,50 +26,8 @@ MAX_ELEMENTS = 4_000_000
 """Elements of the largest tensor that is written into the file. SwinUNETR's first mask at a ROI of 96³ has
 343³ = 40 million; two comparisons rebuild it from the 343² window labels, which are folded in any case."""
 
-RULES = (
-    *RewriteRuleSet([rules.mul_by_1_rule, rules.add_0_rule], commute=True).rules,
-    rules.sub_0_rule,
-    rules.div_by_1_rule,
-    rules.dropout_zero_rule,
-    rules.dropout_inference_rule,
-    rules.one_reshape_matmul_reshape_rule,
-    rules.two_reshapes_matmul_reshape_rule,
-    rules.cast_constant_of_shape_rule,
-    rules.cast_constant_of_shape_without_value_rule,
-    rules.collapse_slice_rule,
-    rules.collapse_slice2_rule,
-    rules.materialize_reshape_shape_rule,
-    rules.min_min_rule,
-    rules.max_max_rule,
-    rules.min_max_rule,
-    rules.max_min_rule,
-    rules.successive_clip_relu_rule,
-    rules.successive_relu_clip_rule,
-    rules.successive_relu_rule,
-    rules.successive_clip_rule,
-    rules.cast_cast_rule,
-    rules.no_op_cast_rule,
-    rules.no_op_expand_rule,
-    rules.flatten_to_reshape_rule,
-    rules.reshape_reshape_rule,
-    rules.no_op_transpose_rule,
-    rules.transpose_transpose_rule,
-    rules.unsqueeze_unsqueeze_rule,
-    rules.squeeze_reshape_1d_rule,
-    rules.no_op_dynamic_scatter_nd_rule,
-    rules.no_op_static_scatter_nd_rule,
-    rules.normalize_pad_format_conv_rule,
-    rules.normalize_pad_format_conv_integer_rule,
-    rules.fuse_pad_into_conv_rule,
-    rules.fuse_pad_into_conv_integer_rule,
-    rules.fuse_batchnorm_into_conv_rule,
-    rules.fuse_batchnorm_into_conv_transpose_rule,
-    rules.fuse_batchnorm_into_gemm_rule,
-    rules.remove_optional_bias_from_conv_rule,
-    rules.remove_optional_bias_from_conv_transpose_rule,
-    rules.remove_optional_bias_from_qlinear_conv_rule,
-    rules.remove_optional_bias_from_gemm_rule,
-)
+RULES = tuple(rule for rule in rewriter._DEFAULT_REWRITE_RULES if rule is not slice_split_rule)
+"""All that onnxscript's own optimizer applies, except for one; there is no public name for them together."""
 
 
 def optimise(model: onnx.ModelProto, max_elements: int = MAX_ELEMENTS) -> onnx.ModelProto:
@@ -98,7 +56,7 @@ def simplify(model: ir.Model, **limits: int) -> None:
         limits: of `onnxscript.optimizer.fold_constants_ir`: `input_size_limit` and `output_size_limit`, in elements.
     """
     passes.InlinePass()(model)
-    rewrite = Sequential(RewritePass(RULES), passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass())
+    rewrite = Sequential(rewriter.RewritePass(RULES), passes.RemoveUnusedNodesPass(), passes.RemoveUnusedOpsetsPass())
     for _ in range(ROUNDS):
         folded: Any = fold_constants_ir(model, onnx_shape_inference=True, **limits)
         if not (rewrite(model).modified or folded.modified):
