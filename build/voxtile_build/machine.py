@@ -7,7 +7,9 @@ import platform
 from importlib import metadata
 from pathlib import Path
 
-DISTRIBUTIONS = ("torch", "monai", "onnx", "onnxscript", "onnxruntime", "openvino", "numpy", "voxtile-build")
+GRAPH = ("torch", "monai", "onnx", "onnx-ir", "onnxscript")
+ENGINES = ("onnxruntime", "openvino", "nncf")
+DISTRIBUTIONS = (*GRAPH, *ENGINES, "numpy", "voxtile-build")
 
 
 def machine() -> dict[str, str | int]:
