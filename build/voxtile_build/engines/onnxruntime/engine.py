@@ -50,7 +50,7 @@ class OnnxRuntime(Engine):
     def accelerators(self, spec: Spec, compiled: Compiled) -> Mapping[str, Mapping[str, str]]:
         """The TensorRT provider, which builds its engine on the server for shapes that are known.
 
-        Slices of any size go to the CUDA provider, which Triton takes without being told.
+        Slices of any size go to the CUDA provider, which Triton uses by default.
         """
         if spec.serving.gpus == "none" or spec.tiling.multiple is not None:
             return {}

@@ -216,8 +216,8 @@ def composed(up: Array, convolution: Array) -> Array:
     stride, kernel = up.shape[2:], convolution.shape[2:]
     sizes = [s + q - 1 for s, q in zip(stride, kernel, strict=True)]
     result = np.zeros((up.shape[0], convolution.shape[0], *sizes))
-    changed = np.flip(convolution, axis=tuple(range(2, convolution.ndim))).astype(np.float64)
-    taps = np.moveaxis(changed.reshape(*changed.shape[:2], -1), -1, 0)  # [tap, out, channel]
+    mirrored = np.flip(convolution, axis=tuple(range(2, convolution.ndim))).astype(np.float64)
+    taps = np.moveaxis(mirrored.reshape(*mirrored.shape[:2], -1), -1, 0)  # [tap, out, channel]
     for place, tap in zip(itertools.product(*map(range, kernel)), taps, strict=True):
         made = np.moveaxis(np.tensordot(up.astype(np.float64), tap, axes=([1], [1])), -1, 1)  # [in, out, *stride]
         where = (slice(first, first + size) for first, size in zip(place, stride, strict=True))
