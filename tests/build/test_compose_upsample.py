@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from tests.support.build_specs import spec
 from tests.support.graph_passes import apply_pass
 from tests.support.precision_graphs import graphs_of
-from tests.support.small_networks import blobs, export, swin
+from tests.support.small_networks import SWIN_ROI, blobs, export, swin
 from voxtile_build.graph.graphs import BASE, FP32, FUSED
 from voxtile_build.graph.optimise import optimise
 from voxtile_build.graph.passes.compose_upsample import compose_upsample, composed
@@ -197,8 +197,7 @@ def test_a_network_that_ends_there_stays_as_it_is() -> None:
 
 
 def test_swin_unetr_and_dynunet() -> None:
-    roi = (64, 64, 64)
-    after = check_composed(optimise(swin()), roi, 5, NORMS)
+    after = check_composed(optimise(swin()), SWIN_ROI, 5, NORMS)
     assert operators(after)["Add"] - operators(swin())["Add"] >= 10
     torch.manual_seed(2)
     kernels, strides = [[3, 3, 1], [3, 3, 3], [3, 3, 3]], [[1, 1, 1], [2, 2, 1], [2, 2, 2]]

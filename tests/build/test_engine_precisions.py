@@ -40,7 +40,7 @@ from voxtile_build.spec.precision import Precision
 from voxtile_build.spec.serving import Serving
 from voxtile_build.spec.spec import Spec
 
-# Random weights give scores so close to each other that rounding flips more than it would in a trained network.
+# Random weights give scores so close to each other that rounding changes more voxels than in a trained network.
 LENIENT = {"min_dice": 0.9, "max_changed": 0.05}
 # bf16 keeps 8 bits, of scores around 1.
 BF16 = 0.1
@@ -265,7 +265,7 @@ def test_auto_ends_at_fp32_where_nothing_may_change(tiny: Graphs, tmp_path: Path
     version = tmp_path / "entry" / "1"
     version.mkdir(parents=True)
     found = compile_at(find_engine("openvino"), tiny, lossless, version)
-    # Faster ones were tried and refused with their figures, unless fp32 is the fastest here.
+    # Faster ones were tried and refused with their metrics, unless fp32 is the fastest here.
     assert found.precision == "fp32" or found.facts["search"]["accepted"]["changed"] == 0.0
     for step in found.facts["search"]["path"][:-1]:
         assert not step["accepted"]

@@ -30,7 +30,7 @@ class Repeating(nn.Module):
 
 NETWORKS = {
     "UNet": (tiny_unet, (16, 16, 16)),
-    "SwinUNETR": (lambda: SwinUNETR(in_channels=1, out_channels=2, feature_size=12), (64, 32, 32)),
+    "SwinUNETR": (lambda: SwinUNETR(1, 2, feature_size=12, depths=(2, 1, 1, 1)), (64, 32, 32)),
     "repeating": (Repeating, (8, 6, 4)),
 }
 

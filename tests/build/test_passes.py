@@ -145,7 +145,7 @@ def test_swin_masks_become_constants_and_scores_stay() -> None:
     assert operators(folded)["ScatterND"] == 0
     assert report.changed["ScatterND"][1] == 0
     assert report.nodes_after < 0.7 * report.nodes_before
-    # The first mask, 125 windows of 343² comparisons, is left to two of them: no tensor above the bound is stored.
+    # The first mask, 45 windows of 343² comparisons, is left to two of them: no tensor above the bound is stored.
     assert max(np.prod(tensor.dims) for tensor in folded.graph.initializer) <= 4_000_000
     assert operators(folded)["Where"] == 2
 

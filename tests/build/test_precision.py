@@ -235,7 +235,7 @@ def test_int8_search_on_a_real_network_goes_to_the_mixture_that_passes() -> None
         return metrics_of(reference, masks(run_graph(engine, scans)))
 
     all_quantised = measure(build(frozenset()))
-    # Half of what full int8 flips is asked for, so that something has to be put back.
+    # Half of the voxels that change in full int8 may change, so that some layers must be put back.
     asked = Acceptance(max_dice_drop=1.0, max_changed=all_quantised.changed / 2)
     candidates = [
         Candidate("int8", build, lambda: layers),
