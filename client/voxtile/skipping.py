@@ -13,6 +13,9 @@ from voxtile.errors import ModelError
 from voxtile.tiling.plan import Tile, TilePlan
 from voxtile.tiling.skip import empty_tiles
 
+CERTAIN_LOGIT = 16.0
+"""Its sigmoid and its softmax differ from 1 by about 1e-7, the last bit of a float32."""
+
 
 def skippable_tiles(card: Card, prepared: PreparedScan, plan: TilePlan) -> frozenset[int]:
     """The indices of the tiles that lie outside the body by the card's rule.
@@ -29,12 +32,18 @@ def skippable_tiles(card: Card, prepared: PreparedScan, plan: TilePlan) -> froze
 
 
 def background_scores(card: Card) -> NDArray[np.float32]:
-    """[score] float32 scores that decide for background: the first score is the largest, or none exceeds its limit."""
+    """[score] float32 scores that are certain of background, as the model itself would give them.
+
+    Probabilities are 0 and 1 in the model's own scale. Logits become 0 and 1 where an activation follows; where none
+    does, they are just large enough to decide, since they are mixed with their neighbours when they are resampled.
+    """
     background = np.zeros(card.output.scores, np.float32)
-    if card.regions or card.output.kind == "foreground":
-        background[:] = -1.0
-    elif card.output.kind != "labels":
-        background[0] = 1.0
+    each_alone = bool(card.regions) or card.output.kind == "foreground"
+    if card.output.kind == "logits":
+        certain = 1.0 if card.output.activation == "none" else CERTAIN_LOGIT
+        background[slice(None) if each_alone else 0] = -certain if each_alone else certain
+    elif card.output.kind == "probabilities" and not each_alone:
+        background[0] = card.output.scale
     return background
 
 

@@ -187,20 +187,19 @@ class EmbeddedServer:
 
     def _launch(self, command: Sequence[str], environment: Mapping[str, str], engines: Path) -> None:
         link = plain_link(self.repository)
-        prefix = shared_memory.new_prefix()
-        task = Task(
-            command=[*command, *self._triton_options(link or self.repository, prefix)],
-            environment=environment,
-            # The stub ignores PYTHONPATH, and looks for modules in its working folder first.
-            folder=str(engines),
-            grace_s=GRACE_S,
-            shm_prefix=prefix,
-            link=str(link) if link else None,
-            parent=os.getpid(),
-        )
         try:
-            with self._log.open() as log_file:
-                self._program = SupervisedProgram(task, log_file)
+            with shared_memory.locked_prefix() as (prefix, lock), self._log.open() as log_file:
+                task = Task(
+                    command=[*command, *self._triton_options(link or self.repository, prefix)],
+                    environment=environment,
+                    # The stub ignores PYTHONPATH, and looks for modules in its working folder first.
+                    folder=str(engines),
+                    grace_s=GRACE_S,
+                    shm_prefix=prefix,
+                    link=str(link) if link else None,
+                    parent=os.getpid(),
+                )
+                self._program = SupervisedProgram(task, log_file, lock)
         except BaseException:
             if link:
                 remove_link(link)

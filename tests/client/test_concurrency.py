@@ -18,6 +18,7 @@ import pytest
 from tests.support.heads import head, image
 from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import card_of
+from tests.support.shared_regions import mapped, names_of
 from voxtile import ConnectionConfig, Segmenter
 from voxtile_server.embedded import EmbeddedServer
 
@@ -39,7 +40,8 @@ def test_threads_on_one_segmenter_get_their_own_results_and_reports(
         np.testing.assert_array_equal(result.labels, expected.labels)
         same = {"tiles", "bytes_sent", "bytes_received", "retries", "shared_memory", "labels", "shape"}
         assert result.report.model_dump(include=same) == expected.report.model_dump(include=same)
-    assert not list(Path("/dev/shm").glob(f"voxtile-{os.getpid()}-*"))
+    assert not mapped(server.grpc_url)
+    assert not names_of(os.getpid())
 
 
 def pumps() -> list[str]:

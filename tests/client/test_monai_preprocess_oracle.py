@@ -95,6 +95,14 @@ def test_spacing_within_monais_tolerance_is_left_alone() -> None:
     assert_monais(volume, card_of(spacing=(1.0, 1.0, 2.0)))
 
 
+@pytest.mark.parametrize("off", [0.0011, -0.0011, 0.002, -0.005, 0.0099])
+def test_spacing_beyond_monais_tolerance_is_resampled(off: float) -> None:
+    """However little: the last of a hundred voxels lies elsewhere."""
+    volume, card = phantom_volume((100, 5, 4), (1.0 + off, 1.0, 2.0)), card_of(spacing=(1.0, 1.0, 2.0))
+    assert preprocess(volume, card).grid.resampled
+    assert_monais(volume, card)
+
+
 STORED_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)
 
 

@@ -30,6 +30,23 @@ def test_the_largest_score_wins_and_the_first_of_equal_ones(count: int) -> None:
     assert decided.dtype == (np.uint16 if count > 256 else np.uint8)
 
 
+@pytest.mark.parametrize("count", [255, 256, 257, 300])
+def test_every_label_is_told_from_every_other(count: int) -> None:
+    """Also where the last of them is the first that a byte cannot hold."""
+    scores = np.eye(count, dtype=np.float32)[..., None, None]
+    decided = decider(class_card(count))(scores).ravel()
+    np.testing.assert_array_equal(decided, np.arange(count))
+    assert decided.dtype == (np.uint8 if count <= 256 else np.uint16)
+
+
+@pytest.mark.parametrize(("largest", "expected"), [(1, np.uint8), (255, np.uint8), (256, np.uint16), (500, np.uint16)])
+def test_a_label_that_a_byte_cannot_hold_makes_labels_of_two(largest: int, expected: Any) -> None:
+    card = class_card(2, labels=[{"name": "a", "value": 0}, {"name": "b", "value": largest}])
+    assert label_type(card) == expected
+    scores = np.array([[1, 0], [0, 1]], np.float32).reshape(2, 2, 1, 1)
+    np.testing.assert_array_equal(decider(card)(scores).ravel(), [0, largest])
+
+
 def test_labels_have_the_cards_values() -> None:
     labels = [{"name": "a", "value": 7}, {"name": "b", "value": 0}, {"name": "c", "value": 500}]
     card = class_card(3, labels=labels)

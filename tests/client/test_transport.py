@@ -250,24 +250,6 @@ def test_a_client_that_is_killed_leaves_no_region(server: EmbeddedServer, how: s
     assert not [name for name in server_regions(server) if f"-{client.pid}-" in name]
 
 
-def test_a_name_left_by_a_process_that_is_gone_is_removed(server: EmbeddedServer) -> None:
-    left, ours = Path("/dev/shm/voxtile-999999999-1-0"), Path(f"/dev/shm/{other_voxtile_file()}")
-    for path in (left, ours):
-        path.touch()
-    try:
-        with connect_transport(server.grpc_url, "identity") as transport:
-            list(transport.infer(requests(1)))
-        assert not left.exists()
-        assert ours.exists()
-    finally:
-        ours.unlink()
-
-
-def other_voxtile_file() -> str:
-    """A name like those of the server's own files, which are none of the client's business."""
-    return f"voxtile_{os.getpid()}_test"
-
-
 def test_an_endpoint_lists_what_is_offered(server: EmbeddedServer) -> None:
     endpoint = Endpoint(server.grpc_url, ConnectionConfig())
     assert ("identity", "READY") in endpoint.models()

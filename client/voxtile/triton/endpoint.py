@@ -18,8 +18,16 @@ from voxtile.errors import ForkError, ModelError, NoCardError, ServerUnavailable
 from voxtile.tensor_types import NUMPY_TYPES
 from voxtile.triton.connection import ConnectionConfig, connect
 from voxtile.triton.faults import no_triton
-from voxtile.triton.layout import check_finite, mark_unwritten, needed_bytes, scores_bytes, scores_offset
-from voxtile.triton.shared_memory import Region
+from voxtile.triton.layout import (
+    Mark,
+    check_finite,
+    holds_mark,
+    mark_unwritten,
+    needed_bytes,
+    scores_bytes,
+    scores_offset,
+)
+from voxtile.triton.shared_memory import Region, ServerMemory
 from voxtile.triton.slots import SlotPool
 from voxtile.triton.types import Request, ServedModel, scores_shape, wire_type
 
@@ -33,6 +41,7 @@ class Call:
     def __init__(self, request: Request, slot: Region | None) -> None:
         self.request = request
         self.slot = slot
+        self.mark: Mark | None = None
         self.context: Any = None
 
     def cancel(self) -> None:
@@ -56,7 +65,7 @@ class Endpoint:
         self.connection = connection
         self._process = os.getpid()
         self._client = connect(url, connection)
-        self._slots = SlotPool(self._client, url, connection.shared_memory)
+        self._slots = SlotPool(ServerMemory(self._client, connection.headers), url, connection.shared_memory)
 
     # What it offers ------------------------------------------------------------------------------------------
 
@@ -132,16 +141,20 @@ class Endpoint:
             The request in flight. Its memory has to be given back with `release`.
         """
         call = Call(request, self._slots.take(needed_bytes(model.card, request)))
-        inputs, output = _tensors(model, request, call.slot)
-        call.context = self._client.async_infer(
-            model.card.name,
-            inputs,
-            callback=lambda result, error: done(call, result, error),
-            outputs=[output],
-            client_timeout=self.connection.deadline_s,
-            headers=dict(self.connection.headers),
-            compression_algorithm=self.connection.compression,
-        )
+        try:
+            inputs, output = _tensors(model, call)
+            call.context = self._client.async_infer(
+                model.card.name,
+                inputs,
+                callback=lambda result, error: done(call, result, error),
+                outputs=[output],
+                client_timeout=self.connection.deadline_s,
+                headers=dict(self.connection.headers),
+                compression_algorithm=self.connection.compression,
+            )
+        except BaseException:
+            self.release(call, trusted=False)
+            raise
         return call
 
     def scores(self, model: ServedModel, call: Call, result: Any) -> NDArray[Any]:
@@ -151,7 +164,7 @@ class Endpoint:
             [batch, score, *spatial], of the type and shape that the card promises.
 
         Raises:
-            ValueError: the answer has another size or type, or values that are not finite.
+            ValueError: the answer has another size or type, or values that are not finite, or was not written.
         """
         card, slot = model.card, call.slot
         shape, dtype = scores_shape(card, call.request), np.dtype(NUMPY_TYPES[card.output.dtype])
@@ -160,12 +173,20 @@ class Endpoint:
             if answer is None or tuple(answer.shape) != shape or answer.datatype != wire_type(dtype):
                 raise ValueError(f"expected scores of shape {shape}, found {answer and tuple(answer.shape)}")
             scores = slot.array(dtype, shape, scores_offset(call.request)).copy()
+            self._check_written(call, scores)
         else:
             scores = result.as_numpy("scores")
             if scores is None or scores.shape != shape or scores.dtype != dtype:
                 raise ValueError(f"expected scores {dtype}{shape}, found {scores is not None and scores.shape}")
         check_finite(scores)
         return scores
+
+    def _check_written(self, call: Call, scores: NDArray[Any]) -> None:
+        """Raises ValueError where the server has not written all scores to the memory: it may be another memory."""
+        if call.slot is not None and call.mark is not None and holds_mark(scores, call.mark):
+            self._slots.distrust(call.slot)
+            call.slot = None
+            raise ValueError("the server did not write its scores to the shared memory; try --no-shared-memory")
 
     def release(self, call: Call, *, trusted: bool) -> None:
         """Takes back a call's memory.
@@ -185,6 +206,10 @@ class Endpoint:
     def forget_slots(self) -> None:
         """Drops all idle memory, as after a server's restart."""
         self._slots.forget()
+
+    def tidy_slots(self, keep: int) -> None:
+        """Drops all idle memory but `keep` pieces, and closes what was dropped."""
+        self._slots.tidy(keep)
 
     def can_share_memory(self) -> bool:
         """Tries whether memory can be shared with the server."""
@@ -208,10 +233,11 @@ class Endpoint:
             self._client.close()
 
 
-def _tensors(model: ServedModel, request: Request, slot: Region | None) -> tuple[list[Any], Any]:
-    """Triton's descriptions of the inputs and of the output; with a `slot`, the inputs are written to it."""
+def _tensors(model: ServedModel, call: Call) -> tuple[list[Any], Any]:
+    """Triton's descriptions of the inputs and of the output; with a slot, the inputs are written to it."""
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
+    request, slot = call.request, call.slot
     output = InferRequestedOutput("scores")
     inputs, offset = [], 0
     for name, array in request.inputs:
@@ -225,6 +251,6 @@ def _tensors(model: ServedModel, request: Request, slot: Region | None) -> tuple
         inputs.append(tensor)
     if slot is not None:
         shape, offset = scores_shape(model.card, request), scores_offset(request)
-        mark_unwritten(slot.array(np.dtype(NUMPY_TYPES[model.card.output.dtype]), shape, offset))
+        call.mark = mark_unwritten(slot.array(np.dtype(NUMPY_TYPES[model.card.output.dtype]), shape, offset))
         output.set_shared_memory(slot.name, scores_bytes(model.card, request), offset)
     return inputs, output

@@ -6,6 +6,8 @@ Knows nothing of servers: arrays in, arrays out.
 from __future__ import annotations
 
 import math
+import secrets
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -18,6 +20,9 @@ from voxtile.triton.types import Request, scores_shape
 
 ALIGNMENT = 64
 """The scores begin at a multiple of this many bytes, behind the inputs."""
+
+MARK_BYTES = 16
+"""Bytes of a mark: too many to be met by chance."""
 
 
 def scores_offset(request: Request) -> int:
@@ -35,16 +40,53 @@ def needed_bytes(card: Card, request: Request) -> int:
     return scores_offset(request) + scores_bytes(card, request)
 
 
-def mark_unwritten(scores: NDArray[Any]) -> None:
-    """Writes NaN at both ends of every score volume, so that scores that were never written are noticed.
+@dataclass(frozen=True)
+class Mark:
+    """Bytes in memory that the server will write to.
+
+    Attributes:
+        pattern: random bytes.
+        middle: the byte of each score volume at which they stand a second time.
+    """
+
+    pattern: bytes
+    middle: int
+
+
+def mark_unwritten(scores: NDArray[Any]) -> Mark:
+    """Marks the beginning, the end and a place between them of every score volume.
+
+    Scores that were never written, or only in part, keep a mark, whatever their type and whatever the memory held
+    before: none is missed. Scores that were written hold the mark by chance once in 2**128 volumes.
 
     Args:
-        scores: [batch, score, *spatial], a view of the memory that the server will write to. Integers are left as
-            they are.
+        scores: [batch, score, *spatial], a view of the memory that the server will write to.
     """
-    if scores.dtype.kind == "f":
-        batch, count, *spatial = scores.shape
-        scores.reshape(batch * count, math.prod(spatial))[:, [0, -1]] = np.nan
+    volumes = _volumes(scores)
+    length = min(MARK_BYTES, volumes.shape[1])
+    mark = Mark(secrets.token_bytes(length), length + secrets.randbelow(max(volumes.shape[1] - 3 * length, 0) + 1))
+    for place in _places(volumes, mark):
+        place[:] = np.frombuffer(mark.pattern, np.uint8)
+    return mark
+
+
+def holds_mark(scores: NDArray[Any], mark: Mark) -> bool:
+    """Whether any of `scores` [batch, score, *spatial] was not written since it was marked."""
+    pattern = np.frombuffer(mark.pattern, np.uint8)
+    return any(bool((place == pattern).all(axis=1).any()) for place in _places(_volumes(scores), mark))
+
+
+def _volumes(scores: NDArray[Any]) -> NDArray[np.uint8]:
+    """The bytes of contiguous `scores` [batch, score, *spatial], one row a volume; a view."""
+    batch, count, *spatial = scores.shape
+    return scores.reshape(batch * count, math.prod(spatial)).view(np.uint8)
+
+
+def _places(volumes: NDArray[np.uint8], mark: Mark) -> list[NDArray[np.uint8]]:
+    """The bytes of `volumes` [volume, byte] that bear the mark; those of small volumes have room for one mark only."""
+    length, size = len(mark.pattern), volumes.shape[1]
+    starts = (0, mark.middle, size - length) if size >= 3 * length else (0,)
+    return [volumes[:, start : start + length] for start in starts]
 
 
 def check_finite(scores: NDArray[Any]) -> None:

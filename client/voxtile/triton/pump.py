@@ -278,4 +278,4 @@ class Pump(threading.Thread):
             for call in lane.calls:
                 lane.endpoint.release(call, trusted=False)
             lane.calls.clear()
-            lane.endpoint.forget_slots()
+            lane.endpoint.tidy_slots(lane.window.limit)

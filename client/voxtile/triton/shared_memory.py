@@ -7,35 +7,78 @@ behind; if it is killed at that very moment, the next client removes the name. K
 from __future__ import annotations
 
 import contextlib
-import itertools
+import errno
 import mmap
 import os
-from collections.abc import Iterator
+import secrets
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.owners import has_ended, parse_owner, this_process
 from voxtile.triton.faults import memory_in_use
 
 SHM = Path("/dev/shm")
-PREFIX = "voxtile"
+PREFIX = "voxtile-"
 
 MAP_TIMEOUT_S, UNMAP_TIMEOUT_S = 10.0, 2.0
 """Seconds that a server may take to map a region, and to let go of one."""
 
 STATUS_TIMEOUT_S = 5.0
-"""Seconds that a server may take to list its regions."""
+"""Seconds that a server may take to list its regions, or to say that it lives."""
 
-_numbers = itertools.count()
+_held: set[str] = set()
+"""The names of this process's regions that are still open."""
+
+
+class ServerMemory:
+    """What a server maps, by name.
+
+    Args:
+        client: a tritonclient.grpc.InferenceServerClient of the server.
+        headers: sent with every call.
+    """
+
+    def __init__(self, client: Any, headers: Mapping[str, str]) -> None:
+        self._client = client
+        self._headers = dict(headers)
+
+    def map(self, name: str, size: int) -> None:
+        """Asks the server to map the file /dev/shm/`name`, of `size` bytes, by the same name."""
+        self._client.register_system_shared_memory(
+            name, f"/{name}", size, headers=self._headers, client_timeout=MAP_TIMEOUT_S
+        )
+
+    def unmap(self, name: str) -> None:
+        """Asks the server to let go of a region."""
+        self._client.unregister_system_shared_memory(name, headers=self._headers, client_timeout=UNMAP_TIMEOUT_S)
+
+    def names(self) -> list[str]:
+        """The names of all regions that the server maps, of whatever client."""
+        status = self._client.get_system_shared_memory_status(headers=self._headers, client_timeout=STATUS_TIMEOUT_S)
+        return list(status.regions)
+
+    def server_is_live(self) -> bool:
+        """Whether the server answers."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return bool(self._client.is_server_live(headers=self._headers, client_timeout=STATUS_TIMEOUT_S))
+        except InferenceServerException:
+            return False
 
 
 class Region:
     """A region of memory that this process and one server both map.
 
+    That the server has mapped a file of this name does not prove that it is this file: it may have another /dev/shm.
+    The caller sees it by what the server writes.
+
     Args:
-        client: a tritonclient.grpc.InferenceServerClient of the server.
+        server: who maps the region with us.
         size: bytes.
 
     Raises:
@@ -44,25 +87,33 @@ class Region:
             or does not support shared memory.
     """
 
-    def __init__(self, client: Any, size: int) -> None:
+    def __init__(self, server: ServerMemory, size: int) -> None:
         self.size = size
-        self.name = f"{PREFIX}-{os.getpid()}-{_process_start(os.getpid())}-{next(_numbers)}"
-        self._client = client
-        descriptor = os.open(SHM, os.O_TMPFILE | os.O_RDWR, 0o600)
+        self.name = f"{PREFIX}{this_process()}-{secrets.token_hex(8)}"
+        self._server = server
+        descriptor = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
         try:
-            os.posix_fallocate(descriptor, 0, size)  # a full /dev/shm must fail here, not as a bus error later
+            _allocate(descriptor, size)
             self._memory = mmap.mmap(descriptor, size)
-            with _named(descriptor, SHM / self.name):
-                client.register_system_shared_memory(self.name, f"/{self.name}", size, client_timeout=MAP_TIMEOUT_S)
+            self._map(descriptor)
         finally:
             os.close(descriptor)
+
+    def _map(self, descriptor: int) -> None:
+        _held.add(self.name)
+        try:
+            with _named(descriptor, SHM / self.name):
+                self._server.map(self.name, self.size)
+        except BaseException:  # if the server has mapped it all the same, it is left behind, and found as such
+            self.leave()
+            raise
 
     def array(self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
         """An array of `dtype` and `shape` over the region's bytes from `offset` on; a view, not a copy."""
         return np.ndarray(shape, dtype, self._memory, offset)
 
     def close(self) -> bool:
-        """Unregisters the region and unmaps it.
+        """Unmaps the region, at the server and here.
 
         Returns:
             False where the server still uses the region; the caller tries again later. A server that is gone has
@@ -71,13 +122,29 @@ class Region:
         from tritonclient.utils import InferenceServerException
 
         try:
-            self._client.unregister_system_shared_memory(self.name, client_timeout=UNMAP_TIMEOUT_S)
+            self._server.unmap(self.name)
         except InferenceServerException as error:
             if memory_in_use(error.message()):
                 return False
+        self.leave()
+        return True
+
+    def leave(self) -> None:
+        """Unmaps the region here, and leaves it to the server, from which a later client takes it."""
+        _held.discard(self.name)
         with contextlib.suppress(BufferError):  # a view still exists; the memory is freed with the last one
             self._memory.close()
-        return True
+
+
+def _allocate(descriptor: int, size: int) -> None:
+    """Gives the file its memory. A full /dev/shm fails here, not later as a bus error.
+
+    As much again is left free: a server on this machine passes tensors to its engines through /dev/shm as well.
+    """
+    free = os.fstatvfs(descriptor)
+    if free.f_blocks and free.f_bavail * free.f_frsize < 2 * size:
+        raise OSError(errno.ENOSPC, f"less than twice {size} bytes are free", str(SHM))
+    os.posix_fallocate(descriptor, 0, size)
 
 
 @contextlib.contextmanager
@@ -91,29 +158,31 @@ def _named(descriptor: int, path: Path) -> Iterator[None]:
     try:
         yield
     finally:
-        path.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):  # a later client removes it
+            path.unlink()
 
 
-def forget_dead_clients(client: Any) -> None:
-    """Removes names and registered regions that clients on this machine have left behind when they were killed."""
-    for path in SHM.glob(f"{PREFIX}-*"):
-        if _owner_is_gone(path.name):
-            path.unlink(missing_ok=True)
-    for region in client.get_system_shared_memory_status(client_timeout=STATUS_TIMEOUT_S).regions:
-        if _owner_is_gone(region):
-            client.unregister_system_shared_memory(region, client_timeout=STATUS_TIMEOUT_S)
+def forget_dead_clients(server: ServerMemory) -> None:
+    """Removes names and mapped regions that processes of this user left behind when they were killed.
+
+    What anybody else has left is left alone, and so is whatever cannot be removed.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    with contextlib.suppress(OSError):
+        for path in SHM.glob(f"{PREFIX}*"):
+            if _is_left_behind(path.name):
+                with contextlib.suppress(OSError):
+                    path.unlink()
+    with contextlib.suppress(InferenceServerException):
+        for name in filter(_is_left_behind, server.names()):
+            with contextlib.suppress(InferenceServerException):  # still in use, for example
+                server.unmap(name)
 
 
-def _owner_is_gone(name: str) -> bool:
-    """Whether `name` is a region of Voxtile whose process has ended (another process may have its id by now)."""
-    prefix, pid, start = (name.split("-") + [""] * 3)[:3]
-    return prefix == PREFIX and pid.isdigit() and _process_start(int(pid)) != start
-
-
-def _process_start(pid: int) -> str:
-    """The start of the process in clock ticks since boot; empty where there is no such process."""
-    try:
-        fields = Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()
-    except OSError:
-        return ""
-    return fields[19]
+def _is_left_behind(name: str) -> bool:
+    """Whether `name` is a region of Voxtile whose owner has ended, or a region that this process has left."""
+    owner = parse_owner(name.removeprefix(PREFIX)) if name.startswith(PREFIX) else None
+    if owner is None:
+        return False
+    return has_ended(owner) or (owner == this_process() and name not in _held)

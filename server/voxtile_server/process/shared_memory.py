@@ -1,24 +1,88 @@
-"""Names for the shared memory of Triton's stubs, and the removal of what dead servers have left."""
+"""Names for the shared memory of Triton's stubs, and the removal of what dead servers have left.
+
+A server's names have one beginning, and its supervisor holds a lock on a file of that beginning. The kernel ends the
+lock with the supervisor. No process is judged by its id, since an id means another process in another container.
+"""
 
 from __future__ import annotations
 
+import contextlib
+import fcntl
 import os
+import re
 import secrets
-from pathlib import Path
+import stat
+from collections.abc import Iterator
 
-from voxtile_server.process.supervisor import SHARED_MEMORY, remove_shared_memory
+from voxtile_server.process import supervisor
 
 PREFIX = "voxtile"
+LOCK = "owner"  # the end of the locked file's name
+LOCK_NAME = re.compile(rf"{PREFIX}_[0-9]+_[0-9a-f]+_{LOCK}")
+TRIES = 8  # another server may take a lock that is not yet held for a dead server's, and remove it
 
 
-def new_prefix() -> str:
-    """A beginning of names that no other server has; our process id is in it, which tells who has left a region."""
-    return f"{PREFIX}_{os.getpid()}_{secrets.token_hex(4)}_"
+@contextlib.contextmanager
+def locked_prefix() -> Iterator[tuple[str, int | None]]:
+    """Gives a beginning of names that no other server has, and the lock that says that it is in use.
+
+    Our process id is in the beginning, for people who look. The lock is a descriptor for the supervisor to inherit; it
+    is None where this machine has no memory to share, and then nobody removes what a server leaves.
+    """
+    prefix, lock = _new_prefix()
+    try:
+        yield prefix, lock
+    except BaseException:
+        supervisor.remove_shared_memory(prefix)
+        raise
+    finally:
+        if lock is not None:
+            os.close(lock)
 
 
 def remove_stale() -> None:
-    """Remove what servers have left whose owner and supervisor were both killed."""
-    for region in SHARED_MEMORY.glob(f"{PREFIX}_*_*"):
-        owner = region.name.split("_")[1]
-        if owner.isdigit() and not Path("/proc", owner).exists():
-            remove_shared_memory(region.name)
+    """Remove what servers of this user have left whose supervisor was killed."""
+    for file in supervisor.SHARED_MEMORY.glob(f"{PREFIX}_*_{LOCK}"):
+        if LOCK_NAME.fullmatch(file.name):
+            with contextlib.suppress(OSError), _lock_of_the_dead(file):
+                supervisor.remove_shared_memory(file.name.removesuffix(LOCK))
+
+
+def _new_prefix() -> tuple[str, int | None]:
+    for _ in range(TRIES):
+        prefix = f"{PREFIX}_{os.getpid()}_{secrets.token_hex(4)}_"
+        lock = _new_lock(f"{prefix}{LOCK}")
+        if lock is not None:
+            return prefix, lock
+    return prefix, None
+
+
+def _new_lock(name: str) -> int | None:
+    """Make and lock a file; None where it cannot be made, or was removed at once."""
+    file = supervisor.SHARED_MEMORY / name
+    try:
+        descriptor = os.open(file, os.O_CREAT | os.O_EXCL | os.O_RDWR, 0o600)
+    except OSError:
+        return None
+    try:
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        if os.path.samestat(os.fstat(descriptor), file.lstat()):
+            return descriptor
+    except OSError:
+        pass
+    os.close(descriptor)
+    return None
+
+
+@contextlib.contextmanager
+def _lock_of_the_dead(file: os.PathLike[str]) -> Iterator[None]:
+    """Hold a lock that nobody holds within the block; OSError where it is held, or is no lock of this user."""
+    descriptor = os.open(file, os.O_RDWR | os.O_NOFOLLOW | os.O_NONBLOCK)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(f"{file} is no lock of ours")
+        fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        yield
+    finally:
+        os.close(descriptor)

@@ -49,9 +49,10 @@ class SupervisedProgram:
     Args:
         task: what to run.
         log_file: takes what the program and the supervisor print.
+        lock: a descriptor that the supervisor keeps open while it lives; the program does not get it.
     """
 
-    def __init__(self, task: Task, log_file: IO[bytes]) -> None:
+    def __init__(self, task: Task, log_file: IO[bytes], lock: int | None = None) -> None:
         self._task = task
         self.pid: int | None = None
         """The program's process id; None until `start` has returned True."""
@@ -61,6 +62,7 @@ class SupervisedProgram:
             stdout=subprocess.PIPE,
             stderr=log_file,
             text=True,
+            pass_fds=() if lock is None else (lock,),
             start_new_session=True,  # Ctrl-C is for us; we then stop the program in order
         )
 

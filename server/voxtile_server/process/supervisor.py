@@ -51,9 +51,13 @@ def main() -> int:
 
 
 def remove_shared_memory(prefix: str) -> None:
-    """Remove the regions of shared memory whose names begin with `prefix`; killed stubs leave theirs."""
+    """Remove the regions of shared memory whose names begin with `prefix`; killed stubs leave theirs.
+
+    What cannot be removed stays: it is somebody else's, or no file.
+    """
     for region in SHARED_MEMORY.glob(f"{prefix}*"):
-        region.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            region.unlink()
 
 
 def remove_link(link: Path) -> None:
