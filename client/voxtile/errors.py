@@ -15,6 +15,9 @@ VoxtileError                 exit code
 Each message says what was expected, what was found, where, and what to do.
 """
 
+import traceback
+from pathlib import Path
+
 
 class VoxtileError(Exception):
     """Base of all errors that are meant for the user; `exit_code` is the exit code of the commands."""
@@ -64,3 +67,17 @@ class TileError(VoxtileError):
     """A tile was refused on every try."""
 
     exit_code = 3
+
+
+def in_one_line(error: BaseException) -> str:
+    """Returns what an error says, in one line; of one that is not Voxtile's own, also its kind and its place."""
+    said = " ".join(str(error).split())
+    if isinstance(error, VoxtileError):
+        return said
+    place = next((f" (in {Path(f.filename).name}, line {f.lineno})" for f in _innermost_first(error)), "")
+    advice = "; allow less with --max-ram" if isinstance(error, MemoryError) else ""
+    return f"{type(error).__name__}: {said or 'no more is known'}{advice}{place}"
+
+
+def _innermost_first(error: BaseException) -> list[traceback.FrameSummary]:
+    return traceback.extract_tb(error.__traceback__)[::-1]

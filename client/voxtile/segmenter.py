@@ -18,7 +18,8 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.prepare import check_installed, prepare_scan
 from voxtile.errors import InputError
-from voxtile.io.scan import ScanInput, open_scan
+from voxtile.io.channel_numbers import check_numbers_as_given
+from voxtile.io.scan import ScanInput, files_of, open_scan
 from voxtile.io.volume import Volume
 from voxtile.io.writing import mask_image
 from voxtile.job import Cancellation, Job, Progress
@@ -191,6 +192,7 @@ class Segmenter:
 
     def _load(self, image: ScanInput, cancellation: Cancellation) -> LoadedScan:
         watch = Stopwatch()
+        check_numbers_as_given(files_of(image), self.card.input_channels)
         with watch.step("read"):
             volume = open_scan(image, self.card.input_channels)
         with watch.step("infer"):

@@ -21,7 +21,12 @@ ERRORS: dict[str, type[Any]] = {
     "voxtile": voxtile.errors.VoxtileError,
     "voxtile-build": voxtile_build.errors.BuildError,
 }
-COMMON = ((0, "The command did what it was asked for"), (130, "Interrupted; nothing half-written is left"))
+COMMON = (
+    (0, "The command did what it was asked for"),
+    (129, "Ended by SIGHUP, as when its terminal is closed; nothing half-written is left"),
+    (130, "Interrupted; nothing half-written is left"),
+    (143, "Ended by SIGTERM, as by a scheduler's time limit; nothing half-written is left"),
+)
 SAID = re.compile(r"Exit codes?:?\s+(.*?)(?:\.\s|\.?\Z)", re.DOTALL)
 ONE = re.compile(r"(\d+):? ([^;,]+(?:, (?!\d)[^;,]+)*)")
 

@@ -1,20 +1,23 @@
-"""Finds the cases in a folder of scans, and decides which files belong to which case.
+"""Gathers the scans of a folder into cases: decides which files belong to which case, and where its mask is written.
 
-Knows nothing of models beyond the number and names of their channels, and nothing of what is done with a case.
+Knows nothing of models beyond the names of their channels, and nothing of what is done with a case.
 """
 
 from __future__ import annotations
 
-import re
-from collections.abc import Iterator, Sequence
+import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtile.errors import InputError
-from voxtile.io.formats import SUFFIXES, is_scan, stem_of
+from voxtile.batch.walk import LeftOut, walk
+from voxtile.errors import InputError, OutputError
+from voxtile.io.channel_numbers import check_numbers_of_case, split_number
+from voxtile.io.formats import SUFFIXES, stem_of
+from voxtile.io.same_file import KnownFiles, same_folder
+from voxtile.outputs.base import Output
 
-CHANNEL = re.compile(r"_(\d{4})$")
-"""nnU-Net's naming: CASE_0000.nii.gz is the first channel of CASE."""
+MASK_SUFFIX = ".nii.gz"
 
 
 @dataclass(frozen=True)
@@ -25,18 +28,38 @@ class CaseFiles:
         name: its name, with folders, relative to the input folder.
         files: its files, one for each channel.
         mask: where its mask is written.
+        is_numbered: whether its files are told apart by nnU-Net's channel numbers, which `name` does not hold.
     """
 
     name: str
     files: tuple[Path, ...]
     mask: Path
+    is_numbered: bool = False
 
     def beside(self, suffix: str) -> Path:
         """Where a file that ends in `suffix` is written: beside the mask, under its name."""
-        return self.mask.with_name(f"{stem_of(self.mask)}{suffix}")
+        return self.mask.with_name(f"{self.mask.name.removesuffix(MASK_SUFFIX)}{suffix}")
+
+    def targets(self, beside: Sequence[Output]) -> dict[str, Path]:
+        """All files that are written for it, by the endings of their names; the mask is the first."""
+        endings = [suffix for output in beside for suffix in (output.suffix, *output.companions)]
+        return {suffix: self.beside(suffix) for suffix in (MASK_SUFFIX, *endings)}
 
 
-def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
+@dataclass(frozen=True)
+class FoundCases:
+    """What was found in a folder.
+
+    Attributes:
+        cases: the cases in the order of their names.
+        left_out: what lies there and belongs to no case.
+    """
+
+    cases: tuple[CaseFiles, ...]
+    left_out: tuple[LeftOut, ...]
+
+
+def find_cases(inputs: Path, outputs: Path, channels: int, beside: Sequence[Output] = ()) -> FoundCases:
     """Finds the cases under a folder, at any depth.
 
     Files that follow nnU-Net's naming are gathered by case; each other file is a case of its own.
@@ -45,55 +68,103 @@ def find_cases(inputs: Path, outputs: Path, channels: int) -> list[CaseFiles]:
         inputs: the folder.
         outputs: where masks are written; not searched.
         channels: the number of the model's channels.
-
-    Returns:
-        The cases in the order of their names.
+        beside: what else is written for each case.
 
     Raises:
-        InputError: `inputs` is no folder, holds no scan, or holds two cases whose masks would have the same name.
+        InputError: `inputs` is no folder, is `outputs`, or holds no scan; or two cases would have one mask.
+        OutputError: a file that is written would replace a scan, or would itself be taken for one later.
     """
     if not inputs.is_dir():
         raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
-    groups: dict[str, list[Path]] = {}
-    for file in sorted(path for path in inputs.rglob("*") if is_scan(path) and path.is_file()):
-        if outputs in file.parents or file.name.startswith("."):
-            continue
-        stem = stem_of(file)
-        name = str((file.parent / CHANNEL.sub("", stem)).relative_to(inputs))
-        groups.setdefault(name, []).append(file)
-    if not groups:
-        raise InputError(f"{inputs}: expected scans ({', '.join(SUFFIXES)}) in this folder or below, found none")
-    cases = [case for name, files in groups.items() for case in _cases_of(name, files, outputs, channels)]
-    _check_masks_differ(cases)
-    return sorted(cases, key=lambda case: case.name)
-
-
-def _check_masks_differ(cases: Sequence[CaseFiles]) -> None:
-    """Raises InputError where the mask of one case would replace that of another."""
-    seen: dict[Path, CaseFiles] = {}
-    for case in cases:
-        other = seen.setdefault(case.mask, case)
-        if other is not case:
-            files = ", ".join(map(str, (*other.files, *case.files)))
-            raise InputError(f"{case.mask}: two cases would have this mask ({files}); rename or move one of them")
+    if same_folder(inputs, outputs):
+        raise InputError(f"{outputs}: expected another folder for masks than that of the scans; choose another")
+    try:
+        found = walk(inputs, outputs)
+    except OSError as error:
+        raise InputError(f"{inputs}: the folder cannot be read ({error.strerror or error})") from None
+    if not found.scans:
+        wanted = f"{inputs}: expected scans ({', '.join(SUFFIXES)}) in this folder or below, found none"
+        raise InputError("; ".join([wanted, *left_out_in_words(found.left_out)]))
+    groups: dict[tuple[Path, bool], list[Path]] = {}
+    for file in found.scans:
+        stem, number = split_number(file)
+        groups.setdefault((file.with_name(stem), number is not None), []).append(file)
+    cases = [
+        CaseFiles(str(name.relative_to(inputs)), files, outputs / f"{name.relative_to(inputs)}{MASK_SUFFIX}", numbered)
+        for (name, has_numbers), group in groups.items()
+        for name, files, numbered in _cases_of(name, group, has_numbers, channels)
+    ]
+    cases.sort(key=lambda case: case.name)
+    _check_apart(cases, beside)
+    _check_not_among_scans(cases, inputs, outputs)
+    return FoundCases(tuple(cases), tuple(found.left_out))
 
 
 def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:
     """Raises InputError for a case whose files' numbers are not those of the model's channels, one file for each."""
-    numbers = [int(found[1]) for file in case.files if (found := CHANNEL.search(stem_of(file)))]
-    if len(channels) == 1 or len(numbers) != len(case.files) or numbers in ([0], [*range(len(channels))]):
-        return  # a single first file may hold all channels as frames, which its reader knows
-    wanted = ", ".join(f"_{number:04d} {name}" for number, name in enumerate(channels))
-    found_files = ", ".join(file.name for file in case.files)
-    raise InputError(f"{case.name}: expected one file for each channel ({wanted}), found {found_files}")
-
-
-def _cases_of(name: str, files: list[Path], outputs: Path, channels: int) -> Iterator[CaseFiles]:
-    """A group of files is one case where it has the model's channels; otherwise each file is a case of its own."""
-    numbered = all(CHANNEL.search(stem_of(file)) for file in files)
-    if numbered and (len(files) == channels or channels > 1):
-        yield CaseFiles(name, tuple(files), outputs / f"{name}.nii.gz")
+    if not case.is_numbered:
         return
-    for file in files:
-        own = str(Path(name).with_name(stem_of(file)))
-        yield CaseFiles(own, (file,), outputs / f"{own}.nii.gz")
+    try:
+        check_numbers_of_case(case.files, channels)
+    except InputError as error:
+        raise InputError(f"{case.name}: {error}") from None
+
+
+def left_out_in_words(left_out: Sequence[LeftOut], most: int = 3) -> list[str]:
+    """One sentence for each reason: how many were left out, and the first few by name."""
+    reasons: dict[str, list[LeftOut]] = {}
+    for one in left_out:
+        reasons.setdefault(one.reason, []).append(one)
+    return [
+        f"left out {sum(1 + one.others for one in group)}: {reason} ({', '.join(one.path for one in group[:most])}"
+        f"{', …' if sum(1 + one.others for one in group) > min(most, len(group)) else ''})"
+        for reason, group in reasons.items()
+    ]
+
+
+def _cases_of(
+    name: Path, files: Sequence[Path], has_numbers: bool, channels: int
+) -> list[tuple[Path, tuple[Path, ...], bool]]:
+    """Name, files, and whether these are channels, of each case that files with one name and a number each make.
+
+    The numbers are channels' if the first channel's is among them or, for a model of several channels, any of its
+    channels'. Other four digits are part of a name, such as a patient's, whatever lies beside.
+    """
+    firsts = {0} if channels == 1 else set(range(channels))
+    if has_numbers and firsts & {split_number(file)[1] for file in files}:
+        return [(name, tuple(files), True)]
+    return [(file.with_name(stem_of(file)), (file,), False) for file in files]
+
+
+def _check_apart(cases: Sequence[CaseFiles], beside: Sequence[Output]) -> None:
+    """Checks that each file is written once and that none is a scan. Raises InputError or OutputError."""
+    scans, written = KnownFiles(), KnownFiles()
+    for case in cases:
+        for file in case.files:
+            scans.add(file, str(file))
+    for case in cases:
+        given = ", ".join(map(str, case.files))
+        for target in case.targets(beside).values():
+            other = written.find(target)
+            if other is not None:
+                raise InputError(
+                    f"{target}: two cases would have this mask ({other}, {given}); rename or move one of them"
+                )
+            scan = scans.find(target)
+            if scan is not None:
+                raise OutputError(f"{target}: would replace the scan {scan}; choose another folder for masks")
+        for target in case.targets(beside).values():
+            written.add(target, given)
+
+
+def _check_not_among_scans(cases: Sequence[CaseFiles], inputs: Path, outputs: Path) -> None:
+    """Raises OutputError where a mask would lie among the scans, and be taken for one by the next run."""
+    within, masks = inputs.resolve(), outputs.resolve()
+    for case in cases:
+        place = Path(os.path.realpath(case.mask.parent))
+        not_searched = masks.is_relative_to(within) and place.is_relative_to(masks)
+        if place.is_relative_to(within) and not not_searched:
+            raise OutputError(
+                f"{case.mask}: this mask would lie among the scans in {inputs}, and the next run would take it for a "
+                "scan; choose another folder for masks"
+            )

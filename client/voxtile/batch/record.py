@@ -1,23 +1,126 @@
-"""Records which model fills a folder of masks, so that another model does not add its own.
+"""Records what a batch has written: which model fills the folder, and for each case which scan gave which files.
 
-Knows nothing of cases or masks.
+A mask is finished if a record holds its checksum and the scan, not because a file of its name exists. So a half-copied
+mask, one that was edited by hand, and one that something else made are recognised. A record is written before its files
+take their names, so that a run may be killed at any moment. Knows nothing of how masks are made.
 """
 
 from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
+
+from pydantic import BaseModel, ValidationError
 
 from voxtile.errors import OutputError
 from voxtile.outputs.report import write_text
 from voxtile.triton.types import ServedModel
 
-RECORD = "voxtile-batch.json"
+CLAIM = "voxtile-batch.json"
+RECORDS = ".voxtile-batch"
+"""The folder of records, in the folder of masks."""
 
 
-def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> None:
+READ_BYTES = 1 << 20
+"""Bytes read at a time: a scan may be larger than what memory is left beside it."""
+
+
+class ScanFile(BaseModel):
+    """One file of a scan, as it was read.
+
+    Attributes:
+        uri: where it lies, as a file: URI, which says every name exactly.
+        size: its bytes.
+        mtime_ns: when its content was changed.
+        ctime_ns: when anything of it was changed.
+        sha256: the checksum of its content.
+    """
+
+    uri: str
+    size: int
+    mtime_ns: int
+    ctime_ns: int
+    sha256: str
+
+    def is_still(self, path: Path) -> bool:
+        """Whether `path` has the content that was read; its content is looked at only where its times have changed."""
+        found = path.stat()
+        if (found.st_size, found.st_mtime_ns, found.st_ctime_ns) == (self.size, self.mtime_ns, self.ctime_ns):
+            return True
+        return found.st_size == self.size and sha256_of(path) == self.sha256
+
+
+class CaseRecord(BaseModel):
+    """What is known of a finished case.
+
+    Attributes:
+        scans: its scan, a file for each channel.
+        files: the checksum of each file that was written, by the ending of its name.
+        replaced: the checksum of each file that it replaced, which is there still if the run was killed just then.
+        seconds: the seconds that it took, writing left out.
+        ml: millilitres of each label.
+    """
+
+    scans: list[ScanFile]
+    files: dict[str, str] = {}
+    replaced: dict[str, str] = {}
+    seconds: float = 0.0
+    ml: dict[str, float] = {}
+
+    def is_of(self, files: Sequence[Path]) -> bool:
+        """Whether `files` have the content of the recorded scan. Raises OSError."""
+        return len(files) == len(self.scans) and all(
+            scan.is_still(file) for scan, file in zip(self.scans, files, strict=True)
+        )
+
+    def was_at(self, files: Sequence[Path]) -> bool:
+        """Whether the recorded scan lay where `files` lie."""
+        return [scan.uri for scan in self.scans] == [uri_of(file) for file in files]
+
+    def wrote(self, suffix: str, sha256: str) -> bool:
+        """Whether a file with this ending and checksum is one that a run has written for this case."""
+        return sha256 in (self.files.get(suffix), self.replaced.get(suffix))
+
+
+class Records:
+    """The records in a folder of masks.
+
+    Args:
+        outputs: the folder of masks.
+    """
+
+    def __init__(self, outputs: Path) -> None:
+        self._folder = outputs / RECORDS
+
+    def read(self, case: str) -> CaseRecord | None:
+        """The record of a case; None where there is none that can be read."""
+        try:
+            return CaseRecord.model_validate_json(self._file(case).read_bytes())
+        except (OSError, ValidationError):
+            return None
+
+    def write(self, case: str, record: CaseRecord) -> None:
+        """Writes a record, whole or not at all. Raises OutputError."""
+        file = self._file(case)
+        try:
+            file.parent.mkdir(parents=True, exist_ok=True)
+        except OSError as error:
+            raise OutputError(f"{file.parent}: cannot be made ({error.strerror or error})") from None
+        write_text(record.model_dump_json(indent=2) + "\n", file)
+
+    def cases(self) -> Iterator[str]:
+        """The names of all cases that have a record, in order."""
+        for file in sorted(self._folder.rglob("*.json")):
+            if not file.name.startswith("."):
+                yield str(file.relative_to(self._folder)).removesuffix(".json")
+
+    def _file(self, case: str) -> Path:
+        return self._folder / f"{case}.json"
+
+
+def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> Records:
     """Makes the folder, and records the model in it.
 
     Args:
@@ -25,20 +128,51 @@ def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> N
         model: the model that fills it.
         changes: what is done otherwise than by the model's own semantics, in words.
 
+    Returns:
+        The records of the cases in it.
+
     Raises:
         OutputError: it cannot be written, or another model, another build or other options have begun to fill it.
     """
     digest = hashlib.sha256(model.card_text.encode()).hexdigest()
     own = {"model": model.card.name, "card_sha256": digest, "changes": list(changes)}
-    record = outputs / RECORD
+    claim, records = outputs / CLAIM, Records(outputs)
     try:
         outputs.mkdir(parents=True, exist_ok=True)
-        found = json.loads(record.read_text()) if record.exists() else own
-    except (OSError, json.JSONDecodeError) as error:
+        found = json.loads(claim.read_text(encoding="utf-8")) if claim.exists() else None
+    except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{outputs}: expected a folder to write masks to ({error})") from None
-    if found != own:
+    if found != own and found is not None and next(records.cases(), None) is not None:
+        by = found.get("model") if isinstance(found, dict) else found
         raise OutputError(
-            f"{outputs}: holds masks by {found.get('model')!r} of another build or with other options; "
+            f"{outputs}: holds masks by {by!r} of another build or with other options; "
             "choose another folder, or empty this one"
         )
-    write_text(json.dumps(own, indent=2) + "\n", record)
+    write_text(json.dumps(own, indent=2) + "\n", claim)
+    return records
+
+
+def scan_file(path: Path) -> ScanFile:
+    """What is recorded of a file that was just read. Raises OSError."""
+    found = path.stat()
+    return ScanFile(
+        uri=uri_of(path),
+        size=found.st_size,
+        mtime_ns=found.st_mtime_ns,
+        ctime_ns=found.st_ctime_ns,
+        sha256=sha256_of(path),
+    )
+
+
+def uri_of(path: Path) -> str:
+    """Where a file lies, as a URI: the folder without links, so that one place has one spelling."""
+    return (path.parent.resolve() / path.name).as_uri()
+
+
+def sha256_of(path: Path) -> str:
+    """The checksum of a file's content. Raises OSError."""
+    digest = hashlib.sha256()
+    with path.open("rb") as file:
+        while piece := file.read(READ_BYTES):
+            digest.update(piece)
+    return digest.hexdigest()

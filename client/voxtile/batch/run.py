@@ -1,32 +1,38 @@
 """Segments a folder of scans into a folder of masks.
 
-It reads ahead, goes on after a scan that fails, and leaves finished cases alone, so that a run that was interrupted can
-be repeated: a mask that exists is finished, because masks appear whole or not at all. Knows nothing of tiles or gRPC.
+It reads ahead, goes on after a scan that fails in whatever way, and leaves finished cases alone, so that a run that was
+interrupted can be repeated. Knows nothing of tiles or gRPC.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
-from voxtile.batch.record import claim_folder
-from voxtile.batch.summary import Outcome, exit_code, write_summary
-from voxtile.errors import ServerUnavailable, VoxtileError
-from voxtile.io.writing import write_image
-from voxtile.outputs.base import Output, Result
-from voxtile.segmenter import LoadedScan, Segmentation, Segmenter
+from voxtile.batch.finishing import finished_before, judge, write_case
+from voxtile.batch.record import Records, ScanFile, claim_folder, scan_file
+from voxtile.batch.summary import Outcome, Summary, check_summary, exit_code
+from voxtile.batch.walk import LeftOut
+from voxtile.errors import InputError, OutputError, ServerUnavailable, in_one_line
+from voxtile.outputs.base import Output
+from voxtile.segmenter import LoadedScan, Segmenter
+
+Write = Callable[[], Outcome]
+"""Writes a case's files and returns its outcome."""
 
 
 @dataclass(frozen=True)
 class BatchResult:
-    """All outcomes, and the exit code that they make."""
+    """All outcomes, what was left out, and the exit code that they make."""
 
     outcomes: tuple[Outcome, ...]
     exit_code: int
+    left_out: tuple[LeftOut, ...] = ()
 
 
 def segment_folder(
@@ -38,7 +44,7 @@ def segment_folder(
     ahead: int = 1,
     on_result: Callable[[Outcome, int, int], None] | None = None,
 ) -> BatchResult:
-    """Segments every case under a folder, and writes summary.json and summary.csv.
+    """Segments every case under a folder, and writes summary.json and summary.csv after each.
 
     Args:
         segmenter: what segments; it must keep scores where an output needs them.
@@ -50,127 +56,159 @@ def segment_folder(
 
     Raises:
         InputError: `inputs` cannot be used. Raised before any work, as are the next two.
-        OutputError: `outputs` cannot be used.
+        OutputError: `outputs` cannot be used; or, at the end, the summary cannot be written.
         VoxtileError: the model cannot have an output of `beside`.
     """
     for output in beside:
         output.check_model(segmenter.card)
-    cases = find_cases(inputs, outputs, len(segmenter.card.input_channels))
-    claim_folder(outputs, segmenter.transport.model, segmenter.changes)
+    found = find_cases(inputs, outputs, len(segmenter.card.input_channels), beside)
+    check_summary(outputs)
+    records = claim_folder(outputs, segmenter.transport.model, segmenter.changes)
+    judged = [(case, judge(case, beside, records)) for case in found.cases]
+    rows = [Outcome(one.path, "left out", error=str(one)) for one in found.left_out]
+    rows += finished_before(records, found.cases, outputs)
+    summary = Summary(outputs, [case.name for case in found.cases], rows)
+    work = _Work(segmenter, [case for case, outcome in judged if outcome is None], beside, records, ahead, summary)
     outcomes: list[Outcome] = []
-    with ThreadPoolExecutor(1, "voxtile-read") as reader, ThreadPoolExecutor(1, "voxtile-write") as writer:
-        try:
-            done = _outcomes(segmenter, cases, reader, _WriteBehind(writer), ahead, beside)
-            for number, outcome in enumerate(done, 1):
-                outcomes.append(outcome)
-                if on_result:
-                    on_result(outcome, number, len(cases))
-        finally:
-            write_summary(outputs, outcomes)
-    return BatchResult(tuple(outcomes), exit_code(outcomes))
+    try:
+        for number, outcome in enumerate(work.outcomes(judged), 1):
+            outcomes.append(outcome)
+            if on_result:
+                on_result(outcome, number, len(judged))
+    except BaseException:
+        work.end_early()
+        raise
+    work.end()
+    may_be_scans = any(one.may_be_scan for one in found.left_out)
+    return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=may_be_scans), found.left_out)
 
 
-def _outcomes(
-    segmenter: Segmenter,
-    cases: Sequence[CaseFiles],
-    reader: ThreadPoolExecutor,
-    writer: _WriteBehind,
-    ahead: int,
-    beside: Sequence[Output],
-) -> Iterator[Outcome]:
-    """Yields one outcome for each case, in order; once the servers are lost, no further case is tried."""
-    todo = [case for case in cases if not _finished(case, beside)]
-    loading = _ReadAhead(segmenter, todo, reader, ahead)
-    servers_lost = ""
-    for case in cases:
-        if case not in todo:
-            yield from writer.add(Outcome(case.name, "found"), None)
-        elif servers_lost:
-            yield from writer.add(Outcome(case.name, "not tried", error=servers_lost), None)
-        else:
-            try:
-                yield from writer.add(*_segment(segmenter, case, loading.take(case), beside))
-            except ServerUnavailable as error:
-                servers_lost = str(error)
-                yield from writer.add(Outcome(case.name, "failed", error=servers_lost), None)
-    yield from writer.finish()
+class _Work:
+    """Reading, segmenting and writing, each of another case at the same time.
 
+    Args:
+        segmenter: what segments.
+        todo: the cases to segment, in order.
+        beside: what else to write for each.
+        records: where finished cases are recorded.
+        ahead: how many cases are read ahead.
+        summary: takes every outcome.
+    """
 
-class _ReadAhead:
-    """Reads and prepares cases before their turn, `ahead` of them."""
-
-    def __init__(self, segmenter: Segmenter, cases: Sequence[CaseFiles], pool: ThreadPoolExecutor, ahead: int) -> None:
+    def __init__(
+        self,
+        segmenter: Segmenter,
+        todo: Sequence[CaseFiles],
+        beside: Sequence[Output],
+        records: Records,
+        ahead: int,
+        summary: Summary,
+    ) -> None:
         self._segmenter = segmenter
-        self._cases = cases
-        self._pool = pool
+        self._beside = beside
+        self._records = records
+        self._summary = summary
+        self._reader = ThreadPoolExecutor(1, "voxtile-read")
+        self._writer = ThreadPoolExecutor(1, "voxtile-write")
+        self._unread = iter(todo)
         self._ahead = ahead
-        self._loading: dict[str, Future[LoadedScan]] = {}
+        self._loading: list[Future[_Loaded]] = []
+        self._writing: tuple[Outcome, Future[Outcome]] | None = None
 
-    def take(self, case: CaseFiles) -> Future[LoadedScan]:
-        """Returns the case, being loaded, and begins to load the ones behind it."""
-        place = self._cases.index(case)
-        for one in self._cases[place : place + 1 + self._ahead]:
-            if one.name not in self._loading:
-                self._loading[one.name] = self._pool.submit(self._load, one)
-        return self._loading.pop(case.name)
+    def outcomes(self, judged: Sequence[tuple[CaseFiles, Outcome | None]]) -> Iterator[Outcome]:
+        """Yields one outcome for each case, in order; once the servers are lost, no further case is tried."""
+        servers_lost = ""
+        for case, known in judged:
+            write: Write | None = None
+            if known is not None:
+                outcome = known
+            elif servers_lost:
+                outcome = Outcome(case.name, "not tried", error=servers_lost)
+            else:
+                try:
+                    outcome, write = self._segment(case)
+                except ServerUnavailable as error:
+                    servers_lost = in_one_line(error)
+                    outcome = Outcome(case.name, "failed", error=servers_lost)
+            yield from self._written()
+            if write is None:
+                yield self._noted(outcome)
+            else:
+                self._writing = outcome, self._writer.submit(write)
+        yield from self._written()
 
-    def _load(self, case: CaseFiles) -> LoadedScan:
+    def end(self) -> None:
+        """Writes the summary once more. Raises OutputError."""
+        self._reader.shutdown()
+        self._writer.shutdown()
+        self._summary.write()
+
+    def end_early(self) -> None:
+        """Lets the case that is being written be written, and writes the summary; what is being read is given up."""
+        self._reader.shutdown(wait=False, cancel_futures=True)
+        for _ in self._written():
+            pass
+        self._writer.shutdown()
+        with suppress(OutputError):  # the earlier error is the one to tell
+            self._summary.write()
+
+    def _segment(self, case: CaseFiles) -> tuple[Outcome, Write | None]:
+        """Returns the outcome, and a function that writes the case's files. Raises ServerUnavailable."""
+        loading = self._take()
+        error = loading.exception()
+        if isinstance(error, ServerUnavailable):
+            raise error
+        if error is not None:
+            return Outcome(case.name, "failed", error=in_one_line(error)), None
+        try:
+            loaded, scans = loading.result()
+            segmented = self._segmenter.run(loaded)
+        except ServerUnavailable:
+            raise
+        except Exception as failure:  # whatever it is, it is this case's
+            return Outcome(case.name, "failed", error=in_one_line(failure)), None
+        volumes = {name: label.ml for name, label in segmented.report.labels.items()}
+        outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
+        # Without outputs the scan's memory is free now.
+        result = self._segmenter.result(loaded, segmented) if self._beside else None
+        return outcome, partial(write_case, case, outcome, scans, segmented, result, self._beside, self._records)
+
+    def _take(self) -> Future[_Loaded]:
+        """Returns the next case to segment, being loaded, and begins to load the ones behind it."""
+        while len(self._loading) <= self._ahead and (case := next(self._unread, None)):
+            self._loading.append(self._reader.submit(self._load, case))
+        return self._loading.pop(0)
+
+    def _load(self, case: CaseFiles) -> _Loaded:
         check_channel_numbers(case, self._segmenter.card.input_channels)
-        return self._segmenter.load(list(case.files))
+        before = [file.stat() for file in case.files if file.exists()]
+        loaded = self._segmenter.load(list(case.files))
+        scans = [scan_file(file) for file in case.files]
+        if [(one.st_size, one.st_mtime_ns) for one in before] != [(one.size, one.mtime_ns) for one in scans]:
+            raise InputError(f"{case.name}: its scan was changed while it was read; is it being copied? Run again")
+        return loaded, scans
 
-
-class _WriteBehind:
-    """Writes a case's files while the next case is segmented, and then yields its outcome."""
-
-    def __init__(self, pool: ThreadPoolExecutor) -> None:
-        self._pool = pool
-        self._writing: tuple[Outcome, Future[None]] | None = None
-
-    def add(self, outcome: Outcome, write: Callable[[], None] | None) -> Iterator[Outcome]:
-        """Yields the outcome of the case before, and that of this case where there is nothing to write."""
-        yield from self.finish()
-        if write is None:
-            yield outcome
-        else:
-            self._writing = outcome, self._pool.submit(write)
-
-    def finish(self) -> Iterator[Outcome]:
+    def _written(self) -> Iterator[Outcome]:
         """Yields the outcome of the case that is being written, once it is."""
         if self._writing is None:
             return
-        (outcome, writing), self._writing = self._writing, None
-        try:
-            writing.result()
-        except (VoxtileError, OSError) as error:
-            outcome = Outcome(outcome.case, "failed", outcome.seconds, str(error))
+        outcome, writing = self._writing
+        error = writing.exception()  # an interruption here leaves it to be asked for again
+        if error is None:
+            outcome = self._noted(writing.result())
+        else:
+            outcome = self._noted(replace(outcome, status="failed", error=in_one_line(error), ml={}))
+        self._writing = None
         yield outcome
 
-
-def _finished(case: CaseFiles, beside: Sequence[Output]) -> bool:
-    return case.mask.exists() and all(case.beside(output.suffix).exists() for output in beside)
-
-
-def _segment(
-    segmenter: Segmenter, case: CaseFiles, loading: Future[LoadedScan], beside: Sequence[Output]
-) -> tuple[Outcome, Callable[[], None] | None]:
-    """Returns the outcome, and a function that writes the case's files. Raises ServerUnavailable."""
-    try:
-        loaded = loading.result()
-        segmented = segmenter.run(loaded)
-    except ServerUnavailable:
-        raise
-    except VoxtileError as error:
-        return Outcome(case.name, "failed", error=" ".join(str(error).split())), None
-    volumes = {name: label.ml for name, label in segmented.report.labels.items()}
-    outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
-    result = segmenter.result(loaded, segmented) if beside else None  # without outputs the scan's memory is free now
-    return outcome, partial(_write, segmented, result, beside, case)
+    def _noted(self, outcome: Outcome) -> Outcome:
+        """Puts an outcome into the summary, which is written soon."""
+        self._summary.note(outcome)
+        if outcome.status != "found" and not self._summary.waiting:
+            self._summary.waiting = True
+            self._writer.submit(self._summary.write)  # its error comes again at the end, if it lasts
+        return outcome
 
 
-def _write(segmented: Segmentation, result: Result | None, beside: Sequence[Output], case: CaseFiles) -> None:
-    """Writes the mask first, so that no other output can cost it."""
-    case.mask.parent.mkdir(parents=True, exist_ok=True)
-    write_image(segmented.mask, case.mask)
-    if result:
-        for output in beside:
-            output.save(result, case.beside(output.suffix))
+_Loaded = tuple[LoadedScan, list[ScanFile]]
+"""A scan, and what its files were when it was read."""

@@ -18,6 +18,7 @@ from voxtile.cli.commands.load_test import load_test
 from voxtile.cli.commands.models import models
 from voxtile.cli.commands.prepare import prepare
 from voxtile.cli.commands.segment import segment
+from voxtile.cli.console import occupy_standard_streams
 from voxtile.cli.parameters import expand_options
 
 app = typer.Typer(
@@ -47,6 +48,7 @@ def _voxtile(
 
 def run() -> None:
     """Runs the command as a process of its own."""
+    occupy_standard_streams()
     limit_malloc_arenas()
     logging.basicConfig(level=logging.WARNING, format="voxtile: %(message)s")
     app()

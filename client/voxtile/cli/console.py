@@ -1,33 +1,126 @@
-"""Shows errors as one line and progress as a bar. Knows nothing of what the commands do."""
+"""Shows errors as one line and progress as a bar, and makes signals end a command cleanly.
+
+What nobody reads any more costs nothing but the showing. Knows nothing of what the commands do.
+"""
 
 from __future__ import annotations
 
+import os
+import signal
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from typing import Any
+from contextlib import contextmanager, suppress
+from typing import Any, TextIO
 
 import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
-from voxtile.errors import VoxtileError
+from voxtile.errors import OutputError, VoxtileError, in_one_line
 
-EXIT_INTERRUPTED = 130
-"""As shells expect it of a process that SIGINT ended."""
+SIGNAL_EXIT = 128
+"""A process that a signal ends has this exit code and the signal's number, as shells expect it."""
+
+ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
+"""What ends a command besides SIGINT: a scheduler's time limit, a terminal that is closed."""
+
+EXIT_UNEXPECTED = 2
+
+
+class Ended(KeyboardInterrupt):
+    """A signal has asked this process to end."""
+
+    def __init__(self, number: int) -> None:
+        super().__init__(number)
+        self.number = number
 
 
 @contextmanager
 def errors_for_the_user() -> Iterator[None]:
-    """Turns a VoxtileError into one line and its exit code, and an interruption into exit code 130."""
+    """Turns every error into one line and its exit code, and a signal into 128 and its number."""
+    try:
+        with _signals_interrupt():
+            yield
+    except VoxtileError as error:
+        say(str(error))
+        raise typer.Exit(error.exit_code) from None
+    except KeyboardInterrupt as error:
+        number = error.number if isinstance(error, Ended) else signal.SIGINT
+        say(f"{'interrupted' if number == signal.SIGINT else 'ended by a signal'}; nothing half-written is left")
+        raise typer.Exit(SIGNAL_EXIT + number) from None
+    except (typer.Exit, typer.Abort, typer.BadParameter):
+        raise
+    except Exception as error:  # a library's, or a fault of ours: a user cannot use a traceback
+        say(in_one_line(error))
+        raise typer.Exit(EXIT_UNEXPECTED) from None
+
+
+def say(text: str) -> None:
+    """Writes one line to standard error, if anybody reads it; what a terminal would obey is escaped."""
+    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
+    with suppress(OSError, ValueError, AttributeError):  # closed by the reader, by this process, or never open
+        sys.stderr.write(f"voxtile: {line}\n")
+        sys.stderr.flush()
+
+
+def tell(line: str) -> None:
+    """Writes one line to standard output, if anybody reads it."""
+    with suppress(OutputError):
+        write_out(f"{line}\n")
+
+
+def write_out(text: str) -> None:
+    """Writes text that was asked for to standard output.
+
+    Raises:
+        OutputError: nobody reads it, or it cannot be written.
+    """
+    try:
+        sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
+        sys.stdout.flush()
+    except (OSError, ValueError, AttributeError) as error:  # no reader, closed, an encoding that cannot say it, or none
+        _let_go(sys.stdout)
+        reason = getattr(error, "strerror", None) or error
+        raise OutputError(f"standard output: cannot be written ({reason})") from None
+
+
+def occupy_standard_streams() -> None:
+    """Opens those of the three standard streams that are closed, so that no mask gets the number of one of them."""
+    for number in range(3):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # gets the lowest number that is free: this one
+
+
+def _let_go(stream: TextIO | None) -> None:
+    """Gives what is still buffered to nobody; Python would fail over it once more at its end."""
+    if stream is None:
+        return
+    with suppress(OSError, ValueError):
+        nowhere = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(nowhere, stream.fileno())
+        os.close(nowhere)
+
+
+@contextmanager
+def _signals_interrupt() -> Iterator[None]:
+    """Within the block a signal that would end the process raises `Ended`, so that work is put in order first."""
+
+    def end(number: int, _: object) -> None:
+        raise Ended(number)
+
+    ours = []
+    if threading.current_thread() is threading.main_thread():
+        ours = [one for one in ENDING_SIGNALS if signal.getsignal(one) is signal.SIG_DFL]  # nohup's SIG_IGN stays
+    for one in ours:
+        signal.signal(one, end)
     try:
         yield
-    except VoxtileError as error:
-        sys.stderr.write(f"voxtile: {' '.join(str(error).split())}\n")
-        raise typer.Exit(error.exit_code) from None
-    except KeyboardInterrupt:
-        sys.stderr.write("voxtile: interrupted; nothing half-written is left\n")
-        raise typer.Exit(EXIT_INTERRUPTED) from None
+    finally:
+        for one in ours:
+            signal.signal(one, signal.SIG_DFL)
 
 
 @contextmanager
@@ -44,4 +137,9 @@ def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] 
     columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
     with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
         task = bar.add_task(what, total=None)
-        yield lambda done, total: bar.update(task, completed=done, total=total)
+
+        def show(done: int, total: int) -> None:
+            with suppress(OSError):  # a terminal that was closed
+                bar.update(task, completed=done, total=total)
+
+        yield show

@@ -4,12 +4,19 @@ from __future__ import annotations
 
 import os
 import secrets
-from collections.abc import Iterator
+import stat
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
 from voxtile.errors import OutputError
+
+ANY_MAY_WRITE = 0o222
+"""Mode bits: root may write to every file, so these say whether the owner protected it."""
+
+_before_naming: ContextVar[Callable[[Path, Path], None] | None] = ContextVar("before_naming", default=None)
 
 
 @contextmanager
@@ -23,13 +30,15 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         OutputError: the file cannot be written.
     """
     target = Path(path)
-    _refuse_folder(target)
-    temporary = target.parent / f".{target.name}.{secrets.token_hex(6)}.part"
+    check_replaceable(target)
+    temporary = target.parent / hidden_name()
     try:
         with temporary.open("xb") as file:
             yield file
             file.flush()
             os.fsync(file.fileno())
+        if (tell := _before_naming.get()) is not None:
+            tell(temporary, target)
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
@@ -37,6 +46,19 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
     finally:
         with suppress(OSError):
             temporary.unlink()
+
+
+@contextmanager
+def before_naming(tell: Callable[[Path, Path], None]) -> Iterator[None]:
+    """Within the block, on this thread, `atomic_file` calls tell(finished, path) before a file gets its name.
+
+    If that raises, the file does not get it.
+    """
+    token = _before_naming.set(tell)
+    try:
+        yield
+    finally:
+        _before_naming.reset(token)
 
 
 def check_writable(path: str | Path) -> None:
@@ -49,8 +71,8 @@ def check_writable(path: str | Path) -> None:
     folder = target.parent
     if not folder.is_dir():
         raise OutputError(f"{target}: expected a folder {folder} to write into, found none; make it first")
-    _refuse_folder(target)
-    probe = folder / f".{target.name}.{secrets.token_hex(6)}.part"
+    check_replaceable(target)
+    probe = folder / hidden_name()
     try:
         with probe.open("xb"):
             pass
@@ -59,9 +81,29 @@ def check_writable(path: str | Path) -> None:
         raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
 
 
-def _refuse_folder(target: Path) -> None:
-    if target.is_dir():
-        raise OutputError(f"{target}: expected the name of a file, found a folder")
+def check_replaceable(path: Path) -> None:
+    """Checks that `path` is free, or is a file that may be replaced.
+
+    Raises:
+        OutputError: it is a folder, a device or a pipe, is write-protected, or cannot be a name here.
+    """
+    try:
+        mode = path.stat().st_mode
+    except FileNotFoundError:
+        return
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be written ({error.strerror or error})") from None
+    if stat.S_ISDIR(mode):
+        raise OutputError(f"{path}: expected the name of a file, found a folder")
+    if not stat.S_ISREG(mode):
+        raise OutputError(f"{path}: expected the name of a file, found a device or a pipe, which would be replaced")
+    if not mode & ANY_MAY_WRITE or not os.access(path, os.W_OK):
+        raise OutputError(f"{path}: expected a file that may be replaced, found a protected one; choose another name")
+
+
+def hidden_name() -> str:
+    """A new name for what is not finished; short, so that no name that a file system takes becomes too long by it."""
+    return f".voxtile-{secrets.token_hex(6)}.part"
 
 
 def _sync_folder(folder: Path) -> None:

@@ -54,6 +54,13 @@ def open_scan(image: ScanInput, channel_names: Sequence[str]) -> Volume:
     return assemble(((name, _read(item, name)) for name, item in zip(names, items, strict=True)), channel_names)
 
 
+def files_of(image: ScanInput) -> list[Path]:
+    """Returns the files of a scan in the order given; none where a source is something else than a file."""
+    items = [] if isinstance(image, Volume) else _sources(image)
+    paths = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
+    return paths if len(paths) == len(items) else []
+
+
 def _checked(volume: Volume, channel_names: Sequence[str]) -> Volume:
     if volume.channels != len(channel_names):
         raise InputError(f"{volume.names[0]}: expected {wanted(channel_names)}, found {volume.channels}")

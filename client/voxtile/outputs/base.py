@@ -71,10 +71,19 @@ class Output:
         Raises:
             OutputError: it has another ending, or the place cannot be written to.
         """
-        if not path.name.endswith(self.suffix):
+        for file in self.files(path):
+            check_writable(file)
+
+    def files(self, path: Path) -> list[Path]:
+        """All files that are written where `path` is asked for: itself and its companions.
+
+        Raises:
+            OutputError: `path` has another ending.
+        """
+        stem = path.name.removesuffix(self.suffix)
+        if stem in ("", path.name):
             raise OutputError(f"{path}: expected a name that ends in {self.suffix} for --{self.name}")
-        for suffix in (self.suffix, *self.companions):
-            check_writable(path.with_name(path.name.removesuffix(self.suffix) + suffix))
+        return [path.with_name(stem + suffix) for suffix in (self.suffix, *self.companions)]
 
     def save(self, result: Result, path: Path) -> None:
         """Writes the file; whatever goes wrong in making it ends in one error that names the output.

@@ -189,4 +189,4 @@ def write_text(text: str, path: Path) -> None:
         OutputError: the file cannot be written.
     """
     with atomic_file(path) as file:
-        file.write(text.encode())
+        file.write(text.encode("utf-8", "backslashreplace"))  # names that are no UTF-8

@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
-import sys
+from collections import Counter
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from voxtile.batch.run import segment_folder
+from voxtile.batch.cases import left_out_in_words
+from voxtile.batch.run import BatchResult, segment_folder
 from voxtile.batch.summary import SUMMARY_CSV, Outcome
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user, progress_bar
+from voxtile.cli.console import errors_for_the_user, progress_bar, say, tell
 from voxtile.cli.output_options import OutputFlags, wanted_of
 from voxtile.segmenter import Segmenter
 
@@ -28,7 +29,7 @@ def batch(
 ) -> None:
     """Segment a folder of scans; finished ones are left alone, so an interrupted run can be repeated.
 
-    Exit code 0: every scan has its mask; 1: some failed, see summary.csv; 3: the servers went away.
+    Exit code 0: every scan has its mask; 1: some failed or were left out, see summary.csv; 3: the servers went away.
     """
     wanted = wanted_of(beside)
     with errors_for_the_user():
@@ -39,12 +40,19 @@ def batch(
                 if progress:
                     progress(number, total)
                 if outcome.status == "failed":
-                    sys.stderr.write(f"voxtile: {outcome.case}: {outcome.error}\n")
+                    say(f"{outcome.case}: {outcome.error}")
 
             result = segment_folder(segmenter, inputs, outputs, beside=wanted, on_result=on_result)
-        counts = {status: sum(o.status == status for o in result.outcomes) for status in ("done", "found", "failed")}
-        typer.echo(
-            f"{counts['done']} segmented, {counts['found']} found finished, {counts['failed']} failed; "
-            f"see {outputs / SUMMARY_CSV}"
-        )
+        for line in left_out_in_words(result.left_out):
+            say(line)
+        tell(f"{_in_words(result)}; see {outputs / SUMMARY_CSV}")
     raise typer.Exit(result.exit_code)
+
+
+def _in_words(result: BatchResult) -> str:
+    """How many cases ended in which way; what did not happen to any is named only where it is expected."""
+    counts = Counter(outcome.status for outcome in result.outcomes)
+    left_out = sum(1 + one.others for one in result.left_out)
+    rest = f", {counts['not tried']} not tried" if counts["not tried"] else ""
+    rest += f", {left_out} left out" if left_out else ""
+    return f"{counts['done']} segmented, {counts['found']} found finished, {counts['failed']} failed{rest}"

@@ -8,9 +8,10 @@ from typing import Annotated
 import typer
 
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user
+from voxtile.cli.console import errors_for_the_user, tell
+from voxtile.io.same_file import check_outputs_apart
 from voxtile.options import Options
-from voxtile.outputs.prepared_files import check_prepared_files, write_prepared_scan
+from voxtile.outputs.prepared_files import check_prepared_files, files_of, write_prepared_scan
 from voxtile.segmenter import Segmenter
 
 
@@ -26,5 +27,7 @@ def prepare(
     """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
     with errors_for_the_user(), Segmenter(server.url, model, Options(connection=server.connection())) as segmenter:
         check_prepared_files(segmenter.card, output)
+        files = files_of(output, len(segmenter.card.channels))
+        check_outputs_apart(scans, [("the prepared scan", file) for file in files])
         for file in write_prepared_scan(segmenter.load(scans).prepared, segmenter.card, output):
-            typer.echo(str(file))
+            tell(str(file))

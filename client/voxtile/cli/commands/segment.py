@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-import sys
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user, progress_bar
+from voxtile.cli.console import errors_for_the_user, progress_bar, write_out
 from voxtile.cli.output_options import OutputFiles, files_of
+from voxtile.errors import OutputError, in_one_line
 from voxtile.io.atomic import check_writable
+from voxtile.io.same_file import check_outputs_apart
 from voxtile.io.writing import check_mask_name, write_image
+from voxtile.outputs.base import Output
 from voxtile.outputs.report import Report, Stopwatch, write_text
 from voxtile.segmenter import Segmenter
 
 STANDARD_OUTPUT = "-"
+REPORT_SUFFIX = ".json"
 
 
 def segment(
@@ -32,17 +37,16 @@ def segment(
     ] = None,
     quiet: options.Quiet = False,
 ) -> None:
-    """Segment one scan and write its mask on the scan's own grid."""
-    report_file = Path(json_file) if json_file and json_file != STANDARD_OUTPUT else None
+    """Segment one scan and write its mask on the scan's own grid.
+
+    The mask is written first. If another output fails, the others are still written, and the exit code says so.
+    """
+    report_file = None if json_file in (None, STANDARD_OUTPUT) else Path(str(json_file))
     files = files_of(beside)
     with errors_for_the_user():
         keep_scores = any(one.needs_scores for one, _ in files)
         chosen = options.library_options(server, method, transfer, keep_scores=keep_scores)
-        check_mask_name(output)
-        for target in filter(None, (output, report_file)):
-            check_writable(target)
-        for one, file in files:
-            one.check(file)
+        _check_outputs(scans, output, files, report_file)
         with Segmenter(server.url, model, chosen) as segmenter:
             for one, _ in files:
                 one.check_model(segmenter.card)
@@ -52,14 +56,43 @@ def segment(
         watch = Stopwatch(segmentation.report.seconds)
         with watch.step("write"):
             write_image(segmentation.mask, output)  # first: no failure of another output may cost the mask
-            for one, file in files:
-                one.save(segmenter.result(loaded, segmentation), file)
-        _write_report(segmentation.report.model_copy(update={"seconds": watch.stop()}), json_file, report_file)
+            result = segmenter.result(loaded, segmentation)
+            failures = _failures(partial(one.save, result, file) for one, file in files)
+        report = segmentation.report.model_copy(update={"seconds": watch.stop()})
+        failures += _failures([partial(_write_report, report, json_file, report_file)])
+        if failures:
+            raise OutputError(f"{'; '.join(failures)}; the mask is written to {output}")
+
+
+def _check_outputs(
+    scans: Sequence[Path], output: Path, files: Sequence[tuple[Output, Path]], report_file: Path | None
+) -> None:
+    """Checks every output's name, place and identity. Raises OutputError."""
+    check_mask_name(output)
+    if report_file is not None and report_file.suffix != REPORT_SUFFIX:
+        raise OutputError(f"{report_file}: expected a name that ends in {REPORT_SUFFIX}, or -, for --json")
+    written = [("the mask", output)]
+    written += [(f"the file of --{one.name}", each) for one, file in files for each in one.files(file)]
+    written += [("the report", report_file)] if report_file is not None else []
+    check_outputs_apart(scans, written)
+    for _, path in written:
+        check_writable(path)
+
+
+def _failures(writings: Iterable[Callable[[], None]]) -> list[str]:
+    """Calls each; returns what those that failed said, so that none of them costs another."""
+    failures = []
+    for write in writings:
+        try:
+            write()
+        except Exception as error:  # whatever it is, the mask is there
+            failures.append(in_one_line(error))
+    return failures
 
 
 def _write_report(report: Report, json_file: str | None, report_file: Path | None) -> None:
     text = report.model_dump_json(indent=2) + "\n"
     if json_file == STANDARD_OUTPUT:
-        sys.stdout.write(text)
-    elif report_file:
+        write_out(text)
+    elif report_file is not None:
         write_text(text, report_file)

@@ -1,0 +1,152 @@
+"""Judges what there is of a case already, and writes its files so that this judgement is right after any end of a run.
+
+Knows nothing of how a scan is read or segmented.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
+from voxtile.batch.record import CaseRecord, Records, ScanFile, sha256_of
+from voxtile.batch.summary import Outcome
+from voxtile.errors import OutputError, in_one_line
+from voxtile.io.atomic import before_naming, check_replaceable
+from voxtile.io.writing import write_image
+from voxtile.outputs.base import Output, Result
+from voxtile.segmenter import Segmentation
+
+_log = logging.getLogger(__name__)
+
+
+def judge(case: CaseFiles, beside: Sequence[Output], records: Records) -> Outcome | None:
+    """Says whether a case is finished, or cannot be begun, before any work.
+
+    Returns:
+        `found` where all its files are those that an earlier run recorded for this scan; `failed` where one of its
+        names has a file that no run has recorded, or the mask of another scan; None where it is to be segmented.
+    """
+    try:
+        return _judged(case, case.targets(beside), records.read(case.name))
+    except Exception as error:  # whatever it is, it is this case's
+        return Outcome(case.name, "failed", error=in_one_line(error))
+
+
+def _judged(case: CaseFiles, targets: dict[str, Path], record: CaseRecord | None) -> Outcome | None:
+    there = {suffix: _checksum(path) for suffix, path in targets.items() if os.path.lexists(path)}
+    for suffix, found in there.items():
+        if record is None or not record.wrote(suffix, found):
+            raise OutputError(
+                f"{targets[suffix]}: expected no file, or what an earlier run has written, found another file: changed "
+                "since, copied in part, or made by something else; it is kept; move it away to have it made again"
+            )
+    if there and record is not None:
+        if _is_of(record, case):
+            if all(there.get(suffix) == record.files.get(suffix, "") for suffix in targets):
+                return Outcome(case.name, "found", record.seconds, ml=record.ml)
+        elif record.was_at(case.files):
+            _log.warning("%s: its scan has changed since its mask was made; it is segmented again", case.name)
+        else:
+            raise OutputError(
+                f"{case.mask}: is the mask of another scan ({record.scans[0].uri}); choose another folder"
+            )
+    for path in targets.values():
+        check_replaceable(path)
+    return None
+
+
+def _checksum(path: Path) -> str:
+    if path.is_dir():
+        raise OutputError(f"{path}: expected the name of a file, found a folder; move it away")
+    try:
+        return sha256_of(path)
+    except OSError as error:
+        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); move it away") from None
+
+
+def _is_of(record: CaseRecord, case: CaseFiles) -> bool:
+    try:
+        return record.is_of(case.files)
+    except OSError:
+        return False  # its reader says what is wrong with it
+
+
+def finished_before(records: Records, cases: Sequence[CaseFiles], outputs: Path) -> list[Outcome]:
+    """Cases that are not among `cases`, and whose masks earlier runs have written and are still there."""
+    present = {case.name for case in cases}
+    found = []
+    for name in records.cases():
+        record = None if name in present else records.read(name)
+        if record and _is_there(outputs / f"{name}{MASK_SUFFIX}", record):
+            found.append(Outcome(name, "found", record.seconds, ml=record.ml))
+    return found
+
+
+def _is_there(mask: Path, record: CaseRecord) -> bool:
+    try:
+        return record.files.get(MASK_SUFFIX) == sha256_of(mask)
+    except OSError:
+        return False
+
+
+def write_case(
+    case: CaseFiles,
+    outcome: Outcome,
+    scans: Sequence[ScanFile],
+    segmentation: Segmentation,
+    result: Result | None,
+    beside: Sequence[Output],
+    records: Records,
+) -> Outcome:
+    """Writes a case's mask, then what comes beside it; each file is recorded before it gets its name.
+
+    Returns:
+        `outcome`, or one that says what failed. A mask that is written stays, whatever else fails.
+
+    Raises:
+        OutputError: the mask cannot be written.
+    """
+    record = _new_record(outcome, scans, records.read(case.name))
+    suffixes = {path: suffix for suffix, path in case.targets(beside).items()}
+    noted: set[Path] = set()
+
+    def note(finished: Path, path: Path) -> None:
+        if path in suffixes and path not in noted:
+            record.files[suffixes[path]] = sha256_of(finished)
+            records.write(case.name, record)
+            noted.add(path)
+
+    failures = []
+    with before_naming(note):
+        _make_folder(case.mask.parent)
+        write_image(segmentation.mask, case.mask)
+        for output in beside:
+            assert result is not None, "outputs are made from a result"
+            path = case.beside(output.suffix)
+            try:
+                output.save(result, path)
+                for file in output.files(path):
+                    note(file, file)  # where an output has given a file its name by itself
+            except Exception as error:  # whatever it is, the mask is there
+                failures.append(in_one_line(error))
+    if failures:
+        return Outcome(case.name, "failed", outcome.seconds, f"{'; '.join(failures)}; the mask is written", outcome.ml)
+    return outcome
+
+
+def _new_record(outcome: Outcome, scans: Sequence[ScanFile], before: CaseRecord | None) -> CaseRecord:
+    record = CaseRecord(scans=list(scans), seconds=outcome.seconds, ml=outcome.ml)
+    if before is None:
+        return record
+    same = [one.sha256 for one in before.scans] == [one.sha256 for one in scans]
+    return record.model_copy(update={"files": dict(before.files) if same else {}, "replaced": before.files})
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from None

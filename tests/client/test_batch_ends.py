@@ -1,0 +1,139 @@
+"""The command `voxtile batch` as a process: ended by signals, with strange names, and with nobody who reads."""
+
+from __future__ import annotations
+
+import csv
+import json
+import os
+import signal
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.support.in_memory_commands import finish, save_scan, start
+
+NAMES = [
+    b"M\xfcller",
+    b"a,b",
+    b'say "c"',
+    b"d\te",
+    b"f\ng",
+    b"h\r",
+    "Müller".encode(),
+    b"\x1b[31m",
+    b" ",
+    b"-o",
+    b"=1+1",
+]
+"""Not UTF-8, and with what means something to a table, a terminal, a shell or a spreadsheet."""
+
+
+@pytest.fixture
+def inputs(tmp_path: Path) -> Path:
+    for number in range(8):
+        save_scan(tmp_path / "scans" / f"n{number}.nii.gz", number)
+    return tmp_path / "scans"
+
+
+def statuses(masks: Path) -> dict[str, str]:
+    """Of all cases, by both files of the summary, which agree."""
+    with (masks / "summary.csv").open(newline="", encoding="utf-8") as file:
+        table = {row["case"]: row["status"] for row in csv.DictReader(file)}
+    rows = json.loads((masks / "summary.json").read_text(encoding="utf-8"))
+    assert table == {row["case"].encode("utf-8", "backslashreplace").decode(): row["status"] for row in rows}
+    return {row["case"]: row["status"] for row in rows}
+
+
+@pytest.mark.parametrize(
+    ("number", "code"),
+    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -signal.SIGKILL)],
+)
+def test_whatever_ends_a_run_the_summary_knows_its_masks(inputs: Path, number: signal.Signals, code: int) -> None:
+    masks = inputs.with_name("masks")
+    running = start(
+        *("batch", inputs, masks),
+        seconds=0.05,
+        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
+    )
+    while len(list(masks.glob("*.nii.gz"))) < 4:
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(number)
+    ended, _, said = finish(running)
+    assert ended == code
+    assert "Traceback" not in said
+    written = {path.name.removesuffix(".nii.gz") for path in masks.glob("*.nii.gz")}
+    known = statuses(masks)
+    done = {case for case, status in known.items() if status == "done"}
+    assert len(known) == 8
+    if number == signal.SIGKILL:
+        assert len(written - done) <= 2  # the case whose mask was being written, and the summary's turn
+    else:
+        assert done == written
+        assert not list(masks.rglob(".voxtile-*.part"))
+    ended, told, _ = finish(start("batch", inputs, masks))
+    assert ended == 0
+    assert f"{8 - len(written)} segmented, {len(written)} found finished, 0 failed" in told
+
+
+def test_a_signal_that_nohup_ignores_ends_nothing(inputs: Path) -> None:
+    masks = inputs.with_name("masks")
+    running = start(
+        "batch", inputs, masks, seconds=0.03, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    )
+    while not list(masks.glob("*.nii.gz")):
+        assert running.poll() is None, running.communicate()
+        time.sleep(0.01)
+    running.send_signal(signal.SIGHUP)
+    assert finish(running)[0] == 0
+
+
+def test_names_are_whatever_a_file_system_takes(tmp_path: Path) -> None:
+    inputs, masks = tmp_path / "scans", tmp_path / "masks"
+    content = save_scan(tmp_path / "scan.nii.gz").read_bytes()
+    inputs.mkdir()
+    for name in NAMES:
+        Path(os.fsdecode(os.path.join(os.fsencode(inputs), name + b".nii.gz"))).write_bytes(content)
+    for status in ("done", "found"):
+        code, _, said = finish(start("batch", inputs, masks))
+        assert (code, said) == (0, "")
+        assert statuses(masks) == {os.fsdecode(name): status for name in NAMES}
+        assert {os.fsencode(path.name) for path in masks.glob("*.nii.gz")} == {name + b".nii.gz" for name in NAMES}
+
+
+def test_a_failure_is_one_line_whatever_the_name(tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for name in NAMES:
+        Path(os.fsdecode(os.path.join(os.fsencode(tmp_path / "scans"), name + b".nii"))).write_bytes(b"no scan")
+    code, _, said = finish(start("batch", tmp_path / "scans", tmp_path / "masks"))
+    assert code == 1
+    lines = said.rstrip("\n").split("\n")
+    assert len(lines) == len(NAMES)
+    assert all(line.startswith("voxtile: ") and line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("closed", [1, 2])
+def test_nobody_who_reads_costs_no_case(inputs: Path, closed: int) -> None:
+    """Neither a stream that was never open nor a pipe whose reader has gone."""
+    masks = inputs.with_name("masks")
+    (inputs / "a.nii").write_bytes(b"no scan")
+    assert finish(start("batch", inputs, masks, preexec_fn=lambda: os.close(closed)))[0] == 1
+    assert len(list(masks.glob("*.nii.gz"))) == 8
+    reader, writer = os.pipe()
+    os.close(reader)
+    again = start(
+        "batch", inputs, masks.with_name("again"), preexec_fn=lambda: os.dup2(writer, closed), pass_fds=[writer]
+    )
+    os.close(writer)
+    assert finish(again)[0] == 1
+    assert len(list(masks.with_name("again").glob("*.nii.gz"))) == 8
+
+
+def test_the_last_line_counts_what_has_no_mask(inputs: Path) -> None:
+    (inputs / "x.nii").write_bytes(b"no scan")
+    (inputs / "y.nii").symlink_to("nowhere")
+    code, told, said = finish(start("batch", inputs, inputs.with_name("masks")))
+    assert code == 1
+    assert "8 segmented, 0 found finished, 1 failed, 1 left out; see " in told
+    assert "left out 1: a link that leads nowhere (y.nii)" in said
