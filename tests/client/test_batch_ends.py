@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+import typer
 
-from tests.support.in_memory_commands import finish, save_scan, start
+from tests.support.in_memory_commands import finish, save_scan, start, transport
+from voxtile import Segmenter, segment_folder
+from voxtile.cli.console import errors_for_the_user
 
 NAMES = [
     b"M\xfcller",
@@ -36,6 +39,12 @@ def inputs(tmp_path: Path) -> Path:
     return tmp_path / "scans"
 
 
+def again_in_this_process(inputs: Path, masks: Path) -> dict[str, str]:
+    """The status of each case after another run."""
+    with Segmenter(transport=transport()) as segmenter:
+        return {outcome.case: outcome.status for outcome in segment_folder(segmenter, inputs, masks).outcomes}
+
+
 def statuses(masks: Path) -> dict[str, str]:
     """Of all cases, by both files of the summary, which agree."""
     with (masks / "summary.csv").open(newline="", encoding="utf-8") as file:
@@ -45,17 +54,10 @@ def statuses(masks: Path) -> dict[str, str]:
     return {row["case"]: row["status"] for row in rows}
 
 
-@pytest.mark.parametrize(
-    ("number", "code"),
-    [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129), (signal.SIGKILL, -signal.SIGKILL)],
-)
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGKILL, -signal.SIGKILL)])
 def test_whatever_ends_a_run_the_summary_knows_its_masks(inputs: Path, number: signal.Signals, code: int) -> None:
     masks = inputs.with_name("masks")
-    running = start(
-        *("batch", inputs, masks),
-        seconds=0.05,
-        preexec_fn=lambda: [signal.signal(one, signal.SIG_DFL) for one in (signal.SIGINT, signal.SIGHUP)],
-    )
+    running = start("batch", inputs, masks, seconds=0.05)
     while len(list(masks.glob("*.nii.gz"))) < 4:
         assert running.poll() is None, running.communicate()
         time.sleep(0.01)
@@ -72,21 +74,32 @@ def test_whatever_ends_a_run_the_summary_knows_its_masks(inputs: Path, number: s
     else:
         assert done == written
         assert not list(masks.rglob(".voxtile-*.part"))
-    ended, told, _ = finish(start("batch", inputs, masks))
-    assert ended == 0
-    assert f"{8 - len(written)} segmented, {len(written)} found finished, 0 failed" in told
+    again = again_in_this_process(inputs, masks)
+    assert {case for case, status in again.items() if status == "found"} == written
+    assert {case for case, status in again.items() if status == "done"} == set(known) - written
 
 
-def test_a_signal_that_nohup_ignores_ends_nothing(inputs: Path) -> None:
-    masks = inputs.with_name("masks")
-    running = start(
-        "batch", inputs, masks, seconds=0.03, preexec_fn=lambda: signal.signal(signal.SIGHUP, signal.SIG_IGN)
-    )
-    while not list(masks.glob("*.nii.gz")):
-        assert running.poll() is None, running.communicate()
-        time.sleep(0.01)
-    running.send_signal(signal.SIGHUP)
-    assert finish(running)[0] == 0
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int) -> None:
+    before = signal.getsignal(number)
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
+    try:
+        with pytest.raises(typer.Exit) as caught, errors_for_the_user():
+            signal.raise_signal(number)
+        assert caught.value.exit_code == code
+        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
+    finally:
+        signal.signal(number, before)
+
+
+def test_a_signal_that_nohup_ignores_ends_nothing() -> None:
+    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    try:
+        with errors_for_the_user():
+            signal.raise_signal(signal.SIGHUP)
+            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+    finally:
+        signal.signal(signal.SIGHUP, before)
 
 
 def test_names_are_whatever_a_file_system_takes(tmp_path: Path) -> None:
@@ -95,11 +108,12 @@ def test_names_are_whatever_a_file_system_takes(tmp_path: Path) -> None:
     inputs.mkdir()
     for name in NAMES:
         Path(os.fsdecode(os.path.join(os.fsencode(inputs), name + b".nii.gz"))).write_bytes(content)
+    code, _, said = finish(start("batch", inputs, masks))
+    assert (code, said) == (0, "")
     for status in ("done", "found"):
-        code, _, said = finish(start("batch", inputs, masks))
-        assert (code, said) == (0, "")
         assert statuses(masks) == {os.fsdecode(name): status for name in NAMES}
         assert {os.fsencode(path.name) for path in masks.glob("*.nii.gz")} == {name + b".nii.gz" for name in NAMES}
+        again_in_this_process(inputs, masks)
 
 
 def test_a_failure_is_one_line_whatever_the_name(tmp_path: Path) -> None:
@@ -113,21 +127,22 @@ def test_a_failure_is_one_line_whatever_the_name(tmp_path: Path) -> None:
     assert all(line.startswith("voxtile: ") and line.isprintable() for line in lines)
 
 
-@pytest.mark.parametrize("closed", [1, 2])
-def test_nobody_who_reads_costs_no_case(inputs: Path, closed: int) -> None:
+@pytest.mark.parametrize("stream", [1, 2])
+def test_nobody_who_reads_costs_no_case(inputs: Path, stream: int) -> None:
     """Neither a stream that was never open nor a pipe whose reader has gone."""
     masks = inputs.with_name("masks")
     (inputs / "a.nii").write_bytes(b"no scan")
-    assert finish(start("batch", inputs, masks, preexec_fn=lambda: os.close(closed)))[0] == 1
-    assert len(list(masks.glob("*.nii.gz"))) == 8
     reader, writer = os.pipe()
     os.close(reader)
-    again = start(
-        "batch", inputs, masks.with_name("again"), preexec_fn=lambda: os.dup2(writer, closed), pass_fds=[writer]
-    )
+
+    def before_it_begins() -> None:
+        os.close(3 - stream)
+        os.dup2(writer, stream)
+
+    running = start("batch", inputs, masks, preexec_fn=before_it_begins, pass_fds=[writer])
     os.close(writer)
-    assert finish(again)[0] == 1
-    assert len(list(masks.with_name("again").glob("*.nii.gz"))) == 8
+    assert finish(running)[0] == 1
+    assert len(list(masks.glob("*.nii.gz"))) == 8
 
 
 def test_the_last_line_counts_what_has_no_mask(inputs: Path) -> None:
