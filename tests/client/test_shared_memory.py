@@ -11,7 +11,9 @@ import os
 import subprocess
 import sys
 import threading
+import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -19,20 +21,22 @@ from typing import Any
 import grpc
 import numpy as np
 import pytest
-from tritonclient.grpc import service_pb2
+from tritonclient.grpc import InferenceServerClient, service_pb2
 
 from tests.support.namespaces import own_pid_namespace
 from tests.support.phantoms import card_of
 from tests.support.relay import Answer, Refusal, relay_to
 from tests.support.shared_regions import SHARED_MEMORY, mapped, names_of
 from tests.support.tile_requests import ROI, requests
-from voxtile import ConnectionConfig, InputError, RemoteNetwork, TileError
+from voxtile import ConnectionConfig, InputError, RemoteNetwork, RetryPolicy, TileError
 from voxtile.owners import Owner, parse_owner, this_process
 from voxtile.triton import shared_memory, slots
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.grpc_transport import GrpcTransport, connect_transport
+from voxtile.triton.transport import DEFAULT_IN_FLIGHT
 from voxtile.triton.types import Request, ServedModel, Traffic
 from voxtile_server.embedded import EmbeddedServer
+from voxtile_server.options import ServerOptions
 
 REGISTER, UNREGISTER, STATUS = (f"SystemSharedMemory{call}" for call in ("Register", "Unregister", "Status"))
 X = np.arange(5 * 16 * 24 * 8, dtype=np.float32).reshape(5, 1, *ROI)
@@ -84,8 +88,34 @@ def test_forty_calls_share_their_regions_and_all_are_gone_at_the_end(server: Emb
 def test_no_more_regions_stay_than_can_be_in_flight(server: EmbeddedServer) -> None:
     with connected(server.grpc_url) as transport:
         assert answers_right(transport, 40).shared_memory
-        list(transport.infer(requests(3, batch=1), 1))
+        assert len(mapped(server.grpc_url)) > 1
+        answers = transport.infer(requests(3, batch=1), 1)
+        next(answers)
         assert len(mapped(server.grpc_url)) == 1
+        list(answers)
+        assert len(mapped(server.grpc_url)) == 1
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda _: answers_right(transport, 20), range(4)))
+        assert len(mapped(server.grpc_url)) <= DEFAULT_IN_FLIGHT
+
+
+def test_two_connections_of_one_program_leave_each_other_alone(server: EmbeddedServer) -> None:
+    """Also while a region is being mapped."""
+    with connected(server.grpc_url) as first:
+        answers_right(first)
+        ours = mapped(server.grpc_url)
+        with connected(server.grpc_url) as second:
+            answers_right(second)
+            assert ours < mapped(server.grpc_url)
+        assert mapped(server.grpc_url) == ours
+        assert answers_right(first).retries == 0
+
+    def meanwhile(request: bytes) -> bytes:
+        shared_memory.forget_dead_clients(shared_memory.ServerMemory(InferenceServerClient(server.grpc_url), {}))
+        return request
+
+    with relay_to(server.grpc_url, {REGISTER: meanwhile}) as relay, connected(relay.url, True) as transport:
+        assert answers_right(transport).retries == 0
 
 
 def test_headers_travel_with_every_call(server: EmbeddedServer) -> None:
@@ -146,8 +176,44 @@ def test_what_the_server_will_not_let_go_of_is_taken_back_by_the_next(
     assert not mapped(server.grpc_url)
 
 
+def test_a_silent_server_is_not_asked_for_every_region(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each would cost its whole timeout, at a moment when the user waits for the program's end."""
+    monkeypatch.setattr(shared_memory, "UNMAP_TIMEOUT_S", 0.2)
+    over = threading.Event()
+    changes = {UNREGISTER: lambda request: over.wait(60) and request}
+    with relay_to(server.grpc_url, changes) as relay:
+        with connected(relay.url) as transport:
+            answers_right(transport, 40)
+            several = mapped(server.grpc_url)
+        assert len(several) > 1
+        assert relay.count(UNREGISTER) == 1
+        assert mapped(server.grpc_url) == several
+        over.set()
+    with connected(server.grpc_url) as transport:  # the next one finds them
+        answers_right(transport)
+    assert not mapped(server.grpc_url)
+
+
+def test_closing_while_another_thread_segments_ends_quietly(server: EmbeddedServer) -> None:
+    """pytest turns an exception in a thread into an error."""
+    patience = RetryPolicy(no_response_timeout_s=0.2)
+    transport = connect_transport(server.grpc_url, "identity", retry_policy=patience)
+    answers = transport.infer(requests(10_000))
+    next(answers)
+    transport.close()
+    with contextlib.suppress(Exception):  # whatever it says to the one whose work was taken away
+        list(answers)
+    answers.close()
+    until = time.monotonic() + 60
+    while mapped(server.grpc_url) and time.monotonic() < until:  # the server may still be computing what was cancelled
+        with connected(server.grpc_url) as next_one:
+            answers_right(next_one)
+    assert not mapped(server.grpc_url)
+
+
 def test_kills_and_restarts_leave_no_region_file_descriptor_or_thread(repository: Path) -> None:
-    server = EmbeddedServer(repository).start()
+    only = ServerOptions(model_control_mode="explicit", load_models=("identity", "identity_onnxruntime"))
+    server = EmbeddedServer(repository, only).start()
     try:
         for _ in range(2):  # gRPC and the interpreter open what they keep
             with connected(server.grpc_url, True) as transport:
@@ -274,9 +340,11 @@ def test_another_users_leftover_stops_nobody(server: EmbeddedServer, kind: str) 
 NEIGHBOUR = """
 import sys
 import numpy as np
-from voxtile import ConnectionConfig, RemoteNetwork
+from voxtile import RemoteNetwork, owners
+if "pretend" in sys.argv:
+    owners._place = lambda: "0" * owners.DIGITS
 x = np.ones((4, 1, 16, 24, 8), np.float32)
-with RemoteNetwork(sys.argv[1], "identity", connection=ConnectionConfig(shared_memory=True)) as network:
+with RemoteNetwork(sys.argv[1], "identity") as network:
     assert (network(x) == x).all()
     print("holding", flush=True)
     sys.stdin.readline()
@@ -284,42 +352,43 @@ with RemoteNetwork(sys.argv[1], "identity", connection=ConnectionConfig(shared_m
 """
 
 
-def elsewhere() -> tuple[str, ...]:
-    """What runs a client in another PID namespace; here where that is not allowed, and then it counts as elsewhere."""
-    return tuple(own_pid_namespace() or ())
+def neighbour(url: str, *more: str) -> list[str]:
+    """What runs a client in another PID namespace; where that is not allowed, one that believes to be in another."""
+    way = own_pid_namespace()
+    if way is None:
+        return [sys.executable, "-c", NEIGHBOUR, url, "pretend"]
+    return [*way, *more, sys.executable, "-c", NEIGHBOUR, url]
 
 
-def test_a_client_in_another_namespace_takes_nothing_from_us(server: EmbeddedServer) -> None:
-    """It finds no process of our ids in its /proc."""
+@pytest.mark.parametrize("proc", [(), ("--mount-proc",)], ids=["our /proc", "its own /proc"])
+def test_a_client_in_another_namespace_takes_nothing_from_us(server: EmbeddedServer, proc: tuple[str, ...]) -> None:
+    """It finds no process of our ids in its /proc, or others in ours."""
     with connected(server.grpc_url) as transport:
         answers_right(transport)
         ours = mapped(server.grpc_url)
         assert ours
-        for more in ((), ("--mount-proc",)) if elsewhere() else ((),):
-            command = [*elsewhere(), *more, sys.executable, "-c", NEIGHBOUR, server.grpc_url]
-            subprocess.run(command, input="\n", text=True, check=True, capture_output=True, timeout=120)
-            assert mapped(server.grpc_url) == ours
+        command = neighbour(server.grpc_url, *proc)
+        subprocess.run(command, input="\n", text=True, check=True, capture_output=True, timeout=120)
+        assert mapped(server.grpc_url) == ours
         assert answers_right(transport).retries == 0
 
 
 def test_we_take_nothing_from_a_client_in_another_namespace(server: EmbeddedServer) -> None:
-    command = [*elsewhere(), sys.executable, "-c", NEIGHBOUR, server.grpc_url]
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as neighbour:
-        assert neighbour.stdout is not None
-        assert neighbour.stdout.readline() == "holding\n"
+    command = neighbour(server.grpc_url)
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == "holding\n"
         theirs = every_region(server.grpc_url)
         assert theirs
         with connected(server.grpc_url) as transport:
             answers_right(transport)
             assert theirs <= every_region(server.grpc_url)
-        neighbour.communicate("\n", timeout=60)
-    assert neighbour.returncode == 0
+        other.communicate("\n", timeout=60)
+    assert other.returncode == 0
     assert not theirs & every_region(server.grpc_url)
 
 
 def every_region(url: str) -> set[str]:
-    from tritonclient.grpc import InferenceServerClient
-
     with InferenceServerClient(url) as client:
         return set(client.get_system_shared_memory_status().regions)
 
@@ -444,9 +513,11 @@ def test_whatever_fails_on_this_machine_the_tiles_go_by_grpc_and_it_is_told_once
 ) -> None:
     real, files = getattr(module, call), open_files()
     for code in ERRORS:
+        tried: list[int] = []
 
-        def fails(*arguments: Any, code: int = code, **keywords: Any) -> Any:
+        def fails(*arguments: Any, code: int = code, tried: list[int] = tried, **keywords: Any) -> Any:
             if call != "open" or arguments[0] == shared_memory.SHM:
+                tried.append(code)
                 raise OSError(code, os.strerror(code))
             return real(*arguments, **keywords)
 
@@ -455,6 +526,7 @@ def test_whatever_fails_on_this_machine_the_tiles_go_by_grpc_and_it_is_told_once
             patch.setattr(module, call, fails)
             assert not answers_right(transport, 12).shared_memory
             assert not answers_right(transport).shared_memory
+        assert len(tried) == 1  # not once for each tile
         assert [record.getMessage() for record in caplog.records if os.strerror(code) in record.getMessage()]
         assert len([record for record in caplog.records if record.levelno >= logging.WARNING]) == 1
         assert open_files() == files

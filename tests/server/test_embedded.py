@@ -32,7 +32,7 @@ from tests.support.served_processes import (
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
 from voxtile_server.options import ServerOptions
-from voxtile_server.process import questions
+from voxtile_server.process import questions, shared_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -61,6 +61,14 @@ def test_it_listens_on_loopback_only(server: EmbeddedServer) -> None:
 def test_a_running_server_is_not_started_again(server: EmbeddedServer) -> None:
     with pytest.raises(ServerError, match="already running"):
         server.start()
+
+
+def test_what_it_shares_with_its_stubs_is_not_taken_for_a_dead_servers(server: EmbeddedServer) -> None:
+    shared = regions(os.getpid())
+    assert len(shared) > 1
+    shared_memory.remove_stale()
+    assert regions(os.getpid()) == shared
+    assert doubled(server.grpc_url)
 
 
 def test_a_second_server_on_its_ports_is_refused_by_name(server: EmbeddedServer, repository: Path) -> None:

@@ -105,6 +105,8 @@ class Pump(threading.Thread):
 
     def run(self) -> None:
         try:
+            for lane in self._lanes:  # an earlier run may have had more in flight
+                lane.endpoint.tidy_slots(lane.window.limit)
             while not self._stopping and not self._backlog.complete:
                 self._send_what_fits()
                 self._handle_events()

@@ -126,6 +126,8 @@ class Region:
         except InferenceServerException as error:
             if memory_in_use(error.message()):
                 return False
+        except ValueError:  # the connection has been closed by another thread
+            pass
         self.leave()
         return True
 

@@ -13,6 +13,7 @@ import weakref
 from dataclasses import dataclass, field
 
 from voxtile.errors import InputError
+from voxtile.triton import shared_memory
 from voxtile.triton.shared_memory import Region, ServerMemory, forget_dead_clients
 
 log = logging.getLogger(__name__)
@@ -195,11 +196,16 @@ class SlotPool:
 
 
 def _close_dropped(slots: _Slots) -> None:
+    """Closes what was dropped and is no longer in use; a server that is silent is not asked for every region."""
     with slots.lock:
         closing, slots.dropped = slots.dropped, []
-    remaining = [region for region in closing if not region.close()]
-    with slots.lock:
-        slots.dropped += remaining
+    until = time.monotonic() + shared_memory.UNMAP_TIMEOUT_S
+    for region in closing:
+        if time.monotonic() >= until:
+            region.leave()
+        elif not region.close():
+            with slots.lock:
+                slots.dropped.append(region)
 
 
 def _close_now(slots: _Slots, process: int) -> None:
