@@ -176,6 +176,18 @@ def test_what_the_server_will_not_let_go_of_is_taken_back_by_the_next(
     assert not mapped(server.grpc_url)
 
 
+def test_closing_waits_a_little_for_what_the_server_still_uses(server: EmbeddedServer) -> None:
+    asked: list[bytes] = []
+
+    def in_use_at_first(request: bytes) -> bytes | Refusal:
+        asked.append(request)
+        return Refusal(grpc.StatusCode.INTERNAL, "it is in use") if len(asked) <= 3 else request
+
+    with relay_to(server.grpc_url, {UNREGISTER: in_use_at_first}) as relay, connected(relay.url) as transport:
+        answers_right(transport, 1)
+    assert not mapped(server.grpc_url)
+
+
 def test_a_silent_server_is_not_asked_for_every_region(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would cost its whole timeout, at a moment when the user waits for the program's end."""
     monkeypatch.setattr(shared_memory, "UNMAP_TIMEOUT_S", 0.2)
