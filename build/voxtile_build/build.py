@@ -108,7 +108,7 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     if len(folds) > 1:
         entries.append(write_mean(spec, len(folds), staged))
     _write_public(spec, card, [fold.name for fold in folds], staged)
-    warnings = tuple(warning for one in built for warning in one.warnings)
+    warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
     return Published((*entries, spec.name), card, warnings, tuple(line for one in built for line in one.graph_lines))
 
 

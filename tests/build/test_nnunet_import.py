@@ -450,12 +450,13 @@ def test_installed_networks_hold_those_that_are_taken() -> None:
 
 
 def test_network_of_a_trainers_own_code_is_named(folder: Path) -> None:
-    def by_primus(content: dict[str, Any]) -> None:
-        content["trainer_name"] = "nnUNet_Primus_M_Trainer"
+    def by_another(content: dict[str, Any]) -> None:
+        content["trainer_name"] = "MyTrainer"
         content["network_weights"] = {"vit.pos_embed": torch.zeros(1, 8, 4)}
 
-    recheckpoint(folder, by_primus)
-    refused(folder, WeightsError, "a network that nnUNet_Primus_M_Trainer builds by its own code", folds=["0"])
+    recheckpoint(folder, by_another)
+    message = "a network that MyTrainer builds by its own code"
+    refused(folder, WeightsError, message, folds=["0"], trainer_keeps_network=True)
 
 
 @pytest.mark.parametrize("name", ["os.system", "torch.save", "torch.nn.functional.relu", "torch.nn.nothing.Here", "x"])
@@ -483,9 +484,11 @@ def test_channel_count_that_does_not_fit(folder: Path) -> None:
     [
         ({"one": 1}, None, "background as 0"),
         ({"background": 0, "two": 2}, None, "values without gaps"),
-        ({"background": 0, "one": "1"}, None, "found '1'"),
+        ({"background": 0, "one": "first"}, None, "found 'first'"),
         ({"background": 0, "a": [1, 2], "b": 2}, None, "one value for each of 2 regions"),
-        ({"background": 0, "a": [1, 2], "b": 2}, [1, 1], "every value once"),
+        ({"background": 0, "a": [1, 2], "b": 2}, [1, 256], "expected numbers from 0 to 255"),
+        ({"background": 0, "a": [1, 2], "b": 2}, [1, -1], "expected numbers from 0 to 255"),
+        ({"background": 0, "a": [1, 2], "b": 2}, [1, "x"], "expected numbers from 0 to 255"),
     ],
 )
 def test_labels_that_cannot_be(labels: dict[str, Any], order: Any, message: str) -> None:

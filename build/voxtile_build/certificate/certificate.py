@@ -123,7 +123,7 @@ def certify(
         "tiles": tiles,
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
-        "warnings": list(compiled.warnings),
+        "warnings": [*spec.notes, *compiled.warnings],
         "samples": {"file": SAMPLES, "sha256": bytes_sha256(samples)},
         "hashes": {**hashes, "files": {file.name: file_sha256(file) for file in compiled.files}},
         "versions": {**versions(), engine.name: engine.version},

@@ -73,6 +73,13 @@ def nnunet(
     ] = None,
     engines: Engines = None,
     settings: Settings = None,
+    trainer_keeps_network: Annotated[
+        bool,
+        typer.Option(
+            "--trainer-keeps-network",
+            help="You have read the trainer's class: it builds the plan's network. Needed for trainers of your own.",
+        ),
+    ] = False,
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""
     from voxtile_build.build import build_models
@@ -86,6 +93,7 @@ def nnunet(
         checkpoint=checkpoint,
         configuration=configuration,
         settings=read_settings(settings) if settings else None,
+        trainer_keeps_network=trainer_keeps_network,
     )
     for published in build_models(models, repository, engines=split(engines), step=Steps(name)):
         announce(published)

@@ -105,11 +105,41 @@ def _read_torch(path: Path) -> Any:
         raise WeightsError(f"{path}: expected a state dict, found a file that PyTorch cannot read: {error}") from None
 
 
+def read_entries(path: Path) -> Mapping[str, Any]:
+    """Whatever a checkpoint of torch.save holds by name; nothing of a safetensors file, which holds tensors alone.
+
+    Raises:
+        WeightsError: the file is damaged, or holds more than tensors and plain values.
+    """
+    loaded = None if path.suffix == ".safetensors" else _read_torch(path)
+    return loaded if isinstance(loaded, Mapping) else {}
+
+
+def container_of(loaded: Mapping[str, Any], path: Path) -> str | None:
+    """The entry of a checkpoint that holds the state dict; None where the checkpoint is the state dict.
+
+    Raises:
+        WeightsError: several entries hold different state dicts, and nothing says which is meant.
+    """
+    maps = [key for key in CONTAINERS if isinstance(loaded.get(key), Mapping)]
+    states = [key for key in maps if loaded[key] and all(isinstance(value, Tensor) for value in loaded[key].values())]
+    if any(not same_tensors(loaded[states[0]], loaded[key]) for key in states[1:]):
+        raise WeightsError(
+            f"{path}: expected one state dict, found different ones under {' and '.join(states)}; save the one that "
+            "you mean alone: torch.save(network.state_dict(), …)"
+        )
+    return next(iter(states or maps), None)
+
+
+def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
+    """Whether two state dicts have the same names and values."""
+    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+
+
 def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
-    for key in CONTAINERS:
-        if isinstance(loaded, Mapping) and isinstance(loaded.get(key), Mapping):
-            loaded = loaded[key]
-            break
+    container = container_of(loaded, path) if isinstance(loaded, Mapping) else None
+    if container is not None:
+        loaded = loaded[container]
     if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
         raise WeightsError(
             f"{path}: expected a state dict (names and tensors, also under {', '.join(CONTAINERS)}), "

@@ -49,7 +49,9 @@ class Output(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Output:
         names = [label.name for label in self.labels]
-        if len(set(names)) < len(names) or len({label.value for label in self.labels}) < len(names):
+        values = {label.value for label in self.labels}
+        # Two regions may be painted with one value, as nnU-Net does.
+        if len(set(names)) < len(names) or (len(values) < len(names) and not self.regions):
             raise ValueError(f"expected every label's name and value once, found {names}")
         if (self.scores == "foreground") != (self.foreground is not None):
             raise ValueError("scores = 'foreground' and the key foreground go together")

@@ -74,6 +74,11 @@ class Spec(Table):
         return self.input.intensity.rule in ("zscore", "percentile")
 
     @property
+    def notes(self) -> tuple[str, ...]:
+        """What was stated when the model was imported, and not checked: a sentence each, for certificate and card."""
+        return tuple((self.nnunet or {}).get("notes", ()))
+
+    @property
     def roi_shape(self) -> tuple[int, ...]:
         """Shape of one tile without the batch: (channel, *spatial)."""
         return (len(self.input.channels), *self.tiling.roi_size)

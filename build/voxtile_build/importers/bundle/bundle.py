@@ -6,23 +6,35 @@ Nothing of the bundle is run: `config` says what is read of its configuration.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from voxtile_build.errors import NetworkError, SourceError
 from voxtile_build.importers import network
-from voxtile_build.importers.bundle.config import Config, read_config, target_of
+from voxtile_build.importers.bundle.config import Config, read_config
 from voxtile_build.importers.bundle.inference import decision_of, tiling_of
 from voxtile_build.importers.bundle.preprocessing import input_of
-from voxtile_build.importers.bundle.steps import steps_of
+from voxtile_build.importers.bundle.steps import SPECIAL, steps_of
+from voxtile_build.importers.bundle.targets import NETWORKS, TARGET, monai_name
+from voxtile_build.importers.bundle.weights import network_part, weights_of
 from voxtile_build.importers.settings import check_settings
 from voxtile_build.networks import find_network
 from voxtile_build.networks.weights import sha256_of_file
 from voxtile_build.repository.folds import Model
 from voxtile_build.spec.spec import Spec, parse_spec
 
-WEIGHTS = ("models/model.safetensors", "models/model.pt")
+ENGINES, EVALUATOR = "monai.engines", "SupervisedEvaluator"
+RUN = {
+    ("evaluator", "inferer"): "inferer",
+    ("evaluator", "postprocessing"): "postprocessing",
+    ("evaluator", "val_data_loader", "dataset", "transform"): "preprocessing",
+}
+"""What a bundle's evaluator runs, and under which id it is read."""
+OWN_CODE = ("prepare_batch", "iteration_update")
+"""Arguments of the evaluator that put code in the place of MONAI's."""
+SHOWN = 200
+"""Letters of a part that an error shows."""
 GONE = {"SwinUNETR": ("img_size",)}
 """Arguments that MONAI ignored and later removed; older bundles still have them."""
 
@@ -54,11 +66,14 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
     labels = _names(metadata, prediction, "outputs::pred", "label")
     given = input_of(steps_of(config, "preprocessing"), len(channels), ("image",))
     decision = decision_of(steps_of(config, "postprocessing"), resampled="spacing" in given)
-    weights = _weights(folder)
+    part = _network_part(config)
+    network = _network(config, part)
+    _check_evaluator(config, part)
+    weights = weights_of(config, folder, part)
     fields = {
         "name": name,
         "title": str(metadata.get("task") or metadata.get("name") or ""),
-        "network": _network(config),
+        "network": network,
         "weights": {
             "file": str(weights.resolve()),
             "sha256": sha256_of_file(weights),
@@ -73,12 +88,59 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
     return parse_spec(fields, str(folder), folder.resolve())
 
 
-def _network(config: Config) -> dict[str, Any]:
-    """[network] of `network_def`; all of its arguments must be plain values."""
+def _network_part(config: Config) -> Mapping[str, Any]:
     part = config.raw("network_def")
-    if not isinstance(part, Mapping) or "_target_" not in part:
-        raise SourceError(f"{config.where}: network_def: expected a network with _target_, found {part!r}")
-    name = target_of(part)
+    if not isinstance(part, Mapping) or TARGET not in part:
+        raise SourceError(f"{config.where}: network_def: expected a network with {TARGET}, found {part!r}")
+    return part
+
+
+def _check_evaluator(config: Config, network: Mapping[str, Any]) -> None:
+    """Refuse a bundle that runs other parts than those that are read here."""
+    evaluator = config.raw("evaluator")
+    given = evaluator if isinstance(evaluator, Mapping) else {}
+    if given:
+        _check_engine(config, given)
+    for key, value in (("network", config.raw("network")), ("evaluator::network", given.get("network"))):
+        if value is not None and network_part(config, value, key) is not network:
+            raise _other_part(config, key, "network_def", value)
+    for path, read in RUN.items():
+        part = _part_at(config, path)
+        if part is not None and part is not config.raw(read):
+            raise _other_part(config, "::".join(path), read, part)
+
+
+def _check_engine(config: Config, evaluator: Mapping[str, Any]) -> None:
+    name = monai_name(evaluator, ENGINES, f"{config.where}: evaluator")
+    own = [key for key in OWN_CODE if evaluator.get(key) is not None]
+    if name != EVALUATOR or own:
+        raise SourceError(
+            f"{config.where}: evaluator: expected {EVALUATOR} with MONAI's own steps, found {', '.join([name, *own])}, "
+            "which has no counterpart"
+        )
+
+
+def _part_at(config: Config, path: Sequence[str]) -> Any:
+    """What lies at the end of a path of keys and references; None where it ends before."""
+    part: Any = config.content
+    for key in path:
+        if not isinstance(part, Mapping):
+            return None
+        part = config.followed(part.get(key), "::".join(path))
+    return part
+
+
+def _other_part(config: Config, where: str, read: str, found: Any) -> SourceError:
+    shown = json.dumps(found, default=str)
+    return SourceError(
+        f"{config.where}: {where}: expected '@{read}', found {shown[:SHOWN]}{'…' if len(shown) > SHOWN else ''}; only "
+        f"{read} is read, and the bundle runs another part: let both be the same in a copy of the bundle"
+    )
+
+
+def _network(config: Config, part: Mapping[str, Any]) -> dict[str, Any]:
+    """[network] of `network_def`; all of its arguments must be plain values."""
+    name = monai_name(part, NETWORKS, f"{config.where}: network_def")
     try:
         find_network(name)
     except NetworkError as error:
@@ -86,7 +148,7 @@ def _network(config: Config) -> dict[str, Any]:
     args = {
         key: config.plain(value, f"network_def::{key}")
         for key, value in part.items()
-        if key != "_target_" and key not in GONE.get(name, ())
+        if not SPECIAL.fullmatch(key) and key not in GONE.get(name, ())
     }
     return {"name": name, "args": args}
 
@@ -119,10 +181,3 @@ def _names(metadata: Config, described: Mapping[str, Any], where: str, what: str
         )
     ordered = {int(index): str(name) for index, name in names.items()}
     return [ordered.get(index, f"{what} {index}") for index in range(count)]
-
-
-def _weights(folder: Path) -> Path:
-    for name in WEIGHTS:
-        if (folder / name).is_file():
-            return folder / name
-    raise SourceError(f"{folder}: expected weights in {' or '.join(WEIGHTS)}, found neither; fetch the bundle again")

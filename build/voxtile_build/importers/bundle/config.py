@@ -1,12 +1,11 @@
 """Reads the configuration of a MONAI bundle without running any of it: literals and references, nothing else.
 
-In a bundle, a text that begins with `$` is Python. It is refused where its value is needed, except for a few forms that
-are only another way to write a literal or a reference.
+In a bundle, a text that begins with `$` is Python. It is refused where its value is needed, except for a few forms
+whose value follows from their text (see `folding`).
 """
 
 from __future__ import annotations
 
-import ast
 import json
 import re
 from collections.abc import Mapping
@@ -16,10 +15,12 @@ from typing import Any
 import yaml
 
 from voxtile_build.errors import SourceError
+from voxtile_build.importers.bundle.folding import REFERENCE, NotFoldable, fold
 
-REFERENCE = re.compile(r"[@%](\w+(?:(?:::|#)\w+)*)")
 DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|int64|uint8)")
-TARGET, DISABLED = "_target_", "_disabled_"
+DISABLED = "_disabled_"
+ROOT = "bundle_root"
+"""The id under which a bundle finds its own folder."""
 NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
 DEEPEST = 32
 """The longest chain of references; a longer one is taken for a circle."""
@@ -66,23 +67,27 @@ class Config:
         if isinstance(value, list):
             return [self._plain(part, f"{where}::{index}", depth + 1) for index, part in enumerate(value)]
         target = self._target(value)
+        if target is None and isinstance(value, str) and value[:1] in "@%" and value:
+            raise SourceError(
+                f"{self.where}: {where}: expected a reference such as @id::part, found {value!r}, which may lead "
+                "to another file; write its value in its place"
+            )
         if target is not None:
             return self._plain(self._referred(target, where), target, depth + 1)
-        return self._literal(value, where) if isinstance(value, str) and value.startswith("$") else value
+        return self._literal(value, where, depth) if isinstance(value, str) and value.startswith("$") else value
 
-    def _literal(self, text: str, where: str) -> Any:
-        """`$torch.float32` and `$(1, 2)` are other ways to write a literal; any other code is refused."""
+    def _literal(self, text: str, where: str, depth: int) -> Any:
+        """`$torch.float32`, `$(1, 2)` and `$@folder + '/a'` are other ways to write a value; other code is refused."""
         dtype = DTYPE.fullmatch(text)
         if dtype:
             return dtype[1]
         try:
-            value = ast.literal_eval(text[1:].strip())
-        except (ValueError, SyntaxError, MemoryError, RecursionError):
+            return fold(text[1:], lambda key: self._plain(self._referred(key, where), key, depth + 1))
+        except NotFoldable:
             raise SourceError(
                 f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {text!r}, "
                 "which is not run; write its value in its place"
             ) from None
-        return list(value) if isinstance(value, tuple) else value
 
     def _target(self, value: Any) -> str | None:
         """The id that `@a::b`, `%a::b` or `$@a::b` refers to."""
@@ -111,7 +116,7 @@ class Config:
 
 
 def read_config(folder: Path, name: str) -> Config:
-    """The configuration in configs/NAME.json, .yaml or .yml of a bundle.
+    """The configuration in configs/NAME.json, .yaml or .yml of a bundle; `bundle_root` in it is `folder`.
 
     Raises:
         SourceError: there is no such file, several, or a damaged one.
@@ -123,12 +128,7 @@ def read_config(folder: Path, name: str) -> Config:
         raise SourceError(
             f"{folder}: expected one file configs/{name}.json or .yaml, as in a MONAI bundle, found {listed}"
         )
-    return Config(_read(found[0]), str(found[0]))
-
-
-def target_of(part: Mapping[str, Any]) -> str:
-    """The last name in `_target_`: `UNet` of `monai.networks.nets.UNet`."""
-    return str(part.get(TARGET, "")).rpartition(".")[2]
+    return Config({**_read(found[0]), ROOT: str(folder)}, str(found[0]))
 
 
 def _read(path: Path) -> Mapping[str, Any]:

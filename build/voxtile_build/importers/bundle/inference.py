@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from voxtile_build.errors import SourceError
-from voxtile_build.importers.bundle.config import Config, target_of
-from voxtile_build.importers.bundle.steps import REQUIRED, Step
+from voxtile_build.importers.bundle.config import Config
+from voxtile_build.importers.bundle.steps import REQUIRED, SPECIAL, Step
+from voxtile_build.importers.bundle.targets import INFERERS, monai_name
 
 NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
 """Arguments of the inferer that change speed or memory, but no result."""
@@ -35,10 +36,11 @@ def tiling_of(config: Config) -> dict[str, Any]:
     part = config.raw("inferer")
     if not isinstance(part, Mapping):
         raise SourceError(f"{config.where}: inferer: expected SlidingWindowInferer, found {part!r}")
-    name = target_of(part)
+    name = monai_name(part, INFERERS, f"{config.where}: inferer")
     if name not in ("SlidingWindowInferer", "SliceInferer"):
         raise SourceError(f"{config.where}: inferer: cannot be translated: expected SlidingWindowInferer, found {name}")
-    step = Step(name, name, "inferer", {key: value for key, value in part.items() if key != "_target_"}, config)
+    given = {key: value for key, value in part.items() if not SPECIAL.fullmatch(key)}
+    step = Step(name, name, "inferer", given, config)
     given = step.arguments(
         {
             "roi_size": REQUIRED,

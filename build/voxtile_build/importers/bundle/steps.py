@@ -8,10 +8,15 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxtile_build.errors import SourceError
-from voxtile_build.importers.bundle.config import DISABLED, TARGET, Config, target_of
+from voxtile_build.importers.bundle.config import DISABLED, Config
+from voxtile_build.importers.bundle.targets import TARGET, TRANSFORMS, monai_name
 
 HARMLESS = {"allow_missing_keys": (False, True), "lazy": (False, None)}
 REQUIRED = object()
+SPECIAL = re.compile(r"_\w+_")
+"""Keys such as _desc_, which are no arguments."""
+COMPOSE = {"map_items": (True, False), "unpack_items": (False,), "log_stats": (False,), "lazy": (False, None)}
+"""Arguments of Compose beside its transforms, and the values that change no result."""
 
 
 @dataclass(frozen=True)
@@ -82,8 +87,7 @@ def steps_of(config: Config, key: str) -> tuple[Step, ...]:
     if chain is None:
         return ()
     if isinstance(chain, Mapping):
-        if target_of(chain) != "Compose":
-            raise SourceError(f"{config.where}: {key}: expected Compose, found {target_of(chain) or 'no _target_'}")
+        _check_compose(config, key, chain)
         key, chain = f"{key}::transforms", config.followed(chain.get("transforms"), key)
     if not isinstance(chain, list):
         raise SourceError(f"{config.where}: {key}: expected a list of transforms, found {chain!r}")
@@ -94,8 +98,18 @@ def steps_of(config: Config, key: str) -> tuple[Step, ...]:
 def _step(config: Config, where: str, part: Any) -> Step:
     if not isinstance(part, Mapping) or not part.get(TARGET):
         raise SourceError(f"{config.where}: {where}: expected a transform with {TARGET}, found {part!r}")
-    given = {key: value for key, value in part.items() if not re.fullmatch(r"_\w+_", key)}
-    return Step(base_name(target_of(part)), target_of(part), where, given, config)
+    given = {key: value for key, value in part.items() if not SPECIAL.fullmatch(key)}
+    name = monai_name(part, TRANSFORMS, f"{config.where}: {where}")
+    return Step(base_name(name), name, where, given, config)
+
+
+def _check_compose(config: Config, key: str, chain: Mapping[str, Any]) -> None:
+    name = monai_name(chain, TRANSFORMS, f"{config.where}: {key}") if TARGET in chain else "no _target_"
+    if name != "Compose":
+        raise SourceError(f"{config.where}: {key}: expected Compose, found {name}")
+    given = {part: value for part, value in chain.items() if part not in (TARGET, "transforms")}
+    step = Step(name, name, key, {part: value for part, value in given.items() if not SPECIAL.fullmatch(part)}, config)
+    step.require(step.arguments({part: values[0] for part, values in COMPOSE.items()}), COMPOSE)
 
 
 def base_name(name: str) -> str:

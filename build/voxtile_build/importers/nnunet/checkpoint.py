@@ -34,6 +34,7 @@ class Checkpoint:
         trainer: name of the trainer's class.
         configuration: such as 3d_fullres.
         plans: the plans that it was trained with; empty in checkpoints without them.
+        dataset: the dataset.json that it was trained with; empty in checkpoints without it.
         mirror_axes: spatial axes over which nnU-Net mirrors at inference.
     """
 
@@ -44,6 +45,7 @@ class Checkpoint:
     trainer: str
     configuration: str
     plans: Mapping[str, Any]
+    dataset: Mapping[str, Any]
     mirror_axes: tuple[int, ...]
 
 
@@ -70,6 +72,7 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
         str(content.get("trainer_name", "")),
         str(arguments.get("configuration", "")),
         _mapping(arguments.get("plans")),
+        _mapping(arguments.get("dataset_json")),
         () if axes is None else tuple(int(axis) for axis in axes),
     )
 

@@ -22,6 +22,7 @@ from voxtile_build.importers.nnunet.labels import Labels, channels_of, labels_of
 from voxtile_build.importers.nnunet.network import network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
 from voxtile_build.importers.nnunet.spec import check_names, plan_of, spec_of
+from voxtile_build.importers.nnunet.trainers import check_trainer
 from voxtile_build.importers.settings import check_settings, refuse_scans
 from voxtile_build.repository.folds import Fold, Model
 
@@ -36,6 +37,7 @@ def models_of(
     checkpoint: str = CHECKPOINT,
     configuration: str | None = None,
     settings: Mapping[str, Any] | None = None,
+    trainer_keeps_network: bool = False,
 ) -> tuple[Model, ...]:
     """The public models of a trained folder, ready to be built.
 
@@ -46,6 +48,7 @@ def models_of(
         checkpoint: name of the file in each fold.
         configuration: which trained model, where `folder` holds several.
         settings: the tables [serving], [precision] and [acceptance] of a spec.
+        trainer_keeps_network: the user's word that a trainer that is not known here builds the plan's network.
 
     Returns:
         One model; of a cascade its two stages in order, the first one with the name NAME_CONFIGURATION.
@@ -56,13 +59,20 @@ def models_of(
     check_settings(settings or {})
     opened = open_folder(folder, configuration)
     checkpoints = _checkpoints(opened, folds, checkpoint, configuration)
+    notes = check_trainer(checkpoints[0].trainer, str(checkpoints[0].path), keeps_network=trainer_keeps_network)
     stage = opened.configuration(checkpoints[0].configuration).get("previous_stage")
     if not stage:
-        return (_model(name, opened, checkpoints, settings or {}, None),)
+        return (_model(name, opened, checkpoints, settings or {}, None, notes),)
     refuse_scans(settings or {})
-    place = opened.stage(stage).path
-    first = models_of(place, f"{name}_{stage}", folds=folds, checkpoint=checkpoint, settings=settings)
-    return (*first, _model(name, opened, checkpoints, settings or {}, first[-1]))
+    first = models_of(
+        opened.stage(stage).path,
+        f"{name}_{stage}",
+        folds=folds,
+        checkpoint=checkpoint,
+        settings=settings,
+        trainer_keeps_network=trainer_keeps_network,
+    )
+    return (*first, _model(name, opened, checkpoints, settings or {}, first[-1], notes))
 
 
 def _checkpoints(
@@ -100,6 +110,25 @@ def _check_same_plan(folder: ModelFolder, checkpoint: Checkpoint) -> None:
         )
 
 
+def _check_same_dataset(folder: ModelFolder, checkpoint: Checkpoint, labels: Labels, channels: Sequence[str]) -> None:
+    """Refuse a checkpoint whose own dataset.json gives its outputs another meaning; a label may have another name."""
+    if not checkpoint.dataset:
+        return
+    own = labels_of(checkpoint.dataset, str(checkpoint.path))
+    different = {
+        "the values of labels": (own.values, own.foreground, own.regions)
+        != (labels.values, labels.foreground, labels.regions),
+        "the order of labels": own.names != labels.names and sorted(own.names) == sorted(labels.names),
+        "the number of channels": len(channels_of(checkpoint.dataset, str(checkpoint.path))) != len(channels),
+    }
+    if any(different.values()):
+        raise WeightsError(
+            f"{checkpoint.path}: expected a checkpoint of {folder.dataset_file}, found one trained on other data "
+            f"(different: {', '.join(what for what, differs in different.items() if differs)}); put the dataset.json "
+            "that it was trained with beside it"
+        )
+
+
 def _plain(value: Any) -> str:
     """Equal for equal JSON; NumPy's numbers count as numbers."""
     return json.dumps(value, sort_keys=True, default=float)
@@ -111,6 +140,7 @@ def _model(
     checkpoints: Sequence[Checkpoint],
     settings: Mapping[str, Any],
     previous: Model | None,
+    notes: Sequence[str],
 ) -> Model:
     """The public model of one trained configuration."""
     configuration = folder.configuration(checkpoints[0].configuration)
@@ -119,11 +149,15 @@ def _model(
     channels = channels_of(folder.dataset, str(folder.dataset_file))
     plan = plan_of(folder, configuration)
     _check_channels(folder, channels, plan)
+    for checkpoint in checkpoints:
+        _check_same_dataset(folder, checkpoint, labels, channels)
     reader = folder.plans.get("image_reader_writer", "SimpleITKIO")
     nnunet = {
         **plan,
         "configuration": checkpoints[0].configuration,
         "image_reader_writer": reader,
+        "trainer": checkpoints[0].trainer,
+        "notes": list(notes),
         "preparation": hashlib.sha256(_plain([plan, reader]).encode()).hexdigest(),
         "n_labels": labels.count,
         "regions_class_order": list(labels.values) if labels.regions else None,
