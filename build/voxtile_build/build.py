@@ -13,11 +13,14 @@ from pathlib import Path
 from torch import nn
 
 from voxtile.card import Card, Certificate, Provenance
+from voxtile_build.arrays import Array
 from voxtile_build.certificate.certificate import certify, require_accepted, short_form
 from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.select import compile_at
+from voxtile_build.evaluation.metrics import masks
+from voxtile_build.evaluation.region_order import needs_order, overlaps, require_order, with_order
 from voxtile_build.graph.report import as_lines
 from voxtile_build.importers.network import model_of
 from voxtile_build.machine import versions
@@ -98,11 +101,13 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     spec, folds = model.spec, model.folds
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
     require_free_sizes(spec)
+    require_order(spec)
     for engine in chosen:
         engine.require_buildable(spec)
     built = [_build_fold(prepare(fold, model.spec_of(fold)), chosen, staged, step) for fold in folds]
     certificates = {engine.name: aggregate([one.certificates[engine.name] for one in built]) for engine in chosen}
     hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
+    spec = with_order(spec, [shared for one in built for shared in one.shared])
     card = card_of(spec, _default_engine(spec, chosen), certificates, _provenance(spec, hashes))
     entries = [entry_name(fold.name, engine.name) for fold in folds for engine in chosen]
     if len(folds) > 1:
@@ -114,12 +119,16 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
 
 @dataclass(frozen=True)
 class _BuiltFold:
-    """certificates: in short, by engine; hashes: of the weights and of the ONNX file; the rest as in `Published`."""
+    """certificates: in short, by engine; hashes: of the weights and of the ONNX file; the rest as in `Published`.
+
+    shared: where the order of regions must be found, how many voxels each two share on each scan, [region, region].
+    """
 
     certificates: dict[str, Certificate]
     hashes: dict[str, str]
     warnings: tuple[str, ...]
     graph_lines: tuple[str, ...]
+    shared: tuple[Array, ...]
 
 
 def _build_fold(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltFold:
@@ -130,7 +139,14 @@ def _build_fold(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step
         with step(f"build and certify {engine.name}"):
             certificates[engine.name], more = _build_engine(engine, prepared, staged)
             warnings += [f"{entry_name(prepared.spec.name, engine.name)}: {warning}" for warning in more]
-    return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), tuple(as_lines(prepared.graphs.reports)))
+    lines = tuple(as_lines(prepared.graphs.reports))
+    return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), lines, _shared(prepared))
+
+
+def _shared(prepared: Prepared) -> tuple[Array, ...]:
+    if not needs_order(prepared.spec):
+        return ()
+    return tuple(overlaps(masks(scores, prepared.spec.output)) for _, scores in prepared.reference.scans)
 
 
 def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Certificate, tuple[str, ...]]:

@@ -256,6 +256,8 @@ class Card(_Part):
         output: The output tensor.
         labels: The structures of the mask; the first one is the background.
         regions: Whether labels are regions that may overlap, each decided by a score of its own.
+        region_order: The names of the regions in the order in which they are painted into the mask, where it is not
+            that of `labels`: a later region covers an earlier one.
         tiling: How a scan is cut and stitched.
         mirror_axes: The spatial axes of a tile that test-time augmentation flips.
         background: Where no label can be; None where the model has no such rule.
@@ -279,6 +281,7 @@ class Card(_Part):
     output: Output
     labels: Annotated[tuple[Label, ...], Field(min_length=1)]
     regions: bool = False
+    region_order: tuple[str, ...] | None = None
     tiling: Tiling
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
     background: BackgroundRule | None = None
@@ -305,6 +308,12 @@ class Card(_Part):
         return len(size) == len(self.roi_size) and all(side > 0 and side % self.multiple == 0 for side in size)
 
     @property
+    def painting_order(self) -> tuple[int, ...]:
+        """Indices of the labels in the order in which regions are painted into the mask."""
+        names = [label.name for label in self.labels]
+        return tuple(range(len(names))) if self.region_order is None else tuple(map(names.index, self.region_order))
+
+    @property
     def previous_stage(self) -> str | None:
         """The public name of a cascade's first stage, whose labels this model takes as channels; None without one."""
         return self.nnunet.get("previous_stage") if self.nnunet else None
@@ -320,6 +329,9 @@ class Card(_Part):
             raise ValueError(
                 f"{self.output.kind} of {len(self.labels)} labels need {wanted} scores, not {self.output.scores}"
             )
+        names = sorted(label.name for label in self.labels)
+        if self.region_order is not None and (not self.regions or sorted(self.region_order) != names):
+            raise ValueError(f"region_order {self.region_order} must name each of the regions {names} once")
         if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that roi_size {self.roi_size} lacks")
         return self

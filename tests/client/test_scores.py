@@ -66,7 +66,13 @@ def test_later_regions_lie_over_earlier_ones(kind: str, scale: float, threshold:
     scores = np.where(on, above, below).astype(np.float32)[..., None, None]
     expected = [3 if active else 1 if core else 2 if whole else 0 for whole, core, active in on.T]
     np.testing.assert_array_equal(decider(card)(scores).ravel(), expected)
-    np.testing.assert_array_equal(decider(card)(np.full_like(scores, threshold)), 0)
+    turned = card.model_copy(update={"region_order": ("active", "core", "whole")})
+    expected = [2 if whole else 1 if core else 3 if active else 0 for whole, core, active in on.T]
+    np.testing.assert_array_equal(decider(turned)(scores).ravel(), expected)
+    # MONAI's AsDiscrete(threshold=0.5) takes a probability of exactly one half.
+    np.testing.assert_array_equal(decider(card)(np.full_like(scores, threshold)), 3)
+    assert holds_label(np.full_like(scores, threshold), card)
+    assert not holds_label(np.full_like(scores, below), card)
 
 
 @pytest.mark.parametrize("scale", [1.0, 255.0])

@@ -39,7 +39,7 @@ def masks(scores: Array, output: Output) -> Array:
     if output.scores == "foreground":
         return np.asarray(scores > 0.5 * output.scale)
     if output.regions:
-        return np.asarray(scores > (0.0 if output.scores == "logits" else 0.5 * output.scale))
+        return np.asarray(scores >= (0.0 if output.scores == "logits" else 0.5 * output.scale))
     return np.asarray(np.arange(len(scores)).reshape(-1, *(1,) * (scores.ndim - 1)) == scores.argmax(axis=0))
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,15 +27,26 @@ def read_settings(file: Path) -> dict[str, Any]:
     return settings
 
 
-def check_settings(settings: Mapping[str, Any]) -> None:
-    """Refuse tables that the trained model decides.
+def check_settings(settings: Mapping[str, Any], parts: Mapping[str, Sequence[str]] | None = None) -> None:
+    """Refuse tables and keys that the trained model decides.
+
+    Args:
+        settings: the tables.
+        parts: of further tables, the keys that may be given.
 
     Raises:
-        SourceError: names the first such table.
+        SourceError: names the first such table or key.
     """
-    for section in settings:
-        if section not in SETTINGS:
-            raise SourceError(f"settings: expected the sections {', '.join(SETTINGS)}, found {section!r}")
+    allowed = (*SETTINGS, *(parts or {}))
+    for section, table in settings.items():
+        if section not in allowed:
+            raise SourceError(f"settings: expected the sections {', '.join(allowed)}, found {section!r}")
+        for key in table if section in (parts or {}) and isinstance(table, Mapping) else ():
+            if key not in (parts or {})[section]:
+                raise SourceError(
+                    f"settings: {section}.{key}: expected {' or '.join((parts or {})[section])} alone, because the "
+                    "trained model decides the rest"
+                )
 
 
 def refuse_scans(settings: Mapping[str, Any]) -> None:

@@ -53,6 +53,7 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
         "output": _output(spec),
         "labels": _labels(spec),
         "regions": spec.output.regions,
+        "region_order": _region_order(spec),
         "tiling": _tiling(spec.tiling),
         "mirror_axes": spec.tiling.mirror_axes,
         "background": None if spec.tiling.background_at_most is None else {"at_most": spec.tiling.background_at_most},
@@ -74,6 +75,8 @@ def card_text(content: Card) -> str:
     fields = content.model_dump()
     if content.multiple is None:
         del fields["multiple"]
+    if content.region_order is None:
+        del fields["region_order"]
     if content.output.activation == "none":
         del fields["output"]["activation"]
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
@@ -103,6 +106,12 @@ def get_card(config: pb.ModelConfig, where: Path) -> Card:
         return parse_card(config.parameters[PARAMETER].string_value, config.name)
     except ModelError as error:
         raise RepositoryError(f"{where}: {error}") from None
+
+
+def _region_order(spec: Spec) -> tuple[str, ...] | None:
+    """The order of painting; none where it is that of the labels, so that clients that know no other read the card."""
+    names = tuple(label.name for label in spec.output.labels)
+    return None if spec.output.region_order in (None, names) else spec.output.region_order
 
 
 def _output(spec: Spec) -> dict[str, Any]:

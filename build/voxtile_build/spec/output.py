@@ -29,6 +29,11 @@ class Output(Table):
     )
     foreground: str | None = Field(default=None, description="the label that scores = 'foreground' returns")
     regions: bool = Field(default=False, description="channels overlap: sigmoid each instead of softmax over all")
+    region_order: tuple[str, ...] | None = Field(
+        default=None,
+        description="names of the regions in the order in which they are painted into the mask: a later one covers an "
+        "earlier one, so the innermost comes last; left out: by inclusion, where acceptance.scans prove it",
+    )
     activation: card.Activation = Field(
         default="none",
         description="what the client applies to stitched logits before it resamples them to the scan's grid",
@@ -57,6 +62,10 @@ class Output(Table):
             raise ValueError("scores = 'foreground' and the key foreground go together")
         if self.foreground is not None and self.foreground not in names:
             raise ValueError(f"expected foreground to be one of {names}, found {self.foreground!r}")
+        if self.region_order is not None and (not self.regions or sorted(self.region_order) != sorted(names)):
+            raise ValueError(
+                f"expected region_order with each of {names} once, and regions = true, found {list(self.region_order)}"
+            )
         self._check_types()
         return self
 

@@ -5,7 +5,7 @@ Knows nothing of grids, tiles or files.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import numpy as np
@@ -27,9 +27,10 @@ def activator(card: Card) -> Callable[[NDArray[np.float32]], NDArray[np.float32]
 def decider(card: Card) -> Decide:
     """Returns the function that turns scores [score, ...] into labels [...] of the type `label_type`.
 
-    Classes: the largest score wins, the first of equal ones. Regions and foreground: wherever the probability exceeds
-    one half (the logit 0); later regions overwrite earlier ones, and everything else is background. Labels: the label
-    of that index.
+    Classes: the largest score wins, the first of equal ones. Regions: wherever the probability is one half (the logit
+    0) or more, as for MONAI's `AsDiscrete(threshold=0.5)`; they are painted in the card's order, later ones over
+    earlier ones, and everything else is background. Foreground: wherever the probability exceeds one half. Labels: the
+    label of that index.
     """
     values = np.array([label.value for label in card.labels], label_type(card))
     plain = card.output.kind == "logits" and card.output.activation == "none"
@@ -40,7 +41,7 @@ def decider(card: Card) -> Decide:
         background = values[0] if len(values) > 1 else values.dtype.type(0)
         return lambda scores: np.where(scores[0] > threshold, values[-1], background)
     if card.regions:
-        return lambda scores: _layered(scores, values, threshold)
+        return lambda scores: _layered(scores, values, threshold, card.painting_order)
     return lambda scores: _largest(scores, values)
 
 
@@ -49,13 +50,27 @@ def label_type(card: Card) -> np.dtype[Any]:
     return np.dtype(np.uint16 if max(label.value for label in card.labels) > 255 else np.uint8)
 
 
+def region_masks(scores: NDArray[np.float32], card: Card) -> NDArray[np.uint8]:
+    """Returns the mask of each region [region, ...] as 0 and 1, in the order of the card's labels.
+
+    Args:
+        scores: [region, ...] as they are kept on the scan's own grid: logits or probabilities of a MONAI model,
+            probabilities of an nnU-Net model.
+        card: the model's card.
+    """
+    if card.nnunet is not None:
+        return (scores > 0.5).astype(np.uint8)
+    plain = card.output.kind == "logits" and card.output.activation == "none"
+    return (scores >= (0.0 if plain else 0.5)).astype(np.uint8)
+
+
 def holds_label(scores: NDArray[np.float32], card: Card) -> bool:
     """Returns whether any voxel of the model's `scores` [score, *spatial] gets another label than background."""
     if card.output.kind == "labels":
         return bool(scores.any())
     if card.output.kind == "foreground" or card.regions:
         threshold = 0.0 if card.output.kind == "logits" else 0.5 * card.output.scale
-        return bool((scores > threshold).any())
+        return bool((scores > threshold).any() if card.output.kind == "foreground" else (scores >= threshold).any())
     return bool((scores[1:] > scores[0]).any())
 
 
@@ -88,10 +103,10 @@ def _largest(scores: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
     return _looked_up(winner, values)
 
 
-def _layered(scores: NDArray[np.float32], values: NDArray[Any], threshold: float) -> NDArray[Any]:
+def _layered(scores: NDArray[np.float32], values: NDArray[Any], threshold: float, order: Sequence[int]) -> NDArray[Any]:
     result = np.zeros(scores.shape[1:], values.dtype)
-    for score, value in zip(scores, values, strict=True):
-        np.copyto(result, value, where=score > threshold)
+    for index in order:
+        np.copyto(result, values[index], where=scores[index] >= threshold)
     return result
 
 

@@ -3,5 +3,6 @@
 from voxtile.outputs.base import Output
 from voxtile.outputs.preview import PREVIEW
 from voxtile.outputs.probabilities import PROBABILITIES
+from voxtile.outputs.regions import REGIONS
 
-OUTPUTS: tuple[Output, ...] = (PREVIEW, PROBABILITIES)
+OUTPUTS: tuple[Output, ...] = (PREVIEW, PROBABILITIES, REGIONS)

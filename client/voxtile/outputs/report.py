@@ -171,9 +171,17 @@ def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str
     # In pieces, because bincount makes int64 of what it is given.
     counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
     return {
-        label.name: LabelVolume(voxels=int(counts[label.value]), ml=round(int(counts[label.value]) * voxel_ml, 4))
-        for label in card.labels
+        " + ".join(names): LabelVolume(voxels=int(counts[value]), ml=round(int(counts[value]) * voxel_ml, 4))
+        for value, names in _names_by_value(card).items()
     }
+
+
+def _names_by_value(card: Card) -> dict[int, list[str]]:
+    """Names of labels by their value in the mask; regions of one value are one label there."""
+    names: dict[int, list[str]] = {}
+    for label in card.labels:
+        names.setdefault(label.value, []).append(label.name)
+    return names
 
 
 def certificate_summary(card: Card) -> dict[str, Any]:

@@ -13,7 +13,7 @@ from typing import Any
 from voxtile_build.errors import NetworkError, SourceError
 from voxtile_build.importers import network
 from voxtile_build.importers.bundle.config import Config, read_config
-from voxtile_build.importers.bundle.inference import decision_of, tiling_of
+from voxtile_build.importers.bundle.inference import output_of, tiling_of
 from voxtile_build.importers.bundle.preprocessing import input_of
 from voxtile_build.importers.bundle.steps import SPECIAL, steps_of
 from voxtile_build.importers.bundle.targets import NETWORKS, TARGET, monai_name
@@ -33,6 +33,8 @@ RUN = {
 """What a bundle's evaluator runs, and under which id it is read."""
 OWN_CODE = ("prepare_batch", "iteration_update")
 """Arguments of the evaluator that put code in the place of MONAI's."""
+OUTPUT = {"output": ("region_order",)}
+"""What may be given of [output]: the order of regions, which a bundle may leave open."""
 SHOWN = 200
 """Letters of a part that an error shows."""
 GONE = {"SwinUNETR": ("img_size",)}
@@ -50,14 +52,14 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
     Args:
         folder: the bundle.
         name: the public name.
-        settings: the tables [serving], [precision] and [acceptance] of a spec.
+        settings: the tables [serving], [precision] and [acceptance] of a spec, and `region_order` of [output].
 
     Raises:
         SourceError: a part of the bundle cannot be translated, or is missing.
         NetworkError: the network is not known.
         SpecError: the parts do not make a valid spec.
     """
-    check_settings(settings or {})
+    check_settings(settings or {}, OUTPUT)
     if not (folder / "configs").is_dir():
         raise SourceError(f"{folder}: expected a MONAI bundle, a folder with configs/ and models/, found none")
     metadata, config = read_config(folder, "metadata"), read_config(folder, "inference")
@@ -65,7 +67,7 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
     channels = _names(metadata, image, "inputs::image", "channel")
     labels = _names(metadata, prediction, "outputs::pred", "label")
     given = input_of(steps_of(config, "preprocessing"), len(channels), ("image",))
-    decision = decision_of(steps_of(config, "postprocessing"), resampled="spacing" in given)
+    output = output_of(steps_of(config, "postprocessing"), labels, resampled="spacing" in given)
     part = _network_part(config)
     network = _network(config, part)
     _check_evaluator(config, part)
@@ -81,9 +83,9 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None) 
             "licence": str(metadata.get("license") or metadata.get("copyright") or ""),
         },
         "input": {"channels": channels, **given},
-        "output": {"labels": labels, **decision},
         "tiling": tiling_of(config),
         **(settings or {}),
+        "output": {**output, **(settings or {}).get("output", {})},
     }
     return parse_spec(fields, str(folder), folder.resolve())
 

@@ -7,6 +7,7 @@ from typing import Any
 
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.bundle.config import Config
+from voxtile_build.importers.bundle.painting import Painted, painting_of
 from voxtile_build.importers.bundle.steps import REQUIRED, SPECIAL, Step
 from voxtile_build.importers.bundle.targets import INFERERS, monai_name
 
@@ -85,13 +86,14 @@ def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float
     raise step.refusal(f"expected one number for {key}, or {axes}, found {value!r}")
 
 
-def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
-    """`regions` and `activation` of [output]: softmax and argmax, or sigmoid and a threshold of 0.5.
+def output_of(steps: Sequence[Step], names: Sequence[str], *, resampled: bool) -> dict[str, Any]:
+    """[output]: softmax and argmax, or sigmoid, a threshold of 0.5 and the order in which regions are painted.
 
     The client stitches logits, applies the activation, resamples to the scan's grid, and then decides.
 
     Args:
         steps: the post-processing.
+        names: of the network's output channels.
         resampled: whether the scan was resampled. The bundle must then invert before it decides, and linearly. An
             activation after the inversion is ignored, because it changes neither the order nor the threshold.
 
@@ -99,6 +101,7 @@ def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
         SourceError: the steps do something else.
     """
     activation = decision = None
+    painted: list[Painted] = []
     before = False
     for step in steps:
         if step.name in OUTPUT_ONLY:
@@ -110,6 +113,8 @@ def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
             before = activation is not None
         elif step.name == "AsDiscrete":
             decision = _decision(step)
+        elif step.name == "Lambda" and decision == "threshold" and not painted:
+            painted = painting_of(step, len(names))
         else:
             raise step.refusal("there is no counterpart after the network")
     where = steps[0].config.where if steps else "configs"
@@ -120,8 +125,22 @@ def decision_of(steps: Sequence[Step], *, resampled: bool) -> dict[str, Any]:
             f"{where}: postprocessing: cannot be translated: expected softmax and argmax, or sigmoid and a threshold "
             f"of 0.5, found {activation or 'no activation'} and {decision}"
         )
-    regions = decision == "threshold"
-    return {"regions": regions, **({"activation": activation} if resampled and before else {})}
+    return {
+        "regions": decision == "threshold",
+        **({"activation": activation} if resampled and before else {}),
+        **_labels(names, painted),
+    }
+
+
+def _labels(names: Sequence[str], painted: Sequence[Painted]) -> dict[str, Any]:
+    """`labels` of [output], and the order of regions where the bundle itself paints them."""
+    if not painted:
+        return {"labels": list(names)}
+    values = {one.channel: one.value for one in painted}
+    return {
+        "labels": [{"name": name, "value": values[channel]} for channel, name in enumerate(names)],
+        "region_order": [names[one.channel] for one in painted],
+    }
 
 
 def _activation(step: Step) -> str:

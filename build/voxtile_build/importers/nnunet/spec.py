@@ -108,6 +108,8 @@ def spec_of(
             "scores": "logits",
             "labels": [{"name": one, "value": value} for one, value in zip(labels.names, labels.values, strict=True)],
             "regions": labels.regions,
+            # nnU-Net paints regions in the order of its outputs; regions_class_order holds their values.
+            "region_order": list(labels.names) if labels.regions else None,
         },
         "tiling": {
             "semantics": "nnunet",
