@@ -156,6 +156,18 @@ def test_both_stages_of_a_cascade_are_asked_for(tmp_path: Path) -> None:
         models_of(second, "m")
 
 
+def test_a_first_stage_that_was_trained_as_another_configuration_is_refused(tmp_path: Path) -> None:
+    """The folder has the stage's name; its checkpoint says what it is."""
+    full = configuration((16, 16, 16), (1.0, 1.0, 1.0), previous_stage="3d_lowres")
+    low = configuration((16, 16, 16), (2.0, 2.0, 2.0))
+    plans = {"3d_lowres": low, "3d_fullres": {**low, "spacing": [1.0, 1.0, 1.0]}, "3d_cascade_fullres": full}
+    first = write_folder(tmp_path, Training("3d_lowres", plans))
+    second = write_folder(tmp_path, Training("3d_cascade_fullres", plans))
+    recheckpoint(first, lambda content: content["init_args"].update(configuration="3d_fullres"))
+    with pytest.raises(SourceError, match="expected configuration '3d_lowres', found one trained as '3d_fullres'"):
+        models_of(second, "m")
+
+
 # What a checkpoint says of its data ---------------------------------------------------------------------------------
 
 OTHER_DATA: dict[str, dict[str, Any]] = {

@@ -1,4 +1,4 @@
-"""Regions that overlap are painted in an order that is given, proven or refused; each can be had as a mask of its own."""
+"""Regions that overlap are painted in an order that is given, proven or refused; each can be had alone as a mask."""
 
 from __future__ import annotations
 
@@ -19,7 +19,6 @@ from tests.support.build_specs import spec
 from tests.support.bundles import (
     INVERT,
     NETWORK,
-    PREPROCESSING,
     chain,
     inference,
     metadata,
@@ -174,7 +173,9 @@ def test_the_order_and_the_values_are_those_of_the_function_run_by_monai(tmp_pat
 )
 def test_other_functions_are_refused(tmp_path: Path, function: Any) -> None:
     folder = write_bundle(tmp_path / "b", brats(painted(function)), metadata(labels=NAMES))
-    with pytest.raises(SourceError, match=r"postprocessing::transforms::3 \(Lambdad\): cannot be translated: expected "):
+    with pytest.raises(
+        SourceError, match=r"postprocessing::transforms::3 \(Lambdad\): cannot be translated: expected "
+    ):
         spec_of(folder, "b")
 
 
@@ -224,7 +225,7 @@ def test_regions_that_the_scans_do_not_show_are_not_ordered(tmp_path: Path) -> N
 
 
 def test_a_generated_volume_proves_nothing(tmp_path: Path) -> None:
-    with pytest.raises(SpecError, match="names no scans in acceptance.scans"):
+    with pytest.raises(SpecError, match=r"names no scans in acceptance\.scans"):
         build(regions_spec(), tmp_path / "models", network=Nested(400.0, 150.0, 550.0))
 
 

@@ -47,7 +47,9 @@ def test_probabilities_of_nnunet_are_more_than_one_half(tmp_path: Path) -> None:
     scores = np.array([0.0, 0.5, 0.500001, 1.0], np.float32).repeat(60).reshape(2, 6, 5, 4)
     made = result(regions_card().model_copy(update={"nnunet": {"regions_class_order": [1, 2]}}), scores)
     REGIONS.save(made, tmp_path / "mask.regions.nii.gz")
-    np.testing.assert_array_equal(np.moveaxis(np.asarray(nib.load(tmp_path / "mask.regions.nii.gz").dataobj), 3, 0), scores > 0.5)
+    np.testing.assert_array_equal(
+        np.moveaxis(np.asarray(nib.load(tmp_path / "mask.regions.nii.gz").dataobj), 3, 0), scores > 0.5
+    )
 
 
 def test_a_model_whose_labels_exclude_one_another_has_none() -> None:

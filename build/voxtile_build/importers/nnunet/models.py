@@ -69,6 +69,7 @@ def models_of(
         f"{name}_{stage}",
         folds=folds,
         checkpoint=checkpoint,
+        configuration=stage,
         settings=settings,
         trainer_keeps_network=trainer_keeps_network,
     )
