@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from voxtile.batch.run import segment_folder as segment_folder
     from voxtile.batch.summary import Outcome as Outcome
     from voxtile.card import Card as Card
+    from voxtile.errors import AccessError as AccessError
     from voxtile.errors import ForkError as ForkError
     from voxtile.errors import InputError as InputError
     from voxtile.errors import MemoryLimitError as MemoryLimitError
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
     from voxtile.errors import ModelError as ModelError
     from voxtile.errors import NoCardError as NoCardError
     from voxtile.errors import NoResponseError as NoResponseError
+    from voxtile.errors import OtherBuildError as OtherBuildError
     from voxtile.errors import OutputError as OutputError
     from voxtile.errors import ServerUnavailable as ServerUnavailable
     from voxtile.errors import TileError as TileError
@@ -49,6 +51,7 @@ __version__ = "0.1.0"
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown
 
 _HOMES = {
+    "AccessError": "errors",
     "BatchResult": "batch.run",
     "Card": "card",
     "ConnectionConfig": "triton.connection",
@@ -61,6 +64,7 @@ _HOMES = {
     "NoCardError": "errors",
     "NoResponseError": "errors",
     "Options": "options",
+    "OtherBuildError": "errors",
     "Outcome": "batch.summary",
     "OutputError": "errors",
     "RemoteNetwork": "remote",

@@ -4,9 +4,11 @@ VoxtileError                 exit code
 ├── InputError               2   a scan, a folder or an argument cannot be used
 ├── OutputError              2   a mask, report or preview cannot be written
 ├── ModelError               2   the server does not offer the model, or its card cannot be used
-│   └── NoCardError          2   an entry has no card: an engine behind a public name, or none of Voxtile's
+│   ├── NoCardError          2   an entry has no card: an engine behind a public name, or none of Voxtile's
+│   └── OtherBuildError      2   the model was replaced by another build of it during a scan
 ├── ServerUnavailable        2   no server answers at the address
-│   └── NoResponseError      3   the servers stopped answering during a scan
+│   ├── NoResponseError      3   the servers stopped answering during a scan
+│   └── AccessError          2   the servers refuse access: a token is missing, wrong or out of date
 ├── MemoryLimitError         2   the scan cannot be segmented within the memory allowed
 ├── MissingExtraError        2   an optional dependency is not installed
 ├── ForkError                2   a connection was used in a process forked from the one that made it
@@ -41,6 +43,10 @@ class NoCardError(ModelError):
     """An entry has no card: it is an engine behind a public name, or none of Voxtile's."""
 
 
+class OtherBuildError(ModelError):
+    """The model was replaced by another build of it during a scan."""
+
+
 class ServerUnavailable(VoxtileError):
     """No server answers at the address given."""
 
@@ -49,6 +55,10 @@ class NoResponseError(ServerUnavailable):
     """The servers stopped answering during a scan."""
 
     exit_code = 3
+
+
+class AccessError(ServerUnavailable):
+    """The servers refuse access: a token is missing, wrong or out of date."""
 
 
 class MemoryLimitError(VoxtileError):

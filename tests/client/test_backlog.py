@@ -37,9 +37,35 @@ def test_a_request_that_is_sent_again_waits_for_its_time_and_goes_first() -> Non
     first = backlog.next(0.0, most=9)
     assert first is not None
     backlog.retry(first, when=5.0)
-    assert backlog.next_retry == 5.0
+    assert backlog.next_retry_after(0.0) == 5.0
     second = backlog.next(4.9, most=9)
     assert second is not None
     assert second.index == 1
     assert backlog.next(5.0, most=9) is first
-    assert backlog.next_retry is None
+    assert backlog.next_retry_after(0.0) is None
+
+
+def test_a_request_that_no_server_may_have_now_is_overtaken_and_kept() -> None:
+    backlog = Backlog(requests(9, batch=1))
+    first, second = backlog.next(0.0, most=9), backlog.next(0.0, most=9)
+    assert first is not None
+    assert second is not None
+    for one in (second, first):
+        backlog.retry(one, when=1.0)
+    assert backlog.next(2.0, most=9, fits=lambda one: one is first) is first
+    third = backlog.next(2.0, most=9, fits=lambda one: False)
+    assert third is not None
+    assert third.index == 2
+    assert backlog.next_retry_after(2.0) is None  # it is due; nothing but a server can help
+    assert backlog.next(2.0, most=9) is second
+
+
+def test_what_is_made_and_not_answered_is_outstanding() -> None:
+    backlog = Backlog(requests(3, batch=1))
+    for _ in range(4):
+        backlog.next(0.0, most=9)
+    assert backlog.outstanding == 3
+    assert not list(backlog.answered(1, np.zeros(1)))  # it waits for request 0
+    assert backlog.outstanding == 2
+    assert len(list(backlog.answered(0, np.zeros(1)))) == 2
+    assert backlog.outstanding == 1

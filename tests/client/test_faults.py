@@ -1,51 +1,114 @@
-"""What an error of a server means: every status code of gRPC has one meaning."""
+"""What an error of a server means: every status of gRPC and every class of HTTP has one meaning."""
 
 from __future__ import annotations
 
 import grpc
 import pytest
 
-from voxtile.triton.faults import Fault, classify, no_triton
+from voxtile.triton.faults import Fault, Remedy, classify, lacks_model
 
 MEANING = {
-    "OK": Fault.REFUSED,
-    "CANCELLED": Fault.SERVER_LOST,
-    "UNKNOWN": Fault.SERVER_LOST,
-    "INVALID_ARGUMENT": Fault.REFUSED,
-    "DEADLINE_EXCEEDED": Fault.DEADLINE,
-    "NOT_FOUND": Fault.SERVER_LOST,
-    "ALREADY_EXISTS": Fault.REFUSED,
-    "PERMISSION_DENIED": Fault.REFUSED,
-    "RESOURCE_EXHAUSTED": Fault.QUEUE_FULL,
-    "FAILED_PRECONDITION": Fault.REFUSED,
-    "ABORTED": Fault.REFUSED,
-    "OUT_OF_RANGE": Fault.REFUSED,
-    "UNIMPLEMENTED": Fault.REFUSED,
-    "INTERNAL": Fault.REFUSED,
-    "UNAVAILABLE": Fault.SERVER_LOST,
-    "DATA_LOSS": Fault.REFUSED,
-    "UNAUTHENTICATED": Fault.REFUSED,
+    "OK": (Remedy.RETRY_ELSEWHERE, Fault.BROKEN),
+    "CANCELLED": (Remedy.RETRY_ELSEWHERE, Fault.SERVER_LOST),
+    "UNKNOWN": (Remedy.RETRY_ELSEWHERE, Fault.BROKEN),
+    "INVALID_ARGUMENT": (Remedy.GIVE_UP, Fault.REFUSED),
+    "DEADLINE_EXCEEDED": (Remedy.RETRY_ELSEWHERE, Fault.DEADLINE),
+    "NOT_FOUND": (Remedy.RETRY_ELSEWHERE, Fault.SERVER_LOST),
+    "ALREADY_EXISTS": (Remedy.GIVE_UP, Fault.REFUSED),
+    "PERMISSION_DENIED": (Remedy.GIVE_UP, Fault.DENIED),
+    "RESOURCE_EXHAUSTED": (Remedy.SLOW_DOWN, Fault.QUEUE_FULL),
+    "FAILED_PRECONDITION": (Remedy.GIVE_UP, Fault.REFUSED),
+    "ABORTED": (Remedy.RETRY_HERE, Fault.CONFLICT),
+    "OUT_OF_RANGE": (Remedy.GIVE_UP, Fault.REFUSED),
+    "UNIMPLEMENTED": (Remedy.GIVE_UP, Fault.REFUSED),
+    "INTERNAL": (Remedy.RETRY_ELSEWHERE, Fault.BROKEN),
+    "UNAVAILABLE": (Remedy.RETRY_ELSEWHERE, Fault.SERVER_LOST),
+    "DATA_LOSS": (Remedy.RETRY_ELSEWHERE, Fault.BROKEN),
+    "UNAUTHENTICATED": (Remedy.GIVE_UP, Fault.DENIED),
 }
+HTTP = {
+    200: Fault.BROKEN,
+    302: Fault.REFUSED,
+    400: Fault.REFUSED,
+    401: Fault.DENIED,
+    403: Fault.DENIED,
+    404: Fault.SERVER_LOST,
+    405: Fault.REFUSED,
+    407: Fault.DENIED,
+    408: Fault.DEADLINE,
+    409: Fault.CONFLICT,
+    413: Fault.TOO_LARGE,
+    418: Fault.REFUSED,
+    425: Fault.QUEUE_FULL,
+    429: Fault.QUEUE_FULL,
+    499: Fault.SERVER_LOST,
+    500: Fault.BROKEN,
+    501: Fault.REFUSED,
+    502: Fault.SERVER_LOST,
+    503: Fault.SERVER_LOST,
+    504: Fault.DEADLINE,
+    505: Fault.REFUSED,
+    520: Fault.BROKEN,
+}
+# A model may have any name, and a server's message repeats it.
+MISLEADING = ("any text", "", "model 'queue-unet' failed", "the model 'in use' has no shared memory", "unauthenticated")
 
 
+@pytest.mark.parametrize("text", MISLEADING)
 @pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
-def test_every_status_code_has_a_meaning(code: grpc.StatusCode) -> None:
-    assert classify(str(code), "any text") is MEANING[code.name]
+def test_every_status_code_has_a_meaning(code: grpc.StatusCode, text: str) -> None:
+    fault = classify(str(code), text)
+    assert (fault.remedy, fault) == MEANING[code.name]
+    assert fault.meaning
 
 
-@pytest.mark.parametrize("code", grpc.StatusCode, ids=lambda code: code.name)
-def test_which_codes_say_that_no_triton_answers(code: grpc.StatusCode) -> None:
-    assert no_triton(str(code)) is (code.name in ("UNAVAILABLE", "DEADLINE_EXCEEDED", "UNIMPLEMENTED"))
+@pytest.mark.parametrize("text", MISLEADING)
+def test_every_status_of_http_has_a_meaning(text: str) -> None:
+    for status in range(100, 600):
+        by_class = Fault.REFUSED if 300 <= status < 500 else Fault.BROKEN
+        assert classify(status, text) is HTTP.get(status, by_class), status
+
+
+def test_what_has_no_status_or_an_unknown_one_is_a_broken_answer() -> None:
+    for status in (None, "", "StatusCode.NEW", "(16, 'as a tuple')"):
+        assert classify(status, None) is Fault.BROKEN
 
 
 @pytest.mark.parametrize(
-    ("text", "meaning"),
+    ("status", "text", "meaning"),
     [
-        ("Exceeds maximum queue size", Fault.QUEUE_FULL),
-        ("Unable to find shared memory region: 'voxtile-1-2-3'", Fault.MEMORY_FORGOTTEN),
-        (None, Fault.REFUSED),
+        ("UNAVAILABLE", "in ensemble 'e', [request id: 7] Exceeds maximum queue size", Fault.QUEUE_FULL),
+        ("UNAVAILABLE", "Request timeout expired", Fault.QUEUE_FULL),
+        (503, "Exceeds maximum queue size", Fault.QUEUE_FULL),
+        ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", Fault.DENIED),
+        ("NOT_FOUND", "Unable to find shared memory region: 'voxtile-1-2-3'", Fault.MEMORY_FORGOTTEN),
+        ("INVALID_ARGUMENT", "Unable to find shared memory region: 'voxtile-1-2-3'", Fault.MEMORY_FORGOTTEN),
+        ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (9 vs. 4)", Fault.TOO_LARGE),
+        ("RESOURCE_EXHAUSTED", "grpc: received message larger than max (9 vs. 4)", Fault.TOO_LARGE),
+        ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4: 9", Fault.TOO_LARGE),
+        ("OUT_OF_RANGE", "Error, message length too large: found 9 bytes, the limit is: 4 bytes", Fault.TOO_LARGE),
+        ("UNKNOWN", "Payload Too Large", Fault.TOO_LARGE),
+        ("UNKNOWN", "Received http2 header with status: 413", Fault.TOO_LARGE),
+        ("UNKNOWN", "Received http2 header with status: 503", Fault.SERVER_LOST),
+        ("UNAVAILABLE", "Received http2 header with status: 429", Fault.QUEUE_FULL),
+        ("INVALID_ARGUMENT", "Exceeds maximum queue size", Fault.REFUSED),
+        ("UNAUTHENTICATED", "exceeds maximum queue size of strangers", Fault.DENIED),
     ],
 )
-def test_texts_that_a_code_does_not_tell_apart(text: str | None, meaning: Fault) -> None:
-    assert classify("StatusCode.INVALID_ARGUMENT", text) is meaning
-    assert classify(None, text) is meaning
+def test_texts_that_a_code_does_not_tell_apart(status: str | int, text: str, meaning: Fault) -> None:
+    assert classify(status if isinstance(status, int) else f"StatusCode.{status}", text) is meaning
+
+
+def test_what_says_something_of_the_server_alone_counts_against_no_request() -> None:
+    assert {fault for fault in Fault if not fault.counts} == {Fault.QUEUE_FULL, Fault.SERVER_LOST}
+    assert {fault for fault in Fault if fault.lost} == {
+        Fault.SERVER_LOST,
+        Fault.DEADLINE,
+        Fault.MEMORY_FORGOTTEN,
+        Fault.DENIED,
+    }
+
+
+def test_which_codes_say_that_a_server_lacks_a_model() -> None:
+    lacking = {code.name for code in grpc.StatusCode if lacks_model(str(code))}
+    assert lacking == {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+from hypothesis import given
+from hypothesis import strategies as st
+
 from voxtile.triton.window import Window
 
 
-def serve(window: Window, rate: object, answers: int = 400) -> None:
-    """Lets `answers` arrive at `rate(window size)` a second."""
-    now = 0.0
+def serve(window: Window, rate: Callable[[int], float], answers: int = 400, now: float = 0.0) -> float:
+    """Lets `answers` arrive at `rate(window size)` a second from the time `now` on; returns the time then."""
     window.sent(now)
     for _ in range(answers):
         now += 1 / rate(window.size)
         window.answered(now)
+    return now
 
 
 def test_grows_while_more_in_flight_brings_more() -> None:
@@ -39,6 +44,30 @@ def test_a_rejection_halves_it_and_it_never_reaches_zero() -> None:
         window.rejected()
         sizes.append(window.size)
     assert sizes == [4, 2, 1, 1, 1]
+
+
+@given(st.lists(st.booleans(), max_size=200), st.integers(1, 24))
+def test_it_grows_back_to_its_limit_after_any_rejections(history: list[bool], limit: int) -> None:
+    window, now = Window(limit), 0.0
+    for rejected in history:
+        if rejected:
+            window.rejected()
+        else:
+            now = serve(window, lambda size: 10.0 * size, 3, now)
+        assert 1 <= window.size <= window.limit
+    window.rejected()
+    serve(window, lambda size: 10.0 * size, 2000, now)
+    assert window.size == window.limit
+
+
+@given(st.floats(0.01, 1000), st.floats(0.01, 1000), st.integers(2, 16))
+def test_a_rejection_is_forgotten_however_slow_the_server_is_then(before: float, after: float, limit: int) -> None:
+    window = Window(limit)
+    now = serve(window, lambda size: before)
+    window.rejected()
+    size = window.size
+    serve(window, lambda size: after, now=now)
+    assert window.size == min(size + 1, limit)  # and rests there, as more brings no more
 
 
 def test_never_above_its_limit() -> None:

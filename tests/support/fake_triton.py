@@ -62,7 +62,13 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     """
 
     def __init__(
-        self, network: Network = lambda tiles: tiles, *, credentials: Any = None, threads: int = 32, **changes: Any
+        self,
+        network: Network = lambda tiles: tiles,
+        *,
+        credentials: Any = None,
+        max_message_bytes: int = -1,
+        threads: int = 32,
+        **changes: Any,
     ) -> None:
         self.card = identity_card(**changes)
         self.network = network
@@ -71,6 +77,7 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         self.calls: list[Seen] = []
         self.stopping = threading.Event()
         self._credentials = credentials
+        self._max_message_bytes = max_message_bytes
         self._threads = threads
         self._port = 0
         self._regions: dict[str, mmap.mmap] = {}
@@ -79,9 +86,8 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
         """Starts it, again on the port that it had."""
         self.stopping.clear()
         self._pool = ThreadPoolExecutor(self._threads)
-        self._server = grpc.server(
-            self._pool, interceptors=[_Script(self)], options=[("grpc.max_receive_message_length", -1)]
-        )
+        limits = [(f"grpc.max_{way}_message_length", self._max_message_bytes) for way in ("receive", "send")]
+        self._server = grpc.server(self._pool, interceptors=[_Script(self)], options=limits)
         service_pb2_grpc.add_GRPCInferenceServiceServicer_to_server(self, self._server)
         address = f"127.0.0.1:{self._port}"
         add = self._server.add_insecure_port

@@ -74,8 +74,8 @@ class TransferOptions:
     ] = None
     timeout: Annotated[float, typer.Option(help="Seconds that one request may take.")] = 300.0
     no_response_timeout: Annotated[
-        float, typer.Option(help="Give up after so many seconds without a response from any server.")
-    ] = 120.0
+        float, typer.Option(help="Give up after so many seconds without a good answer from any server.")
+    ] = 300.0
 
 
 @dataclass(frozen=True)

@@ -5,8 +5,7 @@ Knows nothing of servers, threads or errors.
 
 from __future__ import annotations
 
-import heapq
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 from numpy.typing import NDArray
@@ -35,19 +34,26 @@ class Backlog:
         return self._all_made and self.handed_over == self._made
 
     @property
-    def next_retry(self) -> float | None:
-        """The time at which the next request is to be sent again."""
-        return self._again[0][0] if self._again else None
+    def outstanding(self) -> int:
+        """The requests that have been made and not been answered."""
+        return self._made - self.handed_over - len(self._waiting)
 
-    def next(self, now: float, most: int) -> Request | None:
+    def next_retry_after(self, now: float) -> float | None:
+        """The first time after `now` at which a request is to be sent again; what is overdue waits for a server."""
+        return min((when for when, _, _ in self._again if when > now), default=None)
+
+    def next(self, now: float, most: int, fits: Callable[[Request], bool] = lambda _: True) -> Request | None:
         """Returns the next request to send; None where there is none now.
 
         Args:
             now: the time, by the clock that `retry` is given times of.
             most: the most requests that may be made and not yet taken by the caller.
+            fits: whether a request that is to be sent again can be sent now.
         """
-        if self._again and self._again[0][0] <= now:
-            return heapq.heappop(self._again)[2]
+        for entry in sorted(one for one in self._again if one[0] <= now):
+            if fits(entry[2]):
+                self._again.remove(entry)
+                return entry[2]
         if self._all_made or self._made - self._taken >= most:
             return None
         request = next(self._requests, None)
@@ -59,7 +65,7 @@ class Backlog:
 
     def retry(self, request: Request, when: float) -> None:
         """Takes back a request that is to be sent again from the time `when` on."""
-        heapq.heappush(self._again, (when, request.index, request))
+        self._again.append((when, request.index, request))
 
     def answered(self, index: int, scores: NDArray[Any]) -> Iterator[NDArray[Any]]:
         """Takes the scores of request `index`, and yields all that are next in order."""

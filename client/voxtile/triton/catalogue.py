@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxtile.card import Card, Certificate
-from voxtile.errors import ModelError, NoCardError
+from voxtile.errors import ModelError, NoCardError, ServerUnavailable
 from voxtile.triton.endpoint import Endpoint
 
 
@@ -90,5 +90,8 @@ def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
     except NoCardError:
         return None
     except ModelError as error:
+        return ModelListing(endpoint.url, name, problem=str(error))
+    except ServerUnavailable as error:
+        endpoint.check_live()  # raises where the server is at fault, not the entry
         return ModelListing(endpoint.url, name, problem=str(error))
     return ModelListing(endpoint.url, name, model.version, model.card)

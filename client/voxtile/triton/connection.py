@@ -5,6 +5,8 @@ Knows nothing of models or tiles.
 
 from __future__ import annotations
 
+import math
+import re
 import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
@@ -22,6 +24,15 @@ CHANNEL = (
     ("grpc.keepalive_timeout_ms", 20_000),
     ("grpc.use_local_subchannel_pool", 1),
 )
+
+
+ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
+OTHER_ADDRESS = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|xds):.+")
+"""gRPC's other forms of an address, which name what they are."""
+
+HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
+HEADER_VALUE = re.compile(r"[ -~]*")
+"""What gRPC sends as a header: a name in lower case, and printable ASCII."""
 
 
 @dataclass(frozen=True)
@@ -57,6 +68,9 @@ class ConnectionConfig:
         shared_memory: whether tiles go through shared memory; None for: where the server is on this machine.
         compression: the compression of tiles on the wire; None for none.
         deadline_s: seconds that one request may take.
+
+    Raises:
+        InputError: a header that gRPC cannot send, or a deadline that no request could keep.
     """
 
     tls: TlsConfig | None = None
@@ -64,6 +78,12 @@ class ConnectionConfig:
     shared_memory: bool | None = None
     compression: Literal["gzip", "deflate"] | None = None
     deadline_s: float = 300.0
+
+    def __post_init__(self) -> None:
+        for name, value in self.headers.items():
+            _check_header(name, value)
+        if not 0 < self.deadline_s < math.inf:
+            raise InputError(f"expected --timeout above 0 seconds, found {self.deadline_s:g}")
 
 
 def connect(url: str, connection: ConnectionConfig) -> Any:
@@ -77,12 +97,32 @@ def connect(url: str, connection: ConnectionConfig) -> Any:
         A tritonclient.grpc.InferenceServerClient.
 
     Raises:
-        InputError: a TLS file cannot be read.
+        InputError: the address is none, or a TLS file cannot be read.
     """
     from tritonclient.grpc import InferenceServerClient
 
+    _check_address(url)
     credentials = None if connection.tls is None else _credentials(connection.tls)
     return InferenceServerClient(url, creds=credentials, channel_args=list(CHANNEL))
+
+
+def _check_address(url: str) -> None:
+    """Raises InputError for an address that gRPC would misread: without a port it takes 443, modulo 65536 too large."""
+    found = ADDRESS.fullmatch(url)
+    if OTHER_ADDRESS.fullmatch(url) or (found and 0 < int(found[2]) < 65536):
+        return
+    raise InputError(f"expected HOST:PORT of a server's gRPC service, such as localhost:8001, found {url!r}")
+
+
+def _check_header(name: str, value: str) -> None:
+    """Raises InputError for what gRPC cannot send. The value, often a secret, is not repeated."""
+    if not HEADER_NAME.fullmatch(name) or name.endswith("-bin"):
+        raise InputError(
+            f"expected a header's name of a-z, 0-9, _, - and . that does not end in -bin, found {name!r}; "
+            "names are sent in lower case"
+        )
+    if not HEADER_VALUE.fullmatch(value):
+        raise InputError(f"header {name!r}: expected a value of printable ASCII, found other characters in it")
 
 
 def _credentials(tls: TlsConfig) -> Any:

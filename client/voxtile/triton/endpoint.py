@@ -6,6 +6,7 @@ Knows nothing of scans, tiling or retries.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import os
 from collections.abc import Callable
 from typing import Any
@@ -14,13 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import parse_card
-from voxtile.errors import ForkError, ModelError, NoCardError, ServerUnavailable
+from voxtile.errors import AccessError, ForkError, ModelError, NoCardError, ServerUnavailable, VoxtileError
 from voxtile.tensor_types import NUMPY_TYPES
 from voxtile.triton.connection import ConnectionConfig, connect
-from voxtile.triton.faults import no_triton
+from voxtile.triton.faults import Fault, classify, lacks_model
 from voxtile.triton.layout import (
     Mark,
+    check_answer,
     check_finite,
+    check_tensor,
     holds_mark,
     mark_unwritten,
     needed_bytes,
@@ -36,12 +39,19 @@ CONTROL_TIMEOUT_S = 10.0
 
 
 class Call:
-    """A request in flight; `cancel` stops waiting for its answer."""
+    """A request in flight; `cancel` stops waiting for its answer.
 
-    def __init__(self, request: Request, slot: Region | None) -> None:
+    Attributes:
+        number: tells it apart from every other request of its endpoint; the server repeats it in the answer.
+        sent_at: when it was sent, by a clock of the sender's.
+    """
+
+    def __init__(self, request: Request, slot: Region | None, number: int) -> None:
         self.request = request
         self.slot = slot
         self.mark: Mark | None = None
+        self.number = number
+        self.sent_at = 0.0
         self.context: Any = None
 
     def cancel(self) -> None:
@@ -56,8 +66,13 @@ class Endpoint:
         url: HOST:PORT of its gRPC service.
         connection: how to reach it.
 
+    Attributes:
+        serves_model: whether it is known to serve the build of the model that its user wants. Set by the user, false at
+            first, and read by all that send requests: a server that was lost may come back with another build.
+        ruled_out: why it was ruled out last, so that it is told once; empty where it was not. Set by the user.
+
     Raises:
-        InputError: a TLS file cannot be read.
+        InputError: the address is none, or a TLS file cannot be read.
     """
 
     def __init__(self, url: str, connection: ConnectionConfig) -> None:
@@ -66,12 +81,17 @@ class Endpoint:
         self._process = os.getpid()
         self._client = connect(url, connection)
         self._slots = SlotPool(ServerMemory(self._client, connection.headers), url, connection.shared_memory)
+        self._numbers = itertools.count(1)
+        self._versions: dict[str, str] = {}
+        self.serves_model = False
+        self.ruled_out = ""
 
     # What it offers ------------------------------------------------------------------------------------------
 
     def check_live(self) -> None:
-        """Raises ServerUnavailable where no server answers."""
-        self._control("is_server_live")
+        """Raises ServerUnavailable where no server answers, or one that says it is not alive."""
+        if not self._control("is_server_live"):
+            raise ServerUnavailable(f"the server at {self.url} says that it is not alive; look at its log")
 
     def models(self) -> list[tuple[str, str]]:
         """Name and state of every entry in the server's repository, with its newest version."""
@@ -87,28 +107,36 @@ class Endpoint:
         Raises:
             ModelError: the server does not offer it, or its card cannot be used.
             NoCardError: its entry has no card.
-            ServerUnavailable: no server answers.
+            ServerUnavailable: no server answers, or it fails to.
+            AccessError: the server refuses access.
         """
-        from tritonclient.utils import InferenceServerException
-
         self.check_live()
-        try:
-            config = self._control("get_model_config", name).config
-            version = self._control("get_model_metadata", name).versions[-1]
-        except InferenceServerException as error:
-            raise ModelError(
-                f"model {name!r} is not offered by {self.url} ({error.message()}); it offers: {self._ready_models()}"
-            ) from None
+        config = self._control("get_model_config", name).config
+        text = self._card_text(name, config)
+        versions = self._control("get_model_metadata", name).versions
+        if not versions:
+            raise ModelError(f"{self.url} serves no version of model {name!r}; look at its log")
+        version = self._versions[name] = str(versions[-1])
+        card = parse_card(text, name).model_copy(update={"name": name})  # it is asked for under the entry's name
+        return ServedModel(card, version, max(config.max_batch_size, 1), text)
+
+    def card_text(self, name: str) -> str:
+        """The card of a model as the server has it now. Raises as `model` does."""
+        return self._card_text(name, self._control("get_model_config", name).config)
+
+    def _card_text(self, name: str, config: Any) -> str:
         if "card" not in config.parameters:
             raise NoCardError(
                 f"{self.url} serves {name!r}, but its configuration carries no card; build it with voxtile-build, "
                 "or ask for the public name"
             )
-        text = config.parameters["card"].string_value
-        return ServedModel(parse_card(text, name), str(version), max(config.max_batch_size, 1), text)
+        return str(config.parameters["card"].string_value)
 
     def _ready_models(self) -> str:
-        names = [name for name, state in self.models() if state == "READY"]
+        try:
+            names = [name for name, state in self.models() if state == "READY"]
+        except VoxtileError:
+            return "what it does not tell"
         return ", ".join(sorted(names)) or "nothing"
 
     def _control(self, call: str, *arguments: Any) -> Any:
@@ -120,12 +148,23 @@ class Endpoint:
                 *arguments, client_timeout=CONTROL_TIMEOUT_S, headers=dict(self.connection.headers)
             )
         except InferenceServerException as error:
-            if no_triton(error.status()):
-                raise ServerUnavailable(
-                    f"no Triton server answers gRPC at {self.url} ({(error.message() or '').strip()}); "
-                    "start one (`make serve`) or give its address with --url HOST:PORT"
-                ) from None
-            raise
+            raise self._error(error.status(), (error.message() or "").strip(), *arguments) from None
+
+    def _error(self, status: str | None, text: str, model: str | None = None) -> VoxtileError:
+        """What a failed question, about `model` or about the server, means for the user."""
+        fault = classify(status, text)
+        if fault is Fault.DENIED:
+            return AccessError(f"{self.url}: {fault.meaning} ({text or status}); {fault.advice}")
+        if model is not None and lacks_model(status):
+            return ModelError(
+                f"model {model!r} is not offered by {self.url} ({text}); it offers: {self._ready_models()}"
+            )
+        if fault is Fault.BROKEN:
+            return ServerUnavailable(f"the server at {self.url} fails to answer ({text or status}); {fault.advice}")
+        return ServerUnavailable(
+            f"no Triton server answers gRPC at {self.url} ({text or status}); start one (`make serve`), or give its "
+            "address with --url HOST:PORT, and --tls where it encrypts"
+        )
 
     # Tiles ---------------------------------------------------------------------------------------------------
 
@@ -140,18 +179,23 @@ class Endpoint:
         Returns:
             The request in flight. Its memory has to be given back with `release`.
         """
-        call = Call(request, self._slots.take(needed_bytes(model.card, request)))
+        from tritonclient.utils import InferenceServerException
+
+        call = Call(request, self._slots.take(needed_bytes(model.card, request)), next(self._numbers))
         try:
             inputs, output = _tensors(model, call)
             call.context = self._client.async_infer(
                 model.card.name,
                 inputs,
                 callback=lambda result, error: done(call, result, error),
+                request_id=str(call.number),
                 outputs=[output],
                 client_timeout=self.connection.deadline_s,
                 headers=dict(self.connection.headers),
                 compression_algorithm=self.connection.compression,
             )
+        except InferenceServerException as error:  # it could not even be sent
+            done(call, None, error)
         except BaseException:
             self.release(call, trusted=False)
             raise
@@ -164,20 +208,18 @@ class Endpoint:
             [batch, score, *spatial], of the type and shape that the card promises.
 
         Raises:
-            ValueError: the answer has another size or type, or values that are not finite, or was not written.
+            ValueError: it is the answer to another request or of another version of the model, or has another size or
+                type, or values that are not finite, or was not written.
         """
         card, slot = model.card, call.slot
         shape, dtype = scores_shape(card, call.request), np.dtype(NUMPY_TYPES[card.output.dtype])
+        check_answer(result.get_response(), card.name, self._versions.get(card.name, ""), call.number)
+        check_tensor(result.get_output("scores"), wire_type(dtype), shape)
         if slot is not None:
-            answer = result.get_output("scores")
-            if answer is None or tuple(answer.shape) != shape or answer.datatype != wire_type(dtype):
-                raise ValueError(f"expected scores of shape {shape}, found {answer and tuple(answer.shape)}")
             scores = slot.array(dtype, shape, scores_offset(call.request)).copy()
             self._check_written(call, scores)
         else:
             scores = result.as_numpy("scores")
-            if scores is None or scores.shape != shape or scores.dtype != dtype:
-                raise ValueError(f"expected scores {dtype}{shape}, found {scores is not None and scores.shape}")
         check_finite(scores)
         return scores
 

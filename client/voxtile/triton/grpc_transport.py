@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from voxtile.errors import InputError, ModelError, ServerUnavailable
+from voxtile.errors import AccessError, InputError, ModelError, ServerUnavailable
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.pump import Pump
@@ -33,6 +33,7 @@ class GrpcTransport:
 
     Raises:
         ServerUnavailable: no server answers.
+        AccessError: no server that answers gives access.
         ModelError: a server that answers lacks the model, or the servers have different builds of it (a mask must not
             be stitched from two networks).
     """
@@ -71,8 +72,9 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Ends all connections and gives back all shared memory."""
-        for endpoint in self._endpoints:
-            endpoint.close()
+        with contextlib.ExitStack() as stack:
+            for endpoint in self._endpoints:
+                stack.callback(endpoint.close)
 
     def __enter__(self) -> GrpcTransport:
         return self
@@ -128,8 +130,9 @@ def connect_transport(
         retry_policy: retry limits.
 
     Raises:
-        InputError: no server or no model is named, or a TLS file cannot be read.
+        InputError: no server or no model is named, an address is none, or a TLS file cannot be read.
         ServerUnavailable: no server answers.
+        AccessError: no server that answers gives access.
         ModelError: a server that answers lacks the model, or the servers have different builds of it.
     """
     urls = [url] if isinstance(url, str) else list(url or ())
@@ -138,7 +141,11 @@ def connect_transport(
         raise InputError(
             f"expected the address of a server (HOST:PORT of its gRPC service) and a model's name, found {missing}"
         )
-    return GrpcTransport([Endpoint(one, connection) for one in urls], model, retry_policy)
+    with contextlib.ExitStack() as opened:
+        endpoints = [opened.enter_context(contextlib.closing(Endpoint(one, connection))) for one in urls]
+        transport = GrpcTransport(endpoints, model, retry_policy)
+        opened.pop_all()  # the transport closes them now
+        return transport
 
 
 def _agreed_model(endpoints: Sequence[Endpoint], name: str) -> ServedModel:
@@ -148,10 +155,11 @@ def _agreed_model(endpoints: Sequence[Endpoint], name: str) -> ServedModel:
     for endpoint in endpoints:
         try:
             offers.append(endpoint.model(name))
+            endpoint.serves_model = True
         except ServerUnavailable as error:
             missing.append(error)
     if not offers:
-        raise missing[0]
+        raise next((error for error in missing if isinstance(error, AccessError)), missing[0])
     for silent in missing:
         log.warning("%s; going on without it", silent)
     if any(offer.card_text != offers[0].card_text for offer in offers):

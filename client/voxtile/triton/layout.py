@@ -89,6 +89,30 @@ def _places(volumes: NDArray[np.uint8], mark: Mark) -> list[NDArray[np.uint8]]:
     return [volumes[:, start : start + length] for start in starts]
 
 
+def check_answer(response: Any, model: str, version: str, number: int) -> None:
+    """Raises ValueError for the answer of another model or version, or to another request.
+
+    Args:
+        response: a ModelInferResponse. A server may leave out each of the three.
+        model: the model that was asked.
+        version: the version that was there at the last look; empty where that is not known.
+        number: the request's number.
+    """
+    expected = {"model_name": model, "model_version": version, "id": str(number)}
+    for field, value in expected.items():
+        found = getattr(response, field)
+        if value and found and found != value:
+            raise ValueError(f"expected an answer with the {field} {value!r}, found {found!r}")
+
+
+def check_tensor(answer: Any, datatype: str, shape: tuple[int, ...]) -> None:
+    """Raises ValueError for a tensor, or None, that is not of Triton's `datatype` and of `shape`."""
+    if answer is None:
+        raise ValueError(f"expected a tensor 'scores' of {datatype} {list(shape)}, found none")
+    if (answer.datatype, tuple(answer.shape)) != (datatype, shape):
+        raise ValueError(f"expected scores of {datatype} {list(shape)}, found {answer.datatype} {list(answer.shape)}")
+
+
 def check_finite(scores: NDArray[Any]) -> None:
     """Raises ValueError for scores with NaN or infinite values."""
     if scores.dtype.kind == "f" and not _finite(scores):

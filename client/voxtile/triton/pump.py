@@ -2,14 +2,13 @@
 
 One thread (the pump) makes, sends and retries requests. gRPC's threads report answers to it. The caller's thread takes
 finished scores from a queue, so that it works while the servers compute. A tile is a pure function, so a request that
-failed may be sent again, to another server where there is one. Knows nothing of scans or stitching.
+failed may be sent again, to another server where there is one; `faults` decides. Knows nothing of scans or stitching.
 """
 
 from __future__ import annotations
 
 import logging
 import queue
-import random
 import sys
 import threading
 import time
@@ -18,12 +17,20 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from voxtile.errors import ModelError, NoResponseError, ServerUnavailable, TileError, VoxtileError
+from voxtile.errors import (
+    AccessError,
+    NoCardError,
+    NoResponseError,
+    OtherBuildError,
+    ServerUnavailable,
+    TileError,
+    VoxtileError,
+)
 from voxtile.triton.backlog import Backlog
 from voxtile.triton.endpoint import Call, Endpoint
-from voxtile.triton.faults import Fault, classify
+from voxtile.triton.faults import Fault, Remedy, classify
 from voxtile.triton.lane import Lane
-from voxtile.triton.retry import RetryPolicy
+from voxtile.triton.retry import Attempts, RetryPolicy, pause_s
 from voxtile.triton.types import Request, ServedModel, Traffic
 
 log = logging.getLogger(__name__)
@@ -76,14 +83,14 @@ class Pump(threading.Thread):
         self._model = model
         self._retry_policy = retry_policy
         self._traffic = traffic
-        self._lanes = [Lane(endpoint, in_flight) for endpoint in endpoints]
+        self._lanes = [Lane(number, endpoint, in_flight) for number, endpoint in enumerate(endpoints)]
         self._ahead = ready_ahead(in_flight)
         self._backlog = Backlog(requests)
-        self._refusals: dict[int, int] = {}
+        self._attempts = Attempts(retry_policy.tries)
         self._events: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
         self._ready: queue.SimpleQueue[NDArray[Any] | BaseException | None] = queue.SimpleQueue()
         self._stopping = False
-        self._last_answer = time.monotonic()
+        self._last_success = time.monotonic()
 
     # The caller's side ---------------------------------------------------------------------------------------
 
@@ -111,6 +118,8 @@ class Pump(threading.Thread):
                 self._send_what_fits()
                 self._handle_events()
                 self._check_no_response()
+            if not self._stopping:
+                self._check_not_replaced()
             self._ready.put(None)
         except BaseException as error:
             self._ready.put(error)
@@ -122,24 +131,28 @@ class Pump(threading.Thread):
         return sum(len(lane.calls) for lane in self._lanes)
 
     def _send_what_fits(self) -> None:
-        while (lane := self._best_lane()) is not None:
-            most = self._in_flight + self._ahead + len(self._lanes)
-            request = self._backlog.next(time.monotonic(), most)
-            if request is None:
-                return
-            self._send(lane, request)
-
-    def _best_lane(self) -> Lane | None:
         now = time.monotonic()
         for lane in self._lanes:
             if lane.due(now):
                 self._probe(lane)
-        return min((lane for lane in self._lanes if lane.room), key=lambda lane: lane.load, default=None)
+        while any(lane.has_room(now) for lane in self._lanes):
+            most = self._in_flight + self._ahead + len(self._lanes)
+            request = self._backlog.next(now, most, lambda one: self._lane_for(one, now) is not None)
+            free = None if request is None else self._lane_for(request, now)
+            if request is None or free is None:
+                return
+            self._send(free, request)
+
+    def _lane_for(self, request: Request, now: float) -> Lane | None:
+        """The server that the request is sent to now; None where it waits for one that has failed at it less often."""
+        reluctance = {lane: self._attempts.reluctance(request.index, lane.number) for lane in self._lanes if lane.up}
+        least = min((count for count in reluctance.values() if count is not None), default=None)
+        free = (lane for lane, count in reluctance.items() if count == least is not None and lane.has_room(now))
+        return min(free, key=lambda lane: lane.load, default=None)
 
     def _send(self, lane: Lane, request: Request) -> None:
         call = lane.endpoint.send(self._model, request, lambda *answer: self._events.put(("answer", lane, *answer)))
-        lane.calls.add(call)
-        lane.window.sent(time.monotonic())
+        lane.sent(call, time.monotonic())
         self._traffic.requests += 1
         self._traffic.bytes_sent += request.nbytes
         self._traffic.shared_memory |= call.slot is not None
@@ -160,10 +173,13 @@ class Pump(threading.Thread):
         """Seconds until something has to be done without an event."""
         if self._backlog.complete:
             return 0.0
-        due = [lane.asleep_until for lane in self._lanes if not lane.up and not lane.probing]
-        if self._backlog.next_retry is not None:
-            due.append(self._backlog.next_retry)
         now = time.monotonic()
+        due = [
+            lane.asleep_until for lane in self._lanes if not lane.probing and (not lane.up or lane.asleep_until > now)
+        ]
+        retry = self._backlog.next_retry_after(now)
+        if retry is not None:
+            due.append(retry)
         return min(max(min(due, default=now + LONGEST_WAIT_S) - now, 0.001), LONGEST_WAIT_S)
 
     def _handle(self, event: tuple[Any, ...]) -> None:
@@ -185,12 +201,13 @@ class Pump(threading.Thread):
         try:
             scores = lane.endpoint.scores(self._model, call, result)
         except ValueError as problem:
-            self._refused(lane, call.request, str(problem))
+            self._count(lane, call.request, Fault.BROKEN, str(problem), time.monotonic())
             return
         finally:
             lane.endpoint.release(call, trusted=True)
-        self._last_answer = time.monotonic()
-        lane.answered(self._last_answer)
+        self._last_success = time.monotonic()
+        lane.answered(self._last_success)
+        self._attempts.forget(call.request.index)
         self._traffic.bytes_received += scores.nbytes
         for ready in self._backlog.answered(call.request.index, scores):
             self._ready.put(ready)
@@ -203,50 +220,65 @@ class Pump(threading.Thread):
         status, text = error.status() or "", (error.message() or "").strip()
         log.info("request %d at %s failed: %s %s", request.index, lane.endpoint.url, status, text)
         lane.endpoint.release(call, trusted=False)
-        match classify(status, text):
-            case Fault.QUEUE_FULL:
-                lane.window.rejected()
-                self._retry(request, now + random.uniform(0.05, 0.2))
-            case Fault.MEMORY_FORGOTTEN:
-                lane.endpoint.forget_slots()
-                self._refused(lane, request, text)
-            case Fault.SERVER_LOST:
-                self._lost(lane, text or status, now)
-                self._retry(request, now)
-            case Fault.DEADLINE:
-                self._lost(lane, f"no answer within {lane.endpoint.connection.deadline_s:g} s", now)
-                self._refused(lane, request, text or status)
-            case Fault.REFUSED:
-                self._refused(lane, request, text or status)
+        fault, reason = classify(status, text), text or status
+        if fault.lost:
+            self._lost(lane, fault, reason, now)
+        if fault.counts:
+            self._count(lane, request, fault, reason, now)
+        elif fault is Fault.QUEUE_FULL:
+            lane.slow_down(call, reason, now)
+            self._retry(request, now + pause_s(0))
+        else:
+            self._retry(request, now)
 
-    def _lost(self, lane: Lane, reason: str, now: float) -> None:
+    def _lost(self, lane: Lane, fault: Fault, reason: str, now: float) -> None:
         if lane.up:
             lane.fail(reason, now)
+            lane.restarted = fault in (Fault.SERVER_LOST, Fault.MEMORY_FORGOTTEN)
             lane.endpoint.forget_slots()
+        if fault is Fault.DENIED:
+            self._rule_out(lane, AccessError(f"{lane.endpoint.url}: {fault.meaning} ({reason}); {fault.advice}"))
 
-    def _refused(self, lane: Lane, request: Request, reason: str) -> None:
-        """Counts a refusal of this very request; too many of them end the scan."""
-        tries = self._refusals[request.index] = self._refusals.get(request.index, 0) + 1
-        if tries >= self._retry_policy.tries:
-            raise TileError(
-                f"model {self._model.card.name!r}: request {request.index} ({len(request.roi)} tiles) failed {tries} "
-                f"times, last at {lane.endpoint.url}: {reason}"
-            )
-        self._retry(request, time.monotonic() + random.uniform(0.0, 0.05))
+    def _rule_out(self, lane: Lane, error: VoxtileError) -> None:
+        """Raises what stands against the servers, once there is no use in waiting for any of them."""
+        lane.final = error
+        if len(self._lanes) > 1 and lane.endpoint.ruled_out != str(error):
+            lane.endpoint.ruled_out = str(error)
+            log.warning("%s; going on without it", error)
+        if all(one.final for one in self._lanes):
+            raise error
+
+    def _count(self, lane: Lane, request: Request, fault: Fault, reason: str, now: float) -> None:
+        """Counts a failure of the request at this server; the scan ends when no server is left for it."""
+        self._attempts.failed(request.index, lane.number, fault.remedy)
+        if all(one.final or self._attempts.reluctance(request.index, one.number) is None for one in self._lanes):
+            raise self._tile_error(lane, request, fault, reason)
+        if fault is Fault.BROKEN and lane.strike(reason) and any(one.up for one in self._lanes if one is not lane):
+            self._lost(lane, fault, reason, now)
+        retried_at_once = fault.remedy is Remedy.GIVE_UP  # it goes to another server
+        self._retry(request, now if retried_at_once else now + pause_s(self._attempts.failures(request.index) - 1))
+
+    def _tile_error(self, lane: Lane, request: Request, fault: Fault, reason: str) -> TileError:
+        failures = self._attempts.failures(request.index)
+        return TileError(
+            f"model {self._model.card.name!r}: request {request.index} ({len(request.roi)} tiles) failed {failures} "
+            f"time{'s' * (failures != 1)}, last at {lane.endpoint.url}: {reason}; {fault.meaning}"
+            f"{'; ' * bool(fault.advice)}{fault.advice}"
+        )
 
     def _retry(self, request: Request, when: float) -> None:
         self._traffic.retries += 1
         self._backlog.retry(request, when)
 
     def _probe(self, lane: Lane) -> None:
-        """Asks, on a thread of its own, whether the server is back with the same model."""
+        """Asks, on a thread of its own, whether the server is there with the same model."""
         lane.probing = True
 
         def ask() -> None:
             error: VoxtileError | None = None
             try:
                 if lane.endpoint.model(self._model.card.name).card_text != self._model.card_text:
-                    error = ModelError(f"{lane.endpoint.url} came back with another build of the model")
+                    error = self._other_build(lane)
             except VoxtileError as problem:
                 error = problem
             except Exception as problem:
@@ -258,16 +290,47 @@ class Pump(threading.Thread):
     def _probed(self, lane: Lane, error: VoxtileError | None) -> None:
         lane.probing = False
         if error is None:
-            lane.up = True
-        else:
-            lane.fail(str(error), time.monotonic())
+            lane.back()
+            return
+        lane.fail(str(error), time.monotonic())
+        if isinstance(error, OtherBuildError) and lane.answers and not lane.restarted:
+            raise error  # which of its answers came from which build is not known
+        if isinstance(error, (AccessError, OtherBuildError)):
+            self._rule_out(lane, error)
+
+    def _other_build(self, lane: Lane) -> OtherBuildError:
+        return OtherBuildError(
+            f"{lane.endpoint.url} serves another build of model {self._model.card.name!r} than when this client "
+            "connected, and a mask must not come from two; connect again, and segment the scan from its beginning"
+        )
+
+    def _check_not_replaced(self) -> None:
+        """Raises OtherBuildError where a server that has answered has another build now: it may have answered with it.
+
+        A server that was started again is asked before its next request. One that loads another build in place goes on
+        answering.
+        """
+        for lane in self._lanes:
+            if not lane.answers or (lane.restarted and not lane.up):
+                continue
+            try:
+                same = lane.endpoint.card_text(self._model.card.name) == self._model.card_text
+            except NoCardError:
+                same = False
+            except VoxtileError:  # gone since, or the model is
+                continue
+            if not same:
+                lane.endpoint.serves_model = False
+                raise self._other_build(lane)
 
     def _check_no_response(self) -> None:
-        if any(lane.up for lane in self._lanes) or self._stopping:
-            return
-        waited = time.monotonic() - self._last_answer
+        """Raises NoResponseError when there has been no good answer for too long, however many servers are there."""
+        now = time.monotonic()
+        if self._stopping or (self._backlog.outstanding == 0 and any(lane.up for lane in self._lanes)):
+            self._last_success = now  # nothing is asked for: the caller is busy
+        waited = now - self._last_success
         if waited > self._retry_policy.no_response_timeout_s:
-            reasons = "; ".join(f"{lane.endpoint.url}: {lane.last_error}" for lane in self._lanes)
+            reasons = "; ".join(f"{lane.endpoint.url}: {lane.last_error or 'silent'}" for lane in self._lanes)
             raise NoResponseError(
                 f"model {self._model.card.name!r}: no server has answered for {waited:.0f} s, "
                 f"{self._backlog.handed_over} requests were done ({reasons})"

@@ -61,8 +61,12 @@ class Transport(Protocol):
             For each request in turn its scores [batch, score, *spatial], in the card's output type.
 
         Raises:
-            TileError: a request was refused too often. Raised by the returned iterator.
-            NoResponseError: no server has answered for too long. Raised by the returned iterator.
+            All that follow are raised by the returned iterator, the last but one also at its end; scores are to be
+            trusted once it has ended.
+            TileError: a request failed at every server.
+            NoResponseError: no server has answered for too long.
+            OtherBuildError: the model was replaced by another build of it meanwhile.
+            AccessError: every server refuses access.
         """
         ...
 

@@ -1,7 +1,8 @@
 """Decides how many requests may be in flight to one server.
 
 The window grows while more requests in flight bring more answers a second, stays when they do not, and halves when the
-server's queue is full (additive increase, multiplicative decrease). Knows nothing of requests: it only counts them.
+server's queue is full, to grow again from there (additive increase, multiplicative decrease). Knows nothing of
+requests: it only counts them.
 """
 
 from __future__ import annotations
@@ -48,6 +49,11 @@ class Window:
         self._answers, self._since = 0, now
 
     def rejected(self) -> None:
-        """Halves the window, because the server's queue was full."""
+        """Halves the window, because the server's queue was full. It grows again with the answers that follow.
+
+        What was measured before is forgotten: the server is another one under this load.
+        """
         self.size = max(self.size // 2, 1)
-        self._grow = False
+        self._grow = True
+        self._best = 0.0
+        self._answers, self._since = 0, None

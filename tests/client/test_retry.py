@@ -1,0 +1,50 @@
+"""How often one request may fail, and for how long one waits."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from voxtile import InputError, RetryPolicy
+from voxtile.triton.faults import Remedy
+from voxtile.triton.retry import LONGEST_PAUSE_S, Attempts, pause_s
+
+FAILING = (Remedy.RETRY_HERE, Remedy.RETRY_ELSEWHERE, Remedy.GIVE_UP)
+
+
+@given(st.lists(st.tuples(st.integers(0, 2), st.sampled_from(FAILING)), max_size=40), st.integers(1, 5))
+def test_no_server_has_a_request_more_often_than_allowed(failures: list[tuple[int, Remedy]], tries: int) -> None:
+    attempts, had = Attempts(tries), [0, 0, 0]
+    for server, remedy in failures:
+        if attempts.reluctance(9, server) is None:
+            continue
+        had[server] += 1
+        attempts.failed(9, server, remedy)
+        closed = attempts.reluctance(9, server) is None
+        assert closed == (had[server] == tries or remedy is Remedy.GIVE_UP)
+    assert attempts.failures(9) == sum(had) <= 3 * tries
+    assert attempts.reluctance(8, 0) == 0  # another request
+    attempts.forget(9)
+    assert attempts.failures(9) == 0
+
+
+def test_a_server_that_failed_is_avoided_unless_it_was_not_its_fault() -> None:
+    attempts = Attempts(4)
+    attempts.failed(0, 1, Remedy.RETRY_ELSEWHERE)
+    attempts.failed(0, 2, Remedy.RETRY_HERE)
+    assert [attempts.reluctance(0, server) for server in range(3)] == [0, 1, 0]
+
+
+@given(st.integers(0, 10_000))
+def test_pauses_grow_up_to_a_limit(failures: int) -> None:
+    assert 0 < pause_s(failures) <= LONGEST_PAUSE_S
+    assert pause_s(failures + 5) > LONGEST_PAUSE_S / 2.1
+
+
+@pytest.mark.parametrize("limits", [{"tries": 0}, {"no_response_timeout_s": 0}, {"no_response_timeout_s": math.nan}])
+def test_limits_that_no_request_could_keep(limits: dict[str, float]) -> None:
+    with pytest.raises(InputError, match="expected --no-response-timeout above 0 seconds and at least 1 try"):
+        RetryPolicy(**limits)  # type: ignore[arg-type]
