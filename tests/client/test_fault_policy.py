@@ -80,12 +80,18 @@ def connected(
 # Every phase, several failures --------------------------------------------------------------------------------
 
 
+def broken_off(context: Any) -> None:
+    """Waits until nobody waits for the answer to a call."""
+    while context.is_active():
+        time.sleep(0.005)
+
+
 def dies(fake: FakeTriton) -> Rule:
     """A rule that ends the server in the middle of the call."""
 
     def rule(request: Any, context: Any, answer: Callable[[], Any]) -> Any:
         threading.Thread(target=fake.die).start()
-        fake.stopping.wait()
+        broken_off(context)
         return answer()
 
     return rule
@@ -389,11 +395,11 @@ def test_a_full_queue_slows_down_and_ends_after_the_timeout(code: grpc.StatusCod
             assert fake.count("ModelInfer") < 12
         with connected(fake, healthy) as transport:
             assert numbers(transport) == list(range(30))
-        fake.rules["ModelInfer"] = fails(code, text, first=9)
+        fake.rules["ModelInfer"] = fails(code, text, first=4)
         traffic = Traffic()
         with connected(fake) as transport:
             assert numbers(transport, traffic=traffic) == list(range(30))
-        assert traffic.retries == 9  # more than one request may fail
+        assert traffic.retries == 4
 
 
 def test_a_limit_on_messages_is_named_at_once() -> None:
@@ -512,9 +518,8 @@ def restarts(fake: FakeTriton, **card: Any) -> Rule:
 
     def rule(request: Any, context: Any, answer: Callable[[], Any]) -> Any:
         if next(calls) == 5:
-            stopping = fake.stopping
             threading.Thread(target=again).start()
-            stopping.wait()
+            broken_off(context)
         return answer()
 
     return rule
@@ -568,7 +573,7 @@ def test_a_model_that_is_replaced_in_place_is_noticed_at_the_end() -> None:
                     with pytest.raises(OtherBuildError):
                         numbers(transport)
                 assert fake.count("ModelInfer") == before
-            fake.card["title"] = ""
+            del fake.card["title"]
         with RemoteNetwork(fake.url, "model", connection=PLAIN) as network:
             fake.card["title"] = "another"
             with pytest.raises(OtherBuildError):
@@ -602,7 +607,7 @@ def test_a_server_that_was_not_there_at_first_is_asked_before_it_is_used() -> No
             assert numbers(transport) == list(range(30))
             assert late.count("ModelInfer") == 0
             late.die()
-            late.card["title"] = ""
+            del late.card["title"]
             late.start()
             healthy.rules["ModelInfer"] = silent(healthy)  # so that the other one has to do it
             assert numbers(transport) == list(range(30))
