@@ -7,11 +7,14 @@ import shutil
 from dataclasses import dataclass
 from pathlib import Path
 
+import grpc
+import numpy as np
 import pytest
 
 from tests.support.commands import run
+from tests.support.fake_triton import ROI, FakeTriton
 from tests.support.tls_server import Identity, make_authority, make_identity, tls_server
-from voxtile import ConnectionConfig, InputError, ServerUnavailable, TlsConfig
+from voxtile import ConnectionConfig, InputError, RemoteNetwork, ServerUnavailable, TlsConfig
 from voxtile.triton.endpoint import Endpoint
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -69,6 +72,28 @@ def test_a_server_that_asks_for_a_certificate(files: Files) -> None:
 def test_plain_text_is_not_sent_to_a_server_with_tls_by_surprise(files: Files) -> None:
     with tls_server(files.server) as server, pytest.raises(ServerUnavailable):
         ask(server.url, ConnectionConfig())
+
+
+@needs_openssl
+def test_a_server_without_tls_where_it_is_expected(files: Files) -> None:
+    with FakeTriton() as plain, pytest.raises(ServerUnavailable, match=r"no Triton server answers.*--tls"):
+        ask(plain.url, ConnectionConfig(TlsConfig(ca=files.authority.certificate)))
+    assert not plain.calls
+
+
+@needs_openssl
+def test_tiles_go_through_tls_and_to_no_server_without(files: Files) -> None:
+    """Of two servers, one does not encrypt: it gets neither tile nor token."""
+    credentials = grpc.ssl_server_credentials(
+        [(files.server.key.read_bytes(), files.server.certificate.read_bytes())], None, False
+    )
+    connection = ConnectionConfig(TlsConfig(ca=files.authority.certificate), {"token": "abc"})
+    tile = np.random.default_rng(1).normal(size=(3, 1, *ROI)).astype(np.float32)
+    with FakeTriton() as plain, FakeTriton(credentials=credentials) as encrypted:
+        with RemoteNetwork([plain.url, encrypted.url], "model", connection=connection) as network:
+            np.testing.assert_array_equal(network(tile), tile)
+        assert not plain.calls
+        assert {call.headers.get("token") for call in encrypted.calls} == {"abc"}
 
 
 @needs_openssl

@@ -251,13 +251,12 @@ def test_every_call_of_every_kind_carries_the_headers_and_a_deadline() -> None:
             one.models()
             assert one.can_share_memory()
         seen = {call.method for call in fake.calls}
-        assert {"ServerLive", "ModelConfig", "ModelMetadata", "RepositoryIndex", "ModelInfer"} <= seen
+        assert {*CONNECTING, *SHARING, "RepositoryIndex", "ModelInfer"} <= seen
         for call in fake.calls:
             most = 78.0 if call.method == "ModelInfer" else 11.0  # clocks differ a little
             assert call.seconds_left is not None, call.method
             assert call.seconds_left <= most, call.method
-            if "SharedMemory" not in call.method:
-                assert (call.headers.get("token"), call.headers.get("x-team")) == ("abc", "two words"), call.method
+            assert (call.headers.get("token"), call.headers.get("x-team")) == ("abc", "two words"), call.method
 
 
 class Counter:
