@@ -11,7 +11,7 @@ from voxtile.triton.retry import pause_s
 from voxtile.triton.window import Window
 
 STRIKES = 3
-"""A server that fails at so many requests in a row rests for a while, where another server is there."""
+"""A server that fails at so many requests in a row rests for a while, and is asked for its card."""
 
 
 class Lane:

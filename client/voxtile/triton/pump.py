@@ -253,7 +253,7 @@ class Pump(threading.Thread):
         self._attempts.failed(request.index, lane.number, fault.remedy)
         if all(one.final or self._attempts.reluctance(request.index, one.number) is None for one in self._lanes):
             raise self._tile_error(lane, request, fault, reason)
-        if fault is Fault.BROKEN and lane.strike(reason) and any(one.up for one in self._lanes if one is not lane):
+        if fault is Fault.BROKEN and lane.strike(reason):
             self._lost(lane, fault, reason, now)
         retried_at_once = fault.remedy is Remedy.GIVE_UP  # it goes to another server
         self._retry(request, now if retried_at_once else now + pause_s(self._attempts.failures(request.index) - 1))
