@@ -88,6 +88,20 @@ def test_names_that_differ_by_capitals_are_one_where_the_file_system_says_so(
     assert known.find(tmp_path / "STRASSEN.nii") is None
 
 
+def test_the_file_system_is_asked_about_capitals_with_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One that finds a file by its name in other capitals, as those of Windows and macOS do."""
+
+    def exists_in_other_capitals(path: Path) -> bool:
+        return path.name.casefold() in {other.casefold() for other in os.listdir(path.parent)}
+
+    monkeypatch.setattr(same_file.Path, "exists", exists_in_other_capitals)
+    for name in ("A.nii", "À.nii", "Mask.json"):
+        with pytest.raises(OutputError, match="the report would replace the mask"):
+            check_outputs_apart([], [("the mask", tmp_path / name), ("the report", tmp_path / name.lower())])
+    check_outputs_apart([], [("the mask", tmp_path / "a.nii"), ("the report", tmp_path / "b.nii")])
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_a_loop_of_links_is_a_name_like_any_other(tmp_path: Path) -> None:
     (tmp_path / "loop").symlink_to(tmp_path / "loop")
     check_outputs_apart([tmp_path / "loop"], [("the mask", tmp_path / "mask.nii")])

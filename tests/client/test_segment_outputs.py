@@ -115,14 +115,18 @@ def test_every_channel_is_an_input(tmp_path: Path, monkeypatch: pytest.MonkeyPat
     assert run("segment", *files, "-o", tmp_path / "m.nii", *MODEL).exit_code == 0
 
 
+@pytest.mark.parametrize(("channels", "output"), [(("T1",), "a_0000.nii.gz"), (("T1", "T2"), "a.nii.gz")])
 def test_a_prepared_scan_does_not_take_its_scans_place(
-    network: Counting, scan: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, channels: tuple[str, ...], output: str
 ) -> None:
+    """Of several channels a.nii.gz becomes a_0000.nii.gz and a_0001.nii.gz."""
+    monkeypatch.setattr("voxtile.segmenter.connect_transport", lambda *_: transport(channels))
     monkeypatch.setattr(prepared_files, "preparation_of", lambda _: "0" * 64)
-    before = scan.read_bytes()
-    result = run("prepare", scan, "-o", scan, *MODEL)
-    assert "the prepared scan would replace the scan" in refused(result, scan.parent, scan.name)
-    assert scan.read_bytes() == before
+    files = [save_scan(tmp_path / f"a_{number:04d}.nii.gz", number) for number in range(len(channels))]
+    before = [file.read_bytes() for file in files]
+    result = run("prepare", *files, "-o", tmp_path / output, *MODEL)
+    assert "the prepared scan would replace the scan" in refused(result, tmp_path, *(file.name for file in files))
+    assert [file.read_bytes() for file in files] == before
 
 
 def fail(*_: object, **__: object) -> None:

@@ -6,6 +6,7 @@ interrupted can be repeated. Knows nothing of tiles or gRPC.
 
 from __future__ import annotations
 
+import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
@@ -37,8 +38,8 @@ class BatchResult:
 
 def segment_folder(
     segmenter: Segmenter,
-    inputs: Path,
-    outputs: Path,
+    inputs: str | os.PathLike[str],
+    outputs: str | os.PathLike[str],
     *,
     beside: Sequence[Output] = (),
     ahead: int = 1,
@@ -59,6 +60,7 @@ def segment_folder(
         OutputError: `outputs` cannot be used; or, at the end, the summary cannot be written.
         VoxtileError: the model cannot have an output of `beside`.
     """
+    inputs, outputs = Path(inputs), Path(outputs)
     for output in beside:
         output.check_model(segmenter.card)
     found = find_cases(inputs, outputs, len(segmenter.card.input_channels), beside)
