@@ -14,6 +14,7 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
+from voxtile.machine_memory import machine_bytes
 from voxtile.tiling.extract import tile_bytes
 from voxtile.tiling.plan import TilePlan
 from voxtile.tiling.schedule import Schedule
@@ -98,17 +99,18 @@ def fitting_schedule(
     Args:
         estimate: what the memory depends on.
         schedules: in order of preference, at least one.
-        max_ram: limit in bytes; None for no limit.
+        max_ram: limit in bytes; None for the machine's own memory.
         half_allowed: whether scores may be summed in half precision.
 
     Raises:
         MemoryLimitError: no schedule fits. The message names the largest buffers of the one that takes least.
     """
+    limit = machine_bytes() if max_ram is None else max_ram
     least: tuple[int, Schedule] | None = None
     half_would_fit = False
     for schedule in schedules:
         needed = predicted_bytes(estimate.components(schedule))
-        fits, allowed = max_ram is None or needed <= max_ram, half_allowed or not schedule.half
+        fits, allowed = needed <= limit, half_allowed or not schedule.half
         if fits and allowed:
             return schedule
         if allowed and (least is None or needed < least[0]):
@@ -116,17 +118,23 @@ def fitting_schedule(
         half_would_fit = half_would_fit or fits
     assert least is not None
     advice = ", or --allow-half-scores" if half_would_fit else ""
-    raise MemoryLimitError(_too_little(*least, estimate, max_ram or 0) + advice)
+    allows = "this machine has" if max_ram is None else "--max-ram allows"
+    raise MemoryLimitError(_too_little(*least, estimate, f"{allows} {limit / MIB:.0f} MiB") + advice)
 
 
-def _too_little(needed: int, schedule: Schedule, estimate: MemoryEstimate, max_ram: int) -> str:
+def _too_little(needed: int, schedule: Schedule, estimate: MemoryEstimate, allowed: str) -> str:
     largest = sorted(estimate.components(schedule).items(), key=lambda item: -item[1])[:3]
     shares = ", ".join(f"{name} {size / MIB:.0f} MiB" for name, size in largest)
     strips = f" in {len(schedule.strips)} strips" if len(schedule.strips) > 1 else ""
     return (
-        f"this scan needs at least about {math.ceil(needed / MIB)} MiB ({shares}), and --max-ram allows "
-        f"{max_ram / MIB:.0f} MiB; that is with one tile at a time{strips}; allow more"
+        f"this scan needs at least about {math.ceil(needed / MIB)} MiB ({shares}), and {allowed}; that is with one "
+        f"tile at a time{strips}; allow more"
     )
+
+
+def left_for_reading(max_ram: int | None) -> int | None:
+    """Returns the bytes of `max_ram` that are left for reading a scan; None where there is no limit."""
+    return None if max_ram is None else max(max_ram - RUNTIME_BYTES, 0)
 
 
 def left_for_preparing(volume: Volume, max_ram: int | None) -> int | None:

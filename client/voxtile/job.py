@@ -246,6 +246,7 @@ class Job:
             grid=(grid[0], grid[1], grid[2]),
             tiling=self._tiling.model_dump(),
             changes=self._changes,
+            warnings=list(self._volume.warnings),
             input_rounding=self._prepared.input_rounding,
             skipped_tiles=len(self._skipped),
             spot_checked_tiles=self._spot_checked,

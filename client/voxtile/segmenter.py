@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.budget import left_for_preparing
+from voxtile.budget import left_for_preparing, left_for_reading
 from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
-from voxtile.chains.prepare import check_installed, prepare_scan
+from voxtile.chains.prepare import check_installed, prepare_scan, reader_of
 from voxtile.errors import InputError
 from voxtile.io.channel_numbers import check_numbers_as_given
 from voxtile.io.scan import ScanInput, files_of, open_scan
@@ -194,7 +194,8 @@ class Segmenter:
         watch = Stopwatch()
         check_numbers_as_given(files_of(image), self.card.input_channels)
         with watch.step("read"):
-            volume = open_scan(image, self.card.input_channels)
+            most = left_for_reading(self.options.max_ram_bytes)
+            volume = open_scan(image, self.card.input_channels, reader_of(self.card), most)
         with watch.step("infer"):
             labels = self._first_stage(volume, cancellation)
         cancellation.check()

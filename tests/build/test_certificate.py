@@ -18,6 +18,7 @@ from monai.transforms import NormalizeIntensity
 from numpy.typing import NDArray
 
 from tests.support.build_specs import Linear, fields, spec, tiny_unet
+from voxtile.outputs.prepared_files import DIGITS, MARK
 from voxtile_build.arrays import Runner
 from voxtile_build.certificate.certificate import (
     Reference,
@@ -163,9 +164,15 @@ def test_several_channels_are_several_files(tmp_path: Path) -> None:
     assert [float(channel.mean()) for channel in volume] == [1.0, 3.0]
 
 
-def test_nnunets_axes_are_reversed(tmp_path: Path) -> None:
-    write_scan(tmp_path / "a.nii", np.zeros((5, 6, 7), np.int16))
-    assert gather_scans(with_scans(tmp_path, "a.nii", tiling={"semantics": "nnunet"}))[0].volume.shape == (1, 7, 6, 5)
+def test_axes_are_reversed_where_the_client_reverses_them(tmp_path: Path) -> None:
+    """By nnU-Net's plan. Its tiling alone leaves a scan to MONAI's transforms."""
+    image = nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), np.eye(4))
+    image.header["descrip"] = f"{MARK}{'0' * DIGITS}"
+    nib.save(image, tmp_path / "a.nii")
+    tiling = {"semantics": "nnunet"}
+    planned = with_scans(tmp_path, "a.nii", tiling=tiling, nnunet={"preparation": "0" * 64})
+    assert gather_scans(planned)[0].volume.shape == (1, 7, 6, 5)
+    assert gather_scans(with_scans(tmp_path, "a.nii", tiling=tiling))[0].volume.shape == (1, 5, 6, 7)
 
 
 def test_fractions_use_the_whole_range_of_int16_where_figures_cancel_the_scale(tmp_path: Path) -> None:

@@ -255,7 +255,7 @@ def test_distances_are_in_millimetres_of_the_prepared_scan(tmp_path: Path) -> No
     assert spacing() == (2.0, 0.5, 3.0)
     assert spacing(input={"orientation": "RAS"}) == (0.5, 3.0, 2.0)
     assert spacing(input={"orientation": "RAS", "spacing": [1.5, 1.0, 1.0]}) == (1.5, 1.0, 1.0)
-    assert spacing(tiling={"semantics": "nnunet"}) == (3.0, 0.5, 2.0)
+    assert spacing(tiling={"semantics": "nnunet"}) == (2.0, 0.5, 3.0)
 
 
 def test_reduced_precision_has_no_limit_of_its_own_on_a_single_voxel() -> None:

@@ -17,10 +17,15 @@ import numpy as np
 import pytest
 
 from tests.support.heads import head, image
-from voxtile import InputError, ModelError, OutputError, Segmenter
+from tests.support.in_memory import InMemoryTransport
+from tests.support.phantoms import card_of
+from voxtile import InputError, ModelError, OutputError, ScanInput, Segmenter
 from voxtile.batch.cases import find_cases
 from voxtile.batch.run import segment_folder
+from voxtile.io.writing import write_image
+from voxtile.job import Progress
 from voxtile.outputs.probabilities import PROBABILITIES
+from voxtile.segmenter import LoadedScan, Segmentation
 from voxtile_server.embedded import EmbeddedServer
 
 
@@ -161,3 +166,32 @@ def test_masks_inside_the_input_folder_are_no_scans(segmenter: Segmenter, folder
     fill(inputs, 2)
     for _ in range(2):
         assert len(segment_folder(segmenter, inputs, inputs / "masks").outcomes) == 2
+
+
+def test_a_limit_on_memory_is_for_everything_that_a_batch_holds(
+    folders: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Reading ahead and writing behind would hold two further scans beside the one that the limit is meant for."""
+    inputs, outputs = folders
+    fill(inputs, 3)
+    done: list[str] = []
+
+    class Watched(Segmenter):
+        def load(self, image: ScanInput) -> LoadedScan:
+            done.append("read")
+            return super().load(image)
+
+        def run(self, loaded: LoadedScan, progress: Progress | None = None) -> Segmentation:
+            done.append("run")
+            return super().run(loaded, progress)
+
+    def write(image: nib.Nifti1Image, path: Path) -> None:
+        time.sleep(0.05)  # a reader that does not wait comes first
+        write_image(image, path)
+        done.append("written")
+
+    monkeypatch.setattr("voxtile.batch.writing.write_image", write)
+    network = InMemoryTransport(card_of(), lambda tiles: np.concatenate([100 - tiles, tiles], axis=1))
+    with Watched(transport=network, max_ram_mib=4096) as segmenter:
+        assert segment_folder(segmenter, inputs, outputs, ahead=2).exit_code == 0
+    assert done == ["read", "run", "written"] * 3

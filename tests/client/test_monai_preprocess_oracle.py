@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from typing import Any
 
 import numpy as np
@@ -10,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from monai.data import MetaTensor
-from monai.transforms import Compose, NormalizeIntensity, Orientation, Spacing
+from monai.transforms import Compose, NormalizeIntensity, Orientation, ScaleIntensityRangePercentiles, Spacing
 
 from tests.support.phantoms import (
     ORIENTATIONS,
@@ -19,6 +20,7 @@ from tests.support.phantoms import (
 )
 from voxtile.card import Card
 from voxtile.chains.monai.preprocess import preprocess
+from voxtile.errors import InputError
 from voxtile.io.volume import Volume
 
 OBLIQUE = (14.0, -27.0, 33.0)
@@ -101,6 +103,45 @@ def test_spacing_beyond_monais_tolerance_is_resampled(off: float) -> None:
     volume, card = phantom_volume((100, 5, 4), (1.0 + off, 1.0, 2.0)), card_of(spacing=(1.0, 1.0, 2.0))
     assert preprocess(volume, card).grid.resampled
     assert_monais(volume, card)
+
+
+@pytest.mark.parametrize("dtype", [np.int16, np.float32])
+@pytest.mark.parametrize("value", [0, 7, -300])
+@pytest.mark.parametrize("mask", ["all", "nonzero"])
+def test_a_channel_without_contrast_beside_others_is_as_in_monai(dtype: Any, value: int, mask: str) -> None:
+    volume = phantom_volume((10, 12, 8), dtype=dtype, channels=3)
+    volume.data[1] = value
+    if mask == "nonzero":
+        volume.data[1, :4] = 0  # a constant inside a background
+    prepared = preprocess(volume, card_of(channels=("a", "b", "c"), intensity={"rule": "zscore", "mask": mask}))
+    normalise = NormalizeIntensity(nonzero=mask == "nonzero", channel_wise=True)
+    expected = normalise(torch.as_tensor(prepared.data.astype(np.float32))).numpy()
+    assert prepared.statistics is not None
+    subtract, divide = prepared.statistics.T[:, :, None, None, None]
+    found = (prepared.data - subtract) / divide
+    if mask == "nonzero":
+        found[prepared.data == 0] = 0
+    np.testing.assert_allclose(found, expected, atol=2e-5)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.parametrize("outlier", [False, True])
+def test_a_channel_without_a_range_of_percentiles_is_as_in_monai(outlier: bool) -> None:
+    volume = phantom_volume((10, 12, 8), channels=2)
+    volume.data[1] = 7
+    volume.data[1, 3, 4, 5] = 90 if outlier else 7
+    rule = {"rule": "percentile", "lower": 1, "upper": 99}
+    prepared = preprocess(volume, card_of(channels=("a", "b"), intensity=rule))
+    scale = ScaleIntensityRangePercentiles(1, 99, 0, 1, channel_wise=True)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # MONAI's, of a division that it leaves out
+        expected = scale(torch.as_tensor(prepared.data.astype(np.float32))).numpy()
+    assert prepared.statistics is not None
+    subtract, divide = prepared.statistics.T[:, :, None, None, None]
+    np.testing.assert_allclose((prepared.data - subtract) / divide, expected, atol=2e-5)
+    if outlier:  # MONAI does not clip such a channel, and the model would
+        with pytest.raises(InputError, match="percentiles 1 and 99"):
+            preprocess(volume, card_of(channels=("a", "b"), intensity={**rule, "clip": True}))
 
 
 STORED_TYPES = (np.uint8, np.int16, np.uint16, np.int32, np.float32)

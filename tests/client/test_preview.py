@@ -87,6 +87,23 @@ def test_proportions_are_those_of_the_patient(tmp_path: Path) -> None:
     assert len(first) == pytest.approx(len(rows), rel=0.12)
 
 
+@pytest.mark.parametrize(
+    ("shape", "spacing"),
+    [((160, 160, 1), (1.0, 1.0, 1.0)), ((1, 90, 160), (0.5, 1.0, 3.0)), ((40, 1, 30), (1.0, 1e-3, 1.0)),
+     ((30, 40, 20), (1e3, 1e-3, 1.0)), ((4000, 3, 2), (1.0, 1.0, 1.0)), ((1, 1, 1), (1e-3, 1e3, 1.0))],
+)  # fmt: skip
+def test_a_picture_has_an_ordinary_size_whatever_the_proportions(
+    tmp_path: Path, shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    affine = np.diag([*spacing, 1.0])
+    data = np.arange(np.prod(shape), dtype=np.int32).reshape(1, *shape)
+    volume = Volume(data, affine, None, ("scan",))
+    labels = np.where(data[0] % 3 == 0, 1, 0).astype(np.uint8)
+    height, width = drawn(tmp_path / "flat.png", volume, labels).shape[:2]
+    assert 690 <= height <= 1000
+    assert width <= 5300
+
+
 def test_the_same_scan_gives_the_same_file_and_draws_through_no_global_state(tmp_path: Path) -> None:
     volume = phantom_volume(codes="LPS", angles=(10.0, 20.0, 30.0))
     for name in ("one.png", "two.png"):

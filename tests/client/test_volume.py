@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from tests.support.phantoms import ORIENTATIONS, affine_of, phantom_volume, sampled
-from voxtile.io.volume import spacing_of
+from voxtile.io.geometry import spacing_of
 
 
 @pytest.mark.parametrize("codes", ORIENTATIONS)

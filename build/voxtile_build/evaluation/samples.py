@@ -125,6 +125,6 @@ def _statistics(channel: Array, spec: Spec) -> tuple[float, float]:
     if chosen.size == 0:
         return 0.0, 1.0
     if isinstance(rule, IntensityZscore):
-        return float(chosen.mean()), float(chosen.std())
+        return float(chosen.mean()), float(chosen.std()) or 1.0  # as MONAI and the client where nothing differs
     low, high = np.percentile(chosen, (rule.lower, rule.upper))
-    return float(low), float(high - low)
+    return float(low), float(high - low) or 1.0

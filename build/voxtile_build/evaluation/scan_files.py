@@ -11,6 +11,8 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from voxtile.io.geometry import MONAI, header_geometry
+from voxtile.io.orientation import Orientation
 from voxtile.outputs.prepared_files import DIGITS, MARK
 from voxtile_build.arrays import Array
 from voxtile_build.errors import ScanError
@@ -38,8 +40,7 @@ def read_scan(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans"
         shapes = ", ".join(f"{file.name} {list(v.shape[1:])}" for file, v in zip(files, volumes, strict=True))
         raise ScanError(f"{key}: expected channels of one shape, found {shapes}")
     joined: Array = np.concatenate(volumes)
-    # nnU-Net's axes are those of SimpleITK: (z, y, x).
-    return joined.transpose(0, 3, 2, 1) if spec.tiling.semantics == "nnunet" else joined
+    return joined.transpose(0, 3, 2, 1) if _turned(spec) else joined
 
 
 def spacing_of(file: Path, spec: Spec) -> tuple[float, ...]:
@@ -48,18 +49,20 @@ def spacing_of(file: Path, spec: Spec) -> tuple[float, ...]:
         spacing = tuple(float(size) for size in spec.input.spacing)
     else:
         spacing = _stored_spacing(file, spec.input.orientation)
-    return spacing[::-1] if spec.tiling.semantics == "nnunet" else spacing
+    return spacing[::-1] if _turned(spec) else spacing
+
+
+def _turned(spec: Spec) -> bool:
+    """Whether the client gives the model its axes in nnU-Net's order, (z, y, x): where it has a plan of nnU-Net's."""
+    return spec.nnunet is not None
 
 
 def _stored_spacing(file: Path, orientation: str | None) -> tuple[float, ...]:
     image: Any = nib.load(file)
-    sizes = [float(size) for size in image.header.get_zooms()[:3]]
+    found = header_geometry(image.header, MONAI, str(file))
     if orientation is None:
-        return tuple(sizes)
-    stored = nib.orientations.io_orientation(image.affine)
-    wanted = nib.orientations.axcodes2ornt(orientation)
-    order = nib.orientations.ornt_transform(stored, wanted)[:, 0].astype(int)
-    return tuple(sizes[int(np.flatnonzero(order == axis)[0])] for axis in range(len(sizes)))
+        return found.spacing
+    return Orientation.towards(orientation, found.affine).reorder(found.spacing)
 
 
 def _read(file: Path, spec: Spec, key: str) -> Array:

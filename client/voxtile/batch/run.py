@@ -52,7 +52,8 @@ def segment_folder(
         inputs: the folder of scans.
         outputs: the folder for masks and the summary.
         beside: what else to write for each case, beside its mask and under its name.
-        ahead: how many scans are read and prepared while one is segmented.
+        ahead: how many scans are read and prepared while one is segmented. With a limit on memory it is none, and a
+            mask is written before the next scan is read: the limit is for everything that the process holds.
         on_result: called as on_result(outcome, number, total) after each case.
 
     Raises:
@@ -113,7 +114,8 @@ class _Work:
         self._reader = ThreadPoolExecutor(1, "voxtile-read")
         self._writer = ThreadPoolExecutor(1, "voxtile-write")
         self._unread = iter(todo)
-        self._ahead = ahead
+        self._alone = segmenter.options.max_ram_mib is not None
+        self._ahead = 0 if self._alone else ahead
         self._loading: list[Future[_Loaded]] = []
         self._writing: tuple[Outcome, Future[Outcome]] | None = None
 
@@ -137,6 +139,8 @@ class _Work:
                 yield self._noted(outcome)
             else:
                 self._writing = outcome, self._writer.submit(write)
+                if self._alone:
+                    yield from self._written()
         yield from self._written()
 
     def end(self) -> None:

@@ -10,6 +10,7 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
 from voxtile.extras import require
+from voxtile.io.geometry import MONAI, SIMPLEITK
 from voxtile.io.volume import Volume
 
 
@@ -21,6 +22,13 @@ def check_installed(card: Card) -> None:
     """
     if card.nnunet is not None:
         require("scipy", "nnunet", f"the nnU-Net model {card.name!r}")
+
+
+def reader_of(card: Card) -> str:
+    """Returns the name of the reader that the model was trained with, whose rule says which header fields count."""
+    if card.nnunet is None:
+        return MONAI
+    return str(card.nnunet.get("image_reader_writer") or SIMPLEITK)
 
 
 def prepare_scan(
@@ -37,7 +45,7 @@ def prepare_scan(
         card: the model's card.
         previous: labels [i, j, k] of a cascade's first stage, for a model that is the second stage.
         postprocessing: whether an nnU-Net model's learned post-processing is applied to the finished labels.
-        max_bytes: limit for the scan on the model's grid. Ignored for nnU-Net, whose grid is known only once it exists.
+        max_bytes: limit for what preparing takes; None for the machine's own memory.
 
     Raises:
         MissingExtraError: an optional dependency is missing.
@@ -51,4 +59,4 @@ def prepare_scan(
     # Loaded only for such a model: the others need nothing of it.
     from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 
-    return NnunetPreparedScan(volume, card, previous, postprocessing)
+    return NnunetPreparedScan(volume, card, previous, postprocessing, max_bytes)

@@ -10,10 +10,10 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtile.budget import MIB
-from voxtile.chains.prepare import prepare_scan
+from voxtile.chains.prepare import prepare_scan, reader_of
 from voxtile.errors import VoxtileError
 from voxtile.io.scan import open_scan
+from voxtile.machine_memory import MIB
 from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.connection import ConnectionConfig
@@ -98,7 +98,7 @@ def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
 def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
     name = scans[0].name
     try:
-        volume = open_scan(scans, model.card.input_channels)
+        volume = open_scan(scans, model.card.input_channels, reader_of(model.card))
         prepared = prepare_scan(volume, model.card)
     except VoxtileError as error:
         yield Finding(name, False, str(error))

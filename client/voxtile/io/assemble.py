@@ -1,61 +1,88 @@
 """Puts the sources of a scan, one for each channel or one for all, on one grid as a Volume, and checks that they fit.
 
-Knows nothing of files or of models beyond the names of their channels.
+Knows nothing of files or of models beyond the names of their channels and of their reader.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import logging
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.errors import InputError
+from voxtile.errors import InputError, MemoryLimitError
+from voxtile.io.geometry import (
+    MONAI,
+    NIBABEL,
+    REORIENTING,
+    SAME_VOXEL_SIZE,
+    Geometry,
+    given_geometry,
+    header_geometry,
+    spacing_of,
+)
 from voxtile.io.scaling import apply_scaling
-from voxtile.io.stored import Stored
-from voxtile.io.volume import Volume, spacing_of
+from voxtile.io.stored import Admit, Stored
+from voxtile.io.volume import Volume
+from voxtile.machine_memory import MIB, machine_bytes
 
-SPACING_LIMITS = (1e-3, 1e3)
-"""Millimetres between voxels that are believed, from a micrometre (microscopy) to a metre; others have a wrong unit."""
-
-ORIGIN_LIMIT = 1e6
-"""Millimetres from the origin that are believed: a kilometre. Beyond it, positions lose all precision."""
-
-SKEW_LIMIT = 1e-3
-"""Volume spanned by the axes' unit vectors (1: at right angles) below which they practically lie in one plane."""
+LOGGER = logging.getLogger(__name__)
 
 SAME_GRID = 0.01
 """How far, in shares of the smallest spacing, corners of two channels may lie apart: header rounding, no motion."""
 
+Source = Callable[[Admit], Stored]
+"""Reads one source; asks the function that it is given before it reads or allocates a voxel."""
 
-def assemble(sources: Iterable[tuple[str, Stored]], channels: Sequence[str]) -> Volume:
+
+def assemble(
+    sources: Sequence[tuple[str, Source]], channels: Sequence[str], reader: str = MONAI, max_bytes: int | None = None
+) -> Volume:
     """Returns the scan whose channels are given by `sources`.
 
     Args:
-        sources: name and content of each source; every one is checked and scaled before the next is asked for.
+        sources: name and reader of each source; every one is read, checked and scaled before the next is touched.
         channels: the model's channels, by name.
+        reader: the model's own reader of files, whose rule says which header fields count; see `voxtile.io.geometry`.
+        max_bytes: limit for what reading takes; None for the machine's own memory.
 
     Raises:
         InputError: the sources are not one scan of so many channels on one grid.
+        MemoryLimitError: reading them would take more than `max_bytes`, or more than the machine has.
     """
     parts: list[NDArray[Any]] = []
     names: list[str] = []
-    first: Volume | None = None
-    for name, stored in sources:
-        check_affine(stored.affine, name)
-        if first is None:
-            first = Volume(np.empty((0, *stored.raw.shape[:3])), stored.affine, stored.header, (name,))
-        split = _split_channels(stored.raw, name, channels, alone=not names)
-        _check_same_grid(first, stored, name)
-        parts.append(np.moveaxis(apply_scaling(split, stored.slope, stored.inter, name), 3, 0))
+    warnings: list[str] = []
+    first: _Grid | None = None
+    for name, read in sources:
+        gate = _Gate(name, channels, len(sources), first, sum(part.nbytes for part in parts), max_bytes)
+        stored = read(gate.admit)
+        gate.check_axes(stored.raw.shape)  # not every source asks
+        geometry = _geometry(stored, reader, name)
+        grid = _Grid(name, _spatial(stored.raw.shape), geometry)
+        first = first or grid
+        _check_same_grid(first, grid)
+        split = stored.raw.reshape(*grid.shape, -1, order="F")
+        slope, inter, odd = _scaling(stored, reader)
+        parts.append(np.moveaxis(apply_scaling(split, slope, inter, name), 3, 0))
         names.append(name)
+        for warning in (*stored.warnings, *_flat(stored.raw.shape), *odd, *geometry.warnings):
+            LOGGER.warning("%s: %s", name, warning)
+            warnings.append(warning)
+        del stored, split  # the next source is read into their memory
     if first is None:
         raise InputError(f"expected {wanted(channels)}, found none")
     found = sum(part.shape[0] for part in parts)
     if found != len(channels):
         raise InputError(f"{names[0]}: expected {wanted(channels)}, found {found}")
-    return Volume(_joined(parts), first.affine, first.header, tuple(names))
+    one = first.geometry
+    return Volume(
+        _joined(parts), one.affine, one.header, tuple(names), one.spacing, one.unit, tuple(dict.fromkeys(warnings))
+    )
 
 
 def wanted(channels: Sequence[str]) -> str:
@@ -64,46 +91,110 @@ def wanted(channels: Sequence[str]) -> str:
     return f"{count} ({', '.join(channels)})"
 
 
-def check_affine(affine: NDArray[np.float64], name: str) -> None:
-    """Checks that `affine` [4, 4] places a grid of voxels in space.
+@dataclass(frozen=True, eq=False)
+class _Grid:
+    """The grid of one source.
 
-    Raises:
-        InputError: it does not, or its spacing or origin is not believed.
+    Attributes:
+        name: what messages call the source.
+        shape: voxels along i, j, k.
+        geometry: where they lie.
     """
-    if not np.isfinite(affine).all():
-        raise InputError(
-            f"{name}: expected a finite affine, found NaN or infinite entries; repair the header's sform or qform"
-        )
-    if not np.array_equal(affine[3], (0, 0, 0, 1)):
-        raise InputError(f"{name}: expected an affine whose last row is 0 0 0 1, found {affine[3].tolist()}")
-    low, high = SPACING_LIMITS
-    with np.errstate(over="ignore"):  # becomes infinite, and is refused below
-        spacing = spacing_of(affine)
-    shown = " × ".join(f"{step:.4g}" for step in spacing)
-    if spacing.min() == 0:
-        raise InputError(f"{name}: expected voxels of some size, found a spacing of {shown} mm: the affine is singular")
-    if spacing.min() < low or spacing.max() > high:
-        raise InputError(
-            f"{name}: expected a spacing between {low:g} and {high:g} mm, found {shown} mm; is its unit millimetres?"
-        )
-    if abs(np.linalg.det(affine[:3, :3] / spacing)) < SKEW_LIMIT:
-        raise InputError(f"{name}: expected three independent axes, found a singular affine; repair the sform or qform")
-    if np.abs(affine[:3, 3]).max() > ORIGIN_LIMIT:
-        raise InputError(f"{name}: expected an origin within {ORIGIN_LIMIT:g} mm, found {affine[:3, 3].tolist()}")
+
+    name: str
+    shape: tuple[int, int, int]
+    geometry: Geometry
 
 
-def _split_channels(raw: NDArray[Any], name: str, channels: Sequence[str], alone: bool) -> NDArray[Any]:
-    """Returns `raw` as [i, j, k, channel], where axes beyond the third have a meaning."""
-    if raw.ndim < 3:
-        raise InputError(f"{name}: expected a 3D scan, found {raw.ndim} axes {raw.shape}")
-    frames = [size for size in raw.shape[3:] if size > 1]
-    if not frames:
-        return raw.reshape(*raw.shape[:3], 1, order="F")
-    if len(frames) > 1 or len(channels) == 1 or not alone:
-        raise InputError(
-            f"{name}: expected a 3D scan, found 4D without a channel meaning {raw.shape}; extract the volume wanted"
-        )
-    return raw.reshape(*raw.shape[:3], frames[0], order="F")
+@dataclass(frozen=True, eq=False)
+class _Gate:
+    """Judges a source by what its header claims, before its voxels are read.
+
+    Attributes:
+        name: what messages call it.
+        channels: the model's channels, by name.
+        sources: the number of sources of the scan.
+        first: the grid of the scan's first source; None for the first one.
+        kept: bytes of the sources read before.
+        max_bytes: limit for reading; None for the machine's memory.
+    """
+
+    name: str
+    channels: Sequence[str]
+    sources: int
+    first: _Grid | None
+    kept: int
+    max_bytes: int | None
+
+    def admit(self, shape: tuple[int, ...], dtype: np.dtype[Any], scaled: bool) -> None:
+        """Implements `voxtile.io.stored.Admit`."""
+        self.check_axes(shape)
+        self._check_memory(shape, dtype, scaled)
+
+    def check_axes(self, shape: tuple[int, ...]) -> None:
+        """Checks that axes beyond the third have a meaning, and that the grid is that of the first source.
+
+        Raises:
+            InputError: they have none, or it is not.
+        """
+        if len(shape) < 2:
+            raise InputError(f"{self.name}: expected a 3D scan, found {len(shape)} axes {shape}")
+        frames = [size for size in shape[3:] if size > 1]
+        if frames and (len(frames) > 1 or len(self.channels) == 1 or self.sources > 1):
+            raise InputError(
+                f"{self.name}: expected a 3D scan, found 4D without a channel meaning {shape}; extract "
+                "the volume wanted"
+            )
+        if self.first is not None and self.first.shape != _spatial(shape):
+            raise InputError(
+                f"{self.name}: expected the grid of {self.first.name}, {self.first.shape} voxels, found "
+                f"{_spatial(shape)}; resample one onto the other"
+            )
+
+    def _check_memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], scaled: bool) -> None:
+        as_stored = not scaled and (dtype == np.float32 or (dtype.kind in "iu" and dtype.itemsize <= 2))
+        raw = math.prod(shape) * dtype.itemsize
+        converted = 0 if as_stored else 4 * math.prod(shape)
+        together = 2 * self.sources * (converted or raw) if self.sources > 1 else 0
+        needed = max(self.kept + raw + converted, together)
+        limit = machine_bytes() if self.max_bytes is None else self.max_bytes
+        if needed > limit:
+            why = "this machine has" if self.max_bytes is None else "--max-ram leaves"
+            raise MemoryLimitError(
+                f"{self.name}: {' × '.join(map(str, shape))} voxels need {needed / MIB:.0f} MiB to be read, and {why} "
+                f"{max(limit, 0) / MIB:.0f} MiB; allow more, or segment a part of the scan"
+            )
+
+
+def _geometry(stored: Stored, reader: str, name: str) -> Geometry:
+    if stored.affine is None:
+        return header_geometry(stored.header, reader, name)
+    return given_geometry(stored.affine, stored.header, name)
+
+
+def _scaling(stored: Stored, reader: str) -> tuple[float | None, float | None, tuple[str, ...]]:
+    """Returns slope and intercept as `reader` takes them, and what is odd about them.
+
+    Where a header's slope is 0 or not finite, nibabel leaves its intercept out and ITK adds it.
+    """
+    if stored.affine is not None or stored.slope is not None:
+        return stored.slope, stored.inter, ()
+    inter = float(stored.header["scl_inter"])
+    if inter == 0 or not math.isfinite(inter) or not stored.header.has_data_intercept:
+        return None, None, ()
+    left_out = reader in (MONAI, NIBABEL, REORIENTING)
+    what = f"scl_slope is {float(stored.header['scl_slope']):g} with an scl_inter of {inter:g}, which {reader}"
+    return (None, None, (f"{what} leaves out",)) if left_out else (None, inter, (f"{what} adds",))
+
+
+def _spatial(shape: Sequence[int]) -> tuple[int, int, int]:
+    """The voxels along i, j, k; a file of two axes is one slice."""
+    i, j, k = (*shape, 1)[:3]
+    return i, j, k
+
+
+def _flat(shape: Sequence[int]) -> tuple[str, ...]:
+    return ("the file has two axes; it is taken as one slice",) if len(shape) == 2 else ()
 
 
 def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
@@ -121,16 +212,22 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
     return result
 
 
-def _check_same_grid(first: Volume, stored: Stored, name: str) -> None:
-    one, other = first.shape, stored.raw.shape[:3]
-    if one != other:
+def _check_same_grid(first: _Grid, other: _Grid) -> None:
+    """Checks that both sources of one shape lie at the same place, with the same spacing.
+
+    Raises:
+        InputError: they do not.
+    """
+    i, j, k = first.shape
+    corners = np.array([[x, y, z, 1] for x in (0, i) for y in (0, j) for z in (0, k)], np.float64)
+    apart = np.linalg.norm((corners @ (first.geometry.affine - other.geometry.affine).T)[:, :3], axis=1).max()
+    if apart > SAME_GRID * spacing_of(first.geometry.affine).min():
         raise InputError(
-            f"{name}: expected the grid of {first.names[0]}, {one} voxels, found {other}; resample one onto the other"
-        )
-    corners = np.array([[i, j, k, 1] for i in (0, one[0]) for j in (0, one[1]) for k in (0, one[2])], np.float64)
-    apart = np.linalg.norm((corners @ (first.affine - stored.affine).T)[:, :3], axis=1).max()
-    if apart > SAME_GRID * spacing_of(first.affine).min():
-        raise InputError(
-            f"{name}: expected the grid of {first.names[0]}, found one that lies up to {apart:.3g} mm off; "
+            f"{other.name}: expected the grid of {first.name}, found one that lies up to {apart:.3g} mm off; "
             "resample one onto the other"
+        )
+    if not np.allclose(first.geometry.spacing, other.geometry.spacing, rtol=SAME_VOXEL_SIZE, atol=0):
+        raise InputError(
+            f"{other.name}: expected the spacing of {first.name}, {first.geometry.spacing}, found "
+            f"{other.geometry.spacing}; repair the header's pixdim"
         )

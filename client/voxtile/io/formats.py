@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.io.nifti import read_nifti
-from voxtile.io.stored import Stored
+from voxtile.io.stored import Admit, Stored
 
 
 @dataclass(frozen=True)
@@ -20,12 +20,13 @@ class FileFormat:
     Attributes:
         name: what messages call it.
         suffixes: how the names of its files end, the longest first.
-        read: reads a file. Raises InputError, in one line, for whatever is no scan of this format.
+        read: reads a file. It calls the function that it is given with what the file's header claims, before it reads
+            or allocates a voxel. Raises InputError, in one line, for whatever is no scan of this format.
     """
 
     name: str
     suffixes: tuple[str, ...]
-    read: Callable[[Path], Stored]
+    read: Callable[[Path, Admit], Stored]
 
 
 NIFTI = FileFormat("NIfTI", (".nii.gz", ".nii"), read_nifti)
@@ -35,14 +36,14 @@ SUFFIXES: tuple[str, ...] = tuple(suffix for one in FORMATS for suffix in one.su
 """The endings of all files that a scan can be read from."""
 
 
-def read_file(path: Path) -> Stored:
+def read_file(path: Path, admit: Admit) -> Stored:
     """Reads a scan's file; one with no known ending is taken for NIfTI, whose reader says what it is not.
 
     Raises:
         InputError: it is no scan of its format.
     """
     name = path.name.lower()
-    return next((one for one in FORMATS if name.endswith(one.suffixes)), NIFTI).read(path)
+    return next((one for one in FORMATS if name.endswith(one.suffixes)), NIFTI).read(path, admit)
 
 
 def is_scan(path: Path) -> bool:

@@ -8,16 +8,17 @@ from __future__ import annotations
 
 import sys
 import zlib
+from dataclasses import replace
 from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.assemble import check_affine
+from voxtile.io.geometry import check_affine
 from voxtile.io.nifti import HEADER_ERRORS
 from voxtile.io.orientation import LPS_TO_RAS
-from voxtile.io.stored import Stored, check_not_empty, check_real
+from voxtile.io.stored import Admit, Stored, anything, check_not_empty, check_real
 
 
 class SimpleItkImage(Protocol):
@@ -64,13 +65,20 @@ def read_array(array: NDArray[Any], affine: ArrayLike, name: str) -> Stored:
     return _stored(array, matrix, Nifti1Header(), name)
 
 
-def read_nibabel(image: Any, name: str) -> Stored:
+def read_nibabel(image: Any, name: str, admit: Admit = anything) -> Stored:
     """Reads a nibabel image; numbers of a file behind it are not scaled to float64 on the way.
+
+    Args:
+        image: the image.
+        name: what messages call it.
+        admit: asked before a voxel is read; see `voxtile.io.stored.Admit`.
 
     Raises:
         InputError: it is no nibabel image, has no usable affine, or its file cannot be read.
     """
     from nibabel.arrayproxy import ArrayProxy
+    from nibabel.nifti1 import Nifti1Pair
+    from nibabel.nifti2 import Nifti2Pair
     from nibabel.spatialimages import HeaderDataError, ImageDataError, SpatialImage
 
     if not isinstance(image, SpatialImage):
@@ -82,13 +90,19 @@ def read_nibabel(image: Any, name: str) -> Stored:
         raise InputError(f"{name}: expected an image with an affine, found none")
     try:
         affine = np.asarray(image.affine, np.float64)
-        check_affine(affine, name)
         header = _nifti_header(image.header)
+        # Of an image of a NIfTI file, the header counts as it does for the file; see `voxtile.io.geometry`.
+        from_file = isinstance(image, (Nifti1Pair, Nifti2Pair)) and _repeats(header, affine)
+        if not from_file:
+            check_affine(affine, name)
         proxy = image.dataobj
         if isinstance(proxy, ArrayProxy):
+            admit(image.shape, proxy.dtype, (proxy.slope, proxy.inter) != (1.0, 0.0))
             stored = _stored(np.asarray(proxy.get_unscaled()), affine, header, name)
-            return Stored(stored.raw, float(proxy.slope), float(proxy.inter), stored.header, stored.affine)
-        return _stored(np.asarray(proxy), affine, header, name)
+            stored = replace(stored, slope=float(proxy.slope), inter=float(proxy.inter))
+        else:
+            stored = _stored(np.asarray(proxy), affine, header, name)
+        return replace(stored, affine=None) if from_file else stored
     except (OSError, EOFError, zlib.error, MemoryError, HeaderDataError, ImageDataError, *HEADER_ERRORS) as error:
         raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None
 
@@ -140,10 +154,16 @@ def _stored(array: NDArray[Any], affine: NDArray[np.float64], header: Any, name:
     if not native.flags.f_contiguous and not native.flags.c_contiguous:
         native = np.asfortranarray(native)
     with np.errstate(all="ignore"):
-        if not np.allclose(header.get_best_affine(), affine):
+        if not np.allclose(header.get_best_affine(), affine, equal_nan=True):
             header.set_sform(affine, code="aligned")
             header.set_qform(affine, code="unknown")
     return Stored(native, None, None, header, affine)
+
+
+def _repeats(header: Any, affine: NDArray[np.float64]) -> bool:
+    """Returns whether `header` states `affine` to the last bit, as that of an image from a file does."""
+    with np.errstate(all="ignore"):
+        return np.array_equal(header.get_best_affine(), affine, equal_nan=True)
 
 
 def _nifti_header(header: Any) -> Any:

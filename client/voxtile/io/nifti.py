@@ -15,6 +15,7 @@ import logging
 import math
 import os
 import zlib
+from dataclasses import replace
 from pathlib import Path
 from typing import IO, Any, Literal
 
@@ -22,7 +23,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.stored import Stored, check_not_empty, check_real
+from voxtile.io.stored import Admit, Stored, anything, check_not_empty, check_real
 
 LOGGER = logging.getLogger(__name__)
 
@@ -35,7 +36,19 @@ READ_BYTES = 1 << 20
 TRAILING_BYTES = 1 << 26
 """How far a gzip stream is read beyond the voxels, to reach the checksum at its end."""
 
+GZIP_MAGIC = b"\x1f\x8b"
+
+NO_MEMBER = "Not a gzipped file"
+"""How Python's gzip begins its message where another member should begin and something else does."""
+
+GRAVE_LEVEL = 30
+"""nibabel's level of a remark on a header from which a value is changed: WARNING, as in logging."""
+
+UNCHANGED = "leaving at current value"
+"""How nibabel's remarks end on a field that it leaves as it is."""
+
 NIFTI1_SIZE, NIFTI2_SIZE = 348, 540
+MOST_AXES = 7
 NIFTI2_MAGIC = b"n+2\0\r\n\x1a\n"
 
 Stream = IO[bytes] | gzip.GzipFile
@@ -44,25 +57,29 @@ HEADER_ERRORS = (ValueError, OverflowError, ArithmeticError, LookupError, TypeEr
 """What nibabel and NumPy raise on impossible header fields; nibabel's own errors come on top."""
 
 
-def read_nifti(path: Path) -> Stored:
+def read_nifti(path: Path, admit: Admit = anything) -> Stored:
     """Reads a NIfTI-1 or NIfTI-2 file, `.nii` or gzip-compressed (recognised by its bytes, not by its name).
+
+    Args:
+        path: the file.
+        admit: asked before a voxel is read; see `voxtile.io.stored.Admit`.
 
     Raises:
         InputError: in one line, for anything that is not a complete file of real numbers.
     """
     try:
         with open_regular(path) as file:
-            return _read(file, os.fstat(file.fileno()).st_size, str(path))
+            return _read(file, os.fstat(file.fileno()).st_size, str(path), admit)
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except MemoryError:
         raise InputError(f"{path}: its voxels do not fit into this machine's memory") from None
 
 
-def read_nifti_bytes(content: bytes, name: str) -> Stored:
+def read_nifti_bytes(content: bytes, name: str, admit: Admit = anything) -> Stored:
     """Reads the content of a NIfTI file as `read_nifti` does; `name` is what messages call it."""
     try:
-        return _read(io.BytesIO(content), len(content), name)
+        return _read(io.BytesIO(content), len(content), name, admit)
     except MemoryError:
         raise InputError(f"{name}: its voxels do not fit into this machine's memory") from None
 
@@ -80,15 +97,17 @@ def open_regular(path: Path) -> IO[bytes]:
     return path.open("rb")
 
 
-def _read(file: IO[bytes], size: int, name: str) -> Stored:
-    compressed = file.read(2) == b"\x1f\x8b"
+def _read(file: IO[bytes], size: int, name: str, admit: Admit) -> Stored:
+    compressed = file.read(2) == GZIP_MAGIC
     file.seek(0)
     if not compressed:
-        return _read_plain(file, size, name, compressed=False)
+        return _read_plain(file, size, name, admit, compressed=False)
     try:
         with gzip.GzipFile(fileobj=file, mode="rb") as stream:
-            stored = _read_plain(stream, size, name, compressed=True)
-            _check_end(stream)
+            stored = _read_plain(stream, size, name, admit, compressed=True)
+            if _ends_in_other_bytes(stream):
+                more = "the gzip stream is followed by other bytes, which are left out, as nibabel and ITK do"
+                return replace(stored, warnings=(*stored.warnings, more))
     except EOFError:
         raise InputError(f"{name}: truncated gzip: the file ends before the compressed stream does") from None
     except (zlib.error, gzip.BadGzipFile) as error:
@@ -96,19 +115,20 @@ def _read(file: IO[bytes], size: int, name: str) -> Stored:
     return stored
 
 
-def _read_plain(stream: Stream, size: int, name: str, *, compressed: bool) -> Stored:
+def _read_plain(stream: Stream, size: int, name: str, admit: Admit, *, compressed: bool) -> Stored:
     """Reads a NIfTI file's plain bytes, which come from a file of `size` bytes."""
-    header = _parse_header(stream.read(NIFTI2_SIZE), name)
+    header, warnings = _parse_header(stream.read(NIFTI2_SIZE), name)
     with np.errstate(all="ignore"):
-        shape, dtype, offset, slope, inter, affine = _fields(header, name)
+        shape, dtype, offset, slope, inter = _fields(header, name)
     needed = offset + math.prod(shape) * dtype.itemsize
     _check_size(needed, size, compressed, name)
+    admit(shape, dtype, (slope, inter) not in ((None, None), (1.0, 0.0)))
     buffer = np.empty(needed - offset, np.uint8)
     stream.seek(offset)
     got = _fill(stream, buffer)
     if got < buffer.size:
         raise _truncated(offset + got, needed, name)
-    return Stored(_as_array(buffer, dtype, shape), slope, inter, header, affine)
+    return Stored(_as_array(buffer, dtype, shape), slope, inter, header, None, warnings)
 
 
 def _fill(stream: Stream, buffer: NDArray[np.uint8]) -> int:
@@ -120,15 +140,25 @@ def _fill(stream: Stream, buffer: NDArray[np.uint8]) -> int:
     return got
 
 
-def _check_end(stream: Stream) -> None:
-    """Reads on to the end of a gzip stream, where its checksum is verified; not beyond TRAILING_BYTES."""
-    for _ in range(TRAILING_BYTES // READ_BYTES):
-        if not stream.read(READ_BYTES):
-            return
+def _ends_in_other_bytes(stream: gzip.GzipFile) -> bool:
+    """Reads on to the end of a gzip stream, where its checksum is verified; not beyond TRAILING_BYTES.
+
+    Returns:
+        Whether bytes follow that are neither another gzip member nor padding with zeros.
+    """
+    try:
+        for _ in range(TRAILING_BYTES // READ_BYTES):
+            if not stream.read(READ_BYTES):
+                break
+    except gzip.BadGzipFile as error:
+        if str(error).startswith(NO_MEMBER):
+            return True
+        raise
+    return False
 
 
-def _parse_header(block: bytes, name: str) -> Any:
-    """Returns a nibabel header from a file's first bytes, repaired as nibabel repairs it."""
+def _parse_header(block: bytes, name: str) -> tuple[Any, tuple[str, ...]]:
+    """Returns a nibabel header from a file's first bytes, repaired as nibabel repairs it, and what was repaired."""
     from nibabel.nifti1 import Nifti1Header
     from nibabel.nifti2 import Nifti2Header
     from nibabel.spatialimages import HeaderDataError
@@ -140,10 +170,11 @@ def _parse_header(block: bytes, name: str) -> Any:
     try:
         with np.errstate(all="ignore"):
             header = klass(block[:size], endianness="<" if order == "little" else ">", check=False)
-            header.check_fix(logger=_Reports(name), error_level=40)
+            reports = _Reports(name)
+            header.check_fix(logger=reports, error_level=40)
     except (HeaderDataError, *HEADER_ERRORS) as error:
         raise InputError(f"{name}: its NIfTI header cannot be used: {_one_line(error)}") from None
-    return header
+    return header, tuple(reports.grave)
 
 
 def _kind(block: bytes, name: str) -> tuple[int, str]:
@@ -172,24 +203,26 @@ def _guess(block: bytes) -> str:
     for magic, what in known:
         if block.startswith(magic):
             return what
+    if NIFTI1_SIZE in (int.from_bytes(block[:4], "little"), int.from_bytes(block[:4], "big")):
+        return "an Analyze header, half of a .hdr/.img pair; convert it"
     return "DICOM" if block[128:132] == b"DICM" else "something else"
 
 
-def _fields(
-    header: Any, name: str
-) -> tuple[tuple[int, ...], np.dtype[Any], int, float | None, float | None, NDArray[np.float64]]:
+def _fields(header: Any, name: str) -> tuple[tuple[int, ...], np.dtype[Any], int, float | None, float | None]:
     from nibabel.spatialimages import HeaderDataError
 
+    axes = int(header["dim"][0])
+    if not 1 <= axes <= MOST_AXES:
+        raise InputError(f"{name}: its NIfTI header cannot be used: it claims {axes} axes, where 1 to 7 are possible")
     try:
         shape = tuple(int(size) for size in header.get_data_shape())
         dtype = np.dtype(header.get_data_dtype())
         offset = int(header.get_data_offset())
-        affine = np.asarray(header.get_best_affine(), np.float64)
         _check_layout(shape, dtype, offset, name)
         slope, inter = header.get_slope_inter()
     except (HeaderDataError, *HEADER_ERRORS) as error:
         raise InputError(f"{name}: its NIfTI header cannot be used: {_one_line(error)}") from None
-    return shape, dtype, offset, slope, inter, affine
+    return shape, dtype, offset, slope, inter
 
 
 def _check_layout(shape: tuple[int, ...], dtype: np.dtype[Any], offset: int, name: str) -> None:
@@ -222,13 +255,20 @@ def _as_array(buffer: NDArray[np.uint8], dtype: np.dtype[Any], shape: tuple[int,
 
 
 class _Reports:
-    """Takes nibabel's remarks on a header, which it would print otherwise, on fields that the reader itself repairs."""
+    """Takes nibabel's remarks on a header, which it would print otherwise, on fields that the reader itself repairs.
+
+    Attributes:
+        grave: those that change what the header says.
+    """
 
     def __init__(self, name: str) -> None:
         self._name = name
+        self.grave: list[str] = []
 
     def log(self, level: int, message: str) -> None:
         LOGGER.debug("%s: header: %s", self._name, message)
+        if level >= GRAVE_LEVEL and not message.endswith(UNCHANGED):
+            self.grave.append(f"the header is repaired as nibabel does: {message}")
 
 
 def _one_line(error: BaseException) -> str:

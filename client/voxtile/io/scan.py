@@ -1,12 +1,13 @@
 """Opens a scan, in whatever form it is given, as a Volume. This is the one place where forms are told apart.
 
-Knows nothing of models beyond the names of their channels.
+Knows nothing of models beyond the names of their channels and of their reader.
 """
 
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,8 +17,9 @@ from numpy.typing import ArrayLike, NDArray
 from voxtile.errors import InputError
 from voxtile.io import formats, in_memory, nifti
 from voxtile.io.assemble import assemble, wanted
+from voxtile.io.geometry import MONAI
 from voxtile.io.in_memory import AffineImage, SimpleItkImage
-from voxtile.io.stored import Stored
+from voxtile.io.stored import Admit, Stored
 from voxtile.io.volume import Volume
 
 ScanItem = str | os.PathLike[str] | bytes | AffineImage | SimpleItkImage | tuple[NDArray[Any], ArrayLike]
@@ -33,15 +35,20 @@ ScanInput = ScanItem | Sequence[ScanItem] | Volume
 """A scan: one source that holds all channels, a list of sources with one for each channel, or a Volume."""
 
 
-def open_scan(image: ScanInput, channel_names: Sequence[str]) -> Volume:
+def open_scan(
+    image: ScanInput, channel_names: Sequence[str], reader: str = MONAI, max_bytes: int | None = None
+) -> Volume:
     """Opens a scan as a Volume.
 
     Args:
         image: the scan. Several sources come in the order of `channel_names`; each is read before the next is touched.
         channel_names: the model's channels, by name.
+        reader: the model's own reader of files, whose rule says which header fields count; see `voxtile.io.geometry`.
+        max_bytes: limit for what reading takes; None for the machine's own memory.
 
     Raises:
         InputError: in one line, for whatever is not a scan of so many channels on one grid.
+        MemoryLimitError: reading would take more than `max_bytes`, or more than the machine has.
     """
     if isinstance(image, Volume):
         return _checked(image, channel_names)
@@ -51,7 +58,8 @@ def open_scan(image: ScanInput, channel_names: Sequence[str]) -> Volume:
         raise InputError(f"expected {wanted(channel_names)}, found no file")
     if len(names) not in (1, len(channel_names)):
         raise InputError(f"expected {wanted(channel_names)}, found {len(names)}: {', '.join(names)}")
-    return assemble(((name, _read(item, name)) for name, item in zip(names, items, strict=True)), channel_names)
+    sources = [(name, partial(_read, item, name)) for name, item in zip(names, items, strict=True)]
+    return assemble(sources, channel_names, reader, max_bytes)
 
 
 def files_of(image: ScanInput) -> list[Path]:
@@ -84,19 +92,18 @@ def _name_of(item: Any, number: int) -> str:
     return str((get_filename and get_filename()) or f"image {number + 1}")
 
 
-def _read(item: Any, name: str) -> Stored:
+def _read(item: Any, name: str, admit: Admit) -> Stored:
     if isinstance(item, (str, os.PathLike)):
-        return formats.read_file(Path(item))
+        return formats.read_file(Path(item), admit)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return nifti.read_nifti_bytes(bytes(item), name)
+        return nifti.read_nifti_bytes(bytes(item), name, admit)
     if _is_array_with_affine(item):
         array, affine = item
         return in_memory.read_array(array, affine, name)
     if isinstance(item, np.ndarray):
         raise InputError(f"{name}: expected an array with its affine, (array, affine), found an array alone")
-    read: Callable[[Any, str], Stored] = in_memory.read_nibabel
     if in_memory.is_simpleitk(item):
-        read = in_memory.read_simpleitk
-    elif in_memory.is_meta_tensor(item):
-        read = in_memory.read_meta_tensor
-    return read(item, name)
+        return in_memory.read_simpleitk(item, name)
+    if in_memory.is_meta_tensor(item):
+        return in_memory.read_meta_tensor(item, name)
+    return in_memory.read_nibabel(item, name, admit)

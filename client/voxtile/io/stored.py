@@ -5,6 +5,7 @@ Knows nothing of where they come from.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,15 +23,30 @@ class Stored:
         raw: [i, j, k, …] real numbers in native byte order, contiguous in C or Fortran order.
         slope: None for 1.
         inter: None for 0.
-        header: a NIfTI-1 or NIfTI-2 header (nibabel) whose geometry is that of `affine`.
-        affine: [4, 4] float64, voxel (i, j, k) to RAS millimetres.
+        header: a NIfTI-1 or NIfTI-2 header (nibabel).
+        affine: [4, 4] float64, voxel (i, j, k) to RAS millimetres, where the source states it itself; None where it is
+            for the model's reader to take it from `header`.
+        warnings: what is odd about the source, in words; without its name.
     """
 
     raw: NDArray[Any]
     slope: float | None
     inter: float | None
     header: Any
-    affine: NDArray[np.float64]
+    affine: NDArray[np.float64] | None
+    warnings: tuple[str, ...] = ()
+
+
+Admit = Callable[[tuple[int, ...], np.dtype[Any], bool], None]
+"""Called as admit(shape, dtype, scaled) with what a source's header claims, before a voxel is read or allocated.
+
+`scaled` says whether values have to be multiplied. Raises InputError or MemoryLimitError for a source that is not
+wanted.
+"""
+
+
+def anything(_shape: tuple[int, ...], _dtype: np.dtype[Any], _scaled: bool) -> None:
+    """Admits every source."""
 
 
 def check_real(dtype: np.dtype[Any], name: str) -> None:

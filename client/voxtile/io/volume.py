@@ -12,10 +12,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.io.geometry import Triple, spacing_of
 from voxtile.io.orientation import Orientation
-
-SAME_VOXEL_SIZE = 1e-3
-"""How far, as a share, a header's voxel size may differ from its affine's and still be the more exact of the two."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -29,12 +27,19 @@ class Volume:
         affine: [4, 4] float64, voxel (i, j, k) to RAS millimetres.
         header: the NIfTI-1 or NIfTI-2 header (nibabel) of the first source; a mask repeats its geometry fields.
         names: what messages call each source. One source may hold several channels.
+        reader_spacing: distances between neighbours along i, j, k as the model's reader gives them, which nnU-Net
+            rounds grid sizes by. They can contradict the affine. None for the affine's own.
+        unit: millimetres that one unit of `affine` stands for by the header; 1 where the reader converts it.
+        warnings: what the header contradicts itself in, and what counted, in words; without a file's name.
     """
 
     data: NDArray[Any]
     affine: NDArray[np.float64]
     header: Any
     names: tuple[str, ...]
+    reader_spacing: Triple | None = None
+    unit: float = 1.0
+    warnings: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -67,28 +72,15 @@ class Volume:
 
     @property
     def header_spacing(self) -> tuple[float, float, float]:
-        """Millimetres between neighbours along i, j, k, by the header's voxel size, which nnU-Net's readers take.
-
-        It differs from `spacing` in the last digits, which can change a rounded grid size. `spacing` is returned where
-        the header's voxel size is missing or contradicts the affine.
-        """
-        sizes = np.asarray(self.header["pixdim"][1:4], np.float64)
-        if not np.allclose(sizes, spacing_of(self.affine), rtol=SAME_VOXEL_SIZE, atol=0):
-            return self.spacing
-        i, j, k = sizes.tolist()
-        return i, j, k
+        """Millimetres between neighbours along i, j, k, as the model's reader gives them."""
+        return self.spacing if self.reader_spacing is None else self.reader_spacing
 
     @property
     def voxel_ml(self) -> float:
         """Millilitres that one voxel fills."""
-        return float(abs(np.linalg.det(self.affine[:3, :3]))) / 1000
+        columns = self.affine[:3, :3] / spacing_of(self.affine) * self.header_spacing
+        return float(abs(np.linalg.det(columns))) * self.unit**3 / 1000
 
     def towards(self, codes: str) -> Orientation:
         """Returns the orientation from this grid to axes along `codes`, for example "RAS"."""
         return Orientation.towards(codes, self.affine)
-
-
-def spacing_of(affine: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Returns [3] float64: the lengths of the columns of `affine` [4, 4], millimetres a step along each voxel axis."""
-    lengths: NDArray[np.float64] = np.sqrt(np.sum(affine[:3, :3] ** 2, axis=0))
-    return lengths

@@ -55,6 +55,8 @@ def mask_image(labels: NDArray[Any], volume: Volume) -> Any:
         raise ValueError(f"labels of shape {labels.shape} for a scan of shape {volume.shape}")
     if labels.dtype.kind in "biu" and labels.dtype not in (np.uint8, np.uint16):
         labels = labels.astype(np.uint16 if labels.max(initial=0) > 255 else np.uint8)
+    if labels.shape[2:] == (1,) and int(volume.header["dim"][0]) == 2:
+        labels = labels[:, :, 0]  # a scan of two axes gets a mask of two axes
     klass = Nifti2Image if isinstance(volume.header, Nifti2Header) else Nifti1Image
     header = _mask_header(klass.header_class, labels, volume)
     # The header's own affine, to the bit: nibabel then leaves both forms and their codes as they are.
@@ -120,6 +122,7 @@ def _mask_header(klass: Any, data: NDArray[Any], volume: Volume) -> Any:
 def _pieces(header: bytes, data: NDArray[Any]) -> Iterator[bytes | memoryview]:
     """Yields a file's bytes: the header, then the voxels, first axis fastest, a few planes at a time."""
     yield header
+    data = data[:, :, None] if data.ndim == 2 else data
     for volume in [data] if data.ndim == 3 else np.moveaxis(data, 3, 0):
         step = max(WRITE_BYTES * volume.shape[2] // max(volume.nbytes, 1), 1)
         for first in range(0, volume.shape[2], step):

@@ -21,11 +21,22 @@ from voxtile.card import Card, Label
 from voxtile.chains.monai.intensity import percentiles
 from voxtile.extras import require
 from voxtile.io.atomic import atomic_file
+from voxtile.io.scaling import chunks
 from voxtile.io.volume import Volume
 from voxtile.outputs.base import Output, Result
 
 HEIGHT = 4.6
 """Inches of the row of slices: 690 pixels, which show an isotropic head at about three pixels for each millimetre."""
+
+WIDEST = 2.5
+"""Width of a slice's panel in heights, at most; a flatter slice, such as one across a single plane, has black above
+and below it. So a picture is never wider than 5,200 pixels."""
+
+NARROWEST = 0.25
+"""Width of a slice's panel in heights, at least."""
+
+MOST_PIXELS = 2048
+"""Voxels of a slice that are drawn along each of its axes, at most: more than a panel has pixels."""
 
 DPI = 150
 
@@ -124,12 +135,16 @@ def _cut(grey: NDArray[Any], labels: NDArray[Any], spacing: Sequence[float], axi
     across, up, _ = VIEWS[axis]
     filled = np.array([np.count_nonzero(plane) for plane in np.moveaxis(labels, axis, 0)])
     index = int(np.argmax(filled)) if filled.any() else len(filled) // 2
-    step = float(spacing[across]), float(spacing[up])
-    return Slice(grey.take(index, axis), labels.take(index, axis), step, axis, index)
+    steps = [-(-size // MOST_PIXELS) for size in grey.shape]
+    plane = tuple(index if other == axis else slice(None, None, step) for other, step in enumerate(steps))
+    apart = steps[across] * float(spacing[across]), steps[up] * float(spacing[up])
+    return Slice(grey[plane], labels[plane], apart, axis, index)
 
 
 def _millilitres(labels: NDArray[Any], shown: Sequence[Label], volume: Volume) -> list[float]:
-    counts = np.bincount(labels.ravel(order="K"), minlength=1 + max((label.value for label in shown), default=0))
+    values = 1 + max((int(labels.max(initial=0)), *(label.value for label in shown)))
+    # In pieces, because bincount makes int64 of what it is given.
+    counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
     return [float(counts[label.value]) * volume.voxel_ml for label in shown]
 
 
@@ -142,7 +157,7 @@ def _drawn(
 
     named = sorted(range(len(shown)), key=lambda index: -amounts[index])[:MOST_NAMES]
     rows = -(-len(named) // 4)
-    widths = [cut.size[0] / cut.size[1] for cut in slices]
+    widths = [float(np.clip(cut.size[0] / cut.size[1], NARROWEST, WIDEST)) for cut in slices]
     legend = 0.32 * rows + (0.15 if rows else 0.0)
     figure = Figure((max(HEIGHT * sum(widths), 6.0), HEIGHT + legend + 0.3), dpi=DPI, facecolor="black")
     grid = figure.add_gridspec(

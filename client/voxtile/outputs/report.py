@@ -74,6 +74,7 @@ class Report(BaseModel):
         grid: the voxels along each axis after orientation and spacing.
         tiling: how the scan was cut.
         changes: what was asked for that may change the result, in words; empty for the model's own semantics.
+        warnings: what the scan's header contradicts itself in, and what counted, in words.
         input_rounding: the largest difference between a voxel and what was sent, in the scan's units.
         skipped_tiles: the number of tiles that `--skip-empty` left out.
         spot_checked_tiles: how many of them `--spot-check` sent all the same.
@@ -102,6 +103,7 @@ class Report(BaseModel):
     grid: tuple[int, int, int]
     tiling: dict[str, Any]
     changes: list[str]
+    warnings: list[str] = []
     input_rounding: float = 0.0
     skipped_tiles: int = 0
     spot_checked_tiles: int = 0

@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 from voxtile.card import Card
 from voxtile.chains.monai.resample import AxisMap
+from voxtile.io.geometry import spacing_of
 from voxtile.io.orientation import Orientation
-from voxtile.io.volume import spacing_of
 
 SAME_SPACING = 1e-3
 """Millimetres by which a spacing may differ from the card's and is still left as it is (MONAI's AFFINE_TOL)."""

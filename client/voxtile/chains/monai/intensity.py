@@ -5,6 +5,7 @@ Knows nothing of grids or of how values are sent.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,6 +15,8 @@ from numpy.typing import NDArray
 from voxtile.card import IntensityPercentile, IntensityZscore
 from voxtile.errors import InputError
 from voxtile.io.scaling import chunks
+
+LOGGER = logging.getLogger(__name__)
 
 HALF = 1 << 16
 """The number of values that 16 bits can hold."""
@@ -27,6 +30,9 @@ def intensity_statistics(
 ) -> NDArray[np.float32]:
     """Returns [channel, 2] float32: what to subtract and what to divide by.
 
+    A channel that is zero or the same everywhere is divided by 1, as in MONAI's `NormalizeIntensity` and
+    `ScaleIntensityRange`, if another channel of the scan is not.
+
     Args:
         data: [channel, x, y, z].
         rule: `zscore` gives mean and population standard deviation, computed in float64; `percentile` gives the lower
@@ -34,26 +40,47 @@ def intensity_statistics(
         names: what messages call each channel.
 
     Raises:
-        InputError: a channel is zero or the same everywhere.
+        InputError: every channel is zero or the same everywhere, or the voxels of one differ while the range that
+            they are to be divided by is 0.
     """
-    found = [_of_channel(channel, rule, name) for channel, name in zip(data, names, strict=True)]
+    found = [_of_channel(channel, rule) for channel in data]
+    flat = [number for number, (_, divide) in enumerate(found) if not np.float32(divide) > 0]
+    if len(flat) == len(found):
+        raise _without_contrast(data[0], rule, names[0])
+    for number in flat:
+        low, high = _ends(data[number], rule.mask == "nonzero")
+        if isinstance(rule, IntensityPercentile) and rule.clip and low < high:
+            raise _without_contrast(data[number], rule, names[number])  # MONAI does not clip there, and the model does
+        LOGGER.warning("%s: nothing to normalise by; its values are not divided, as in MONAI", names[number])
+        found[number] = found[number][0], 1.0
     return np.array(found, np.float32)
 
 
-def _of_channel(values: NDArray[Any], rule: IntensityZscore | IntensityPercentile, name: str) -> tuple[float, float]:
+def _of_channel(values: NDArray[Any], rule: IntensityZscore | IntensityPercentile) -> tuple[float, float]:
+    """Returns what to subtract and what to divide by; the latter is 0 where there is nothing to normalise by."""
     nonzero = rule.mask == "nonzero"
-    if nonzero and not any(part.any() for part in chunks(values)):
-        raise InputError(f"{name}: expected a scan with voxels other than 0, found none: nothing to normalise by")
+    lowest, highest = _ends(values, nonzero)
+    if lowest == highest:
+        return lowest, 0.0
     if isinstance(rule, IntensityZscore):
-        subtract, divide = mean_and_deviation(values, nonzero)
-        what = "standard deviation"
-    else:
-        low, high = percentiles(values, (rule.lower, rule.upper), nonzero)
-        subtract, divide = low, high - low
+        return mean_and_deviation(values, nonzero)
+    low, high = percentiles(values, (rule.lower, rule.upper), nonzero)
+    return low, high - low
+
+
+def _without_contrast(values: NDArray[Any], rule: IntensityZscore | IntensityPercentile, name: str) -> InputError:
+    if rule.mask == "nonzero" and not any(part.any() for part in chunks(values)):
+        return InputError(f"{name}: expected a scan with voxels other than 0, found none: nothing to normalise by")
+    what = "standard deviation"
+    if isinstance(rule, IntensityPercentile):
         what = f"range between the percentiles {rule.lower:g} and {rule.upper:g}"
-    if not np.float32(divide) > 0:
-        raise InputError(f"{name}: expected a scan whose voxels differ, found a {what} of 0: nothing to normalise by")
-    return subtract, divide
+    return InputError(f"{name}: expected a scan whose voxels differ, found a {what} of 0: nothing to normalise by")
+
+
+def _ends(values: NDArray[Any], nonzero: bool) -> tuple[float, float]:
+    """Returns the lowest and the highest of the values that count; 0 and 0 where none does."""
+    parts = [(part.min(), part.max()) for part in _parts(values, nonzero) if part.size]
+    return (float(min(low for low, _ in parts)), float(max(high for _, high in parts))) if parts else (0.0, 0.0)
 
 
 def mean_and_deviation(values: NDArray[Any], nonzero: bool) -> tuple[float, float]:

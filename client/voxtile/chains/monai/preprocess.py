@@ -7,7 +7,6 @@ Knows nothing of tiles, or of how values are sent.
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,13 +14,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card, IntensityPercentile, IntensityZscore
+from voxtile.chains.grid_limit import GridLimit, check_unit
 from voxtile.chains.monai.grid import Grid, plan_grid
 from voxtile.chains.monai.intensity import intensity_statistics
 from voxtile.chains.monai.resample import resample, resample_bytes
-from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
-
-GIB = 1 << 30
 
 
 @dataclass(frozen=True, eq=False)
@@ -49,25 +46,22 @@ def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, thre
     Args:
         volume: the scan.
         card: the model's card.
-        max_bytes: limit for what resampling takes.
+        max_bytes: limit for what resampling takes; None for the machine's own memory.
         threads: threads that resample; by default the usable cores.
 
     Raises:
         MemoryLimitError: resampling would need more than `max_bytes`, or more than the machine has.
-        InputError: the scan has nothing to normalise by.
+        InputError: the scan has nothing to normalise by, or its spacing leaves no grid to segment.
     """
     grid = plan_grid(volume.affine, volume.shape, card)
+    spacing = grid.orientation.reorder(volume.spacing)
+    if card.spacing is not None:
+        check_unit(volume, spacing, card.spacing)
     needed = preprocess_bytes(grid, volume.channels)
-    if max_bytes is not None and needed > max_bytes:
-        raise _too_large(volume, grid, needed, f"{max_bytes / GIB:.2f} GiB are left of what is allowed")
-    if needed > sys.maxsize:
-        raise _too_large(volume, grid, needed, "no machine can give as much")
+    GridLimit(volume.names[0], max_bytes).check(grid.oriented, spacing, grid.shape, needed)
     data = grid.orientation.apply(volume.data)
     if grid.resampled:
-        try:
-            data = resample(data, grid.maps, threads)
-        except MemoryError:
-            raise _too_large(volume, grid, needed, "this machine cannot give as much") from None
+        data = resample(data, grid.maps, threads)
     statistics = None
     if isinstance(card.intensity, (IntensityZscore, IntensityPercentile)):
         statistics = intensity_statistics(data, card.intensity, volume.channel_names)
@@ -77,11 +71,3 @@ def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, thre
 def preprocess_bytes(grid: Grid, channels: int) -> int:
     """Returns the bytes that `preprocess` takes beyond the scan itself."""
     return resample_bytes(grid.maps, channels) if grid.resampled else 0
-
-
-def _too_large(volume: Volume, grid: Grid, needed: int, why: str) -> MemoryLimitError:
-    spacing = " × ".join(f"{step:.3g}" for step in volume.spacing)
-    return MemoryLimitError(
-        f"{volume.names[0]}: a spacing of {spacing} mm makes {' × '.join(map(str, grid.shape))} voxels for this model, "
-        f"which need {needed / GIB:.2f} GiB, and {why}; is the spacing in the header right?"
-    )

@@ -14,11 +14,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
+from voxtile.chains.grid_limit import GridLimit, check_unit
 from voxtile.chains.nnunet.exporting import LabelExporter, export_bytes, export_probabilities, export_strips
 from voxtile.chains.nnunet.plan import KeepLargest, NnunetModel
 from voxtile.chains.nnunet.postprocessing import postprocess
 from voxtile.chains.nnunet.preprocessing import Preprocessed, preprocess
-from voxtile.chains.nnunet.reader_properties import reader_axes, reader_properties
+from voxtile.chains.nnunet.reader_properties import reader_axes, reader_properties, reader_spacing
 from voxtile.chains.scores import holds_label
 from voxtile.errors import InputError, ModelError
 from voxtile.io.orientation import Orientation
@@ -38,32 +39,43 @@ class NnunetPreparedScan:
         card: the model's card.
         previous: [i, j, k] the labels of a cascade's first stage.
         postprocessing: whether the model's learned post-processing is applied.
+        max_bytes: limit for what preparing takes; None for the machine's own memory.
 
     Raises:
         InputError: the plan cannot take the scan, or its values do not fit the model's input type.
         ModelError: this client does not reproduce the plan.
+        MemoryLimitError: preparing needs more than `max_bytes`.
     """
 
     statistics = None
     input_rounding = 0.0
 
     def __init__(
-        self, volume: Volume, card: Card, previous: NDArray[Any] | None = None, postprocessing: bool = True
+        self,
+        volume: Volume,
+        card: Card,
+        previous: NDArray[Any] | None = None,
+        postprocessing: bool = True,
+        max_bytes: int | None = None,
     ) -> None:
         self._card = card
         self._model = NnunetModel.parse(card.nnunet or {})
         self._steps = self._model.postprocessing if postprocessing else ()
         self._axes = reader_axes(volume, self._model.image_reader_writer)
-        self._spacing = self._axes.reorder(volume.header_spacing)
+        self._spacing = self._axes.reorder(reader_spacing(volume, self._model.image_reader_writer))
         self._geometry = reader_properties(volume, self._model.image_reader_writer)
-        self._ready = self._prepare(volume, previous)
+        self._ready = self._prepare(volume, previous, max_bytes)
         self.data = self._ready.data
         self.own_bytes = self.data.nbytes
         _check_input_type(self.data, card, volume.names[0])
 
-    def _prepare(self, volume: Volume, previous: NDArray[Any] | None) -> Preprocessed:
+    def _prepare(self, volume: Volume, previous: NDArray[Any] | None, max_bytes: int | None) -> Preprocessed:
+        found = self._model.forward(self._spacing)
+        check_unit(volume, found, self._model.target_spacing(found))
         labels = None if previous is None else self._axes.apply(previous)
-        return preprocess(self._axes.apply(volume.data), self._spacing, self._model, previous_stage_seg=labels)
+        limit = GridLimit(volume.names[0], max_bytes)
+        scan = self._axes.apply(volume.data)
+        return preprocess(scan, self._spacing, self._model, previous_stage_seg=labels, limit=limit)
 
     @property
     def spacing(self) -> tuple[float, float, float]:

@@ -7,6 +7,7 @@ nothing of files or cards.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from typing import Any
@@ -14,12 +15,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.chains.grid_limit import GridLimit
 from voxtile.chains.nnunet.normalising import needs_layout, normalise
 from voxtile.chains.nnunet.plan import NnunetPlan, Spacing
+from voxtile.chains.nnunet.resampling import DEFAULT_MAX_BYTES
 from voxtile.errors import InputError, ModelError
 
 Triple = tuple[int, int, int]
 Box = tuple[tuple[int, int], tuple[int, int], tuple[int, int]]
+UNNAMED = GridLimit("the scan")
 OUTSIDE = -1
 """nnU-Net's label, in a previous stage's segmentation, for voxels outside the non-zero region."""
 
@@ -151,6 +155,7 @@ def preprocess(
     plan: NnunetPlan,
     *,
     previous_stage_seg: NDArray[Any] | None = None,
+    limit: GridLimit = UNNAMED,
 ) -> Preprocessed:
     """Brings a scan to the network's grid.
 
@@ -160,10 +165,13 @@ def preprocess(
         plan: the model's plan.
         previous_stage_seg: [z, y, x] the labels of a cascade's first stage on the scan's own grid; they become one
             channel for each of the plan's `foreground_labels`.
+        limit: the memory that it may take, and the scan's name.
 
     Raises:
-        InputError: a wrong number of channels, a spacing that is not positive, or labels of another shape.
+        InputError: a wrong number of channels, a spacing that is not positive, labels of another shape, or a network's
+            grid without voxels.
         ModelError: the plan names no labels for a previous stage.
+        MemoryLimitError: the network's grid needs too much memory.
     """
     _check_scan(data, spacing_zyx, plan)
     spacing = plan.forward([float(s) for s in spacing_zyx])
@@ -171,6 +179,8 @@ def preprocess(
     box = bounding_box(occupied)
     crop, shape, target = box_slices(box), _sizes(box), plan.target_spacing(spacing)
     new_shape = compute_new_shape(shape, spacing, target)
+    labels = len(plan.foreground_labels) if previous_stage_seg is not None else 0
+    limit.check(shape, spacing, new_shape, preprocess_bytes(occupied.size, shape, new_shape, len(data), labels))
     inside = fill_holes(occupied[crop]) if _masked(plan) or previous_stage_seg is not None else None
     seg = None
     if previous_stage_seg is not None and inside is not None:
@@ -182,6 +192,24 @@ def preprocess(
     after = _triple(ready.shape[1:])
     grid = GridProperties(_triple(data.shape[1:]), _triple(occupied.shape), box, shape, after, spacing, target)
     return Preprocessed(ready, grid)
+
+
+def preprocess_bytes(scan: int, crop: Triple, grid: Triple, channels: int, labels: int) -> int:
+    """Returns the bytes that `preprocess` takes at its peak, beyond the scan itself.
+
+    Args:
+        scan: voxels of the scan.
+        crop: voxels of the crop along each axis.
+        grid: voxels of the network's grid along each axis.
+        channels: the number of images.
+        labels: the number of label channels of a cascade; 0 without a previous stage.
+    """
+    inner, outer = math.prod(crop), math.prod(grid)
+    filling = 6 * inner  # components as int32, the mask and its padded complement
+    normalising = 4 * (channels + 1) * inner
+    resampling = 4 * channels * (inner + outer) + (DEFAULT_MAX_BYTES if crop != grid else 0)
+    joining = 4 * inner + 4 * (1 + 2 * channels + labels) * outer if labels else 0
+    return 2 * scan + inner + max(filling, normalising, resampling, joining)
 
 
 def _triple(shape: Sequence[int]) -> Triple:

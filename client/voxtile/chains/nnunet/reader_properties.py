@@ -7,10 +7,12 @@ from __future__ import annotations
 
 from typing import Any
 
+from voxtile.io.geometry import NIBABEL, REORIENTING, Triple, spacing_of
 from voxtile.io.orientation import LPS_TO_RAS, Orientation
-from voxtile.io.volume import Volume, spacing_of
+from voxtile.io.volume import Volume
 
-NIBABEL, REORIENTING = "NibabelIO", "NibabelIOWithReorient"
+FLAT_SPACING = 999
+"""nnU-Net's distance between the slices of an image of two axes, in multiples of its larger spacing."""
 
 
 def reader_axes(volume: Volume, reader: str) -> Orientation:
@@ -20,6 +22,13 @@ def reader_axes(volume: Volume, reader: str) -> Orientation:
     to RAS.
     """
     return (volume.towards("RAS") if reader == REORIENTING else Orientation()).reversed
+
+
+def reader_spacing(volume: Volume, reader: str) -> Triple:
+    """Returns the distances along i, j, k with which `reader` gives a volume to nnU-Net."""
+    i, j, k = volume.header_spacing
+    flat = volume.header is not None and int(volume.header["dim"][0]) == 2
+    return (i, j, FLAT_SPACING * max(i, j)) if flat and reader not in (NIBABEL, REORIENTING) else (i, j, k)
 
 
 def reader_properties(volume: Volume, reader: str) -> dict[str, Any]:

@@ -1,0 +1,170 @@
+"""A header cannot make the client allocate what no scan needs: refused by its size, with spacing and grid, before."""
+
+from __future__ import annotations
+
+import gzip
+import tracemalloc
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.nnunet_plans import plan_json
+from tests.support.odd_headers import AFFINE, VOXELS, content, written
+from tests.support.phantoms import card_of
+from voxtile.chains.grid_limit import GridLimit, check_unit
+from voxtile.chains.monai.preprocess import preprocess as monai_preprocess
+from voxtile.chains.nnunet.plan import NnunetPlan
+from voxtile.chains.nnunet.preprocessing import preprocess as nnunet_preprocess
+from voxtile.chains.nnunet.preprocessing import preprocess_bytes
+from voxtile.errors import InputError, MemoryLimitError
+from voxtile.io.scan import open_scan
+from voxtile.io.volume import Volume
+from voxtile.machine_memory import machine_bytes
+
+MIB = 1 << 20
+SLACK = 6 * MIB
+"""What reading and preparing take beyond their large arrays: pieces that values are converted in, matrices."""
+
+
+def volume(shape: tuple[int, int, int], spacing: tuple[float, float, float], unit: float = 1.0) -> Volume:
+    data = np.ones((1, *shape), np.int16)
+    return Volume(data, np.diag([*spacing, 1.0]), None, ("scan.nii",), None, unit)
+
+
+@pytest.fixture(autouse=True)
+def peak() -> Iterator[Any]:
+    """A function that gives the most bytes allocated so far."""
+    tracemalloc.start()
+    yield lambda: tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+
+
+CARD = card_of(spacing=(1.0, 1.0, 1.0))
+PLAN = NnunetPlan.parse(plan_json())
+
+
+@pytest.mark.parametrize("spacing", [(400.0, 400.0, 400.0), (900.0, 1.0, 1000.0)])
+def test_a_grid_of_terabytes_is_refused_by_both_chains_before_it_is_made(
+    spacing: tuple[float, float, float], peak: Any
+) -> None:
+    one = volume((30, 260, 200), spacing)
+    with pytest.raises(MemoryLimitError, match=r"scan.nii: a spacing of .* mm makes .* voxels .*this machine has"):
+        monai_preprocess(one, CARD)
+    with pytest.raises(MemoryLimitError, match=r"a spacing of .* mm makes .* voxels .*this machine has"):
+        nnunet_preprocess(one.data.transpose(0, 3, 2, 1), spacing[::-1], PLAN)
+    assert peak() < one.nbytes + 3 * one.data.size + SLACK  # nnU-Net's mask of what is not zero
+
+
+@pytest.mark.parametrize(("shape", "spacing"), [((30, 26, 1), (1.0, 1.0, 0.3)), ((20, 20, 20), (1e-3, 1e-3, 1e-3))])
+def test_a_grid_without_voxels_is_refused_by_nnunets_chain(
+    shape: tuple[int, int, int], spacing: tuple[float, float, float]
+) -> None:
+    data = volume(shape, spacing).data.transpose(0, 3, 2, 1)
+    with pytest.raises(InputError, match=r"scan: a spacing of .* mm makes 0 × .* voxels for this model of "):
+        nnunet_preprocess(data, spacing[::-1], PLAN, limit=GridLimit("scan"))
+
+
+def test_a_scan_that_would_be_one_voxel_is_refused_by_monais_chain() -> None:
+    with pytest.raises(InputError, match=r"scan.nii: a spacing of 0.002 .* makes 1 × 1 × 1 voxels"):
+        monai_preprocess(volume((40, 30, 20), (0.002, 0.002, 0.002)), CARD)
+    assert monai_preprocess(volume((3, 4, 2), (0.1, 0.1, 0.1)), CARD).data.size == 1  # a few voxels may be
+
+
+@pytest.mark.parametrize("unit", [1000.0, 0.001])
+def test_a_unit_that_explains_the_spacing_is_named(unit: float) -> None:
+    honest = volume((40, 30, 20), (1.2 / unit, 1.0 / unit, 0.9 / unit), unit)
+    with pytest.raises(
+        InputError, match=r"expected a header in millimetres, found (metres|micrometres) \(xyzt_units\)"
+    ):
+        check_unit(honest, honest.spacing, (1.0, 1.0, 1.0))
+    check_unit(honest, honest.spacing, (1 / unit, 1 / unit, 1 / unit))  # a model trained on such files
+    check_unit(volume((40, 30, 20), (1.0, 1.0, 1.0), unit), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # the unit is wrong
+
+
+def test_metres_never_end_in_an_empty_mask(tmp_path: Path) -> None:
+    path = written(tmp_path / "scan.nii", VOXELS, np.diag([1e-3, 1e-3, 1e-3, 1.0]) @ AFFINE, units=1)
+    with pytest.raises(InputError, match="xyzt_units"):
+        monai_preprocess(open_scan(path, ["any"]), CARD)
+    kept = monai_preprocess(open_scan(path, ["any"]), card_of())  # nothing is resampled
+    np.testing.assert_array_equal(kept.data[0], VOXELS)
+
+
+# Reading ---------------------------------------------------------------------------------------------------
+
+
+def test_a_series_is_refused_by_its_header_alone(tmp_path: Path) -> None:
+    """The rest of the stream is missing, so that whoever reads on says something else."""
+    series = content(np.stack([VOXELS] * 3, -1))
+    path = tmp_path / "series.nii.gz"
+    path.write_bytes(gzip.compress(series)[:-100])
+    for scan in (path, path.read_bytes(), nib.load(path)):
+        with pytest.raises(InputError, match="found 4D without a channel meaning"):
+            open_scan(scan, ["T1"])
+
+
+def test_a_channel_of_another_grid_is_refused_by_its_header_alone(tmp_path: Path) -> None:
+    one, other = written(tmp_path / "a.nii"), tmp_path / "b.nii.gz"
+    other.write_bytes(gzip.compress(content(VOXELS[:, :5]))[:-50])
+    with pytest.raises(InputError, match=r"expected the grid of .*a.nii"):
+        open_scan([one, other], ["a", "b"])
+
+
+@pytest.mark.parametrize(
+    ("dtype", "scl", "channels"),
+    [("i2", (1.0, 0.0), 1), ("i2", (2.5, 1.0), 1), ("f8", (1.0, 0.0), 1), ("f4", (1.0, 0.0), 3), ("i4", (2.0, 0.0), 2),
+     ("u1", (0.5, 0.0), 3)],
+)  # fmt: skip
+def test_reading_keeps_to_its_limit_and_the_limit_is_near(
+    tmp_path: Path, dtype: str, scl: tuple[float, float], channels: int, peak: Any
+) -> None:
+    values = np.random.default_rng(0).integers(0, 200, (128, 128, 128)).astype(dtype)
+    files = [written(tmp_path / f"{n}.nii", values, scl=scl) for n in range(channels)]
+    names = [str(n) for n in range(channels)]
+    least = _least(lambda limit: open_scan(files, names, max_bytes=limit))
+    tracemalloc.reset_peak()
+    base = tracemalloc.get_traced_memory()[0]
+    open_scan(files, names, max_bytes=least)
+    taken = peak() - base
+    assert taken <= least + SLACK
+    assert least <= 2 * taken + SLACK  # whole numbers may turn out to fit a smaller type
+
+
+def _least(run: Any) -> int:
+    """The least limit that `run` keeps to, found by what its errors say."""
+    low, high = 0, 1 << 30
+    while high - low > MIB // 4:
+        middle = (low + high) // 2
+        try:
+            run(middle)
+            high = middle
+        except MemoryLimitError:
+            low = middle
+    return high
+
+
+def test_a_limit_is_told_with_the_size_in_question(tmp_path: Path) -> None:
+    with pytest.raises(
+        MemoryLimitError, match=r"scan.nii: 9 × 8 × 7 voxels need 0 MiB to be read, and --max-ram leaves"
+    ):
+        open_scan(written(tmp_path / "scan.nii"), ["T1"], max_bytes=100)
+
+
+@pytest.mark.parametrize("target", [(1.0, 1.0, 1.0), (2.0, 2.0, 2.0), (0.8, 1.0, 1.3)])
+@pytest.mark.parametrize("margin", [0, 12])
+def test_nnunets_preparing_takes_what_it_says(target: tuple[float, float, float], margin: int, peak: Any) -> None:
+    plan = NnunetPlan.parse(plan_json(spacing=target))
+    data: NDArray[Any] = np.random.default_rng(0).integers(1, 200, (1, 72, 96, 80)).astype(np.int16)
+    data[:, :, :, :margin] = 0
+    base = tracemalloc.get_traced_memory()[0]
+    ready = nnunet_preprocess(data, (1.0, 1.0, 1.0), plan).properties
+    crop, grid = ready.shape_after_cropping, ready.shape_after_resampling
+    assert peak() - base <= preprocess_bytes(data[0].size, crop, grid, 1, 0) + SLACK
+
+
+def test_the_machine_has_memory() -> None:
+    assert 64 * MIB < machine_bytes() < 1 << 50
