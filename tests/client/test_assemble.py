@@ -11,6 +11,8 @@ import pytest
 
 from tests.support.phantoms import saved
 from tests.support.stored_scans import AFFINE, SHAPE, refused, values
+from voxtile.errors import InputError
+from voxtile.io.geometry import NIBABEL
 from voxtile.io.scan import open_scan
 from voxtile.io.writing import mask_image
 
@@ -50,14 +52,25 @@ def with_affine(path: Path, affine: np.ndarray[Any, Any]) -> Path:
 
 @pytest.mark.parametrize(
     ("change", "match"),
-    [(np.diag([0, 1, 1, 1]), "singular"), (np.zeros((4, 4)), "singular"), (np.diag([1e-5, 1, 1, 1]), "spacing"),
-     (np.diag([1, 1, 1e5, 1]), "spacing"), (np.diag([1e30, 1, 1, 1]), "spacing"),
-     (np.diag([1, np.nan, 1, 1]), "finite"), (np.diag([np.inf, 1, 1, 1]), "finite"),
-     (np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "singular"),
+    [(np.diag([1e-5, 1, 1, 1]), "spacing"), (np.diag([1, 1, 1e5, 1]), "spacing"),
+     (np.diag([1e30, 1, 1, 1]), "spacing"),
      (np.array([[1, 0, 0, 1e9], [0, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "origin")],
 )  # fmt: skip
 def test_impossible_affines_are_refused(tmp_path: Path, change: np.ndarray[Any, Any], match: str) -> None:
-    refused(match, with_affine(tmp_path / "scan.nii", change))
+    with pytest.raises(InputError, match=match) as caught:
+        open_scan(with_affine(tmp_path / "scan.nii", change), ["T1"], NIBABEL)
+    assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("affine", "match"),
+    [(np.diag([0, 1, 1, 1]), "singular"), (np.zeros((4, 4)), "last row"), (np.diag([1, np.nan, 1, 1]), "finite"),
+     (np.diag([np.inf, 1, 1, 1]), "finite"), (np.diag([1, 1, 1e5, 1]), "spacing"),
+     (np.array([[1, 1, 0, 0], [1, 1, 0, 0], [0, 0, 1, 0], [0, 0, 0, 1]]), "singular")],
+)  # fmt: skip
+def test_impossible_affines_of_arrays_are_refused(affine: np.ndarray[Any, Any], match: str) -> None:
+    with pytest.raises(InputError, match=match):
+        open_scan((values(), affine), ["T1"])
 
 
 def test_without_qform_and_sform_the_spacing_alone_counts_as_in_nibabel(tmp_path: Path) -> None:
@@ -72,13 +85,13 @@ def test_without_qform_and_sform_the_spacing_alone_counts_as_in_nibabel(tmp_path
 def test_axes_and_channels_have_to_fit(tmp_path: Path) -> None:
     scan = saved(tmp_path / "scan.nii", values(), AFFINE)
     series = saved(tmp_path / "series.nii", np.zeros((*SHAPE, 4), np.int16), AFFINE)
-    flat = saved(tmp_path / "flat.nii", np.zeros(SHAPE[:2], np.int16), AFFINE)
+    line = saved(tmp_path / "line.nii", np.zeros(SHAPE[:1], np.int16), AFFINE)
     refused("4D without a channel meaning", series)
     refused("expected 3 channels.*found 4", series, channels=("a", "b", "c"))
     refused("expected 2 channels.*found 1", scan, channels=("a", "b"))
     refused("one channel.*found 2", scan, scan)
     refused("4D without a channel meaning", scan, series, channels=("a", "b"))
-    refused("3D scan, found 2 axes", flat)
+    refused("3D scan, found 1 axes", line)
     refused("found no file")
 
 

@@ -259,6 +259,23 @@ def test_a_warning_names_the_file_in_the_log_alone(tmp_path: Path, caplog: pytes
     assert "jane_doe.nii: pixdim says" in caplog.text
 
 
+@pytest.mark.parametrize(
+    ("fields", "reader", "words"),
+    [({"srow": np.diag([-1.0, -1, 1, 1])[:3]}, MONAI, "so the qform counts, as in NibabelReader"),
+     ({"pixdim": [1, 1.0005, 1.5, 2], "codes": [0, 1], "qoffset": [9.0, 9.0, 9.0]}, MONAI, "the qform counts"),
+     ({"srow": np.diag([-1.0, -1, 1, 1])[:3]}, NIBABEL, "the sform counts"),
+     ({"qoffset": [0.0, 0.0, 0.0]}, REORIENTING, "the sform counts"),
+     ({"qoffset": [0.0, 0.0, 0.0], "codes": [0, 1]}, REORIENTING, ""), ({"scl": [0.0, 3.0]}, MONAI, "leaves out"),
+     ({"scl": [0.0, 3.0]}, SIMPLEITK, "adds"), ({"codes": [0, 0]}, MONAI, "direction of the axes is nibabel's guess"),
+     ({"pixdim": [1, 1, 1.5, 0]}, SIMPLEITK, "setting 0 dims to 1"), ({"vox_offset": 352.25}, MONAI, "")],
+)  # fmt: skip
+def test_each_contradiction_is_told_with_what_counted(
+    tmp_path: Path, fields: dict[str, Any], reader: str, words: str
+) -> None:
+    warnings = open_scan(written(tmp_path / "scan.nii", **fields), ["T1"], reader).warnings
+    assert any(words in one for one in warnings) if words else warnings == ()
+
+
 def test_channels_of_other_spacings_are_refused(tmp_path: Path) -> None:
     one, other = written(tmp_path / "a.nii"), written(tmp_path / "b.nii", pixdim=[1, 3, 3, 3], codes=[0, 1])
     with pytest.raises(InputError, match=r"b.nii: expected the spacing of .*a.nii"):

@@ -246,15 +246,21 @@ def _contradictions(header: Any, affine: NDArray[np.float64], sizes: NDArray[np.
     if not np.allclose(sizes, lengths, rtol=SAME_VOXEL_SIZE, atol=0):
         counts = _shown(_reader_spacing(header, affine, sizes, reader))
         found.append(f"pixdim says {_shown(sizes)}, the sform {_shown(lengths)}; {counts} counts, as in {reader}")
-    sform, qform = np.asarray(header.get_sform(), np.float64), np.asarray(header.get_qform(), np.float64)
-    if header["sform_code"] != 0 and header["qform_code"] != 0:
-        ends = [(0, max(int(size) - 1, 0)) for size in (*header["dim"][1:4],)]
-        corners = np.array([[*corner, 1] for corner in itertools.product(*ends)], np.float64)
-        apart = float(np.linalg.norm((corners @ (sform - qform).T)[:, :3], axis=1).max())
-        if not apart <= SAME_PLACE * float(spacing_of(affine).min()):
-            form = "sform" if np.allclose(affine, sform) else "qform"
-            found.append(f"sform and qform place voxels up to {apart:.3g} apart; the {form} counts")
+    if not _same_place(header, best, affine):
+        found.append(f"pixdim and the sform disagree, so the qform counts, as in {reader}")
+    elif header["sform_code"] != 0 and header["qform_code"] != 0:
+        qform = np.asarray(header.get_qform(), np.float64)
+        if not _same_place(header, best, qform):
+            found.append("the sform and the qform place voxels apart; the sform counts")
     return found
+
+
+def _same_place(header: Any, one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
+    """Returns whether two affines place the corners of the header's grid within SAME_PLACE of a voxel."""
+    ends = [(0, max(int(size) - 1, 0)) for size in header["dim"][1:4]]
+    corners = np.array([[*corner, 1] for corner in itertools.product(*ends)], np.float64)
+    apart = float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
+    return apart <= SAME_PLACE * float(spacing_of(one).min())
 
 
 def _reader_spacing(
