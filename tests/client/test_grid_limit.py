@@ -13,14 +13,18 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.in_memory import InMemoryTransport
 from tests.support.nnunet_plans import plan_json
 from tests.support.odd_headers import AFFINE, VOXELS, content, written
 from tests.support.phantoms import card_of
+from voxtile import Segmenter
+from voxtile.budget import RUNTIME_BYTES
 from voxtile.chains.grid_limit import GridLimit, check_unit
 from voxtile.chains.monai.preprocess import preprocess as monai_preprocess
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import preprocess as nnunet_preprocess
 from voxtile.chains.nnunet.preprocessing import preprocess_bytes
+from voxtile.chains.prepare import prepare_scan
 from voxtile.errors import InputError, MemoryLimitError
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
@@ -168,3 +172,44 @@ def test_nnunets_preparing_takes_what_it_says(target: tuple[float, float, float]
 
 def test_the_machine_has_memory() -> None:
     assert 64 * MIB < machine_bytes() < 1 << 50
+
+
+def test_max_ram_covers_reading(tmp_path: Path, peak: Any) -> None:
+    path = written(tmp_path / "scan.nii.gz", np.zeros((160, 160, 100), np.int16))
+    path.write_bytes(gzip.compress(path.read_bytes()))
+    allowed = RUNTIME_BYTES / MIB + 2
+    with Segmenter(transport=InMemoryTransport(card_of(), two_scores), max_ram_mib=allowed) as segmenter:
+        tracemalloc.reset_peak()
+        with pytest.raises(MemoryLimitError, match=r"need 5 MiB to be read, and --max-ram leaves 2 MiB"):
+            segmenter(path)
+    assert peak() < 4 * MIB + 2 * path.stat().st_size
+
+
+def test_max_ram_covers_nnunets_preparing() -> None:
+    plan = plan_json(n_labels=2, spacing=(1.0, 1.0, 1.0))
+    card = card_of(orientation=None, nnunet=plan)
+    with pytest.raises(MemoryLimitError, match=r"scan.nii: a spacing of 2 × 2 × 2 mm makes .* are left of what is"):
+        prepare_scan(volume((60, 50, 40), (2.0, 2.0, 2.0)), card, max_bytes=MIB)
+    assert prepare_scan(volume((60, 50, 40), (2.0, 2.0, 2.0)), card, max_bytes=128 * MIB).data.shape[1:] == (
+        80,
+        100,
+        120,
+    )
+
+
+@pytest.mark.parametrize("changes", [{"roi_size": (20_000, 20_000, 20_000)}, {"tiling": {"overlap": 0.999}}])
+def test_a_card_that_asks_for_more_than_the_machine_has_is_refused(
+    changes: dict[str, Any], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """By its ROI, or by so many tiles that the list of them alone fills the memory."""
+    monkeypatch.setattr("voxtile.budget.machine_bytes", lambda: 512 * MIB)
+    scan = volume((160, 160, 160), (1.0, 1.0, 1.0))
+    with (
+        Segmenter(transport=InMemoryTransport(card_of(**changes), two_scores)) as segmenter,
+        pytest.raises(MemoryLimitError, match="and this machine has 512 MiB"),
+    ):
+        segmenter(scan)
+
+
+def two_scores(tiles: NDArray[Any]) -> NDArray[Any]:
+    return np.concatenate([100 - tiles, tiles], axis=1)
