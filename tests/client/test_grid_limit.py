@@ -24,8 +24,9 @@ from voxtile.chains.monai.preprocess import preprocess as monai_preprocess
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import preprocess as nnunet_preprocess
 from voxtile.chains.nnunet.preprocessing import preprocess_bytes
-from voxtile.chains.prepare import prepare_scan
+from voxtile.chains.prepare import prepare_scan, reader_of
 from voxtile.errors import InputError, MemoryLimitError
+from voxtile.io.geometry import NIBABEL, REORIENTING, SIMPLEITK
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
 from voxtile.machine_memory import machine_bytes
@@ -96,6 +97,30 @@ def test_metres_never_end_in_an_empty_mask(tmp_path: Path) -> None:
         monai_preprocess(open_scan(path, ["any"]), CARD)
     kept = monai_preprocess(open_scan(path, ["any"]), card_of())  # nothing is resampled
     np.testing.assert_array_equal(kept.data[0], VOXELS)
+
+
+@pytest.mark.parametrize("reader", [SIMPLEITK, NIBABEL, REORIENTING])
+def test_a_nnunet_model_takes_metres_as_its_reader_does_or_refuses_them(tmp_path: Path, reader: str) -> None:
+    path = written(tmp_path / "scan.nii", VOXELS, np.diag([1e-3, 1e-3, 1e-3, 1.0]) @ AFFINE, units=1)
+    card = card_of(orientation=None, nnunet=plan_json(n_labels=2, spacing=(1.0, 1.0, 1.0), image_reader_writer=reader))
+    scan = open_scan(path, ["any"], reader_of(card))
+    if reader == SIMPLEITK:
+        assert prepare_scan(scan, card).data.shape[1:] == (14, 12, 9)
+        return
+    with pytest.raises(InputError, match=r"expected a header in millimetres, found metres \(xyzt_units\)"):
+        prepare_scan(scan, card)
+
+
+@pytest.mark.parametrize(("reader", "grid"), [(NIBABEL, (28, 20, 9)), (REORIENTING, (7, 8, 9)), ("", (28, 20, 9))])
+def test_a_segmenter_reads_as_the_models_reader(tmp_path: Path, reader: str, grid: tuple[int, int, int]) -> None:
+    path = written(tmp_path / "scan.nii", srow=np.diag([-1.0, -1, 1, 1])[:3], pixdim=[1, 1, 2.5, 4])
+    plan = plan_json(n_labels=2, spacing=(1.0, 1.0, 1.0), image_reader_writer=reader)
+    card = card_of(orientation=None, nnunet=plan, tiling={"semantics": "nnunet"})
+    with Segmenter(transport=InMemoryTransport(card, two_scores)) as segmenter:
+        result = segmenter.segment(path)
+    assert result.report.grid == grid
+    assert any("pixdim says 1 × 2.5 × 4" in warning for warning in result.report.warnings)
+    assert not any("scan.nii" in warning for warning in result.report.warnings)
 
 
 # Reading ---------------------------------------------------------------------------------------------------
@@ -212,4 +237,5 @@ def test_a_card_that_asks_for_more_than_the_machine_has_is_refused(
 
 
 def two_scores(tiles: NDArray[Any]) -> NDArray[Any]:
-    return np.concatenate([100 - tiles, tiles], axis=1)
+    values = np.maximum(tiles, 0)  # what lies outside the scan is the lowest number there is
+    return np.concatenate([100 - values, values], axis=1)
