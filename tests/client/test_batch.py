@@ -190,7 +190,7 @@ def test_a_limit_on_memory_is_for_everything_that_a_batch_holds(
         write_image(image, path)
         done.append("written")
 
-    monkeypatch.setattr("voxtile.batch.writing.write_image", write)
+    monkeypatch.setattr("voxtile.batch.finishing.write_image", write)
     network = InMemoryTransport(card_of(), lambda tiles: np.concatenate([100 - tiles, tiles], axis=1))
     with Watched(transport=network, max_ram_mib=4096) as segmenter:
         assert segment_folder(segmenter, inputs, outputs, ahead=2).exit_code == 0
