@@ -92,6 +92,37 @@ def test_a_process_in_another_pid_namespace_judges_nobody_here() -> None:
             assert said(*way, *more, sys.executable, "-c", JUDGE, str(owner)) == "False"
 
 
+def test_every_namespace_in_which_ids_and_starts_count_for_themselves_is_another_place(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """Starts are told by the clock of the time namespace: another clock would make the living look dead."""
+    for name in ("sys", "self"):
+        (tmp_path / name).mkdir()
+    (tmp_path / "sys/kernel/random").mkdir(parents=True)
+    (tmp_path / "self/ns").mkdir()
+    (tmp_path / "self/status").write_text(f"NSpid:\t{os.getpid()}\n")
+    monkeypatch.setattr(owners, "PROC", tmp_path)
+
+    def place(boot: str, pid: str, time: str) -> str:
+        (tmp_path / "sys/kernel/random/boot_id").write_text(boot)
+        for kind, target in (("pid", pid), ("time", time)):
+            link = tmp_path / "self/ns" / kind
+            link.unlink(missing_ok=True)
+            link.symlink_to(target)
+        return owners._place()
+
+    places = [place("a", "1", "1"), place("b", "1", "1"), place("a", "2", "1"), place("a", "1", "2")]
+    assert len(set(places)) == 4
+    assert place("a", "1", "1") == places[0]
+
+
+def test_who_does_not_know_its_own_start_is_judged_by_nobody(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(owners, "_start", lambda _: None)
+    here = this_process()
+    monkeypatch.undo()
+    assert not has_ended(here)
+
+
 @pytest.mark.parametrize("missing", ["sys", "self", "all"])
 def test_where_proc_is_not_readable_nobody_is_judged(
     missing: str, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
