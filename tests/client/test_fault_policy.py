@@ -329,9 +329,10 @@ def test_compression_is_used_where_it_is_asked_for(compression: Any) -> None:
 )  # fmt: skip
 def test_a_wrong_answer_is_asked_for_elsewhere_and_never_taken(spoilt: Callable[[Any], object]) -> None:
     with FakeTriton() as fake, FakeTriton() as healthy:
-        fake.rules["ModelInfer"] = changed(spoilt)
+        fake.rules["ModelInfer"], traffic = changed(spoilt), Traffic()
         with connected(fake, healthy) as transport:
-            assert numbers(transport) == list(range(30))
+            assert numbers(transport, traffic=traffic) == list(range(30))
+        assert traffic.retries > 0
 
 
 def test_a_server_that_answers_wrongly_for_ever_ends_the_scan_with_what_is_wrong() -> None:
@@ -354,6 +355,22 @@ def test_a_broken_server_is_tried_little_and_no_tile_twice_there_before_the_othe
             assert numbers(transport, 300) == list(range(300))
         tried = [call.request.raw_input_contents[0] for call in fake.calls if call.method == "ModelInfer"]
         assert 0 < len(tried) < 60
+        assert len(set(tried)) == len(tried)
+
+
+def test_a_tile_that_failed_goes_to_a_server_that_has_not_failed_at_it() -> None:
+    """The server that fails at every second tile is as good as the other at the rest, and never rests."""
+
+    def odd_ones(request: Any, context: Any, answer: Callable[[], Any]) -> Any:
+        if np.frombuffer(request.raw_input_contents[0], np.float32)[0] % 2:
+            context.abort(CODE.INTERNAL, "not the odd ones")
+        return answer()
+
+    with FakeTriton() as fake, FakeTriton() as healthy:
+        fake.rules["ModelInfer"] = odd_ones
+        with connected(fake, healthy) as transport:
+            assert numbers(transport, 200) == list(range(200))
+        tried = [call.request.raw_input_contents[0] for call in fake.calls if call.method == "ModelInfer"]
         assert len(set(tried)) == len(tried)
 
 
