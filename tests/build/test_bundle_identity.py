@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from pydoc import locate
@@ -237,6 +238,17 @@ def test_a_name_stands_for_the_class_that_monai_itself_makes(target: str, home: 
 def test_what_is_no_name_is_refused(target: Any) -> None:
     with pytest.raises(SourceError, match="_target_: expected a class of MONAI"):
         monai_name({"_target_": target}, NETWORKS, "here")
+
+
+def test_no_package_but_monai_is_imported(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Not even one that only hands on MONAI's class: what else its import does is not known."""
+    package = tmp_path / "handed_on"
+    package.mkdir()
+    (package / "__init__.py").write_text("from monai.networks.nets import UNet\n")
+    monkeypatch.syspath_prepend(tmp_path)
+    with pytest.raises(SourceError, match=r"found 'handed_on\.UNet'"):
+        monai_name({"_target_": "handed_on.UNet"}, NETWORKS, "here")
+    assert "handed_on" not in sys.modules
 
 
 @pytest.mark.parametrize(
