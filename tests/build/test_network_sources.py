@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import hashlib
 import json
@@ -32,7 +33,9 @@ from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.torch_to_onnx import export
 from voxtile_build.graph.wrapper import wrap
 from voxtile_build.importers.files.onnx_opset import at_opset
+from voxtile_build.importers.files.torchscript_file import TOLERANCE, open_torchscript, require_same
 from voxtile_build.importers.network import load_network
+from voxtile_build.networks.float64 import in_float64
 from voxtile_build.spec.spec import Spec, parse_spec
 
 SUM_ORDER = 2e-5
@@ -574,6 +577,83 @@ def test_a_scripted_network_that_the_exporter_gets_wrong_is_refused(tmp_path: Pa
     with pytest.raises(ExportError, match=r"net.pt: .*save torch.jit.trace\(network, image\) in place of a scripted"):
         build(spec, tmp_path / "models")
     assert entries(tmp_path / "models") == []
+
+
+class Residual(nn.Module):
+    """Residual blocks with instance norms far from zero, softmax inside: fp32 itself is off by about 0.001."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.head = nn.Conv3d(1, 8, 3, padding=1), nn.Conv3d(8, 3, 1)
+        self.blocks = nn.ModuleList(nn.Conv3d(8, 8, 3, padding=1) for _ in range(3))
+        with torch.no_grad():
+            self.stem.bias.add_(3000.0)  # type: ignore[operator, union-attr]
+            self.head.weight.mul_(8)
+
+    def forward(self, image: torch.Tensor) -> torch.Tensor:
+        values = self.stem(image)
+        for block in self.blocks:
+            values = torch.relu(values + nn.functional.instance_norm(block(values)))
+        logits: torch.Tensor = self.head(nn.functional.instance_norm(values))
+        return torch.softmax(logits, 1)
+
+
+def residual(folder: Path) -> tuple[nn.Module, Path]:
+    torch.manual_seed(1)
+    network = Residual().eval()
+    return network, write_traced(network, folder / "net.pt", ROI)
+
+
+def test_where_pytorch_itself_is_off_by_more_torchscript_may_be_too(tmp_path: Path) -> None:
+    network, file = residual(tmp_path)
+    image = torch.randn(3, 1, *ROI, generator=torch.Generator().manual_seed(3))
+    with torch.no_grad():
+        own = (network(image).double() - in_float64(network, image)).abs().max()
+    assert own > 3 * TOLERANCE  # else this test says nothing
+    assert [published.split("_")[0] for published in build(spec_of(file), tmp_path / "models").entries] == ["tiny"] * 3
+
+
+def test_another_network_is_told_from_rounding(tmp_path: Path) -> None:
+    """The graph has one weight in a thousand wrong; rounding is as large as the usual limit."""
+    _, file = residual(tmp_path)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DeprecationWarning)  # of TorchScript as such
+        module = torch.jit.load(str(file)).eval()
+    right = open_torchscript(file, file.read_bytes()).to_onnx((1, *ROI), 20, None)
+    wrong = ModelProto.FromString(right.SerializeToString())
+    constants = [node.attribute[0].t for node in wrong.graph.node if node.op_type == "Constant"]
+    tensor = max(constants, key=lambda one: np.prod(one.dims))
+    values = numpy_helper.to_array(tensor).copy()
+    values.reshape(-1)[::1000] *= -3
+    tensor.CopyFrom(numpy_helper.from_array(values))
+    require_same(file, module, right, (1, *ROI), None)
+    with pytest.raises(ExportError, match="gives other results"):
+        require_same(file, module, wrong, (1, *ROI), None)
+
+
+@pytest.mark.parametrize("slab", [1, 2**40])
+def test_float64_is_pytorchs_own_in_any_slabs(slab: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voxtile_build.networks.float64.COLUMN_BYTES", slab)
+    torch.manual_seed(2)
+    network = nn.Sequential(
+        nn.Conv3d(2, 4, (3, 5, 3), stride=(2, 1, 1), padding=(1, 2, 0), dilation=(2, 1, 1)),
+        nn.InstanceNorm3d(4),
+        nn.Conv3d(4, 4, 3, padding=1, groups=2, bias=False),
+        nn.ConvTranspose3d(4, 2, 2, 2),
+    )
+    image = torch.randn(2, 2, 11, 9, 8)
+    with torch.no_grad():
+        expected = copy.deepcopy(network).double()(image.double())
+    torch.testing.assert_close(in_float64(network, image), expected, rtol=0, atol=1e-12)
+    assert next(network.parameters()).dtype == torch.float32
+
+
+def test_a_network_that_names_its_type_has_no_float64() -> None:
+    class Single(nn.Module):
+        def forward(self, image: torch.Tensor) -> torch.Tensor:
+            return image.float() * 2
+
+    assert in_float64(Single(), torch.zeros(1, 1, 2, 2, 2)) is None
 
 
 def test_a_traced_swin_transformer_is_the_same(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Any
 from onnx import ModelProto
 from torch import Tensor, nn
 
+from voxtile_build.networks.float64 import in_float64
 from voxtile_build.networks.heads import choose
 
 IMAGE, LOGITS = "image", "logits"
@@ -51,6 +52,11 @@ class FileNetwork(nn.Module):
     def batch(self) -> int | None:
         """The only batch size that the file takes; None where any will do."""
         return self._source[0].batch
+
+    def in_float64(self, image: Tensor) -> Tensor | None:
+        """`forward` in float64; None where the file cannot be run so, as with ONNX."""
+        outputs = in_float64(self._source[0].run, image)
+        return None if outputs is None else choose(outputs, self.head)
 
     def to_onnx(self, shape: Sequence[int], opset: int) -> ModelProto:
         """The file's graph from `image` [batch, *shape] to `logits`, with its weights unchanged.

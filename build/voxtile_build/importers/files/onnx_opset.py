@@ -13,8 +13,9 @@ from onnx import ModelProto, version_converter
 from voxtile_build.errors import ExportError
 from voxtile_build.sessions import open_session
 
-TOLERANCE = 1e-4
-"""Share of the largest value by which results may differ: another order of sums. A wrong graph is off by far more."""
+TOLERANCE = 1e-3
+"""Root mean square by which results may differ, as a share of their spread. Another order of sums costs 1e-6 to 1e-4,
+in single voxels of networks with many norms more; a wrong graph is off by far more on the whole."""
 READABLE_IR = 10
 
 
@@ -36,14 +37,18 @@ def at_opset(model: ModelProto, opset: int, where: str, example: Mapping[str, ND
     converted = _converted(model, found, opset, where)
     expected, given = (_run(graph, example, where) for graph in (model, converted))
     for one, other in zip(expected, given, strict=True):
-        if one.shape != other.shape or not np.allclose(
-            one, other, rtol=0, atol=TOLERANCE * max(1.0, np.abs(one).max())
-        ):
+        if one.shape != other.shape or not _is_same(one, other):
             raise ExportError(
                 f"{where}: converted from opset {found} to {opset}, the graph gives other results; "
                 f"export it at opset {opset}"
             )
     return converted
+
+
+def _is_same(one: NDArray[Any], other: NDArray[Any]) -> bool:
+    spread, largest = float(one.std(dtype=np.float64)), float(np.abs(one).max())
+    error = float(np.sqrt(np.mean((one - other) ** 2, dtype=np.float64)))
+    return error <= TOLERANCE * max(spread, TOLERANCE * largest)
 
 
 def _converted(model: ModelProto, found: int, opset: int, where: str) -> ModelProto:

@@ -20,14 +20,19 @@ import onnx
 import torch
 from onnx import ModelProto
 
+from voxtile_build.arrays import Array
 from voxtile_build.errors import ExportError, NetworkError
 from voxtile_build.importers.files.onnx_file import between
-from voxtile_build.importers.files.onnx_opset import TOLERANCE
 from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
+from voxtile_build.networks.float64 import in_float64
 from voxtile_build.networks.heads import choose
 from voxtile_build.sessions import open_session
 
 BATCHES = (1, 3)
+TOLERANCE = 1e-4
+"""Share of the largest value by which results may differ whatever the network: another order of sums."""
+TIMES_PYTORCH = 10
+"""Where that is missed, ONNX may be this many times as far from float64 as fp32 PyTorch; a wrong graph is further."""
 NEWEST_OPSET = 20
 """The newest opset that the older exporter writes."""
 
@@ -100,7 +105,7 @@ def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int 
             f"{path}: this TorchScript cannot be written as ONNX: {_first_line(error)}; {ADVICE}"
         ) from error
     model = between(onnx.load_from_string(stream.getvalue()), shape, head, str(path))
-    _check_same(path, module, model, shape, head)
+    require_same(path, module, model, shape, head)
     return model
 
 
@@ -111,7 +116,19 @@ def _count(outputs: Any) -> int:
     return len(outputs) if isinstance(outputs, list | tuple) else 1
 
 
-def _check_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int], head: int | None) -> None:
+def require_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int], head: int | None) -> None:
+    """Refuse a graph that is not the file's network.
+
+    Args:
+        path: names the file in errors.
+        module: the network.
+        model: the graph from `image` to `logits`.
+        shape: [channel, *spatial] of the image.
+        head: which output is `logits`.
+
+    Raises:
+        ExportError: it gives other results, by more than rounding.
+    """
     for batch in BATCHES:
         image = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
         try:
@@ -120,9 +137,21 @@ def _check_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int]
             found = open_session(model).run([LOGITS], {IMAGE: image.numpy()})[0]
         except Exception as error:  # both sides raise kinds of their own
             raise ExportError(f"{path}: fails at a batch of {batch}: {_first_line(error)}; {ADVICE}") from error
-        largest = max(1.0, float(np.abs(expected).max()))
-        if found.shape != expected.shape or not np.allclose(found, expected, rtol=0, atol=TOLERANCE * largest):
+        if found.shape != expected.shape or not _is_same(module, image, head, expected, found):
             raise ExportError(f"{path}: written as ONNX, this TorchScript gives other results; {ADVICE}")
+
+
+def _is_same(module: Any, image: torch.Tensor, head: int | None, expected: Array, found: Array) -> bool:
+    """Whether `found` is `expected` but for rounding: where PyTorch itself is off, ONNX may be, too."""
+    usual = TOLERANCE * max(1.0, float(np.abs(expected).max()))
+    if np.abs(found - expected).max() <= usual:
+        return True
+    outputs = in_float64(module, image)
+    if outputs is None:
+        return False
+    truth = choose(outputs, head).numpy()
+    pytorch, ours = (float(np.abs(scores - truth).max()) for scores in (expected, found))
+    return ours <= max(usual, TIMES_PYTORCH * pytorch)
 
 
 @contextmanager
