@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from torch import nn
@@ -19,6 +19,7 @@ from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.select import compile_at
+from voxtile_build.errors import AcceptanceError, BuildError, EngineError
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.region_order import needs_order, overlaps, require_order, with_order
 from voxtile_build.graph.report import as_lines
@@ -46,12 +47,14 @@ class Published:
         card: the card of the public entry.
         warnings: what the user should know, a sentence each.
         graph_lines: what each graph pass did, a line each.
+        refused: why an engine that was asked for is not among them, by the engine's name.
     """
 
     entries: tuple[str, ...]
     card: Card
     warnings: tuple[str, ...] = ()
     graph_lines: tuple[str, ...] = ()
+    refused: Mapping[str, BuildError] = field(default_factory=dict)
 
 
 def build(
@@ -64,6 +67,8 @@ def build(
 ) -> Published:
     """Build the model of one spec into `repository`; all of its entries appear, or none.
 
+    Engines that violate a limit, or that cannot be made of the network, are left out; see `Published.refused`.
+
     Args:
         spec: the model.
         repository: a Triton model repository; it is created where it does not exist.
@@ -72,7 +77,7 @@ def build(
         step: is told what the build is doing.
 
     Raises:
-        BuildError: of the kind that says what is wrong; `repository` is then unchanged.
+        BuildError: of the kind that says what is wrong, also where no engine is left; `repository` is then unchanged.
     """
     return build_models([model_of(spec, network)], repository, engines=engines, step=step)[0]
 
@@ -104,7 +109,12 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     require_order(spec)
     for engine in chosen:
         engine.require_buildable(spec)
-    built = [_build_fold(prepare(fold, model.spec_of(fold)), chosen, staged, step) for fold in folds]
+    built, refused = [], dict[str, BuildError]()
+    for fold in folds:
+        built.append(_build_fold(prepare(fold, model.spec_of(fold)), chosen, staged, step, refused))
+        chosen = [engine for engine in chosen if engine.name not in refused]
+        if not chosen:
+            raise _none_left(refused)
     certificates = {engine.name: aggregate([one.certificates[engine.name] for one in built]) for engine in chosen}
     hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
     spec = with_order(spec, [shared for one in built for shared in one.shared])
@@ -114,7 +124,18 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
         entries.append(write_mean(spec, len(folds), staged))
     _write_public(spec, card, [fold.name for fold in folds], staged)
     warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
-    return Published((*entries, spec.name), card, warnings, tuple(line for one in built for line in one.graph_lines))
+    lines = tuple(line for one in built for line in one.graph_lines)
+    return Published((*entries, spec.name), card, warnings, lines, refused)
+
+
+def _none_left(refused: Mapping[str, BuildError]) -> BuildError:
+    """The error of a model of which every engine was refused."""
+    errors = list(refused.values())
+    missed_limit = any(isinstance(error, AcceptanceError) for error in errors)
+    if len(errors) == 1 and not missed_limit:
+        return errors[0]
+    kind = AcceptanceError if missed_limit else EngineError
+    return kind(f"{'; '.join(map(str, errors))}; nothing was published")
 
 
 @dataclass(frozen=True)
@@ -131,13 +152,19 @@ class _BuiltFold:
     shared: tuple[Array, ...]
 
 
-def _build_fold(prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step) -> _BuiltFold:
-    """The entries of one network, one an engine."""
+def _build_fold(
+    prepared: Prepared, chosen: Sequence[Engine], staged: Path, step: Step, refused: dict[str, BuildError]
+) -> _BuiltFold:
+    """The entries of one network, one an engine. The error of an engine that is refused is put into `refused`."""
     certificates: dict[str, Certificate] = {}
     warnings: list[str] = []
     for engine in chosen:
         with step(f"build and certify {engine.name}"):
-            certificates[engine.name], more = _build_engine(engine, prepared, staged)
+            try:
+                certificates[engine.name], more = _build_engine(engine, prepared, staged)
+            except (AcceptanceError, EngineError) as error:
+                refused[engine.name] = error
+                continue
             warnings += [f"{entry_name(prepared.spec.name, engine.name)}: {warning}" for warning in more]
     lines = tuple(as_lines(prepared.graphs.reports))
     return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), lines, _shared(prepared))
@@ -163,7 +190,8 @@ def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Cer
     reports = graphs.reports_of(compiled.graphs)
     write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.warnings)
     write_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
-    return short_form(certificate.content, digest), compiled.warnings
+    warnings = (warning for warning in certificate.content["warnings"] if warning not in spec.notes)
+    return short_form(certificate.content, digest), tuple(warnings)
 
 
 def _write_public(spec: Spec, card: Card, folds: Sequence[str], staged: Path) -> None:

@@ -12,6 +12,8 @@ BuildError               exit code
 ├── VerificationError    1   an entry cannot be verified, or does not hold
 └── AcceptanceError      4   an engine violates a limit of the spec
 
+A build of several engines publishes those that pass, and ends with the code of the first one that was refused (3 or 4).
+
 Each message says what was expected, what was found, where, and what to do.
 """
 
@@ -65,6 +67,6 @@ class VerificationError(BuildError):
 
 
 class AcceptanceError(BuildError):
-    """An engine violates a limit of the spec; nothing was published."""
+    """An engine violates a limit of the spec, and is not published."""
 
     exit_code = 4

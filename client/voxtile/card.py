@@ -35,6 +35,7 @@ ScoreKind = Literal["logits", "probabilities", "foreground", "labels"]
 Activation = Literal["none", "softmax", "sigmoid"]
 Semantics = Literal["monai", "nnunet"]
 Mode = Literal["constant", "gaussian"]
+DeviceKind = Literal["", "cpu", "gpu"]
 
 
 def _one_or_three(value: Any) -> str:
@@ -204,9 +205,15 @@ class Certificate(_Part):
         sha256: The digest of its certificate.json.
         accepted: Whether the engine met all limits.
         precision: The precision it computes in.
-        dice_min: The lowest Dice of any label of any sample, against the reference.
+        dice_min: The lowest Dice of any label of any sample, against the reference. Labels of a few voxels count only
+            if more than a few of them change.
         changed_fraction: The fraction of voxels whose label differs from the reference.
         max_abs_error: The largest difference of a score from the reference.
+        device: The kind of device that it was measured on; empty where an older build did not say.
+        device_name: The name of that device.
+        serves_on: The kind of device that the engine runs on; empty where an older build did not say.
+        verified_on: Devices that the engine runs on and that `voxtile-build verify` has measured it on, by name.
+        unseen_labels: Labels that its samples hardly show: their Dice proves nothing.
     """
 
     sha256: str
@@ -215,6 +222,32 @@ class Certificate(_Part):
     dice_min: float
     changed_fraction: float
     max_abs_error: float
+    device: DeviceKind = ""
+    device_name: str = ""
+    serves_on: DeviceKind = ""
+    verified_on: tuple[str, ...] = ()
+    unseen_labels: tuple[str, ...] = ()
+
+    @property
+    def certified_where_served(self) -> bool:
+        """Whether the engine was measured on a device of the kind that it runs on."""
+        return self.serves_on == self.device or bool(self.verified_on)
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the certificate does not prove, a few words each; empty if there is nothing."""
+        device = () if self.certified_where_served else ("not certified on this device",)
+        labels = (f"not seen: {_first(self.unseen_labels)}",) if self.unseen_labels else ()
+        return (*device, *labels)
+
+
+MOST_NAMES = 5
+"""Names in a list for people; a model may have more than a hundred labels."""
+
+
+def _first(names: Sequence[str]) -> str:
+    more = len(names) - MOST_NAMES
+    return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
 class Provenance(_Part):

@@ -23,9 +23,14 @@ TOP = {
     "version": "the version folder of the entry",
     "engine": "the engine that was measured",
     "precision": "the arithmetic that the engine computes in",
+    "device": "the device that measured",
+    "serves_on": "the kind of device that a server runs the engine on, `cpu` or `gpu`; if it is another one than in "
+    "`device`, the engine is not certified there until `voxtile-build verify` has run",
     "accepted": "whether every limit was met",
     "acceptance": "the limits: what the spec asks for, or the defaults for the precision",
     "metrics": "the worst values over all samples, which the limits are compared with",
+    "reference_error": "the same metrics of fp32 PyTorch against float64; only if they could decide",
+    "unseen_labels": "labels of which the scans show fewer than 100 voxels, with those voxels: Dice proves nothing",
     "tiles": "what was measured on each tile, at each batch size",
     "scans": "what was measured on each whole scan",
     "precision_facts": "what the engine itself says of its arithmetic; with `auto`, the path of the search",
@@ -38,25 +43,33 @@ TOP = {
 ACCEPTANCE = {
     "max_abs_error": "the largest error of a probability; `null` if there is no limit",
     "max_logit_error": "the largest error of a logit, as a share of the range of all; `null` if there is no limit",
+    "max_score_error": "the largest root mean square error of all scores, as a share of their spread",
+    "allow_unseen_labels": "whether the spec allows labels that the scans do not show",
     "min_dice": "the smallest Dice of a label between the engine and the reference",
     "max_changed": "the largest share of voxels whose label changes",
 }
 METRICS = {
     "max_abs_error": "the largest error of a probability",
     "mean_abs_error": "the largest mean error of a probability",
-    "dice_min": "the smallest Dice of any label in any scan",
+    "dice_min": "the smallest Dice of any label in any scan; in a label below 1000 voxels, up to 10 changed voxels do "
+    "not count",
     "changed_fraction": "the largest share of voxels of a scan whose label changes",
+    "score_error": "the root mean square error of all scores, as a share of their spread: of all tiles together or of "
+    "one scan; 1 or more if the scores are always the same",
     "max_logit_error": "the largest error of a logit, as a share of the range of all logits; only if scores are logits",
 }
 MEASURED = {
     "max_abs_error": "the largest error of a probability",
     "mean_abs_error": "the mean error of a probability",
     "max_abs_error_stored": "the largest error of a score as it is sent",
+    "rms_error": "the root mean square error of all scores as they are sent, beyond one step of their type",
+    "spread": "the standard deviation of the reference's scores over the voxels",
     "logits": "the smallest and the largest logit of the reference; only if scores are logits",
     "near_boundary_voxels": "voxels that an error of this size could change: they lie at the border of two labels",
     "dice": "Dice of each label; `null` if neither mask has a voxel of it",
     "hausdorff_95_mm": "the 95 % Hausdorff distance of each label in millimetres; `null` if a mask has no voxel of it",
     "voxels": "voxels of each label in the reference's mask",
+    "changed_by_label": "voxels in which the two masks of a label differ",
     "changed_voxels": "voxels whose label changes",
     "changed_fraction": "the share of voxels whose label changes",
 }
@@ -80,6 +93,7 @@ HASHES = {
     "onnx": "the ONNX file that all engines were built from",
     "files": "the engine's files, by name",
 }
+DEVICE = {"kind": "`cpu` or `gpu`", "name": "its name"}
 MACHINE = {
     "cpu": "the CPU's name",
     "architecture": "the instruction set",
@@ -87,6 +101,7 @@ MACHINE = {
 }
 TABLES = {
     "": TOP,
+    "device": DEVICE,
     "acceptance": ACCEPTANCE,
     "metrics": METRICS,
     "tiles": TILE,

@@ -42,7 +42,6 @@ class Case:
     roi: int
     args: dict[str, Any]
     head: int | None = None
-    max_abs_error: float | None = None
 
     @property
     def name(self) -> str:
@@ -55,8 +54,7 @@ SEGRESNET = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
 # tells): noise is divided by a spread of nothing, norm after norm. That would say nothing of the engines.
 NESTED = {"features": [4, 4, 4, 4, 4, 4], "norm": "batch"}
 CASES = (
-    # OpenVINO's norms over 64³ voxels again: 0.002 in probability on the empty tile.
-    Case("SwinUNETR", 3, 64, SMALL_SWIN, max_abs_error=0.01),
+    Case("SwinUNETR", 3, 64, SMALL_SWIN),
     Case("SwinUNETR", 2, 64, {**SMALL_SWIN, "depths": [2, 1, 1, 1]}),  # two, so that windows are shifted
     Case("UNet", 3, 16, TRUNK),
     Case("UNet", 2, 16, TRUNK),
@@ -88,7 +86,6 @@ def spec_of(case: Case, folder: Path) -> Spec:
         "output": {"labels": ["background", "one"]},
         "tiling": {"roi_size": [case.roi] * case.axes} | ({"slice_axis": 2} if case.axes == 2 else {}),
         "serving": {"max_batch_size": 2, "warm_up": False, "engines": ["onnxruntime", "openvino"], "threads": 1},
-        "acceptance": {} if case.max_abs_error is None else {"max_abs_error": case.max_abs_error},
     }
     return parse_spec(fields, f"{case.name}.toml", folder)
 

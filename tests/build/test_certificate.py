@@ -29,6 +29,7 @@ from voxtile_build.certificate.certificate import (
     short_form,
     violations,
 )
+from voxtile_build.certificate.limits import MAX_LOGIT_ERROR, MAX_SCORE_ERROR
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Compiled, Engine
 from voxtile_build.errors import AcceptanceError, ScanError
@@ -342,6 +343,7 @@ def test_an_error_of_known_size_is_the_error_reported(reference: Reference, tmp_
     ("change", "missed"),
     [
         (lambda scores: scores + np.reshape([0, 0.3, 0], (1, 3, 1, 1, 1)).astype(np.float32), "max_abs_error"),
+        (lambda scores: scores * np.float32(1.01), "score_error"),
         (lambda scores: np.flip(scores, 1), "dice_min"),
         (lambda scores: np.flip(scores, 2), "changed_fraction"),
         (np.zeros_like, "dice_min"),
@@ -376,28 +378,26 @@ def test_an_engine_that_is_wrong_only_in_larger_batches_is_refused(reference: Re
     assert not found["accepted"]
 
 
-def test_limits_are_the_specs_or_follow_the_outputs_type() -> None:
+def test_limits_are_the_specs_or_the_defaults() -> None:
     assert limits_of(spec(acceptance={"max_abs_error": 0.25, "min_dice": 0.9, "max_changed": 0.5})) == {
         "max_abs_error": 0.25,
+        "max_score_error": MAX_SCORE_ERROR["fp32"],
         "min_dice": 0.9,
         "max_changed": 0.5,
-        "max_logit_error": 1e-3,
+        "allow_unseen_labels": False,
+        "max_logit_error": MAX_LOGIT_ERROR,
     }
-    narrow, wide = (
-        limits_of(spec(output={"scores": "probabilities", "dtype": dtype}))["max_abs_error"]
-        for dtype in ("uint8", "fp32")
-    )
-    assert narrow is not None
-    assert wide is not None
-    assert narrow > wide + 1 / 255 - 1e-9
 
 
 def test_a_figure_on_the_limit_is_accepted() -> None:
     limits = limits_of(spec(acceptance={"max_abs_error": 0.25, "min_dice": 0.9, "max_changed": 0.5}))
-    on = {"max_abs_error": 0.25, "dice_min": 0.9, "changed_fraction": 0.5, "max_logit_error": 1e-3}
+    on = {"max_abs_error": 0.25, "dice_min": 0.9, "changed_fraction": 0.5}
+    on |= {"max_logit_error": MAX_LOGIT_ERROR, "score_error": MAX_SCORE_ERROR["fp32"]}
     assert violations(on, limits) == []
-    over = {"max_abs_error": 1.0, "dice_min": 0.0, "changed_fraction": 1.0, "max_logit_error": 1.0}
-    assert len(violations(over, limits)) == 4
+    for metric, value in on.items():
+        over = value - 1e-6 if metric == "dice_min" else value + 1e-6
+        (violation,) = violations({**on, metric: over}, limits)
+        assert violation.startswith(f"{metric}: expected at ")
 
 
 @pytest.mark.parametrize(

@@ -259,14 +259,15 @@ def test_distances_are_in_millimetres_of_the_prepared_scan(tmp_path: Path) -> No
 
 
 def test_reduced_precision_has_no_limit_of_its_own_on_a_single_voxel() -> None:
-    assert limits_of(spec(), "fp32")["max_abs_error"] == MAX_ABS_ERROR["fp32"]
+    assert limits_of(spec(), "fp32")["max_abs_error"] == MAX_ABS_ERROR
     assert limits_of(spec(), "bf16")["max_abs_error"] is None
     assert limits_of(spec(acceptance={"max_abs_error": 0.2}), "bf16")["max_abs_error"] == 0.2
     figures = {"max_abs_error": 0.9, "max_logit_error": 0.0, "dice_min": 1.0, "changed_fraction": 0.0}
+    figures["score_error"] = 0.1
     assert violations(figures, limits_of(spec(), "bf16")) == []
     assert "max_abs_error: expected at most 0.2" in violations(figures, {**limits_of(spec()), "max_abs_error": 0.2})[0]
-    worse = {"max_abs_error": 0.9, "max_logit_error": 0.9, "dice_min": float("nan"), "changed_fraction": float("nan")}
-    assert len(violations(worse, limits_of(spec(), "bf16"))) == 2
+    worse = {**figures, **dict.fromkeys(("score_error", "dice_min", "changed_fraction"), float("nan"))}
+    assert len(violations(worse, limits_of(spec(), "bf16"))) == 3
 
 
 # The page

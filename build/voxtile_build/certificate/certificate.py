@@ -6,8 +6,9 @@ build.json beside it, so that the digest of the certificate is a digest of what 
 
 from __future__ import annotations
 
+import functools
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,13 +16,16 @@ from typing import Any
 from voxtile import card
 from voxtile_build.arrays import Array
 from voxtile_build.certificate.archive import SAMPLES, pack
-from voxtile_build.certificate.limits import limits_of, violations
+from voxtile_build.certificate.device import device_name
+from voxtile_build.certificate.limits import limits_of, named, unseen_violations, violations
 from voxtile_build.certificate.page import Picture, picture_of, write_page
+from voxtile_build.certificate.reference_error import raised, reference_error
 from voxtile_build.engines.base import Compiled, Engine
 from voxtile_build.errors import AcceptanceError
-from voxtile_build.evaluation.evaluate import Record, measure_scan, measure_tiles, run_tiles, summary
+from voxtile_build.evaluation.evaluate import Record, measure_scan, measure_tiles, run_tiles
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan, gather_scans
+from voxtile_build.evaluation.summary import summary, unseen_labels
 from voxtile_build.evaluation.tiles import Tile, cut_tiles
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
@@ -36,10 +40,14 @@ VERSION = 1
 
 @dataclass(frozen=True)
 class Reference:
-    """What fp32 PyTorch gives: scores of each tile [score, *roi] and of each scan [score, *spatial]."""
+    """What fp32 PyTorch gives: scores of each tile [score, *roi] and of each scan [score, *spatial].
+
+    `error` measures how far that is from float64, which takes long: it is called once, and only if it can decide.
+    """
 
     tiles: tuple[tuple[Tile, Array], ...]
     scans: tuple[tuple[Scan, Array], ...]
+    error: Callable[[], Mapping[str, float]] = dict
 
 
 @dataclass(frozen=True)
@@ -79,10 +87,11 @@ def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
     """
     run = torch_runner(wrapper)
     scans = gather_scans(spec)
-    tiles = cut_tiles(scans[0], spec)
+    tiles = tuple((tile, run_tiles([tile], spec, run)[0]) for tile in cut_tiles(scans[0], spec))
     return Reference(
-        tuple((tile, run_tiles([tile], spec, run)[0]) for tile in tiles),
+        tiles,
         tuple((scan, segment(scan, spec, run, spec.serving.max_batch_size)) for scan in scans),
+        functools.cache(lambda: reference_error(wrapper, spec, tiles)),
     )
 
 
@@ -108,22 +117,31 @@ def certify(
         measure_scan(spec, engine.name, scan, expected, found, most)
         for (scan, expected), found in zip(reference.scans, stitched, strict=True)
     ]
-    metrics = summary(tiles, scans)
-    limits = limits_of(spec, compiled.precision)
+    metrics, unseen = summary(tiles, scans), unseen_labels(scans)
+    limits, own = limits_of(spec, compiled.precision), {}
+    if compiled.precision == "fp32" and violations(metrics, limits):
+        own = dict(reference.error())
+        limits = raised(limits, spec.acceptance, own)
     samples = pack(spec, reference.tiles, reference.scans)
+    device = {"kind": engine.measured_on, "name": device_name(engine.measured_on)}
+    serves_on = engine.serves_on(spec)
     content = {
         "schema_version": VERSION,
         "model": spec.name,
         "version": spec.version,
         "engine": engine.name,
         "precision": compiled.precision,
-        "accepted": not violations(metrics, limits),
+        "device": device,
+        "serves_on": serves_on,
+        "accepted": not (violations(metrics, limits) or unseen_violations(unseen, limits)),
         "acceptance": limits,
         "metrics": metrics,
+        **({"reference_error": own} if own else {}),
+        "unseen_labels": unseen,
         "tiles": tiles,
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
-        "warnings": [*spec.notes, *compiled.warnings],
+        "warnings": [*spec.notes, *compiled.warnings, *_warnings(device["kind"], serves_on, unseen)],
         "samples": {"file": SAMPLES, "sha256": bytes_sha256(samples)},
         "hashes": {**hashes, "files": {file.name: file_sha256(file) for file in compiled.files}},
         "versions": {**versions(), engine.name: engine.version},
@@ -154,6 +172,20 @@ def _measured_tiles(
     return records, seconds
 
 
+def _warnings(measured_on: str, serves_on: str, unseen: Mapping[str, int]) -> Iterator[str]:
+    """What the samples do not prove, a sentence each."""
+    if measured_on != serves_on:
+        yield (
+            f"not certified on this device: it was measured on the {measured_on.upper()} and will run on a "
+            f"{serves_on.upper()}; start the server, then run voxtile-build verify with --url"
+        )
+    if unseen:
+        yield (
+            f"labels that the scans hardly show, so that their Dice proves nothing: {named(unseen)}; name scans that "
+            "show them in acceptance.scans"
+        )
+
+
 def require_accepted(certificate: Mapping[str, Any]) -> None:
     """Refuse an engine that is not accepted.
 
@@ -163,12 +195,29 @@ def require_accepted(certificate: Mapping[str, Any]) -> None:
     Raises:
         AcceptanceError: names every limit that is violated, and what was found.
     """
-    violated = violations(certificate["metrics"], certificate["acceptance"])
+    metrics, limits = certificate["metrics"], certificate["acceptance"]
+    violated = violations(metrics, limits)
+    if violated:
+        violated[-1] += f"; the largest error is in {_worst_place(certificate)}; {WAY_OUT}"
+    violated += unseen_violations(certificate["unseen_labels"], limits)
     if violated:
         raise AcceptanceError(
-            f"{certificate['model']}: the {certificate['engine']} engine ({certificate['precision']}) is not accepted, "
-            f"nothing was published: {'; '.join(violated)}"
+            f"{certificate['model']}: the {certificate['engine']} engine ({certificate['precision']}) is not accepted: "
+            f"{'; '.join(violated)}"
         )
+
+
+WAY_OUT = (
+    "choose another precision, leave this engine out of serving.engines, or, if you can accept this, set the limit in "
+    "[acceptance]: max_abs_error, max_logit_error, max_score_error, min_dice or max_changed"
+)
+
+
+def _worst_place(certificate: Mapping[str, Any]) -> str:
+    """The tile or scan with the largest error, as the end of a sentence."""
+    tiles, scans = ([one for one in certificate[kind] if not one.get("constant")] for kind in ("tiles", "scans"))
+    worst = max((*tiles, *scans), key=lambda record: float(record["max_abs_error"]))
+    return f"{'scan' if any(worst is one for one in scans) else 'tile'} '{worst['name']}'"
 
 
 def short_form(content: Mapping[str, Any], sha256: str) -> card.Certificate:
@@ -186,4 +235,8 @@ def short_form(content: Mapping[str, Any], sha256: str) -> card.Certificate:
         dice_min=metrics["dice_min"],
         changed_fraction=metrics["changed_fraction"],
         max_abs_error=metrics["max_abs_error"],
+        device=content["device"]["kind"],
+        device_name=content["device"]["name"],
+        serves_on=content["serves_on"],
+        unseen_labels=tuple(content["unseen_labels"]),
     )

@@ -89,6 +89,10 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     yield ""
     yield "What this engine gives, against the same network in fp32 PyTorch. All numbers are those of certificate.json."
     yield ""
+    device = content["device"]
+    served = content["serves_on"].upper()
+    yield f"Measured on the {device['kind'].upper()} {device['name']}; the server runs it on a {served}."
+    yield ""
     limits, metrics = content["acceptance"], content["metrics"]
     yield "| metric | found | limit |"
     yield "| --- | --- | --- |"
@@ -97,6 +101,8 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     if "max_logit_error" in metrics:
         limit = _limit("at most", limits.get("max_logit_error"))
         yield f"| largest error of a logit, as a share of their range | {metrics['max_logit_error']:g} | {limit} |"
+    together = _limit("at most", limits["max_score_error"])
+    yield f"| error of all scores, as a share of their spread | {metrics['score_error']:g} | {together} |"
     yield f"| smallest Dice of a label | {metrics['dice_min']:.6f} | {_limit('at least', limits['min_dice'])} |"
     share = _limit("at most", limits["max_changed"])
     yield f"| share of changed voxels | {metrics['changed_fraction']:.3g} | {share} |"

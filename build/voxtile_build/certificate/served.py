@@ -2,18 +2,22 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from voxtile.card import Card
-from voxtile.errors import ModelError, NoCardError, ServerUnavailable
+from voxtile.errors import ModelError, NoCardError, ServerUnavailable, VoxtileError
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.types import Request, ServedModel
 from voxtile_build.arrays import Array, Feed
+from voxtile_build.certificate.device import device_name
 from voxtile_build.errors import VerificationError
 
 CONNECTION = ConnectionConfig(shared_memory=False, deadline_s=600.0)
@@ -75,6 +79,26 @@ class ServedRunner:
             return self._endpoint.scores(self._model, call, result)
         except ValueError as problem:
             raise self._failed(str(problem)) from None
+
+    @property
+    def device_kind(self) -> str:
+        """The kind of device that the server runs the entry on: `cpu` or `gpu`."""
+        try:
+            groups = self._endpoint.config(self._entry).instance_group
+        except VoxtileError as error:
+            raise self._failed(str(error)) from None
+        return "gpu" if any(group.kind == pb.ModelInstanceGroup.KIND_GPU for group in groups) else "cpu"
+
+    @property
+    def device(self) -> str:
+        """The name of that device; a server on another machine does not tell it, so its address stands for it."""
+        here = False
+        with (
+            contextlib.closing(Endpoint(self._endpoint.url, ConnectionConfig())) as endpoint,
+            contextlib.suppress(VoxtileError),
+        ):
+            here = endpoint.can_share_memory()
+        return device_name(self.device_kind) if here else f"{self.device_kind} of {self._endpoint.url}"
 
     def _failed(self, reason: str) -> VerificationError:
         return VerificationError(f"{self._endpoint.url}: {self._entry} fails: {reason}")

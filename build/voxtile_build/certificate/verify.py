@@ -29,9 +29,9 @@ from voxtile_build.evaluation.evaluate import (
     describe,
     measure_tiles,
     run_tiles,
-    summary,
 )
 from voxtile_build.evaluation.metrics import masks
+from voxtile_build.evaluation.summary import summary
 from voxtile_build.evaluation.tiles import Tile
 from voxtile_build.machine import versions
 from voxtile_build.repository.card import get_card
@@ -126,14 +126,16 @@ def _verify_engine(folder: Path, served: Served | None, scans: bool, faults: tup
     if faults:
         return Verdict(entry.name, faults, {}, certified)
     try:
-        metrics = _measured(entry, served, scans)
+        metrics, device_kind, device = _measured(entry, served, scans)
     except (AcceptanceError, EngineError, VerificationError) as error:
         return Verdict(entry.name, (str(error),), {}, certified)
-    return Verdict(entry.name, tuple(violations(metrics, entry.certificate["acceptance"])), metrics, certified)
+    violated = tuple(violations(metrics, entry.certificate["acceptance"]))
+    unseen = tuple(entry.certificate.get("unseen_labels", ()))
+    return Verdict(entry.name, violated, metrics, certified, unseen, device_kind, device)
 
 
-def _measured(entry: CertifiedEntry, served: Served | None, scans: bool) -> dict[str, float]:
-    """The metrics of the certificate, measured again."""
+def _measured(entry: CertifiedEntry, served: Served | None, scans: bool) -> tuple[dict[str, float], str, str]:
+    """The metrics of the certificate, measured again; kind and name of the device, if a server runs the entry."""
     stored = unpack(entry.samples)
     engine, most = entry.certificate["engine"], stored.spec.serving.max_batch_size
     tiles: list[Record] = []
@@ -150,7 +152,8 @@ def _measured(entry: CertifiedEntry, served: Served | None, scans: bool) -> dict
                 once=1 < batch < most,
             )[0]
         records = [_measured_scan(stored, engine, run)] if scans and stored.scan else []
-    return summary(tiles, records)
+        device = (run.device_kind, run.device) if isinstance(run, ServedRunner) else ("", "")
+    return summary(tiles, records), *device
 
 
 def _measured_scan(stored: Stored, engine: str, run: Runner) -> Record:

@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from voxtile_build import __version__
-from voxtile_build.cli.console import Steps, announce, say, warn
+from voxtile_build.cli.console import Steps, announce, exit_code, say, warn
 from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, split
-from voxtile_build.errors import BuildError
+from voxtile_build.errors import BuildError, RepositoryError
 
 app = typer.Typer(
     help="Builds entries of a Triton model repository, each engine with its certificate.",
@@ -52,9 +52,12 @@ def spec(
     from voxtile_build.build import build
     from voxtile_build.spec.spec import load_spec
 
+    built = []
     for file in files:
         loaded = load_spec(file)
-        announce(build(loaded, repository, engines=split(engines), step=Steps(loaded.name)))
+        built.append(build(loaded, repository, engines=split(engines), step=Steps(loaded.name)))
+        announce(built[-1])
+    raise typer.Exit(exit_code(built))
 
 
 @app.command()
@@ -95,8 +98,10 @@ def nnunet(
         settings=read_settings(settings) if settings else None,
         trainer_keeps_network=trainer_keeps_network,
     )
-    for published in build_models(models, repository, engines=split(engines), step=Steps(name)):
+    built = build_models(models, repository, engines=split(engines), step=Steps(name))
+    for published in built:
         announce(published)
+    raise typer.Exit(exit_code(built))
 
 
 @app.command()
@@ -113,8 +118,9 @@ def bundle(
     from voxtile_build.importers.settings import read_settings
 
     model = model_of(folder, name, read_settings(settings) if settings else None)
-    for published in build_models([model], repository, engines=split(engines), step=Steps(name)):
-        announce(published)
+    (built,) = build_models([model], repository, engines=split(engines), step=Steps(name))
+    announce(built)
+    raise typer.Exit(exit_code([built]))
 
 
 @app.command()
@@ -162,6 +168,7 @@ def verify(
     ] = False,
 ) -> None:
     """Repeat a model's certificates: hashes of the files, and what its engines give now."""
+    from voxtile_build.certificate.verified_devices import record_devices
     from voxtile_build.certificate.verify import verify as verify_model
     from voxtile_build.certificate.verify import version_warnings
 
@@ -169,6 +176,12 @@ def verify(
     for verdict in verdicts:
         typer.echo(verdict.as_line())
     warn(version_warnings(name, repository))
+    if url:
+        try:
+            for line in record_devices(name, repository, verdicts):
+                typer.echo(line)
+        except RepositoryError as error:
+            warn([f"the device that was verified could not be written into the card: {error}"])
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
 

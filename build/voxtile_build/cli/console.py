@@ -40,6 +40,14 @@ def announce(published: Published) -> None:
         say(f"{name}: {line}")
     warn(published.warnings)
     typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {published.card.engine}")
+    for engine, error in published.refused.items():
+        typer.echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
+
+
+def exit_code(published: Iterable[Published]) -> int:
+    """0, or the code of the first engine that was refused: what was asked for is not all there."""
+    codes = [error.exit_code for one in published for error in one.refused.values()]
+    return codes[0] if codes else 0
 
 
 def warn(warnings: Iterable[str]) -> None:

@@ -84,12 +84,14 @@ class Engine(ABC):
         name: in specs and in names of entries; also the name of its folder.
         backend: Triton's backend that serves it.
         gpu: whether it can run on a GPU.
+        measured_on: the kind of device that certificates are made on, `cpu` or `gpu`.
         profiled_elsewhere: how to profile it, as the end of a sentence, where `profile` cannot; else empty.
     """
 
     name: ClassVar[str]
     backend: ClassVar[str]
     gpu: ClassVar[bool]
+    measured_on: ClassVar[str] = "cpu"
     profiled_elsewhere: ClassVar[str] = ""
 
     @property
@@ -100,6 +102,10 @@ class Engine(ABC):
     @abstractmethod
     def variants(self) -> tuple[Variant, ...]:
         """Every precision that a spec can ask for, `auto` apart."""
+
+    def serves_on(self, spec: Spec) -> str:
+        """The kind of device that a server runs it on, `cpu` or `gpu`."""
+        return "cpu" if spec.serving.gpus == "none" or not self.gpu else "gpu"
 
     def search(self, spec: Spec) -> Search:
         """What precision `auto` tries for this spec."""

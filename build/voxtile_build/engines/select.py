@@ -14,6 +14,7 @@ from voxtile_build.arrays import Runner
 from voxtile_build.engines.base import Compiled, Engine, Search, Variant
 from voxtile_build.errors import EngineError
 from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks
+from voxtile_build.evaluation.summary import SEEN_VOXELS, counts, first_of
 from voxtile_build.evaluation.whole_scan import segment
 from voxtile_build.graph.graphs import Graphs
 from voxtile_build.precision.search import Acceptance, Candidate, Metrics, SearchResult, search
@@ -24,6 +25,8 @@ ROUNDING = 1e-12
 """Limits such as 1 - 0.995 are off by this much in binary."""
 
 TIMED_RUNS = 2
+
+FP32 = "fp32"
 
 
 def compile_at(engine: Engine, graphs: Graphs, spec: Spec, folder: Path) -> Compiled:
@@ -63,9 +66,30 @@ def _searched(engine: Engine, graphs: Graphs, spec: Spec, folder: Path) -> Compi
     """The fastest variant that keeps the segmentation of the calibration scans."""
     # On the file system of the entry, so that the files found are moved, not copied.
     with tempfile.TemporaryDirectory(dir=folder.parent.parent) as work:
-        result, order = _search(engine.search(spec), graphs, spec, Path(work))
+        wanted, warnings = _provable(engine.search(spec), graphs, spec)
+        result, order = _search(wanted, graphs, spec, Path(work))
         compiled = engine.settle(result.engine, frozenset(result.accepted.kept), graphs, spec, folder)
+        compiled = replace(compiled, warnings=(*compiled.warnings, *warnings))
     return replace(compiled, facts={**compiled.facts, "search": {"order": list(order), **result.as_dict()}})
+
+
+def _provable(wanted: Search, graphs: Graphs, spec: Spec) -> tuple[Search, tuple[str, ...]]:
+    """The search without what the calibration scans cannot prove, and a warning for what was left out.
+
+    Of a label that they do not show, the masks say nothing, so that only fp32 remains.
+    """
+    shown = sum(
+        masks(scores, spec.output).reshape(len(mask_names(spec.output)), -1).sum(1) for scores in graphs.expected
+    )
+    unseen = [name for name, voxels in zip(mask_names(spec.output), shown, strict=True) if voxels < SEEN_VOXELS]
+    plain = tuple(variant for variant in wanted.variants if variant.precision == FP32)
+    if not unseen or spec.acceptance.takes_unseen_labels or not plain:
+        return wanted, ()
+    warning = (
+        f"auto: fp32, because the calibration scans show fewer than {SEEN_VOXELS} voxels of {first_of(unseen)}; name "
+        "scans that show every label in precision.calibration, or write allow_unseen_labels = true in [acceptance]"
+    )
+    return replace(wanted, variants=plain), (warning,)
 
 
 def _search(wanted: Search, graphs: Graphs, spec: Spec, work: Path) -> tuple[SearchResult[Compiled], tuple[str, ...]]:
@@ -112,15 +136,16 @@ def _seconds(run: Runner, graphs: Graphs) -> float:
 
 
 def calibration_metrics(graphs: Graphs, run: Runner) -> Metrics:
-    """The worst Dice of each label and the largest share of changed voxels over the calibration scans."""
+    """The worst Dice of each label that counts, and the largest share of changed voxels, over the calibration scans."""
     spec = graphs.spec
     worst: dict[str, float] = dict.fromkeys(mask_names(spec.output), 1.0)
     share = 0.0
     for scan, expected in zip(graphs.calibration.scans, graphs.expected, strict=True):
         found = masks(segment(scan, spec, run, spec.serving.max_batch_size), spec.output)
         wanted = masks(expected, spec.output)
-        for name, *pair in zip(worst, wanted, found, strict=True):
-            similarity = dice(*pair)
-            worst[name] = min(worst[name], 1.0 if similarity is None else similarity)
+        for name, one, other in zip(worst, wanted, found, strict=True):
+            similarity = dice(one, other)
+            if similarity is not None and counts(int(one.sum()), int((one != other).sum())):
+                worst[name] = min(worst[name], similarity)
         share = max(share, changed_voxels(wanted, found) / found[0].size)
     return Metrics(worst, share)

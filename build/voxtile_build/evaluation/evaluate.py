@@ -22,6 +22,12 @@ from voxtile_build.spec.spec import Spec
 
 Record = dict[str, Any]
 
+SMALLEST_SPREAD = 1e-3
+"""Of probabilities: a reference that varies less says nothing, and rounding would be large beside it."""
+
+SMALLEST_LOGIT_SPREAD = 1e-4
+"""The same for logits, as a share of the largest one: a thousand roundings of fp32."""
+
 SIGNIFICANT = 3
 """Digits of an error that are kept: the last bits of a float depend on the compiler and prove nothing."""
 
@@ -184,6 +190,7 @@ def compare_masks(wanted: Array, found: Array, output: Output, spacing: Sequence
         "dice": {name: dice(one, other) for name, one, other in pairs},
         "hausdorff_95_mm": {name: _millimetres(hausdorff_95(one, other, spacing)) for name, one, other in pairs},
         "voxels": {name: int(mask.sum()) for name, mask, _ in pairs},
+        "changed_by_label": {name: int((one != other).sum()) for name, one, other in pairs},
         "changed_voxels": changed,
         "changed_fraction": changed / int(np.prod(wanted.shape[1:])),
     }
@@ -211,43 +218,44 @@ def near_boundary(expected: Array, output: Output, error: float) -> int:
     return int((first - second <= 2 * error).sum())
 
 
-def summary(tiles: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The metrics that acceptance limits: the worst error of tiles and scans, the worst Dice and change of scans.
-
-    Tiles of one value are recorded, but not judged: normalisation divides rounding errors by their own size there, so
-    that a deep network answers with noise, in PyTorch too.
-    """
-    records = [record for record in (*tiles, *scans) if "max_abs_error" in record]
-    errors = [record for record in records if not record.get("constant")] or records
-    similarities = [value for scan in scans for value in scan["dice"].values() if value is not None]
-    return {
-        "max_abs_error": max(record["max_abs_error"] for record in errors),
-        "mean_abs_error": max(record["mean_abs_error"] for record in errors),
-        "dice_min": min(similarities, default=1.0),
-        "changed_fraction": max((scan["changed_fraction"] for scan in scans), default=0.0),
-        **_logit_error([record for record in errors if "logits" in record]),
-    }
-
-
-def _logit_error(records: Sequence[Mapping[str, Any]]) -> dict[str, float]:
-    """The largest |Δ| of a logit as a share of the range of all logits; nothing where scores are not logits."""
-    if not records:
-        return {}
-    lows, highs = zip(*(record["logits"] for record in records), strict=True)
-    error = max(record["max_abs_error_stored"] for record in records)
-    return {"max_logit_error": rounded(error / ((max(highs) - min(lows)) or 1.0))}
-
-
 def _errors(expected: Array, found: Array, output: Output) -> Record:
-    """Largest and mean |Δ| of probabilities, the largest |Δ| of scores as stored, and the range of logits."""
+    """Largest and mean |Δ| of probabilities; largest and root mean square |Δ| of scores as stored, and their spread."""
     error = np.abs(probabilities(found, output) - probabilities(expected, output))
     stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    together, spread = error_and_spread(expected, found, output)
     return {
         "max_abs_error": rounded(error.max()),
         "mean_abs_error": rounded(error.mean(dtype=np.float64)),
         "max_abs_error_stored": rounded(stored.max()),
+        "rms_error": rounded(together),
+        "spread": rounded(spread),
         **({"logits": [rounded(expected.min()), rounded(expected.max())]} if output.scores == "logits" else {}),
     }
+
+
+def error_and_spread(expected: Array, found: Array, output: Output) -> tuple[float, float]:
+    """The root mean square error of all scores [score, *spatial] together, and the spread of those of the reference.
+
+    One step of the scores' type is no error: rounding makes a step of any small difference now and then.
+    """
+    stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    beyond = np.maximum(stored - _step(expected, output), 0)
+    return float(np.sqrt(np.mean(beyond**2))), _spread(expected, output)
+
+
+def _step(expected: Array, output: Output) -> float:
+    """The distance of two neighbours of the scores' type: rounding turns any small difference into it now and then."""
+    if output.scores == "labels" or output.dtype == "fp32":
+        return 0.0
+    return 1.0 if output.dtype == "uint8" else float(np.spacing(np.float16(np.abs(expected).max())))
+
+
+def _spread(expected: Array, output: Output) -> float:
+    """The standard deviation of the reference's scores over the voxels: the root mean square over all scores."""
+    values = expected.reshape(len(expected), -1)
+    logits = output.scores == "logits"
+    least = SMALLEST_LOGIT_SPREAD * float(np.abs(values).max()) if logits else SMALLEST_SPREAD * output.scale
+    return max(float(np.sqrt(values.var(axis=1, dtype=np.float64).mean())), least)
 
 
 def _millimetres(distance: float | None) -> float | None:

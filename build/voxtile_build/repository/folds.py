@@ -54,11 +54,17 @@ def aggregate_sha256(digests: Sequence[str]) -> str:
 
 def aggregate(certificates: Sequence[Certificate]) -> Certificate:
     """One engine's certificates over all folds as one: the worst of each metric, and one digest."""
+    first, labels = certificates[0], (label for one in certificates for label in one.unseen_labels)
     return Certificate(
         sha256=aggregate_sha256([one.sha256 for one in certificates]),
         accepted=all(one.accepted for one in certificates),
-        precision=certificates[0].precision,
+        precision=first.precision,
         dice_min=min(one.dice_min for one in certificates),
         changed_fraction=max(one.changed_fraction for one in certificates),
         max_abs_error=max(one.max_abs_error for one in certificates),
+        device=first.device,
+        device_name=first.device_name,
+        serves_on=first.serves_on,
+        verified_on=tuple(name for name in first.verified_on if all(name in one.verified_on for one in certificates)),
+        unseen_labels=tuple(dict.fromkeys(labels)),
     )

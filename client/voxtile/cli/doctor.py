@@ -85,7 +85,8 @@ def _model(model: ServedModel, url: str) -> Finding:
         name,
         True,
         f"engine {model.card.engine} ({certificate.precision}), batches up to {model.max_batch_size}, certificate "
-        f"accepted: Dice ≥ {certificate.dice_min:.4f}, {certificate.changed_fraction:.2e} of the voxels changed",
+        f"accepted: Dice ≥ {certificate.dice_min:.4f}, {certificate.changed_fraction:.2e} of the voxels changed"
+        + "".join(f"; {reservation}" for reservation in certificate.reservations),
     )
 
 

@@ -68,7 +68,7 @@ class Report(BaseModel):
         retries: the number of requests that were sent again.
         labels: the size of each label, by its name.
         certificate: A summary of the engine's certificate: `accepted`, `precision`, `dice_min`, `changed_fraction`,
-            `max_abs_error`, `sha256`.
+            `max_abs_error`, `sha256`, the devices that it was measured on and runs on, and labels that it has not seen.
         engine: the engine behind the public name.
         servers: the addresses of the servers.
         grid: the voxels along each axis after orientation and spacing.

@@ -63,7 +63,9 @@ class ModelListing:
 def _verdict(certificate: Certificate | None) -> str:
     if certificate is None:
         return "none"
-    return f"Dice ≥ {certificate.dice_min:.4f}" if certificate.accepted else "failed"
+    if not certificate.accepted:
+        return "failed"
+    return "; ".join((f"Dice ≥ {certificate.dice_min:.4f}", *certificate.reservations))
 
 
 def list_models(endpoint: Endpoint) -> list[ModelListing]:

@@ -111,7 +111,7 @@ class Endpoint:
             AccessError: the server refuses access.
         """
         self.check_live()
-        config = self._control("get_model_config", name).config
+        config = self.config(name)
         text = self._card_text(name, config)
         versions = self._control("get_model_metadata", name).versions
         if not versions:
@@ -122,7 +122,7 @@ class Endpoint:
 
     def card_text(self, name: str) -> str:
         """The card of a model as the server has it now. Raises as `model` does."""
-        return self._card_text(name, self._control("get_model_config", name).config)
+        return self._card_text(name, self.config(name))
 
     def _card_text(self, name: str, config: Any) -> str:
         if "card" not in config.parameters:
@@ -131,6 +131,10 @@ class Endpoint:
                 "or ask for the public name"
             )
         return str(config.parameters["card"].string_value)
+
+    def config(self, name: str) -> Any:
+        """The server's configuration of an entry, public or not."""
+        return self._control("get_model_config", name).config
 
     def _ready_models(self) -> str:
         try:

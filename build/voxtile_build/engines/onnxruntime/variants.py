@@ -14,6 +14,7 @@ from onnx import ModelProto
 from voxtile_build.engines.base import Compiled, Variant
 from voxtile_build.engines.onnxruntime.runner import FILE, OnnxRuntimeRunner
 from voxtile_build.errors import AcceptanceError
+from voxtile_build.evaluation.evaluate import as_votes, error_and_spread
 from voxtile_build.evaluation.metrics import probabilities
 from voxtile_build.evaluation.whole_scan import torch_runner
 from voxtile_build.graph.graphs import BASE, FP32, Graphs
@@ -23,7 +24,7 @@ from voxtile_build.precision.reduced import fp16_graph, int8_graph, layers_by_fp
 from voxtile_build.spec.spec import Spec
 
 MAX_ROUNDING = 0.5
-"""A probability with a larger error is of no use in its voxel, whatever the metrics over all voxels are."""
+"""The root mean square of what rounding costs, as a share of the scores' spread; constant scores reach 1."""
 
 
 def compile_fp32(graphs: Graphs, spec: Spec, folder: Path, _: frozenset[str] = frozenset()) -> Compiled:
@@ -94,13 +95,17 @@ def _saved(model: ModelProto, spec: Spec, folder: Path, precision: str, facts: d
 
 
 def _rounding(graphs: Graphs, model: ModelProto) -> float:
-    """Largest |Δ| of the probabilities of one tile, with every value between rounded to its own type."""
+    """Largest |Δ| of the probabilities of one tile, with every value between rounded to its own type.
+
+    Raises:
+        AcceptanceError: the scores of the tile are useless as a whole.
+    """
     feed, output = graphs.calibration.example, graphs.spec.output
     found, expected = stepwise_runner(model)(feed)[0], torch_runner(graphs.wrapper)(feed)[0]
-    error = float(np.abs(probabilities(found, output) - probabilities(expected, output)).max())
-    if not np.isfinite(found).all() or (output.scores != "labels" and len(found) > 1 and error > MAX_ROUNDING):
+    together, spread = error_and_spread(as_votes(expected, output), as_votes(found, output), output)
+    if not together <= MAX_ROUNDING * spread:  # NaN too
         raise AcceptanceError(
-            f"{graphs.spec.name}: fp16, each value rounded as a GPU rounds it, is off by {error:.3g} on a calibration "
-            "tile; use precision 'auto' or 'fp32'"
+            f"{graphs.spec.name}: fp16, each value rounded as a GPU rounds it, is off by {together / spread:.3g} of "
+            "the scores' spread on a calibration tile; use precision 'auto' or 'fp32'"
         )
-    return error
+    return float(np.abs(probabilities(found, output) - probabilities(expected, output)).max())

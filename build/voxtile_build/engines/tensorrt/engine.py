@@ -28,6 +28,7 @@ class TensorRt(Engine):
     name = "tensorrt"
     backend = "tensorrt"
     gpu = True
+    measured_on = "gpu"
     profiled_elsewhere = "is run by the server on a GPU; profile its plan there with trtexec --dumpProfile"
 
     @property
@@ -40,6 +41,10 @@ class TensorRt(Engine):
         from voxtile_build.engines.tensorrt.variants import VARIANTS
 
         return VARIANTS
+
+    def serves_on(self, spec: Spec) -> str:
+        """A plan runs on GPUs alone, whatever `serving.gpus` says."""
+        return "gpu"
 
     def search(self, spec: Spec) -> Search:
         """Graphs as a GPU rounds them, run on the CPU; a plan is built only of the one that is found."""
