@@ -108,6 +108,14 @@ def test_what_is_no_lock_of_ours_stays_and_stops_nothing(memory: Path, name: str
     assert names(memory) == before
 
 
+@pytest.mark.parametrize("name", ["voxtile_*_owner", "voxtile__owner", "voxtile_?_ab_owner", "voxtile_1_[a-c]b_owner"])
+def test_a_file_whose_name_fits_others_removes_none_of_them(memory: Path, name: str) -> None:
+    (memory / name).touch()
+    (memory / "voxtile_1_ab_region").touch()
+    remove_stale()
+    assert names(memory) == {name, "voxtile_1_ab_region"}
+
+
 def test_a_lock_of_another_user_stays(memory: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     (memory / "voxtile_1_ab_owner").touch()
     with monkeypatch.context() as patch:
