@@ -21,13 +21,14 @@ from voxtile_build.graph.wrapper import wrap
 from voxtile_build.hashing import file_sha256
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.folds import Fold
+from voxtile_build.spec.acceptance import Acceptance
 from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.spec import Spec
 
 NOT_IN_CACHE_KEY: dict[str, Any] = {
     "name": True,
     "title": True,
-    "acceptance": {"max_abs_error", "max_logit_error", "min_dice", "max_changed"},
+    "acceptance": set(Acceptance.model_fields) - {"scans"},
     "precision": set(ENGINE_NAMES),
     "serving": {"engines", "default_engine"},
 }
