@@ -19,7 +19,7 @@ from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.select import compile_at
-from voxtile_build.errors import AcceptanceError, BuildError, EngineError
+from voxtile_build.errors import AcceptanceError, BuildError, EngineError, RepositoryError
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.region_order import needs_order, overlaps, require_order, with_order
 from voxtile_build.graph.report import as_lines
@@ -28,8 +28,8 @@ from voxtile_build.machine import versions
 from voxtile_build.networks.free_sizes import require_free_sizes
 from voxtile_build.prepared import Prepared, Preparer
 from voxtile_build.progress import Step, silent
-from voxtile_build.repository.card import card_of
-from voxtile_build.repository.config import PLACEHOLDER, engine_config, public_config, write_config
+from voxtile_build.repository.card import card_of, get_card, same_contract
+from voxtile_build.repository.config import PLACEHOLDER, engine_config, public_config, read_config, write_config
 from voxtile_build.repository.entries import entry_name
 from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
@@ -90,15 +90,28 @@ def build_models(
     Consecutive models with the same `Fold.load` share export and reference if their specs allow it: they may differ in
     precision, for example. Arguments and errors are those of `build`. The last model's public entry appears last.
     """
-    check_names(models, repository)
+    check_names(models, repository)  # before anything is written
     with staging(repository) as staged:
+        check_names(models, repository)  # again: now no other build can take a name
         prepare = Preparer(staged, step)
         built = tuple(_build_model(model, engines, staged, prepare, step) for model in models)
         names = [name for published in built for name in published.entries]
         obsolete = [name for model in models for name in entries_of(model.spec.name, repository) if name not in names]
         with step("publish"):
-            publish(staged, repository, names, obsolete)
+            publish(staged, repository, names, obsolete, [one.card.name for one in built if _is_other(one, repository)])
     return built
+
+
+def _is_other(published: Published, repository: Path) -> bool:
+    """Whether a client must treat the model otherwise than the one that is published under its name.
+
+    The old public entry must then not be seen beside the new engines: a client would prepare scans by the wrong card.
+    """
+    folder = repository / published.card.name
+    try:
+        return not same_contract(get_card(read_config(folder), folder), published.card)
+    except RepositoryError:  # nothing is published under the name, or nothing that a client could read
+        return True
 
 
 def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prepare: Preparer, step: Step) -> Published:
@@ -188,7 +201,7 @@ def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Cer
     require_accepted(certificate.content)
     digest = certificate.write(version)
     reports = graphs.reports_of(compiled.graphs)
-    write_facts(version, {"compile": compiling, **certificate.seconds}, reports, compiled.warnings)
+    write_facts(version, {"compile": compiling, **compiled.seconds, **certificate.seconds}, reports, compiled.warnings)
     write_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
     warnings = (warning for warning in certificate.content["warnings"] if warning not in spec.notes)
     return short_form(certificate.content, digest), tuple(warnings)

@@ -70,3 +70,15 @@ class AcceptanceError(BuildError):
     """An engine violates a limit of the spec, and is not published."""
 
     exit_code = 4
+
+
+LONGEST_REASON = 300
+"""Characters of another library's message; some quote a whole graph."""
+TORCHSCRIPT = "The following operation failed in the TorchScript interpreter"
+
+
+def reason_of(error: BaseException | None) -> str:
+    """One line of what another library says: the first, or the last of TorchScript's, which begin with a traceback."""
+    lines = [line.strip() for line in str(error).splitlines() if line.strip()] or [type(error).__name__]
+    line = lines[-1] if lines[0].startswith(TORCHSCRIPT) else lines[0]
+    return line if len(line) <= LONGEST_REASON else f"{line[:LONGEST_REASON]}…"

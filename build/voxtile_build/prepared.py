@@ -102,7 +102,8 @@ def weights_sha256(spec: Spec, network: nn.Module) -> str:
     if spec.weights is not None:
         return spec.weights.sha256
     digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(name.encode())
-        digest.update(value.detach().cpu().contiguous().view(torch.uint8).numpy().tobytes() if value.ndim else b"")
+    tensors = {**dict(network.named_buffers()), **network.state_dict()}  # also buffers that are not saved
+    for name, value in sorted(tensors.items()):
+        digest.update(f"{name} {value.dtype} {list(value.shape)}\n".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
+import os
 import sys
 from pathlib import Path
 from typing import Any
@@ -300,6 +302,17 @@ def test_a_network_with_weights_needs_them(tmp_path: Path, capsys: pytest.Captur
     spec.write_text(text[:start] + text[end:])
     assert run("spec", spec, "--repository", tmp_path / "models") == 2
     assert "weights: missing; UNet needs [weights]" in error_of(capsys)
+
+
+def test_a_full_disk_is_one_line_about_the_disk_and_not_the_repository(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(*_: Any) -> None:
+        raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "/somewhere/model.onnx")
+
+    monkeypatch.setattr("voxtile_build.repository.default_engine.read_config", full)
+    assert run("point", "tiny", "openvino", "--repository", tmp_path) == 2
+    assert capsys.readouterr().err == "voxtile-build: /somewhere/model.onnx: No space left on device\n"
 
 
 @pytest.mark.parametrize(

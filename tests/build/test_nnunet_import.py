@@ -348,7 +348,9 @@ def test_file_that_is_no_checkpoint(folder: Path) -> None:
 def test_malicious_checkpoint_is_named_and_not_run(folder: Path, tmp_path: Path) -> None:
     mark = tmp_path / "run"
     recheckpoint(folder, lambda content: content.update(logging=Malice(mark)))
-    refused(folder, WeightsError, r"found a pickle with (posix|nt|os)\.mkdir, which could run code; nothing of it was")
+    refused(
+        folder, WeightsError, r"found a pickle with .*\((posix|nt|os)\.mkdir\), which could run code; nothing of it was"
+    )
     assert not mark.exists()
 
 

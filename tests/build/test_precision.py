@@ -2,6 +2,7 @@
 
 import functools
 import json
+import weakref
 from collections.abc import Callable
 from typing import Any
 
@@ -106,6 +107,30 @@ def test_fastest_that_passes_at_once_is_neither_ranked_nor_tried_again() -> None
 
     result = search([Candidate("fp16", lambda kept: kept, never)], lambda kept: Metrics({"left": 1.0}, 0.0))
     assert [step.accepted for step in result.path] == [True]
+
+
+@pytest.mark.parametrize("needed", [1, 3, 8, 20])
+def test_attempts_are_given_back_and_at_most_two_are_kept(needed: int) -> None:
+    class Attempt:
+        def __init__(self, kept: frozenset[str]) -> None:
+            self.kept = kept
+
+    alive: weakref.WeakSet[Attempt] = weakref.WeakSet()
+    discarded: list[frozenset[str]] = []
+
+    def build(kept: frozenset[str]) -> Attempt:
+        assert len(alive) < 2, "the best and the one that is being built"
+        alive.add(attempt := Attempt(kept))
+        return attempt
+
+    def measure(attempt: Attempt) -> Metrics:
+        return Metrics({"left": 1.0 if len(attempt.kept) >= needed else 0.9}, 0.0)
+
+    candidates = [Candidate("int8", build, lambda: LAYERS), Candidate("fp32", lambda _: build(frozenset(LAYERS)))]
+    result = search(candidates, measure, discard=lambda attempt: discarded.append(attempt.kept))
+    assert list(alive) == [result.engine]
+    assert len(discarded) == len(result.path) - 1
+    assert result.engine.kept not in discarded
 
 
 def test_path_is_plain_json_and_each_refusal_says_why() -> None:

@@ -15,7 +15,7 @@ from torch import nn
 
 from tests.support.build_specs import spec, tiny_unet
 from voxtile_build.build import build_models
-from voxtile_build.prepared import Prepared, Preparer, cache_key
+from voxtile_build.prepared import Prepared, Preparer, cache_key, weights_sha256
 from voxtile_build.repository.entries import BUILD_FACTS
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec
@@ -160,3 +160,37 @@ def test_precisions_built_together_are_exported_once_and_are_the_same_as_alone(t
     one, other = files(tmp_path / "together"), files(tmp_path / "alone")
     assert one.keys() == other.keys()
     assert [name for name in one if one[name] != other[name]] == []
+
+
+class Scaled(nn.Module):
+    """A number without axes, a number that is not saved, and an empty tensor."""
+
+    def __init__(self, factor: float = 2.0, offset: float = 1.0, dtype: torch.dtype = torch.float32) -> None:
+        super().__init__()
+        self.factor = nn.Parameter(torch.tensor(factor, dtype=dtype))
+        self.register_buffer("offset", torch.tensor(offset), persistent=False)
+        self.register_buffer("none", torch.zeros(0, 3))
+
+
+def test_the_hash_of_the_weights_covers_every_tensor() -> None:
+    """Also those without axes and those that are not saved, and their types."""
+    networks = [
+        Scaled(),
+        Scaled(factor=3.0),
+        Scaled(offset=3.0),
+        Scaled(dtype=torch.float16),
+        Scaled(dtype=torch.float64),
+    ]
+    assert len({weights_sha256(spec(), network) for network in networks}) == len(networks)
+    assert weights_sha256(spec(), Scaled()) == weights_sha256(spec(), Scaled())
+
+
+def test_the_same_bytes_in_another_shape_or_under_another_name_are_another_hash() -> None:
+    networks = [
+        nn.Conv3d(2, 3, 1, bias=False),
+        nn.Conv3d(3, 2, 1, bias=False),
+        nn.Sequential(nn.Conv3d(2, 3, 1, bias=False)),
+    ]
+    for network in networks:
+        nn.init.ones_(next(network.parameters()))
+    assert len({weights_sha256(spec(), network) for network in networks}) == 3

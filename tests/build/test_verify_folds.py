@@ -16,6 +16,7 @@ from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile_build.certificate.verdict import Verdict
 from voxtile_build.certificate.verify import verify
 from voxtile_build.cli.commands import main
+from voxtile_build.repository.config import read_config
 from voxtile_server.embedded import EmbeddedServer
 
 TRAINING = Training(
@@ -149,3 +150,26 @@ def test_a_mean_that_does_not_open_does_not_hold(copied: Path) -> None:
     (version / "model.onnx").write_bytes(b"no graph")
     certify_again(version, "model.onnx")
     assert "ONNX Runtime cannot load model.onnx" in failing(verify("two", copied))[MEAN]
+
+
+def test_what_the_public_entry_refers_to_is_published_before_it_and_takes_the_same_batch(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """`publish` swaps in the order that it is told; the entry that averages must take what the ensemble gives it."""
+    told: list[str] = []
+
+    def publish(staged: Path, repository: Path, names: list[str], *others: list[str]) -> None:
+        told.extend(names)
+        public = read_config(staged / "two")
+        steps = [step.model_name for step in public.ensemble_scheduling.step]
+        assert len(steps) == 3
+        assert {read_config(staged / entry).max_batch_size for entry in steps} == {public.max_batch_size} == {2}
+        assert set(steps) <= set(names)
+        assert others[1] == ["two"], "nothing was published under the name, so nothing may be seen before the end"
+
+    monkeypatch.setattr("voxtile_build.build.publish", publish)
+    folder = write_folder(tmp_path / "results", TRAINING, seed=3)
+    settings = {"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
+    import_nnunet(folder, "two", tmp_path / "repository", engines=["onnxruntime"], settings=settings)
+    assert told[-1] == "two"
+    assert len(told) == 4

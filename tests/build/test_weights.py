@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import argparse
 import hashlib
+import io
+import pathlib
 import pickle
+import zipfile
 from collections import OrderedDict
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
@@ -59,6 +64,32 @@ def test_the_prefix_of_data_parallel_is_taken_off(tmp_path: Path, state: State) 
     assert set(read_state(path)) == set(state)
 
 
+@pytest.mark.parametrize(
+    "prefix", ["_orig_mod.", "module._orig_mod.", "_orig_mod.module.", "_model.", "model.", "net.module.", "a.b.c."]
+)
+def test_the_prefix_of_whatever_held_the_network_is_taken_off(tmp_path: Path, state: State, prefix: str) -> None:
+    for name in ("w.pt", "w.safetensors"):
+        found = load(save(tmp_path / name, {f"{prefix}{key}": value for key, value in state.items()})).state_dict()
+        assert all(torch.equal(found[key], value) for key, value in state.items())
+
+
+def test_a_prefix_is_taken_off_only_where_just_the_network_remains(tmp_path: Path, state: State) -> None:
+    """Two networks in one file, such as a teacher beside its student: which is meant cannot be known."""
+    twice = {f"{prefix}.{key}": value for prefix in ("model", "ema") for key, value in state.items()}
+    with pytest.raises(WeightsError, match=r"missing: model\.0\.conv\.weight.*unexpected: .*model\.model\.0"):
+        load(save(tmp_path / "w.pt", twice))
+    beside = {**{f"_model.{key}": value for key, value in state.items()}, "_model.loss.weight": torch.ones(1)}
+    with pytest.raises(WeightsError, match=r"unexpected: _model\.model\.0"):
+        load(save(tmp_path / "w.pt", beside))
+
+
+def test_what_training_leaves_beside_the_weights_is_read(tmp_path: Path, state: State) -> None:
+    numbers = {"best_acc": np.float64(0.91), "epoch": np.int64(3), "log": np.arange(3.0), "last": np.float32(1)}
+    settings = {"hparams": argparse.Namespace(lr=1e-3, data=pathlib.PurePosixPath("/data")), "optimizer": {"state": {}}}
+    path = save(tmp_path / "w.ckpt", {"state_dict": state, **numbers, **settings})
+    assert torch.equal(load(path).state_dict()["model.0.conv.weight"], state["model.0.conv.weight"])
+
+
 def test_half_precision_is_cast_to_the_networks_type(tmp_path: Path, state: State) -> None:
     halves = {key: value.half() for key, value in state.items()}
     found = load(save(tmp_path / "w.safetensors", halves)).state_dict()
@@ -101,7 +132,67 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path, state: State,
 
 def test_a_whole_pickled_network_is_refused(tmp_path: Path) -> None:
     path = save(tmp_path / "w.pt", tiny_unet())
-    with pytest.raises(WeightsError, match=r"monai\.networks\.nets\.unet\.UNet.*save the state dict alone"):
+    with pytest.raises(WeightsError, match=r"monai\.networks\.nets\.unet\.UNet.*Save the state dict alone"):
+        load(path)
+
+
+def pickled(*opcodes: bytes) -> bytes:
+    """A state dict whose pickle is made of these opcodes, in a file of torch.save."""
+    stream = io.BytesIO()
+    torch.save({}, stream)
+    with zipfile.ZipFile(stream) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    name = next(name for name in members if name.endswith("data.pkl"))
+    made = io.BytesIO()
+    with zipfile.ZipFile(made, "w") as archive:
+        for member, data in {**members, name: b"\x80\x02" + b"".join(opcodes) + b"."}.items():
+            archive.writestr(member, data)
+    return made.getvalue()
+
+
+HUGE = b"\x8a\x06" + (1 << 44).to_bytes(6, "little")  # the number 2**44
+BOMBS = {
+    "a byte array of 16 TB": pickled(b"cbuiltins\nbytearray\n", HUGE, b"\x85R"),
+    "an array of 16 TB": pickled(b"cnumpy.core.multiarray\n_reconstruct\ncnumpy\nndarray\n", HUGE, b"\x85C\x01b\x87R"),
+    "nothing on the stack": pickled(b"0"),
+    "lists in lists": pickled(b"]" * 100_000, b"a" * 99_999),
+    "an unknown opcode": pickled(b"\xff"),
+    "a name that is cut off": pickled(b"ctorch"),
+    "a function of the system": pickled(b"cposix\nsystem\nX\x04\x00\x00\x00true\x85R"),
+    "an attribute of a module": pickled(b"ctorch.serialization\nos.system\nX\x04\x00\x00\x00true\x85R"),
+    "an object of any kind": pickled(b"cnumpy\ndtype\nX\x01\x00\x00\x00O\x85R"),
+}
+
+
+@pytest.mark.parametrize("content", BOMBS.values(), ids=BOMBS)
+def test_a_crafted_pickle_is_one_clear_error(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "w.pt"
+    path.write_bytes(content)
+    with pytest.raises(WeightsError, match=r"w\.pt: expected") as caught:
+        load(path)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_file_that_unpacks_to_more_than_it_holds_is_not_unpacked(tmp_path: Path) -> None:
+    path = save(tmp_path / "w.pt", {"model.0.conv.weight": torch.zeros(1 << 22)})
+    with zipfile.ZipFile(path) as archive:
+        members = {name: archive.read(name) for name in archive.namelist()}
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, data in members.items():
+            archive.writestr(name, data)
+    assert path.stat().st_size < 1 << 16
+    with pytest.raises(WeightsError, match="unpacks to more than it holds"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    "header",
+    [b"{" * 50_000, b'{"a":{"dtype":"F32","shape":[1099511627776,1099511627776],"data_offsets":[0,4]}}', b"[]"],
+)
+def test_a_crafted_safetensors_file_is_one_clear_error(tmp_path: Path, header: bytes) -> None:
+    path = tmp_path / "w.safetensors"
+    path.write_bytes(len(header).to_bytes(8, "little") + header + b"\0" * 4)
+    with pytest.raises(WeightsError, match=r"w\.safetensors: not a whole safetensors file"):
         load(path)
 
 

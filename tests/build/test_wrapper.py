@@ -228,3 +228,11 @@ def test_a_label_count_that_is_not_the_networks_is_refused() -> None:
 def test_a_roi_that_the_network_refuses_is_named() -> None:
     with pytest.raises(NetworkError, match=r"tiling.roi_size: the network refuses a ROI of \[16, 8, 12\]"):
         wrap(torch.nn.Conv3d(1, 3, 9), spec())
+
+
+@pytest.mark.parametrize("rule", [{"rule": "none"}, {"rule": "range", "a_min": -32767.0, "a_max": 0.0}])
+def test_every_int16_value_but_the_lowest_is_a_voxel(rule: dict[str, Any]) -> None:
+    values = torch.tensor([-32768, -32767, -32766, -32000, -31000, 0, 32767], dtype=torch.int16)
+    asked = spec(input={"intensity": rule, "dtype": "int16"}, tiling={"cval": 7.5})
+    image = Wrapper(Linear(FACTORS), asked).image(values.reshape(1, 1, 7, 1, 1)).flatten()
+    assert [index for index, value in enumerate(image) if value == 7.5] == [0]

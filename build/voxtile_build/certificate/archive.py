@@ -10,16 +10,14 @@ import io
 import json
 import math
 import zipfile
-import zlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from pydantic import ValidationError
 
 from voxtile_build.arrays import Array
-from voxtile_build.errors import VerificationError
+from voxtile_build.errors import VerificationError, reason_of
 from voxtile_build.evaluation.evaluate import thinned
 from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan
@@ -33,6 +31,8 @@ SAMPLES = "samples.npz"
 # Scores of all tiles together, and voxels of the scan; before compression.
 TILE_BYTES = 16 * 2**20
 SCAN_BYTES = 64 * 2**20
+MOST_BYTES = 4 * 2**30
+"""Of all arrays together; a file that unpacks to more was not written here."""
 
 
 @dataclass(frozen=True)
@@ -93,12 +93,17 @@ def unpack(path: Path) -> Stored:
     """
     try:
         # The bytes are read first, because NumPy leaves the file of a damaged archive open.
-        with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as arrays:
+        content = io.BytesIO(path.read_bytes())
+        with zipfile.ZipFile(content) as archive:
+            size = sum(part.file_size for part in archive.infolist())
+        if size > MOST_BYTES:
+            raise ValueError(f"it unpacks to {size:,} bytes, more than any stored reference")
+        with np.load(content, allow_pickle=False) as arrays:
             return _stored({name: arrays[name] for name in arrays.files})
-    except (OSError, EOFError, ValueError, KeyError, zipfile.BadZipFile, zlib.error, ValidationError) as error:
+    except Exception as error:  # damaged archives raise many kinds of errors
         raise VerificationError(
             f"{path}: expected the stored reference of the certificate beside it, found what cannot be read: "
-            f"{str(error).splitlines()[0]}; build the entry again"
+            f"{reason_of(error)}; build the entry again"
         ) from None
 
 

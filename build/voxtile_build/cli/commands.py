@@ -209,6 +209,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
+    except OSError as error:  # such as a full disk while an engine is written
+        print(f"voxtile-build: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        return 2
     except Exception as error:
         if not hasattr(error, "exit_code"):
             raise

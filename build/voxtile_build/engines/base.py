@@ -30,6 +30,7 @@ class Compiled:
         parameters: of config.pbtxt; they take precedence over those of the engine.
         facts: what the certificate says of the precision.
         warnings: what the user should know of it, in sentences.
+        seconds: how long the attempts of a search took, each with its name.
     """
 
     files: tuple[Path, ...]
@@ -39,6 +40,7 @@ class Compiled:
     parameters: Mapping[str, str] = field(default_factory=dict)
     facts: dict[str, Any] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    seconds: Mapping[str, float] = field(default_factory=dict)
 
 
 Build = Callable[["Graphs", Spec, Path, frozenset[str]], Compiled]
@@ -62,19 +64,6 @@ class Variant:
     precision: str
     build: Build
     rank: Callable[[Graphs], Sequence[str]] = _ranks_none
-
-
-@dataclass(frozen=True)
-class Search:
-    """What precision `auto` tries.
-
-    Attributes:
-        variants: in the order in which they are tried, unless they are timed.
-        timed: whether the fastest variant on this machine comes first.
-    """
-
-    variants: tuple[Variant, ...]
-    timed: bool = True
 
 
 class Engine(ABC):
@@ -107,9 +96,9 @@ class Engine(ABC):
         """The kind of device that a server runs it on, `cpu` or `gpu`."""
         return "cpu" if spec.serving.gpus == "none" or not self.gpu else "gpu"
 
-    def search(self, spec: Spec) -> Search:
-        """What precision `auto` tries for this spec."""
-        return Search(self.variants())
+    def search(self, spec: Spec) -> Sequence[Variant]:
+        """What precision `auto` tries for this spec, in this order: those that are faster wherever they pay, first."""
+        return self.variants()
 
     def require_buildable(self, spec: Spec) -> None:  # noqa: B027  (most engines are built anywhere)
         """Checks, before anything is built, that this machine can build the engine for this spec.

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 import itertools
 import tempfile
 import time
@@ -11,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from voxtile_build.arrays import Runner
-from voxtile_build.engines.base import Compiled, Engine, Search, Variant
-from voxtile_build.errors import EngineError
+from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.evaluation.metrics import changed_voxels, dice, mask_names, masks
 from voxtile_build.evaluation.summary import SEEN_VOXELS, counts, first_of
 from voxtile_build.evaluation.whole_scan import segment
@@ -23,8 +21,6 @@ from voxtile_build.spec.spec import Spec
 
 ROUNDING = 1e-12
 """Limits such as 1 - 0.995 are off by this much in binary."""
-
-TIMED_RUNS = 2
 
 FP32 = "fp32"
 
@@ -63,17 +59,18 @@ def _calibration_warnings(compiled: Compiled, graphs: Graphs) -> tuple[str, ...]
 
 
 def _searched(engine: Engine, graphs: Graphs, spec: Spec, folder: Path) -> Compiled:
-    """The fastest variant that keeps the segmentation of the calibration scans."""
+    """The first variant that keeps the segmentation of the calibration scans."""
+    wanted, warnings = _provable(engine.search(spec), graphs, spec)
     # On the file system of the entry, so that the files found are moved, not copied.
     with tempfile.TemporaryDirectory(dir=folder.parent.parent) as work:
-        wanted, warnings = _provable(engine.search(spec), graphs, spec)
-        result, order = _search(wanted, graphs, spec, Path(work))
+        result, seconds = _search(wanted, graphs, spec, Path(work))
         compiled = engine.settle(result.engine, frozenset(result.accepted.kept), graphs, spec, folder)
-        compiled = replace(compiled, warnings=(*compiled.warnings, *warnings))
-    return replace(compiled, facts={**compiled.facts, "search": {"order": list(order), **result.as_dict()}})
+    order = [variant.precision for variant in wanted]
+    facts = {**compiled.facts, "search": {"order": order, **result.as_dict()}}
+    return replace(compiled, facts=facts, seconds=seconds, warnings=(*compiled.warnings, *warnings))
 
 
-def _provable(wanted: Search, graphs: Graphs, spec: Spec) -> tuple[Search, tuple[str, ...]]:
+def _provable(wanted: Sequence[Variant], graphs: Graphs, spec: Spec) -> tuple[Sequence[Variant], tuple[str, ...]]:
     """The search without what the calibration scans cannot prove, and a warning for what was left out.
 
     Of a label that they do not show, the masks say nothing, so that only fp32 remains.
@@ -82,22 +79,26 @@ def _provable(wanted: Search, graphs: Graphs, spec: Spec) -> tuple[Search, tuple
         masks(scores, spec.output).reshape(len(mask_names(spec.output)), -1).sum(1) for scores in graphs.expected
     )
     unseen = [name for name, voxels in zip(mask_names(spec.output), shown, strict=True) if voxels < SEEN_VOXELS]
-    plain = tuple(variant for variant in wanted.variants if variant.precision == FP32)
+    plain = tuple(variant for variant in wanted if variant.precision == FP32)
     if not unseen or spec.acceptance.takes_unseen_labels or not plain:
         return wanted, ()
     warning = (
         f"auto: fp32, because the calibration scans show fewer than {SEEN_VOXELS} voxels of {first_of(unseen)}; name "
         "scans that show every label in precision.calibration, or write allow_unseen_labels = true in [acceptance]"
     )
-    return replace(wanted, variants=plain), (warning,)
+    return plain, (warning,)
 
 
-def _search(wanted: Search, graphs: Graphs, spec: Spec, work: Path) -> tuple[SearchResult[Compiled], tuple[str, ...]]:
-    """The search's result, and the precisions in the order in which it tried them."""
-    numbers = itertools.count()
+def _search(
+    wanted: Sequence[Variant], graphs: Graphs, spec: Spec, work: Path
+) -> tuple[SearchResult[Compiled], dict[str, float]]:
+    """The search's result, and how long each attempt took for the calibration scans.
+
+    The seconds are told and decide nothing: the same network gives the same engine on a busy machine.
+    """
+    numbers, seconds = itertools.count(), dict[str, float]()
 
     def candidate(variant: Variant) -> Candidate[Compiled]:
-        @functools.cache
         def build(kept: frozenset[str]) -> Compiled:
             attempt = work / str(next(numbers))
             attempt.mkdir()
@@ -105,34 +106,22 @@ def _search(wanted: Search, graphs: Graphs, spec: Spec, work: Path) -> tuple[Sea
 
         return Candidate(variant.precision, build, lambda: variant.rank(graphs))
 
-    candidates = [candidate(variant) for variant in wanted.variants]
-    if wanted.timed:
-        candidates = _fastest_first(candidates, graphs)
+    def measure(compiled: Compiled) -> Metrics:
+        started = time.perf_counter()
+        metrics = calibration_metrics(graphs, compiled.run)
+        seconds[f"auto {len(seconds) + 1}: {compiled.precision}"] = time.perf_counter() - started
+        return metrics
+
     limits = spec.acceptance
     acceptance = Acceptance(1 - limits.min_dice + ROUNDING, limits.max_changed)
-    result = search(candidates, lambda compiled: calibration_metrics(graphs, compiled.run), acceptance)
-    return result, tuple(candidate.precision for candidate in candidates)
+    result = search([candidate(variant) for variant in wanted], measure, acceptance, _remove_files)
+    return result, seconds
 
 
-def _fastest_first(candidates: Sequence[Candidate[Compiled]], graphs: Graphs) -> list[Candidate[Compiled]]:
-    """By the seconds of one tile. A variant that builds only with layers kept is tried before those that were timed."""
-    known: dict[str, float] = {}
-    for candidate in candidates:
-        try:
-            known[candidate.precision] = _seconds(candidate.build(frozenset()).run, graphs)
-        except EngineError:
-            known[candidate.precision] = 0.0
-    return sorted(candidates, key=lambda candidate: known[candidate.precision])
-
-
-def _seconds(run: Runner, graphs: Graphs) -> float:
-    run(graphs.calibration.example)
-    taken = []
-    for _ in range(TIMED_RUNS):
-        started = time.perf_counter()
-        run(graphs.calibration.example)
-        taken.append(time.perf_counter() - started)
-    return min(taken)
+def _remove_files(compiled: Compiled) -> None:
+    """Of an attempt that is not needed any more: a search makes a dozen, each as large as the network."""
+    for file in compiled.files:
+        file.unlink(missing_ok=True)
 
 
 def calibration_metrics(graphs: Graphs, run: Runner) -> Metrics:

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from voxtile_build.errors import NetworkError
+from voxtile_build.errors import NetworkError, reason_of
 from voxtile_build.spec.input import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.spec import Spec
@@ -185,8 +185,10 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
     try:
         with torch.inference_mode():
             logits = _one_output(network(torch.zeros(1, len(spec.input.channels), *roi)))
-    except (RuntimeError, ValueError, AssertionError, IndexError, TypeError) as error:
-        raise NetworkError(f"{key}: the network refuses a ROI of {list(roi)}: {error}; {advice}") from error
+    except NetworkError:
+        raise
+    except Exception as error:  # networks raise many kinds of errors
+        raise NetworkError(f"{key}: the network refuses a ROI of {list(roi)}: {reason_of(error)}; {advice}") from error
     if tuple(logits.shape[2:]) != roi:
         raise NetworkError(
             f"{key}: expected scores on the grid of the ROI {list(roi)}, the network gives "

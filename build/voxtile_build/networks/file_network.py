@@ -48,11 +48,6 @@ class FileNetwork(nn.Module):
     def forward(self, image: Tensor) -> Tensor:
         return choose(self._source[0].run(image), self.head)
 
-    @property
-    def batch(self) -> int | None:
-        """The only batch size that the file takes; None where any will do."""
-        return self._source[0].batch
-
     def in_float64(self, image: Tensor) -> Tensor | None:
         """`forward` in float64; None where the file cannot be run so, as with ONNX."""
         outputs = in_float64(self._source[0].run, image)

@@ -1,22 +1,32 @@
-"""Loads weights into a network. Only tensors are unpickled, and a file with another SHA-256 is refused."""
+"""Loads weights into a network. Only tensors and plain values are unpickled; a file with another SHA-256 is refused."""
 
 from __future__ import annotations
 
+import argparse
+import codecs
+import importlib
+import pathlib
 import pickle
+import re
 import warnings
-from collections.abc import Iterable, Mapping
+import zipfile
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import safetensors
+import numpy as np
 import torch
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
 from voxtile_build import hashing
-from voxtile_build.errors import WeightsError
+from voxtile_build.errors import WeightsError, reason_of
 
 # Training frameworks store the state dict under one of these keys, beside optimiser and epoch.
+WRAPPERS = ("module.", "_orig_mod.")
+"""Prefixes of DataParallel and torch.compile."""
+REFUSED_OBJECT = re.compile(r"GLOBAL ([\w.]+)")
+"""The dotted name of what PyTorch refuses: in all of its messages it comes after the word GLOBAL."""
 CONTAINERS = ("state_dict", "model_state_dict", "network_weights", "model", "net")
 SHOWN = 3
 
@@ -34,8 +44,9 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
             or shapes do not fit (the first few are named); or a tensor is not finite.
     """
     check_sha256(path, sha256)
-    state = read_state(path)
-    check_fit(state, network.state_dict(), path, "check network.name and network.args")
+    wanted = network.state_dict()
+    state = without_prefix(read_state(path), wanted)
+    check_fit(state, wanted, path, "check network.name and network.args")
     network.load_state_dict(dict(state), strict=True)
 
 
@@ -74,35 +85,73 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     """The state dict in a safetensors file or in a file of torch.save.
 
     Raises:
-        WeightsError: the file is damaged, or holds more than tensors.
+        WeightsError: the file is damaged, or holds more than tensors and plain values.
     """
-    return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(_read_torch(path), path)
+    return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(read_torch(path), path)
 
 
 def _read_safetensors(path: Path) -> Mapping[str, Tensor]:
     try:
         state: Mapping[str, Tensor] = load_file(path)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise WeightsError(f"{path}: not a whole safetensors file ({error}); fetch it again") from None
+    except Exception as error:  # damaged headers raise many kinds of errors
+        raise WeightsError(f"{path}: not a whole safetensors file ({reason_of(error)}); fetch it again") from None
     return state
 
 
-def _read_torch(path: Path) -> Any:
+def read_torch(path: Path) -> Any:
+    """What a file of torch.save holds: tensors, plain values and NumPy numbers. No code of it is run.
+
+    Raises:
+        WeightsError: the file is damaged, unpacks to more than it could hold, or is a pickle of other objects.
+    """
     try:
-        with warnings.catch_warnings():
+        _check_size(path)
+        with warnings.catch_warnings(), torch.serialization.safe_globals(list(_allowed())):
             # PyTorch warns of the pickle's protocol; a file that cannot be read is an error anyway.
             warnings.simplefilter("ignore", UserWarning)
             return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        reason = str(error).replace("\n", " ")
-        named = reason.partition("Unsupported global: ")[2].partition(" was not")[0].removeprefix("GLOBAL ")
-        what = f" ({named})" if named else ""
+    except WeightsError:
+        raise
+    except Exception as error:  # damaged pickles raise many kinds of errors
+        if isinstance(error, pickle.UnpicklingError):
+            named = REFUSED_OBJECT.search(str(error))
+            raise WeightsError(
+                f"{path}: expected tensors only, found a pickle with other Python objects"
+                f"{f' ({named[1]})' if named else ''}, which could run code; nothing of it was run. Save the state "
+                "dict alone: torch.save(network.state_dict(), …) or safetensors. Do not use this file unless you know "
+                "who wrote it and why"
+            ) from None
         raise WeightsError(
-            f"{path}: expected tensors only, found a pickle with other Python objects{what}, which could run code; "
-            "save the state dict alone: torch.save(network.state_dict(), …) or safetensors"
+            f"{path}: expected a state dict, found a file that PyTorch cannot read: {reason_of(error)}"
         ) from None
-    except (RuntimeError, EOFError, OSError, ValueError) as error:
-        raise WeightsError(f"{path}: expected a state dict, found a file that PyTorch cannot read: {error}") from None
+
+
+def _check_size(path: Path) -> None:
+    """PyTorch compresses nothing in such a file, so its members are no larger than the file."""
+    if zipfile.is_zipfile(path):
+        with zipfile.ZipFile(path) as archive:
+            if sum(part.file_size for part in archive.infolist()) > path.stat().st_size:
+                raise WeightsError(
+                    f"{path}: expected a file of torch.save, found one that unpacks to more than it holds"
+                )
+
+
+def _allowed() -> Iterator[Any]:
+    """What training leaves beside the tensors: NumPy numbers and arrays of numbers, settings, paths."""
+    core: Any = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
+    for attribute in ("scalar", "_reconstruct"):
+        for package in ("_core", "core"):  # NumPy 2 writes the one, NumPy 1 the other
+            yield getattr(core, attribute), f"numpy.{package}.multiarray.{attribute}"
+    yield from (np.dtype, np.ndarray, *{type(np.dtype(code)) for code in "?bBhHiIlLqQefd"})
+    yield codecs.encode, "_codecs.encode"
+    yield from (argparse.Namespace, pathlib.PurePosixPath, (pathlib.PurePosixPath, "pathlib.PosixPath"))
+    # Lightning's dictionary of hyperparameters; a plain one stands for it.
+    for module in ("lightning_fabric.utilities.data", "pytorch_lightning.utilities.parsing"):
+        yield Settings, f"{module}.AttributeDict"
+
+
+class Settings(dict[str, Any]):
+    """Stands for a dictionary of hyperparameters, which nothing here reads."""
 
 
 def read_entries(path: Path) -> Mapping[str, Any]:
@@ -111,7 +160,7 @@ def read_entries(path: Path) -> Mapping[str, Any]:
     Raises:
         WeightsError: the file is damaged, or holds more than tensors and plain values.
     """
-    loaded = None if path.suffix == ".safetensors" else _read_torch(path)
+    loaded = None if path.suffix == ".safetensors" else read_torch(path)
     return loaded if isinstance(loaded, Mapping) else {}
 
 
@@ -140,19 +189,37 @@ def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:
     container = container_of(loaded, path) if isinstance(loaded, Mapping) else None
     if container is not None:
         loaded = loaded[container]
-    if not isinstance(loaded, Mapping) or not all(isinstance(value, Tensor) for value in loaded.values()):
+    if not is_state(loaded):
         raise WeightsError(
             f"{path}: expected a state dict (names and tensors, also under {', '.join(CONTAINERS)}), "
             f"found {type(loaded).__name__}"
         )
-    return _without_prefix(loaded)
+    return without_wrappers(loaded)
 
 
-def _without_prefix(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
-    """Without the `module.` that DataParallel puts before every name."""
-    if state and all(key.startswith("module.") for key in state):
-        return {key.removeprefix("module."): value for key, value in state.items()}
+def is_state(value: Any) -> bool:
+    """Whether a value is a state dict: names and tensors."""
+    return isinstance(value, Mapping) and all(isinstance(k, str) and isinstance(v, Tensor) for k, v in value.items())
+
+
+def without_wrappers(state: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """Without what DataParallel and torch.compile put before every name, whichever was around the other."""
+    while prefix := next((one for one in WRAPPERS if state and all(key.startswith(one) for key in state)), None):
+        state = {key.removeprefix(prefix): value for key, value in state.items()}
     return state
+
+
+def without_prefix(state: Mapping[str, Tensor], wanted: Iterable[str]) -> Mapping[str, Tensor]:
+    """Without the names of objects that hold the network, such as Lightning's `_model.`.
+
+    Nothing is guessed: what every name begins with is taken off only if exactly the wanted names remain.
+    """
+    names, inner = set(wanted), dict(state)
+    while set(inner) != names:
+        if not inner or len({key.partition(".")[0] for key in inner}) > 1 or not all("." in key for key in inner):
+            return state
+        inner = {key.partition(".")[2]: value for key, value in inner.items()}
+    return inner
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, hint: str) -> None:

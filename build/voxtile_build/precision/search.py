@@ -1,6 +1,6 @@
-"""The search for the fastest precision that keeps the segmentation. Knows no engine: it builds and measures by call.
+"""The search for the first precision that keeps the segmentation. Knows no engine: it builds and measures by call.
 
-It begins with the fastest candidate and measures it against fp32. While the acceptance limits are missed, it puts the
+It begins with the first candidate and measures it against fp32. While the acceptance limits are missed, it puts the
 most sensitive layers back into a higher precision: it doubles their number until the limits hold, then halves the gap,
 then tries to do without single layers. A candidate is dropped once half of its layers are restored.
 """
@@ -122,6 +122,7 @@ def search(
     candidates: Sequence[Candidate[Engine]],
     measure: Callable[[Engine], Metrics],
     acceptance: Acceptance = Acceptance(),
+    discard: Callable[[Engine], None] = lambda _: None,
 ) -> SearchResult[Engine]:
     """The first candidate that keeps the limits, with few layers back.
 
@@ -131,13 +132,14 @@ def search(
         candidates: in the order in which they are tried, the fastest first.
         measure: an engine's masks against those of fp32.
         acceptance: the limits.
+        discard: is given each engine that is not needed any more. Two are kept at most: the best, and the one at hand.
 
     Raises:
         NoVariantError: no candidate keeps the limits.
     """
     path: list[Step] = []
     for candidate in candidates:
-        found = _Attempts(candidate, measure, acceptance, path).run()
+        found = _Attempts(candidate, measure, acceptance, path, discard).run()
         if found is not None:
             return SearchResult(tuple(path), *found)
     raise NoVariantError(path)
@@ -152,8 +154,11 @@ class _Attempts(Generic[Engine]):
         measure: Callable[[Engine], Metrics],
         acceptance: Acceptance,
         path: list[Step],
+        discard: Callable[[Engine], None],
     ) -> None:
         self.candidate, self.measure, self.acceptance, self.path = candidate, measure, acceptance, path
+        self.discard = discard
+        self.best: tuple[Step, Engine] | None = None
         self.forced: list[str] = []
         # After a build error that names no layer: putting layers back will not help.
         self.broken = False
@@ -164,45 +169,39 @@ class _Attempts(Generic[Engine]):
 
     def run(self) -> tuple[Step, Engine] | None:
         failing, back = 0, 1
-        found = self.attempt(())
-        if found is not None or self.broken:
-            return found
+        if self.attempt(()) or self.broken:
+            return self.best
         most = int(len(self.layers) * MAX_SHARE_BACK)
-        while found is None and failing < most and not self.broken:
+        while self.best is None and failing < most and not self.broken:
             back = min(back, most)
-            found = self.attempt(self.layers[:back])
-            if found is None:
+            if not self.attempt(self.layers[:back]):
                 failing, back = back, 2 * back
-        return None if found is None else self.spare(*self.narrow(failing, back, found))
+        if self.best is not None:
+            self.spare(self.narrow(failing, back))
+        return self.best
 
-    def narrow(
-        self, failing: int, passing: int, best: tuple[Step, Engine]
-    ) -> tuple[Sequence[str], tuple[Step, Engine]]:
-        """Halves the gap between the number of layers that failed and the one that passed.
-
-        Returns:
-            The layers that are back, and the step and engine with them.
-        """
+    def narrow(self, failing: int, passing: int) -> Sequence[str]:
+        """Halves the gap between the number of layers that failed and the one that passed; the layers that are back."""
         while passing - failing > 1:
             middle = (failing + passing) // 2
-            found = self.attempt(self.layers[:middle])
-            if found is None:
-                failing = middle
+            if self.attempt(self.layers[:middle]):
+                passing = middle
             else:
-                passing, best = middle, found
-        return self.layers[:passing], best
+                failing = middle
+        return self.layers[:passing]
 
-    def spare(self, layers: Sequence[str], best: tuple[Step, Engine]) -> tuple[Step, Engine]:
+    def spare(self, layers: Sequence[str]) -> None:
         """Takes out each layer that is not needed. The last one is needed: without it, the search had failed."""
         for layer in layers[-2::-1][:MOST_SPARED]:
             fewer = [one for one in layers if one != layer]
-            found = self.attempt(fewer)
-            if found is not None:
-                layers, best = fewer, found
-        return best
+            if self.attempt(fewer):
+                layers = fewer
 
-    def attempt(self, layers: Sequence[str]) -> tuple[Step, Engine] | None:
-        """Builds and measures the variant with `layers` put back, and those that a build error named."""
+    def attempt(self, layers: Sequence[str]) -> bool:
+        """Builds and measures the variant with `layers` put back, and those that a build error named.
+
+        One that is accepted is the best so far: it has fewer layers back than the one before, which is given back.
+        """
         while True:
             kept = tuple(dict.fromkeys([*self.forced, *layers]))
             try:
@@ -212,12 +211,18 @@ class _Attempts(Generic[Engine]):
                 layer = getattr(error, "layer", None)
                 if layer is None or layer in kept:
                     self.broken = True
-                    return None
+                    return False
                 self.forced.append(layer)
                 continue
             metrics = self.measure(engine)
             step = self.record(kept, tuple(self.acceptance.missed(metrics)), metrics)
-            return (step, engine) if step.accepted else None
+            if not step.accepted:
+                self.discard(engine)
+            elif self.best is not None:
+                self.discard(self.best[1])
+            if step.accepted:
+                self.best = step, engine
+            return step.accepted
 
     def record(self, kept: tuple[str, ...], refused: tuple[str, ...], metrics: Metrics | None = None) -> Step:
         dice, changed = (metrics.dice, metrics.changed) if metrics else ({}, None)

@@ -23,6 +23,8 @@ from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.tiling import Tiling
 
 PARAMETER = "card"
+NOT_IN_CONTRACT = {"title", "engine", "certificates", "provenance"}
+"""Fields that change nothing of what a client sends, or of what it makes of the scores."""
 
 
 def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate], provenance: card.Provenance) -> Card:
@@ -112,6 +114,11 @@ def _region_order(spec: Spec) -> tuple[str, ...] | None:
     """The order of painting; none where it is that of the labels, so that clients that know no other read the card."""
     names = tuple(label.name for label in spec.output.labels)
     return None if spec.output.region_order in (None, names) else spec.output.region_order
+
+
+def same_contract(one: Card, other: Card) -> bool:
+    """Whether a client prepares scans and reads scores alike by both cards."""
+    return one.model_dump(exclude=NOT_IN_CONTRACT) == other.model_dump(exclude=NOT_IN_CONTRACT)
 
 
 def _output(spec: Spec) -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -13,6 +12,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from voxtile.card import Card
 from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import set_card
+from voxtile_build.repository.durable import replace_text
 from voxtile_build.repository.entries import CONFIG, entry_name, mean_name, score_name
 from voxtile_build.spec.serving import Serving
 from voxtile_build.spec.spec import Spec, input_names
@@ -89,11 +89,9 @@ def warm_up_sizes(max_batch_size: int) -> tuple[int, ...]:
 
 
 def write_config(config: pb.ModelConfig, folder: Path) -> None:
-    """Write config.pbtxt into `folder`, by atomic rename."""
-    partial = folder / f".{CONFIG}.partial"
+    """Write config.pbtxt into `folder`, in one step."""
     # Protobuf writes the keys of maps sorted, so the same model gives the same bytes.
-    partial.write_text(text_format.MessageToString(config), encoding="utf-8")
-    os.replace(partial, folder / CONFIG)
+    replace_text(folder / CONFIG, text_format.MessageToString(config))
 
 
 def read_config(folder: Path) -> pb.ModelConfig:

@@ -8,7 +8,7 @@ from pathlib import Path
 import onnxruntime as ort
 
 from voxtile_build.arrays import Feed, Runner
-from voxtile_build.engines.base import Compiled, Engine, Search, Variant
+from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.onnxruntime.runner import FILE, THREADS, OnnxRuntimeRunner
 from voxtile_build.engines.timing import Timed
 from voxtile_build.spec.spec import Spec
@@ -32,14 +32,11 @@ class OnnxRuntime(Engine):
 
         return VARIANTS
 
-    def search(self, spec: Spec) -> Search:
-        """On a GPU fp16 as a GPU rounds it: its ONNX Runtime has no int8 convolution, and fp16 gains nothing on CPUs.
-
-        The GPU is not here to time the variants.
-        """
+    def search(self, spec: Spec) -> tuple[Variant, ...]:
+        """On a GPU fp16, as a GPU rounds it: there is no int8 convolution there, and fp16 gains nothing on CPUs."""
         from voxtile_build.engines.onnxruntime.variants import CPU_SEARCH, GPU_SEARCH
 
-        return Search(CPU_SEARCH) if spec.serving.gpus == "none" else Search(GPU_SEARCH, timed=False)
+        return CPU_SEARCH if spec.serving.gpus == "none" else GPU_SEARCH
 
     def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
         return OnnxRuntimeRunner(folder / FILE, int(parameters.get(THREADS, "0")))

@@ -32,6 +32,12 @@ class OpenVino(Engine):
 
         return VARIANTS
 
+    def search(self, spec: Spec) -> tuple[Variant, ...]:
+        """Without bf16 where the CPU has none: it emulates bf16, slower than fp32, or computes in fp32 all the same."""
+        from voxtile_build.engines.openvino.variants import VARIANTS, has_bf16
+
+        return tuple(variant for variant in VARIANTS if variant.precision != "bf16" or has_bf16())
+
     def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
         return OpenVinoRunner(folder / FILE, int(parameters.get(THREADS, "0")), parameters.get(HINT, "f32"))
 

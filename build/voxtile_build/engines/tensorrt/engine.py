@@ -8,7 +8,7 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from voxtile_build.engines.base import Compiled, Engine, Search, Variant
+from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.gpu import visible_gpu
 from voxtile_build.engines.tensorrt.container import container_advice
 from voxtile_build.errors import EngineError, SpecError
@@ -46,11 +46,11 @@ class TensorRt(Engine):
         """A plan runs on GPUs alone, whatever `serving.gpus` says."""
         return "gpu"
 
-    def search(self, spec: Spec) -> Search:
+    def search(self, spec: Spec) -> tuple[Variant, ...]:
         """Graphs as a GPU rounds them, run on the CPU; a plan is built only of the one that is found."""
         from voxtile_build.engines.tensorrt.variants import ROUNDED
 
-        return Search(ROUNDED, timed=False)
+        return ROUNDED
 
     def settle(self, found: Compiled, kept: frozenset[str], graphs: Graphs, spec: Spec, folder: Path) -> Compiled:
         variant = next(variant for variant in self.variants() if variant.precision == found.precision)

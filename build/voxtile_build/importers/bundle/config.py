@@ -22,6 +22,7 @@ DISABLED = "_disabled_"
 ROOT = "bundle_root"
 """The id under which a bundle finds its own folder."""
 NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
+MOST_VALUES = 1_000_000
 DEEPEST = 32
 """The longest chain of references; a longer one is taken for a circle."""
 
@@ -135,8 +136,20 @@ def _read(path: Path) -> Mapping[str, Any]:
     try:
         text = path.read_text(encoding="utf-8")
         content = json.loads(text) if path.suffix == ".json" else yaml.safe_load(text)
-    except (OSError, UnicodeDecodeError, ValueError, yaml.YAMLError) as error:
+        _refuse_bombs(content)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise SourceError(f"{path}: cannot be read: {str(error).splitlines()[0]}") from None
     if not isinstance(content, Mapping):
         raise SourceError(f"{path}: expected keys and values, found {type(content).__name__}")
     return content
+
+
+def _refuse_bombs(content: Any) -> None:
+    """YAML may refer to its own parts: a few lines unfold to billions of values, or to themselves."""
+    left, waiting = MOST_VALUES, [content]
+    while waiting:
+        left -= 1
+        if left < 0:
+            raise ValueError(f"expected at most {MOST_VALUES:,} values, found parts that refer to each other for more")
+        value = waiting.pop()
+        waiting += value.values() if isinstance(value, Mapping) else value if isinstance(value, list) else ()

@@ -196,7 +196,7 @@ def _check_hash(folder: Path, path: Path) -> None:
         try:
             files = (yaml.safe_load(stated.read_text(encoding="utf-8")) or {}).get("large_files") or []
             wanted = [entry for entry in files if _place(folder, entry) == path]
-        except (OSError, UnicodeDecodeError, ValueError, AttributeError, yaml.YAMLError) as error:
+        except (OSError, ValueError, AttributeError, RecursionError, yaml.YAMLError) as error:
             raise SourceError(f"{stated}: cannot be read: {str(error).splitlines()[0]}") from None
         for entry in wanted:
             kind, value = str(entry.get("hash_type") or ""), str(entry.get("hash_val") or "").lower()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -9,18 +10,21 @@ from typing import Any
 import numpy as np
 import onnx
 import torch
-from google.protobuf.message import DecodeError
 from onnx import GraphProto, ModelProto, TensorProto, TensorShapeProto, ValueInfoProto
 from onnx.inliner import inline_local_functions
 from torch import Tensor
 
-from voxtile_build.errors import NetworkError
+from voxtile_build.errors import NetworkError, reason_of
+from voxtile_build.importers.files.onnx_messages import messages, unfolded_nodes
 from voxtile_build.importers.files.onnx_opset import at_opset
 from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 from voxtile_build.networks.heads import choose_index
 from voxtile_build.sessions import open_session
 
 STANDARD = ("", "ai.onnx")
+MOST_NODES = 1_000_000
+MOST_VALUES = 2**33
+"""32 GiB in float32: more than a tile's largest tensor in any network that can be served."""
 
 
 def open_onnx(path: Path, content: bytes) -> Source:
@@ -39,14 +43,14 @@ def open_onnx(path: Path, content: bytes) -> Source:
     try:
         session = open_session(content)
     except Exception as error:  # ONNX Runtime's kinds have no common base
-        raise NetworkError(f"{path}: ONNX Runtime cannot load the network: {error}") from error
+        raise NetworkError(f"{path}: ONNX Runtime cannot load the network: {reason_of(error)}") from error
 
     def run(values: Tensor) -> Any:
         check_shape(image, values.shape[1:], str(path))
         try:
             outputs = session.run(None, {image.name: np.ascontiguousarray(values.numpy())})
         except Exception as error:  # ONNX Runtime's kinds have no common base
-            raise RuntimeError(f"{path}: {error}") from error
+            raise RuntimeError(f"{path}: {reason_of(error)}") from error
         return [torch.from_numpy(np.ascontiguousarray(output)) for output in outputs]
 
     def to_onnx(shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
@@ -115,30 +119,27 @@ def _parsed(path: Path, content: bytes) -> ModelProto:
     model = ModelProto()
     try:
         model.ParseFromString(content)
-        _refuse_external(path, model.graph)
+        _refuse_external(path, model)
+        _refuse_bombs(path, model)
         onnx.checker.check_model(model)
-    except (DecodeError, onnx.checker.ValidationError, UnicodeDecodeError) as error:
-        reason = (str(error).strip().splitlines() or ["it cannot be parsed"])[0]
+        model = inline_local_functions(model) if model.functions else model
+    except NetworkError:
+        raise
+    except Exception as error:  # onnx raises many kinds of errors for damaged files
         raise NetworkError(
-            f"{path}: expected a whole ONNX file, found a damaged one ({reason}); fetch it again"
+            f"{path}: expected a whole ONNX file, found a damaged one ({reason_of(error)}); fetch it again"
         ) from None
-    foreign = sorted({f"{node.domain}.{node.op_type}" for node in _nodes(model) if not _known(node.domain, model)})
+    foreign = sorted({f"{node.domain}.{node.op_type}" for node in _nodes_of(model.graph.node) if _is_foreign(node)})
     if foreign:
         raise NetworkError(
             f"{path}: expected operators of the ONNX standard alone, found {', '.join(foreign)}, which other engines "
             "and servers do not know; export the network without fusing or custom operators"
         )
-    return inline_local_functions(model) if model.functions else model
+    return model
 
 
-def _known(domain: str, model: ModelProto) -> bool:
-    return domain in STANDARD or domain in {function.domain for function in model.functions}
-
-
-def _nodes(model: ModelProto) -> Iterator[onnx.NodeProto]:
-    yield from _nodes_of(model.graph.node)
-    for function in model.functions:
-        yield from _nodes_of(function.node)
+def _is_foreign(node: onnx.NodeProto) -> bool:
+    return node.domain not in STANDARD
 
 
 def _nodes_of(nodes: Any) -> Iterator[onnx.NodeProto]:
@@ -149,13 +150,36 @@ def _nodes_of(nodes: Any) -> Iterator[onnx.NodeProto]:
                 yield from _nodes_of(graph.node)
 
 
-def _refuse_external(path: Path, graph: GraphProto) -> None:
-    outside = [tensor.name for tensor in graph.initializer if tensor.data_location == TensorProto.EXTERNAL]
+def _refuse_external(path: Path, model: ModelProto) -> None:
+    """No tensor may lie in another file: in no graph, function or attribute."""
+    outside = [
+        tensor.name
+        for tensor in messages(model, TensorProto)
+        if tensor.data_location == TensorProto.EXTERNAL or tensor.external_data
+    ]
     if outside:
         raise NetworkError(
             f"{path}: expected one file with the weights inside, which its sha256 covers, found {len(outside)} tensors "
             "in another file; save it with onnx.save(onnx.load(file), file, save_as_external_data=False)"
         )
+
+
+def _refuse_bombs(path: Path, model: ModelProto) -> None:
+    """A small file may unfold to any size: by functions that call functions, or by constants of shapes."""
+    nodes = unfolded_nodes(model)
+    if nodes > MOST_NODES:
+        raise NetworkError(
+            f"{path}: expected a network of at most {MOST_NODES:,} operators, found functions that unfold to more, or "
+            "that call themselves; export it again"
+        )
+    inferred = onnx.shape_inference.infer_shapes(model, data_prop=True)
+    for value in messages(inferred, ValueInfoProto):
+        sizes = [axis.dim_value for axis in value.type.tensor_type.shape.dim if axis.dim_value > 0]
+        if math.prod(sizes) > MOST_VALUES:
+            raise NetworkError(
+                f"{path}: expected tensors of at most {MOST_VALUES:,} values, found {value.name!r} of {sizes}; "
+                "export it again"
+            )
 
 
 def _inputs(graph: GraphProto) -> list[ValueInfoProto]:

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from dataclasses import replace
 from pathlib import Path
+
+import torch
+from onnx import ModelProto
+from torch import Tensor
 
 from voxtile_build.errors import NetworkError
 from voxtile_build.importers.files.exported_file import open_exported
 from voxtile_build.importers.files.onnx_file import open_onnx
+from voxtile_build.importers.files.onnx_opset import TOLERANCE
 from voxtile_build.importers.files.torchscript_file import open_torchscript
 from voxtile_build.networks.file_network import FileNetwork, Source
+from voxtile_build.networks.heads import choose
 from voxtile_build.networks.weights import check_sha256
 
 KINDS: dict[str, Callable[[Path, bytes], Source]] = {
@@ -37,16 +44,51 @@ def open_network(path: Path, sha256: str, head: int | None, max_batch_size: int)
     if path.suffix not in KINDS:
         raise NetworkError(f"{path}: network.file: expected one of {', '.join(KINDS)}, found {path.suffix or 'none'!r}")
     check_sha256(path, sha256, "network")
-    network = FileNetwork(path, KINDS[path.suffix](path, path.read_bytes()), head)
-    _check_batch(network, max_batch_size)
-    return network
+    source = KINDS[path.suffix](path, path.read_bytes())
+    _check_batch(path, source.batch, max_batch_size)
+    return FileNetwork(path, _with_checked_batches(path, source, max_batch_size), head)
 
 
-def _check_batch(network: FileNetwork, max_batch_size: int) -> None:
-    if network.batch is None or network.batch == max_batch_size == 1:
+def _check_batch(path: Path, batch: int | None, max_batch_size: int) -> None:
+    if batch is None or batch == max_batch_size == 1:
         return
-    advice = "set serving.max_batch_size = 1, or " if network.batch == 1 else ""
+    advice = "set serving.max_batch_size = 1, or " if batch == 1 else ""
     raise NetworkError(
-        f"{network.path}: serving.max_batch_size: the file takes a batch of {network.batch} and no other, found "
+        f"{path}: serving.max_batch_size: the file takes a batch of {batch} and no other, found "
         f"max_batch_size {max_batch_size}; {advice}export the network again with a free batch"
     )
+
+
+def _with_checked_batches(path: Path, source: Source, max_batch_size: int) -> Source:
+    """`source`, whose graph is given only if the samples of a batch go through it as each would alone.
+
+    A file may promise a free batch and have the batch that it was traced with inside.
+    """
+
+    def to_onnx(shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
+        if max_batch_size > 1:
+            _check_samples(path, source, shape, head, max_batch_size)
+        return source.to_onnx(shape, opset, head)
+
+    return replace(source, to_onnx=to_onnx)
+
+
+def _check_samples(path: Path, source: Source, shape: Sequence[int], head: int | None, max_batch_size: int) -> None:
+    images = torch.randn(2, *shape, generator=torch.Generator().manual_seed(0))
+    with torch.no_grad():
+        alone = torch.cat([choose(source.run(image[None]), head) for image in images])
+        try:
+            together = choose(source.run(images), head)
+        except Exception:  # every kind of file raises kinds of its own
+            _check_batch(path, 1, max_batch_size)
+            raise
+    if together.shape != alone.shape or not torch.allclose(together, alone, rtol=0, atol=_tolerance(alone)):
+        raise NetworkError(
+            f"{path}: serving.max_batch_size: expected each sample of a batch to give what it gives alone, found that "
+            "the network mixes them, as one does that was traced with a batch of 1 or while it trained; set "
+            "serving.max_batch_size = 1, or export the network again in evaluation mode and with a free batch"
+        )
+
+
+def _tolerance(values: Tensor) -> float:
+    return TOLERANCE * max(1.0, float(values.abs().max()))

@@ -7,9 +7,13 @@ results of every graph are compared with those of the file.
 
 from __future__ import annotations
 
+import ast
+import ctypes
 import io
+import os
+import re
+import sys
 import warnings
-import zipfile
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
@@ -21,13 +25,29 @@ import torch
 from onnx import ModelProto
 
 from voxtile_build.arrays import Array
-from voxtile_build.errors import ExportError, NetworkError
+from voxtile_build.errors import ExportError, NetworkError, reason_of
+from voxtile_build.importers.files.archive import pack, read_archive, refuse_others, unsafe
 from voxtile_build.importers.files.onnx_file import between
 from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 from voxtile_build.networks.float64 import in_float64
 from voxtile_build.networks.heads import choose
 from voxtile_build.sessions import open_session
 
+MEMBERS = (
+    r"(data|constants)\.pkl",
+    r"(data|constants)/\d+",
+    r"code/[^/]+(/[^/]+)*\.py",
+    r"(version|byteorder|\.data/[^/]+)",
+)
+"""Files of an archive of torch.jit.save; any other could be read in place of those that are checked."""
+LEFT_OUT = (r"code/.*\.debug_pkl", r"extra/.*", r"traced_inputs(\.pkl|/\d+)")
+"""Notes for people, and examples of inputs."""
+ARCHIVE = "TorchScript (a zip of torch.jit.save)"
+FORBIDDEN = re.compile(r"from_file|save|classes|rpc_\w*")
+"""Names that a network does not need."""
+NAMESPACES = ("prim", "prims", "aten")
+"""PyTorch's own operators."""
+STDOUT = 1
 BATCHES = (1, 3)
 TOLERANCE = 1e-4
 """Share of the largest value by which results may differ whatever the network: another order of sums."""
@@ -47,14 +67,14 @@ def open_torchscript(path: Path, content: bytes) -> Source:
     Raises:
         NetworkError: the file is damaged, or is a pickle (torch.save), which could run code.
     """
-    _check_archive(path, content)
+    checked = _checked(path, content)
     try:
         with _quiet():
             load: Any = torch.jit.load  # it has no types
-            module = load(io.BytesIO(content), map_location="cpu").eval()
-    except (RuntimeError, ValueError) as error:
+            module = load(io.BytesIO(checked), map_location="cpu").eval()
+    except Exception as error:  # a damaged file raises many kinds of errors
         raise NetworkError(
-            f"{path}: expected TorchScript, found what PyTorch cannot load: {_first_line(error)}"
+            f"{path}: expected TorchScript, found what PyTorch cannot load: {reason_of(error)}"
         ) from None
 
     def to_onnx(shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
@@ -63,28 +83,46 @@ def open_torchscript(path: Path, content: bytes) -> Source:
     return Source(module, to_onnx, None)
 
 
-def _check_archive(path: Path, content: bytes) -> None:
+def _checked(path: Path, content: bytes) -> bytes:
     """TorchScript is a zip with code and constants; a state dict or a whole module of torch.save is a pickle."""
-    if not zipfile.is_zipfile(io.BytesIO(content)):
-        raise NetworkError(
-            f"{path}: expected TorchScript (a zip of torch.jit.save), found a truncated file or one of another kind"
-        )
-    with zipfile.ZipFile(io.BytesIO(content)) as archive:
-        names = {name.partition("/")[2] for name in archive.namelist()}
-    if "constants.pkl" not in names or not any(name.startswith("code/") for name in names):
+    members = read_archive(path, content, ARCHIVE)
+    if "constants.pkl" not in members or not any(name.startswith("code/") for name in members):
         raise NetworkError(
             f"{path}: expected TorchScript (torch.jit.save), found a pickle of torch.save, which could run code and "
             "is not opened; give a state dict in [weights] beside network.name, or save torch.jit.trace(network, image)"
         )
+    refuse_others(path, members, (*MEMBERS, *LEFT_OUT))
+    needed = {name: data for name, data in members.items() if not any(re.fullmatch(one, name) for one in LEFT_OUT)}
+    for name, data in needed.items():
+        if name.endswith(".py"):
+            _check_code(path, name, data)
+        if name.endswith(".pkl") and re.search(rb"torch\.classes|classes\.", data):
+            raise unsafe(path, f"{name!r} with objects that are written in C++")
+    return pack(needed)
+
+
+def _check_code(path: Path, name: str, data: bytes) -> None:
+    """Code of TorchScript is a part of Python. It runs when the file is loaded, and could write files."""
+    try:
+        parts = list(ast.walk(ast.parse(data)))
+    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        raise NetworkError(
+            f"{path}: {name}: expected code of TorchScript, found what cannot be read: {error}"
+        ) from None
+    for part in parts:
+        found = part.attr if isinstance(part, ast.Attribute) else part.id if isinstance(part, ast.Name) else ""
+        if FORBIDDEN.fullmatch(found):
+            raise unsafe(path, f"{found!r} in {name}, which reads or writes files, or starts other code")
+        if isinstance(part, ast.Attribute) and ast.unparse(part.value) == "ops" and found not in NAMESPACES:
+            raise unsafe(path, f"operators of {found!r} in {name}")
 
 
 def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
     if opset > NEWEST_OPSET:
         raise ExportError(f"{path}: TorchScript goes to ONNX up to opset {NEWEST_OPSET}, found {opset} asked for")
     stream: Any = io.BytesIO()  # the older exporter writes to streams, which its types do not say
-    example = torch.zeros(2, *shape)
-    with torch.no_grad():
-        count = _count(module(example))
+    batch, count = _traced(path, module, shape)
+    example = torch.zeros(batch, *shape)
     outputs = [f"{LOGITS}_{index}" for index in range(count)]
     try:
         with _quiet(), torch.no_grad():
@@ -98,25 +136,44 @@ def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int 
                 opset_version=opset,
                 input_names=[IMAGE],
                 output_names=outputs,
-                dynamic_axes={name: {0: "batch"} for name in (IMAGE, *outputs)},
+                dynamic_axes={name: {0: "batch"} for name in (IMAGE, *outputs)} if batch > 1 else None,
             )
     except Exception as error:  # the exporter raises its own kinds and those of TorchScript
         raise ExportError(
-            f"{path}: this TorchScript cannot be written as ONNX: {_first_line(error)}; {ADVICE}"
+            f"{path}: this TorchScript cannot be written as ONNX: {reason_of(error)}; {ADVICE}"
         ) from error
     model = between(onnx.load_from_string(stream.getvalue()), shape, head, str(path))
-    require_same(path, module, model, shape, head)
+    require_same(path, module, model, shape, head, BATCHES if batch > 1 else (1,))
     return model
 
 
-ADVICE = "save torch.jit.trace(network, image) in place of a scripted network, or give a .pt2 or .onnx file"
+ADVICE = (
+    "save torch.jit.trace(network.eval(), image) in place of a scripted network or of one that was traced while it "
+    "trained, or give a .pt2 or .onnx file"
+)
 
 
-def _count(outputs: Any) -> int:
-    return len(outputs) if isinstance(outputs, list | tuple) else 1
+def _traced(path: Path, module: Any, shape: Sequence[int]) -> tuple[int, int]:
+    """The batch to trace with, and the number of outputs. With a batch of 1 the exporter takes it for a constant."""
+    failed: Exception | None = None
+    for batch in (2, 1):
+        try:
+            with torch.no_grad():
+                outputs = module(torch.zeros(batch, *shape))
+            return batch, len(outputs) if isinstance(outputs, list | tuple) else 1
+        except Exception as error:  # TorchScript raises the kinds of its operators
+            failed = error
+    raise NetworkError(f"{path}: the network does not run: {reason_of(failed)}") from failed
 
 
-def require_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int], head: int | None) -> None:
+def require_same(
+    path: Path,
+    module: Any,
+    model: ModelProto,
+    shape: Sequence[int],
+    head: int | None,
+    batches: Sequence[int] = BATCHES,
+) -> None:
     """Refuse a graph that is not the file's network.
 
     Args:
@@ -125,18 +182,19 @@ def require_same(path: Path, module: Any, model: ModelProto, shape: Sequence[int
         model: the graph from `image` to `logits`.
         shape: [channel, *spatial] of the image.
         head: which output is `logits`.
+        batches: that the network takes.
 
     Raises:
         ExportError: it gives other results, by more than rounding.
     """
-    for batch in BATCHES:
+    for batch in batches:
         image = torch.randn(batch, *shape, generator=torch.Generator().manual_seed(batch))
         try:
             with torch.no_grad():
                 expected = choose(module(image), head).numpy()
             found = open_session(model).run([LOGITS], {IMAGE: image.numpy()})[0]
         except Exception as error:  # both sides raise kinds of their own
-            raise ExportError(f"{path}: fails at a batch of {batch}: {_first_line(error)}; {ADVICE}") from error
+            raise ExportError(f"{path}: fails at a batch of {batch}: {reason_of(error)}; {ADVICE}") from error
         if found.shape != expected.shape or not _is_same(module, image, head, expected, found):
             raise ExportError(f"{path}: written as ONNX, this TorchScript gives other results; {ADVICE}")
 
@@ -156,11 +214,21 @@ def _is_same(module: Any, image: torch.Tensor, head: int | None, expected: Array
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Without the warnings of TorchScript and its exporter that they are deprecated."""
-    with warnings.catch_warnings(), redirect_stdout(io.StringIO()):
-        warnings.simplefilter("ignore")
-        yield
+    """Without the warnings that TorchScript is deprecated, and without the graph that the exporter prints in C++."""
+    sys.stdout.flush()
+    _flush_c()
+    kept = os.dup(STDOUT)
+    try:
+        with warnings.catch_warnings(), open(os.devnull, "w") as nowhere, redirect_stdout(nowhere):
+            warnings.simplefilter("ignore")
+            os.dup2(nowhere.fileno(), STDOUT)
+            yield
+    finally:
+        _flush_c()
+        os.dup2(kept, STDOUT)
+        os.close(kept)
 
 
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0]
+def _flush_c() -> None:
+    """C has a buffer of its own for what it prints."""
+    ctypes.CDLL(None).fflush(None)

@@ -1,25 +1,23 @@
-"""Reads nnU-Net's checkpoints. They are pickles, so only what nnU-Net itself writes is loaded: an allow-list."""
+"""Reads nnU-Net's checkpoints. They are pickles, so only tensors and plain values are loaded: an allow-list."""
 
 from __future__ import annotations
 
-import codecs
-import importlib
-import pickle
-import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import torch
 from torch import Tensor, nn
 
 from voxtile_build.errors import SourceError, WeightsError
-from voxtile_build.networks.weights import check_fit, sha256_of_file
-
-PREFIXES = ("module.", "_orig_mod.")
-"""Prefixes that DataParallel and torch.compile put before every name."""
+from voxtile_build.networks.weights import (
+    check_fit,
+    is_state,
+    read_torch,
+    sha256_of_file,
+    without_prefix,
+    without_wrappers,
+)
 
 
 @dataclass(frozen=True)
@@ -59,7 +57,7 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
     """
     if not path.is_file():
         raise SourceError(f"fold {fold}: expected its checkpoint {path}, found no such file; train it, or leave it out")
-    content = _load(path)
+    content = read_torch(path)
     arguments = content.get("init_args") if isinstance(content, Mapping) else None
     if not isinstance(content, Mapping) or "network_weights" not in content or not isinstance(arguments, Mapping):
         raise WeightsError(f"{path}: expected an nnU-Net v2 checkpoint with network_weights and init_args, found none")
@@ -68,7 +66,7 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
         fold,
         path,
         sha256_of_file(path),
-        _without_prefixes(content["network_weights"], path),
+        _weights(content["network_weights"], path),
         str(content.get("trainer_name", "")),
         str(arguments.get("configuration", "")),
         _mapping(arguments.get("plans")),
@@ -113,49 +111,17 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
         f"the checkpoint belongs to another plan or trainer than plans.json describes; a network that {trainer} builds "
         "by its own code, not by the plan, cannot be imported"
     )
-    check_fit(checkpoint.weights, network.state_dict(), checkpoint.path, what)
-    network.load_state_dict(dict(checkpoint.weights), strict=True)
+    wanted = network.state_dict()
+    weights = without_prefix(checkpoint.weights, wanted)
+    check_fit(weights, wanted, checkpoint.path, what)
+    network.load_state_dict(dict(weights), strict=True)
     return network.eval()
 
 
-def _load(path: Path) -> Any:
-    try:
-        with torch.serialization.safe_globals(list(_allowed())):
-            return torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError as error:
-        raise WeightsError(
-            f"{path}: expected nnU-Net's tensors, plain values and NumPy numbers, found a pickle with {_named(error)}, "
-            "which could run code; nothing of it was run. Do not use this file unless you know who wrote it and why"
-        ) from None
-    except (RuntimeError, EOFError, OSError, ValueError, KeyError) as error:
-        raise WeightsError(f"{path}: expected a checkpoint, found a file that PyTorch cannot read: {error}") from None
-
-
-def _allowed() -> tuple[Any, ...]:
-    """What nnU-Net's checkpoints hold besides tensors: NumPy numbers and arrays of numbers, in the training log."""
-    core: Any = importlib.import_module("numpy._core.multiarray" if hasattr(np, "_core") else "numpy.core.multiarray")
-    made = [
-        (getattr(core, attribute), f"numpy.{package}.multiarray.{attribute}")
-        for attribute in ("scalar", "_reconstruct")
-        for package in ("_core", "core")  # NumPy 2 writes the one, NumPy 1 the other
-    ]
-    kinds = {type(np.dtype(code)) for code in "?bBhHiIlLqQefd"}
-    return (*made, np.dtype, np.ndarray, *kinds, (codecs.encode, "_codecs.encode"))
-
-
-def _named(error: Exception) -> str:
-    """The dotted name of what PyTorch refuses: in all of its messages it comes after the word GLOBAL."""
-    found = re.search(r"GLOBAL ([\w.]+)", str(error))
-    return found[1] if found else "other Python objects"
-
-
-def _without_prefixes(weights: Any, path: Path) -> Mapping[str, Tensor]:
-    if not isinstance(weights, Mapping) or not all(isinstance(value, Tensor) for value in weights.values()):
+def _weights(weights: Any, path: Path) -> Mapping[str, Tensor]:
+    if not is_state(weights):
         raise WeightsError(f"{path}: expected network_weights to be names and tensors, found {type(weights).__name__}")
-    for prefix in PREFIXES:
-        if weights and all(key.startswith(prefix) for key in weights):
-            weights = {key.removeprefix(prefix): value for key, value in weights.items()}
-    return dict(weights)
+    return dict(without_wrappers(weights))
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:

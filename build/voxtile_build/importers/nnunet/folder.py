@@ -90,7 +90,7 @@ def read_json(path: Path) -> dict[str, Any]:
             f"{path}: cannot be read ({error.strerror}); a trained nnU-Net v2 folder holds dataset.json, "
             "plans.json and fold_X/checkpoint_final.pth"
         ) from None
-    except (json.JSONDecodeError, UnicodeDecodeError) as error:
+    except (ValueError, RecursionError) as error:
         raise SourceError(f"{path}: expected JSON, found {error}") from None
     if not isinstance(content, dict):
         raise SourceError(f"{path}: expected a JSON object, found {type(content).__name__}")
