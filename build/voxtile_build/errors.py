@@ -17,11 +17,19 @@ A build of several engines publishes those that pass, and ends with the code of 
 Each message says what was expected, what was found, where, and what to do.
 """
 
+LONGEST_LINE = 1000
+"""Characters of a line of a message at most: a value quoted from a file may be of any length."""
+
 
 class BuildError(Exception):
     """Base of all errors meant for the user; `exit_code` is what the command ends with."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return "\n".join(
+            line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in super().__str__().split("\n")
+        )
 
 
 class SpecError(BuildError):

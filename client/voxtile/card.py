@@ -385,7 +385,7 @@ def parse_card(text: str, model: str) -> Card:
     """
     try:
         fields = json.loads(text)
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also a number of too many digits, and too many brackets
         raise ModelError(f"model {model!r}: its card is not JSON ({error}); build the entry again") from None
     if not isinstance(fields, dict):
         raise ModelError(f"model {model!r}: its card should be a JSON object, found {type(fields).__name__}")

@@ -182,7 +182,9 @@ def container_of(loaded: Mapping[str, Any], path: Path) -> str | None:
 
 def same_tensors(one: Mapping[str, Tensor], other: Mapping[str, Tensor]) -> bool:
     """Whether two state dicts have the same names and values."""
-    return one.keys() == other.keys() and all(torch.equal(value, other[key]) for key, value in one.items())
+    return one.keys() == other.keys() and all(
+        value.dtype == other[key].dtype and torch.equal(value, other[key]) for key, value in one.items()
+    )
 
 
 def _unwrap(loaded: Any, path: Path) -> Mapping[str, Tensor]:

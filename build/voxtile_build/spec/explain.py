@@ -9,6 +9,9 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+SHOWN = 20
+"""Lines of an error at most: one list of a thousand wrong entries should not fill the screen."""
+
 
 def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
     """A line for every fault: `FILE: key.path: what is wrong, what was found (what the key means)`.
@@ -18,7 +21,9 @@ def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
         model: the class that was validated.
         where: names the file.
     """
-    return "\n".join(f"{where}: {_fault(details, model)}" for details in error.errors(include_url=False))
+    faults = [f"{where}: {_fault(details, model)}" for details in error.errors(include_url=False)]
+    more = [f"{where}: {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else []
+    return "\n".join([*faults[:SHOWN], *more])
 
 
 def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:

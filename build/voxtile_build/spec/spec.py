@@ -114,7 +114,7 @@ def read_toml(path: Path) -> dict[str, Any]:
             return tomllib.load(stream)
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}); give the path of a models/NAME.toml") from None
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and too many brackets
         raise SpecError(f"{path}: not TOML: {error}") from None
 
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from torch import Tensor, nn
 
 from voxtile_build.errors import SourceError, WeightsError
@@ -61,7 +62,6 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
     arguments = content.get("init_args") if isinstance(content, Mapping) else None
     if not isinstance(content, Mapping) or "network_weights" not in content or not isinstance(arguments, Mapping):
         raise WeightsError(f"{path}: expected an nnU-Net v2 checkpoint with network_weights and init_args, found none")
-    axes = content.get("inference_allowed_mirroring_axes")
     return Checkpoint(
         fold,
         path,
@@ -71,7 +71,7 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
         str(arguments.get("configuration", "")),
         _mapping(arguments.get("plans")),
         _mapping(arguments.get("dataset_json")),
-        () if axes is None else tuple(int(axis) for axis in axes),
+        _axes(content.get("inference_allowed_mirroring_axes"), path),
     )
 
 
@@ -116,6 +116,15 @@ def load_into(network: nn.Module, checkpoint: Checkpoint) -> nn.Module:
     check_fit(weights, wanted, checkpoint.path, what)
     network.load_state_dict(dict(weights), strict=True)
     return network.eval()
+
+
+def _axes(axes: Any, path: Path) -> tuple[int, ...]:
+    """The axes that nnU-Net mirrors over, also as NumPy's numbers; none where the checkpoint names none."""
+    if axes is None:
+        return ()
+    if not isinstance(axes, list | tuple) or not all(isinstance(axis, int | np.integer) for axis in axes):
+        raise WeightsError(f"{path}: inference_allowed_mirroring_axes: expected numbers of axes, found {axes!r:.80}")
+    return tuple(map(int, axes))
 
 
 def _weights(weights: Any, path: Path) -> Mapping[str, Tensor]:

@@ -13,6 +13,7 @@ from typing import Any
 
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.nnunet.old_plans import with_architecture
+from voxtile_build.importers.nnunet.shapes import Configuration, Dataset, Inheriting, Plans, check_kinds
 
 SEPARATOR = "__"
 """Trained models are called TRAINER__PLANS__CONFIGURATION."""
@@ -74,7 +75,10 @@ def open_folder(path: Path, configuration: str | None = None) -> ModelFolder:
         SourceError: there is no model, or there are several and no configuration is given.
     """
     chosen = path if (path / "plans.json").is_file() else _choose(path, configuration)
-    return ModelFolder(chosen, read_json(chosen / "dataset.json"), read_json(chosen / "plans.json"))
+    dataset, plans = read_json(chosen / "dataset.json"), read_json(chosen / "plans.json")
+    check_kinds(Dataset, dataset, str(chosen / "dataset.json"))
+    check_kinds(Plans, plans, str(chosen / "plans.json"))
+    return ModelFolder(chosen, dataset, plans)
 
 
 def read_json(path: Path) -> dict[str, Any]:
@@ -99,8 +103,10 @@ def read_json(path: Path) -> dict[str, Any]:
 
 def configuration_of(plans: Mapping[str, Any], name: str, where: str) -> dict[str, Any]:
     """One configuration of `plans`: inherited keys are merged in, old architecture keys converted."""
-    merged = _inherited(plans.get("configurations", {}), name, where, ())
-    return with_architecture(merged, f"{where}: configurations.{name}")
+    check_kinds(Plans, plans, where)
+    merged = with_architecture(_inherited(plans["configurations"], name, where, ()), f"{where}: configurations.{name}")
+    check_kinds(Configuration, merged, f"{where}: configurations.{name}")
+    return merged
 
 
 def _inherited(configurations: Mapping[str, Any], name: str, where: str, visited: tuple[str, ...]) -> dict[str, Any]:
@@ -109,7 +115,8 @@ def _inherited(configurations: Mapping[str, Any], name: str, where: str, visited
     if name in visited:
         raise SourceError(f"{where}: configurations inherit in a circle: {' from '.join([*visited, name])}")
     own = dict(configurations[name])
-    if "inherits_from" not in own:
+    check_kinds(Inheriting, own, f"{where}: configurations.{name}")
+    if own.get("inherits_from") is None:
         return own
     return {**_inherited(configurations, own["inherits_from"], where, (*visited, name)), **own}
 

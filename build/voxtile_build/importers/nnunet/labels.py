@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet.shapes import Dataset, check_kinds
 
 IGNORE = "ignore"
 UINT8, UINT16 = 255, 65535
@@ -59,6 +60,7 @@ def labels_of(dataset: Mapping[str, Any], where: str) -> Labels:
     Raises:
         SourceError: nnU-Net itself refuses such labels, or could not write them.
     """
+    check_kinds(Dataset, dataset, where)
     declared = dataset.get("labels")
     if not isinstance(declared, Mapping) or not _is_background(declared.get("background")):
         raise SourceError(f"{where}: labels: expected names and values with background as 0, found {declared!r}")

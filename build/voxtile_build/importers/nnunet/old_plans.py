@@ -9,6 +9,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet.shapes import OldConfiguration, check_kinds
 
 ARCHITECTURES = "dynamic_network_architectures.architectures"
 NETWORKS = {"PlainConvUNet": "n_conv_per_stage", "ResidualEncoderUNet": "n_blocks_per_stage"}
@@ -34,6 +35,7 @@ def with_architecture(configuration: Mapping[str, Any], where: str) -> dict[str,
     missing = [key for key in OLD_KEYS if key not in configuration and key != "num_pool_per_axis"]
     if missing:
         raise SourceError(f"{where}: expected architecture, or the keys of older plans; {', '.join(missing)} missing")
+    check_kinds(OldConfiguration, configuration, where)
     name = configuration["UNet_class_name"]
     if name not in NETWORKS:
         raise SourceError(f"{where}: UNet_class_name: expected {' or '.join(NETWORKS)}, found {name!r}")

@@ -1,0 +1,1 @@
+"""Fuzzing: readers get damaged and odd files and may answer with nothing but their own errors; `make fuzz`."""
