@@ -1,5 +1,5 @@
 # The verbs, in the order in which one needs them. Every one sets up what it lacks.
-.PHONY: setup demo build serve test test-all check docs bench clean
+.PHONY: setup demo build serve test test-all check mutate soak fuzz docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -13,6 +13,12 @@ HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
 METRICS_PORT ?= 8002
 OUT ?= out
+# What `make mutate` changes (paths of modules or names of groups; all by default), and the share of the mutants.
+MODULES ?=
+SAMPLE ?= 1
+# Readers for `make fuzz`; all by default, each for so many minutes. `make soak` takes MINUTES too.
+TARGET ?=
+MINUTES ?=
 # Processes that share the test files. Most tests keep one core busy, so one a core; each starts a server of its own.
 WORKERS ?= 2
 
@@ -65,6 +71,18 @@ check: setup
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy client/voxtile build/voxtile_build server/voxtile_server bench docs/generate
 	$(BIN)/lint-imports
+
+# Changes the code in small ways; ends with 1 where no test notices a change that nobody has judged.
+mutate: setup
+	$(BIN)/python -m tests.mutation $(MODULES) --sample $(SAMPLE) --workers $(WORKERS)
+
+# Four clients and two servers, disturbed without pause; nothing may be lost, wrong or left behind.
+soak: setup
+	OMP_WAIT_POLICY=passive $(BIN)/python -m tests.soak --minutes $(or $(MINUTES),30)
+
+# Gives the readers damaged files; only their own errors may come out.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz $(TARGET) --minutes $(or $(MINUTES),10)
 
 # Strict: a dead link or a page that is not in the navigation ends the build.
 docs: setup
