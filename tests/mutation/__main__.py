@@ -15,7 +15,7 @@ import time
 
 from tests.mutation.functions import run_functions
 from tests.mutation.groups import ROOT, Group, chosen, read_groups
-from tests.mutation.judged import read_judgements
+from tests.mutation.judged import Change, read_judgements
 from tests.mutation.left_out import run_left_out
 from tests.mutation.results import Outcome, table, unjudged
 from tests.mutation.staging import lay_out
@@ -32,12 +32,24 @@ def main(words: list[str]) -> int:
         print(error, file=sys.stderr)
         return 2
     only = json.loads(SURVIVORS.read_text()) if options.survivors else []
-    outcomes: list[Outcome] = []
+    if options.survivors and not only:
+        print("the last run left no survivors")
+        return 0
+    judgements, outcomes, failed = read_judgements(), [], []
     for group in groups:
         begun = time.monotonic()
-        outcomes += _run(group, options, only)
-        print(f"{group.name}: {time.monotonic() - begun:.0f} s", flush=True)
-    return _report(outcomes, options)
+        try:
+            found = _run(group, options, only)
+        except RuntimeError as error:  # one group's tests that fail cost no other group
+            print(error, file=sys.stderr, flush=True)
+            failed.append(group.name)
+            continue
+        for one in unjudged(found, judgements):
+            print(f"\n{one.status}: {one.name}\n{one.diff}")
+        print(f"\n{group.name}: {len(found)} changes in {time.monotonic() - begun:.0f} s", flush=True)
+        outcomes += found
+        SURVIVORS.write_text(json.dumps([one.name for one in outcomes if one.alive], indent=1))
+    return _report(outcomes, judgements, failed, options)
 
 
 def _options(words: list[str]) -> argparse.Namespace:
@@ -61,18 +73,17 @@ def _run(group: Group, options: argparse.Namespace, only: list[str]) -> list[Out
     return [*run_functions(*arguments), *run_left_out(*arguments)]
 
 
-def _report(outcomes: list[Outcome], options: argparse.Namespace) -> int:
-    judgements = read_judgements()
+def _report(
+    outcomes: list[Outcome], judgements: dict[Change, str], failed: list[str], options: argparse.Namespace
+) -> int:
     left = unjudged(outcomes, judgements)
-    OUT.mkdir(parents=True, exist_ok=True)
-    SURVIVORS.write_text(json.dumps([one.name for one in outcomes if one.alive], indent=1))
-    for one in left:
-        print(f"\n{one.status}: {one.name}\n{one.diff}")
     print(f"\n{table(outcomes, judgements)}")
     if options.sample < 1 and not options.survivors:
         print(f"a sample of {options.sample:.0%} of the mutants, chosen by seed {options.seed}")
+    if failed:
+        print(f"not run: {', '.join(failed)}")
     print(f"{len(left)} survivors that nobody has judged" if left else "every survivor is judged")
-    return 1 if left else 0
+    return 1 if left or failed else 0
 
 
 if __name__ == "__main__":

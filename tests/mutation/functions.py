@@ -89,8 +89,11 @@ def environment(path: Path) -> dict[str, str]:
 
 
 def tests_by_function(stage: Path) -> dict[str, list[str]]:
-    """Returns the tests that reach each function, by mutmut's name of the function."""
-    stats = json.loads((stage / "mutants" / "mutmut-stats.json").read_text())
+    """Returns the tests that reach each function, by mutmut's name of the function; none where mutmut has not run."""
+    path = stage / "mutants" / "mutmut-stats.json"
+    if not path.is_file():
+        return {}
+    stats = json.loads(path.read_text())
     tests: dict[str, list[str]] = stats["tests_by_mangled_function_name"]
     return tests
 

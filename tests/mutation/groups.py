@@ -82,8 +82,12 @@ def _modules(group: str, patterns: list[str]) -> tuple[Path, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def _tests(group: str, tests: list[str]) -> tuple[str, ...]:
-    for test in tests:
-        if not (ROOT / test.partition("::")[0]).is_file():
-            raise ValueError(f"group {group!r} of {GROUPS.relative_to(ROOT)}: there is no test file {test!r}")
-    return tuple(tests)
+def _tests(group: str, patterns: list[str]) -> tuple[str, ...]:
+    found: list[str] = []
+    for pattern in patterns:
+        path, _, node = pattern.partition("::")
+        files = sorted(file.relative_to(ROOT) for file in ROOT.glob(path))
+        if not files:
+            raise ValueError(f"group {group!r} of {GROUPS.relative_to(ROOT)}: there is no test file {path!r}")
+        found += [f"{file}::{node}" if node else str(file) for file in files]
+    return tuple(dict.fromkeys(found))
