@@ -68,7 +68,7 @@ FOUND = [
     nnunet(*FULLRES, "normalization_schemes", value=None),
     nnunet("foreground_intensity_properties_per_channel", value=[1]),
     nnunet("regions_class_order", value=[[1], [2]], part="dataset"),
-    nnunet("regions_class_order", value=["1", "2"], part="dataset"),
+    nnunet("regions_class_order", value={"1": 2}, part="dataset"),
     nnunet("labels", value=[0, 1], part="dataset"),
     nnunet("channel_names", value=["CT"], part="dataset"),
     ("checkpoint", checkpoint(inference_allowed_mirroring_axes=5)),

@@ -25,7 +25,6 @@ class Dataset(_Part):
     channel_names: dict[str, Any] | None = None
     modality: dict[str, Any] | None = None
     labels: dict[str, Any] | None = None
-    regions_class_order: list[StrictInt] | None = None
 
 
 class Plans(_Part):
