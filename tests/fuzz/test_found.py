@@ -50,12 +50,30 @@ def with_pickle(content: bytes) -> bytes:
     return packed.getvalue()
 
 
+def bundle(*path: str | int, value: Any, part: str = "inference") -> tuple[str, bytes]:
+    """A bundle with one value of its configuration replaced."""
+    document: Any = copy.deepcopy(seeds.BUNDLES[0])
+    place = document[part]
+    for key in path[:-1]:
+        place = place[key]
+    place[path[-1]] = value
+    return "bundle", text_of(document)
+
+
+STEPS, FORMATS = ("preprocessing", "transforms"), ("network_data_format",)
 FULLRES = ("configurations", "3d_fullres")
 FOUND = [
     *((name, content) for name in ("card", "spec", "nnunet", "bundle") for content in (DEEP, LONG_NUMBER)),
     ("spec", b"version = " + b"9" * 5000),
     ("spec", text_of({**seeds.SPEC, "serving": {"engines": ["none"] * 3000}})),
     ("bundle", text_of({"metadata": seeds.METADATA, "inference": {**seeds.INFERENCE, "network_def": ["x"] * 20_000}})),
+    bundle(*STEPS, 0, "keys", value=None),
+    bundle(*STEPS, 0, "keys", value=[["image"]]),
+    bundle(*STEPS, 4, "a_min", value=[0]),
+    bundle(*STEPS, 4, "a_max", value="true"),
+    bundle(*FORMATS, "inputs", "image", value=5, part="metadata"),
+    bundle(*FORMATS, "inputs", "image", "channel_def", value=True, part="metadata"),
+    bundle(*FORMATS, "outputs", "pred", "num_channels", value=10**12, part="metadata"),
     nnunet("configurations", value=[]),
     nnunet(*FULLRES, value="3d"),
     nnunet(*FULLRES, value=[[1]]),

@@ -37,6 +37,9 @@ OUTPUT = {"output": ("region_order",)}
 """What may be given of [output]: the order of regions, which a bundle may leave open."""
 SHOWN = 200
 """Letters of a part that an error shows."""
+MOST_CHANNELS = 65_536
+"""Channels or labels at most: as many as a mask can tell apart."""
+
 GONE = {"SwinUNETR": ("img_size",)}
 """Arguments that MONAI ignored and later removed; older bundles still have them."""
 
@@ -161,7 +164,11 @@ def _one_format(metadata: Config, side: str, name: str) -> Mapping[str, Any]:
     if not isinstance(formats, Mapping) or list(formats) != [name]:
         found = list(formats) if isinstance(formats, Mapping) else formats
         raise SourceError(f"{metadata.where}: network_data_format::{side}: expected {name!r} alone, found {found!r}")
-    described: Mapping[str, Any] = formats[name]
+    described = formats[name]
+    if not isinstance(described, Mapping):
+        raise SourceError(
+            f"{metadata.where}: network_data_format::{side}::{name}: expected keys and values, found {described!r}"
+        )
     return described
 
 
@@ -172,14 +179,15 @@ def _names(metadata: Config, described: Mapping[str, Any], where: str, what: str
         SourceError: channel_def does not fit num_channels.
     """
     count, names = described.get("num_channels"), described.get("channel_def") or {}
-    if not isinstance(count, int) or count < 1:
+    if not isinstance(count, int) or not 1 <= count <= MOST_CHANNELS:
         raise SourceError(
-            f"{metadata.where}: network_data_format::{where}::num_channels: expected a number, found {count!r}"
+            f"{metadata.where}: network_data_format::{where}::num_channels: expected a number from 1 to "
+            f"{MOST_CHANNELS}, found {count!r}"
         )
-    if names and sorted(map(str, names)) != sorted(map(str, range(count))):
+    if not isinstance(names, Mapping) or (names and sorted(map(str, names)) != sorted(map(str, range(count)))):
         raise SourceError(
             f"{metadata.where}: network_data_format::{where}::channel_def: expected one name for each of "
-            f"{count} channels, 0 … {count - 1}, found {json.dumps(names)}"
+            f"{count} channels, 0 … {count - 1}, found {json.dumps(names, default=str)}"
         )
     ordered = {int(index): str(name) for index, name in names.items()}
     return [ordered.get(index, f"{what} {index}") for index in range(count)]

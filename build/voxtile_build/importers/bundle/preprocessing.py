@@ -43,7 +43,10 @@ def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dic
             continue
         if step.name not in RULES:
             raise step.refusal(f"there is no counterpart; known are {', '.join((*NO_OPERATION, *RULES))}")
-        key, value = RULES[step.name](step, channels)
+        try:
+            key, value = RULES[step.name](step, channels)
+        except (TypeError, ValueError, AttributeError, OverflowError) as error:
+            raise step.refusal(f"an argument has a value of another kind: {error}") from None
         _check_order(step, key, found)
         found[key] = value
     return found
@@ -51,7 +54,10 @@ def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dic
 
 def _concerns(step: Step, target: Sequence[str]) -> bool:
     keys = step.config.plain(step.given.get("keys", list(target)), f"{step.where}::keys")
-    return bool(set([keys] if isinstance(keys, str) else keys) & set(target))
+    named = [keys] if isinstance(keys, str) else keys
+    if not isinstance(named, list) or not all(isinstance(key, str) for key in named):
+        raise step.refusal(f"keys: expected a name or a list of names, found {keys!r}")
+    return bool(set(named) & set(target))
 
 
 def _check_no_operation(step: Step) -> None:
