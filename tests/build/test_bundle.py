@@ -330,7 +330,7 @@ def test_weights_with_code_in_them_do_not_run(tmp_path: Path, plain: bool) -> No
         (metadata(labels=["a", "b"]), "network.args.out_channels of UNet is 3, but output.labels has 2"),
         (
             {"network_data_format": {**metadata()["network_data_format"], "outputs": {"pred": {"num_channels": "3"}}}},
-            "outputs::pred::num_channels: expected a number, found '3'",
+            "outputs::pred::num_channels: expected a number from 1 to 65536, found '3'",
         ),
         (
             {
