@@ -101,7 +101,8 @@ def test_read_data_keeps_the_files_order_and_copies_nothing(tmp_path: Path) -> N
     ("content", "match"),
     [(b"", "an empty file"), (b"x" * 1000, "something else"), (b"NRRD0004" + b"x" * 600, "NRRD"),
      (bytes(128) + b"DICM" + bytes(900), "DICOM"), (b"PK\x03\x04" + b"x" * 600, "zip"),
-     (gzip.compress(b"hello", mtime=0), "something else"), (b"\x1f\x8b" + b"garbage" * 30, "gzip"), (b"\x1f\x8b", "gzip")],
+     (gzip.compress(b"hello", mtime=0), "something else"), (b"\x1f\x8b" + b"garbage" * 30, "gzip"),
+     (b"\x1f\x8b", "gzip")],
 )  # fmt: skip
 def test_what_is_no_nifti_is_refused(tmp_path: Path, content: bytes, match: str) -> None:
     path = tmp_path / "scan.nii.gz"
