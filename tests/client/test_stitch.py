@@ -12,7 +12,7 @@ from tests.support.stitched import stitch
 from voxtile.card import Tiling
 from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.rules.all import RULES
-from voxtile.tiling.stitch import PORTION, Stitcher, slab_shape
+from voxtile.tiling.stitch import PORTION, Stitcher, portion_voxels, scratch_shape, slab_shape
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip
 
@@ -94,5 +94,23 @@ def test_buffers_of_stitching_are_as_predicted(strip: Strip | None, shape: tuple
     slab = slab_shape(plan, strip)
     divisors = 4 * PORTION * math.prod(slab[1:])
     assert held_bytes(Stitcher(plan, 5, None, strip)) + divisors == Stitcher.predicted_bytes(plan, 5, strip)
-    assert held_bytes(Fp16Stitcher(plan, 5, None, strip)) < Fp16Stitcher.predicted_bytes(plan, 5, strip)
+    # Beside what it holds: each weight's share once more, and five channels of the finished planes, widened.
+    more = 4 * (math.prod(slab_shape(plan, strip)) + math.prod(scratch_shape(plan, strip)) + 5 * portion_voxels(slab))
+    assert held_bytes(Fp16Stitcher(plan, 5, None, strip)) + more == Fp16Stitcher.predicted_bytes(plan, 5, strip)
     assert Fp16Stitcher.predicted_bytes(plan, 14, strip) < Stitcher.predicted_bytes(plan, 14, strip)
+
+
+@pytest.mark.parametrize("kind", [Stitcher, Fp16Stitcher])
+def test_no_more_planes_come_at_once_than_is_said(kind: type[Stitcher]) -> None:
+    plan = plan_tiles((23, 8, 9), (7, 5, 4), Tiling(overlap=0.0))
+    stitcher, counts = kind(plan, 1), []
+    for tile in plan:
+        counts += [planes.shape[1] for planes in stitcher.add(tile, np.ones((1, *plan.roi), np.float32))]
+    counts += [planes.shape[1] for planes in stitcher.finish()]
+    assert max(counts) == kind.planes_at_once(plan)
+    assert sum(counts) == 23
+
+
+def test_a_slab_of_one_plane_is_finished_by_itself() -> None:
+    assert portion_voxels((1, 4, 5)) == 20
+    assert portion_voxels((9, 4, 5)) == PORTION * 20

@@ -15,7 +15,7 @@ from voxtile.tiling.plan import plan_tiles
 from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.stitch import Stitcher
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
-from voxtile.tiling.strips import cut_axis, most_strips, sent_again, spans, tiles_of
+from voxtile.tiling.strips import Strip, cut_axis, most_strips, sent_again, spans, tiles_of, whole
 
 sizes, edges = st.integers(1, 22), st.integers(1, 12)
 
@@ -85,3 +85,31 @@ def test_tiles_on_a_cut_are_counted_as_sent_again() -> None:
     assert sent_again(tiles_of(plan, strip) for strip in cut_plan(plan, 1, 3)) == 2
     assert most_strips(plan, 1) == 16
     assert sent_again(tiles_of(plan, strip) for strip in cut_plan(plan, 1, 16)) == 12
+
+
+def test_a_strip_has_rows_to_compute_and_rows_to_label() -> None:
+    strip = Strip(2, (3, 8), (4, 11))
+    assert strip.narrowed((10, 20, 30)) == (10, 20, 5)
+    assert strip.narrowed_target((10, 20, 30)) == (10, 20, 7)
+    assert Strip(1, (3, 8), (4, 11)).narrowed_target((10, 20, 30)) == (10, 7, 30)
+    assert strip.within(3) == (slice(None), slice(None), slice(4, 11))
+    assert whole((10, 20, 30), (7, 8, 9)) == Strip(1, (0, 20), (0, 8))
+
+
+def test_spans_are_of_nearly_the_same_length() -> None:
+    assert spans(10, 3) == [(0, 3), (3, 6), (6, 10)]
+    assert spans(10, 3, 4) == [(0, 4), (4, 8), (8, 10)]
+    assert spans(2, 5) == [(0, 1), (1, 2)]
+
+
+def test_slices_are_cut_across_and_else_the_longer_axis() -> None:
+    assert cut_axis(plan_tiles((9, 30, 20), (4, 4, 1), Tiling())) == 2
+    assert cut_axis(plan_tiles((9, 20, 30), (4, 2, 2), Tiling())) == 2
+    assert cut_axis(plan_tiles((9, 30, 20), (4, 4, 2), Tiling())) == 1
+
+
+def test_a_strip_is_a_quarter_of_a_tile_wide_or_one_row() -> None:
+    plan = plan_tiles((9, 33, 20), (4, 16, 1), Tiling())
+    assert most_strips(plan, 1) == 8
+    assert most_strips(plan, 2) == 20
+    assert most_strips(plan_tiles((9, 3, 3), (4, 64, 64), Tiling()), 1) == 1
