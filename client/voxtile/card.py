@@ -331,7 +331,7 @@ class Card(_Part):
     @property
     def input_channels(self) -> tuple[str, ...]:
         """The channels that a scan must bring; a cascade's second stage makes others from its first stage's labels."""
-        made = len(self.nnunet.get("label_channels", ())) if self.nnunet else 0
+        made = len(self.nnunet.get("label_channels") or ()) if self.nnunet else 0
         return self.channels[: len(self.channels) - made]
 
     def takes(self, size: Sequence[int]) -> bool:
@@ -365,6 +365,10 @@ class Card(_Part):
         names = sorted(label.name for label in self.labels)
         if self.region_order is not None and (not self.regions or sorted(self.region_order) != names):
             raise ValueError(f"region_order {self.region_order} must name each of the regions {names} once")
+        plan = self.nnunet or {}
+        for key, kinds in (("label_channels", (list, tuple)), ("previous_stage", (str,))):
+            if key in plan and plan[key] is not None and not isinstance(plan[key], kinds):
+                raise ValueError(f"nnunet.{key}: expected {kinds[0].__name__}, found {plan[key]!r}")
         if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that roi_size {self.roi_size} lacks")
         return self

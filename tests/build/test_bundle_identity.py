@@ -410,3 +410,59 @@ def test_metadata_of_the_bundle_are_not_moved(tmp_path: Path) -> None:
     moved = shutil.move(folder, tmp_path / "another name")
     assert weights(Path(moved)) == Path("models/low.pt")
     assert metadata()["name"] in str(spec_of(Path(moved), "b").weights)
+
+
+# Whose steps they are
+
+
+def keyed(step: int, **arguments: Any) -> dict[str, Any]:
+    """The small bundle with other arguments of one step of its pre-processing."""
+    config = inference()
+    config["preprocessing"]["transforms"][step].update(arguments)
+    return config
+
+
+def of_keys(*keys: str, **arguments: Any) -> dict[str, Any]:
+    """The small bundle whose pre-processing is that of other keys, and one step after it."""
+    config = inference()
+    for step in config["preprocessing"]["transforms"]:
+        step["keys"] = list(keys)
+    if arguments:
+        config["preprocessing"]["transforms"].append(arguments)
+    return config
+
+
+JOINED = {"_target_": "ConcatItemsd", "keys": ["t1", "t2"], "name": "image"}
+OTHER_KEYS = {
+    "another key alone": (of_keys("scan"), "expected transforms for the key 'image'"),
+    "no transforms": (inference(preprocessing=chain()), "expected transforms for the key 'image'"),
+    "an image made of others": (of_keys("t1", "t2", **JOINED), r"it makes 'image' of other keys, by its argument name"),
+    "a list whose first value is another's": (
+        keyed(3, keys=["label", "image"], mode=["bilinear", "nearest"]),
+        "expected 'image' as the first of its keys",
+    ),
+    "keys that are no texts": (keyed(2, keys=[5]), "keys: expected a name or a list of names"),
+    "no keys": (keyed(2, keys=[]), "keys: expected a name or a list of names"),
+    "a number that is none": (keyed(4, a_min="low"), "expected a_min as a number, found 'low'"),
+    "a flag in place of a number": (keyed(4, a_max=True), "expected a_max as a number, found True"),
+    "an empty list of modes": (keyed(3, mode=[]), "expected mode to be"),
+    "a decision on something else": (
+        inference(postprocessing=chain({"_target_": "AsDiscreted", "keys": "label", "argmax": True})),
+        "expected it to concern 'pred'",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "expected"), OTHER_KEYS.values(), ids=OTHER_KEYS)
+def test_steps_that_do_not_make_the_networks_image_are_not_passed_over(
+    config: dict[str, Any], expected: str, tmp_path: Path
+) -> None:
+    with pytest.raises(SourceError, match=expected):
+        spec_of(write_bundle(tmp_path / "b", config), "x")
+
+
+def test_steps_of_other_keys_beside_the_image_are_passed_over(tmp_path: Path) -> None:
+    config = inference()
+    config["preprocessing"]["transforms"].append({"_target_": "Flipd", "keys": "label", "spatial_axis": 0})
+    found = spec_of(write_bundle(tmp_path / "b", config), "x")
+    assert found.input == spec_of(write_bundle(tmp_path / "plain"), "x").input

@@ -28,7 +28,7 @@ from voxtile.chains.nnunet.exporting import LabelExporter
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import GridProperties
 from voxtile_build.cli.commands import main
-from voxtile_build.errors import NetworkError, SourceError, WeightsError
+from voxtile_build.errors import NetworkError, SourceError, SpecError, WeightsError
 from voxtile_build.importers.nnunet.labels import channels_of, labels_of
 from voxtile_build.importers.nnunet.models import models_of
 from voxtile_build.importers.nnunet.trainers import KEEPING, NNUNET, OTHER, TOTALSEGMENTATOR, check_trainer
@@ -301,3 +301,58 @@ def test_regions_of_one_value_are_imported(tmp_path: Path) -> None:
     odd = Training("2d", {"2d": configuration((16, 12), (1.0, 1.0))}, labels=labels, regions_class_order=(1, 1))
     (model,) = models_of(write_folder(tmp_path, odd), "m")
     assert [label.value for label in model.spec.output.labels] == [1, 1]
+
+
+# Plans that nnU-Net did not write -------------------------------------------------------------------------------------
+
+JUNK = (None, True, 5, "abc", [], [[]], {"a": 1}, float("inf"))
+
+
+def placed(content: dict[str, Any], place: tuple[str, ...], value: Any) -> None:
+    """`content` with another value at a place."""
+    *above, last = place
+    for key in above:
+        content = content[key]
+    content[last] = value
+
+
+@pytest.mark.parametrize(
+    "place",
+    [
+        ("configurations",),
+        ("configurations", "2d"),
+        ("configurations", "2d", "patch_size"),
+        ("configurations", "2d", "spacing"),
+        ("configurations", "2d", "use_mask_for_norm"),
+        ("configurations", "2d", "resampling_fn_data_kwargs", "order"),
+        ("configurations", "2d", "architecture"),
+        ("configurations", "2d", "architecture", "network_class_name"),
+        ("configurations", "2d", "architecture", "arch_kwargs"),
+        ("configurations", "2d", "architecture", "_kw_requires_import"),
+        ("transpose_forward",),
+    ],
+    ids="-".join,
+)
+def test_a_plan_of_other_types_is_refused_when_it_is_imported(place: tuple[str, ...], tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, SMALL)
+    for fold in SMALL.folds:
+        recheckpoint(folder, lambda content: content["init_args"].update(plans={}), int(fold))
+    for value in JUNK:
+        if (place[-1], value) in (("use_mask_for_norm", [True]), ("order", None), ("order", True), ("order", 5)):
+            continue
+        plans = SMALL.plans
+        placed(plans, place, value)
+        (folder / "plans.json").write_text(json.dumps(plans))
+        with pytest.raises((NetworkError, SourceError, SpecError, WeightsError)):  # noqa: PT012
+            for fold in models_of(folder, "m")[0].folds:
+                fold.load()
+            pytest.fail(f"{'.'.join(place)} = {value!r} is taken")
+
+
+@pytest.mark.parametrize("axes", [5, "ab", [0.5], [3], [-1], {"a": 1}, [float("inf")]], ids=repr)
+def test_mirroring_over_what_is_no_axis_is_refused(axes: Any, tmp_path: Path) -> None:
+    folder = write_folder(tmp_path, SMALL)
+    for fold in SMALL.folds:
+        recheckpoint(folder, lambda content: content.update(inference_allowed_mirroring_axes=axes), int(fold))
+    with pytest.raises((SpecError, WeightsError), match="mirror"):
+        models_of(folder, "m")

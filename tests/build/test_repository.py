@@ -20,6 +20,7 @@ from voxtile_build.errors import EngineError, RepositoryError
 from voxtile_build.repository import publishing
 from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import engine_config, public_config, read_config, warm_up_sizes, write_config
+from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_build.repository.publishing import LOCK, publish, staging
 from voxtile_build.spec.engines import ENGINE_NAMES
 
@@ -323,3 +324,9 @@ def test_a_repository_behind_a_link_is_written_where_it_lies(tmp_path: Path) -> 
         fill(staged / "a", "new")
         publish(staged, tmp_path / "link", ["a"])
     assert contents(tmp_path / "real") == {"a": "new"}
+
+
+def test_a_wrong_path_makes_no_repository(tmp_path: Path) -> None:
+    with pytest.raises(RepositoryError, match="build the entry first"):
+        set_default_engine("tiny", "onnxruntime", tmp_path / "mistyped")
+    assert list(tmp_path.iterdir()) == []

@@ -18,13 +18,24 @@ import torch
 from onnx import ModelProto, TensorProto, helper
 from torch import nn
 
-from tests.support.build_specs import ROI
+from tests.support.build_specs import ROI, built_card
 from tests.support.network_files import repacked, spec_of, tiny, write_scripted, write_traced
-from voxtile_build.errors import BuildError, ExportError, NetworkError, SourceError, SpecError, VerificationError
+from voxtile.card import parse_card
+from voxtile.errors import ModelError
+from voxtile_build.errors import (
+    BuildError,
+    ExportError,
+    NetworkError,
+    RepositoryError,
+    SourceError,
+    SpecError,
+    VerificationError,
+)
 from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.wrapper import wrap
 from voxtile_build.importers.files.exported_json import clean_json
 from voxtile_build.importers.network import load_network
+from voxtile_build.repository import journal
 
 CODE = "__import__('os').mkdir('ran')"
 
@@ -500,6 +511,34 @@ def test_json_that_nests_without_end_is_refused_everywhere(here: Path) -> None:
         read_config(here, "inference")
     with pytest.raises(SourceError, match=r"plans\.json: expected JSON"):
         read_json(here / "plans.json")
+
+
+JUNK = ("[" * 200_000, "1" * 5000, "[]", "{", "\udcff")
+
+
+@pytest.mark.parametrize("text", JUNK, ids=range(len(JUNK)))
+def test_a_card_and_a_config_that_are_junk_are_refused_in_one_line(here: Path, text: str) -> None:
+    from voxtile_build.repository.config import read_config as read_entry_config
+
+    with pytest.raises(ModelError, match="model 'm': its card"):
+        parse_card(text, "m")
+    (here / "config.pbtxt").write_bytes(text.encode(errors="surrogateescape"))
+    with pytest.raises(RepositoryError, match=r"config\.pbtxt: not a Triton model config"):
+        read_entry_config(here)
+
+
+@pytest.mark.parametrize("plan", [{"label_channels": 5}, {"label_channels": "ab"}, {"previous_stage": ["a"]}])
+def test_a_cards_cascade_is_of_the_right_types(plan: dict[str, Any]) -> None:
+    fields = {**built_card().model_dump(mode="json"), "nnunet": plan}
+    with pytest.raises(ModelError, match="its card does not fit the schema"):
+        parse_card(json.dumps(fields), "m")
+
+
+@pytest.mark.parametrize("content", ["[" * 100_000, "[]", "\udcff"], ids=range(3))
+def test_a_journal_that_is_junk_is_refused(here: Path, content: str) -> None:
+    (here / journal.FILE).write_bytes(content.encode(errors="surrogateescape"))
+    with pytest.raises(RepositoryError, match="expected the record"):
+        journal.read_journal(here, here / "repository")
 
 
 def npz(**members: bytes) -> bytes:

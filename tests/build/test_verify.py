@@ -29,18 +29,18 @@ from voxtile_build.machine import versions
 from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_server.embedded import EmbeddedServer
 
-# With random weights more voxels change in bf16 than with trained ones.
+# int8 differs from fp32 on every CPU; some ignore bf16. With random weights more voxels change than with trained ones.
 SPEC = spec(
-    precision={"openvino": "bf16"},
+    precision={"openvino": "int8"},
     serving={"engines": ["openvino", "onnxruntime"], "default_engine": "openvino", "max_batch_size": 2},
-    acceptance={"max_changed": 0.02, "min_dice": 0.95},
+    acceptance={"max_changed": 0.2, "min_dice": 0.8, "allow_unseen_labels": True},
 )
 PUBLIC, *ENTRIES = ("tiny", "tiny_openvino", "tiny_onnxruntime")
 
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The model tiny: bf16 by OpenVINO, fp32 by ONNX Runtime."""
+    """The model tiny: int8 by OpenVINO, fp32 by ONNX Runtime."""
     repository = tmp_path_factory.mktemp("built") / "repository"
     build(SPEC, repository, network=tiny_unet())
     return repository
@@ -96,9 +96,7 @@ def test_a_reduced_precision_entry_is_served_and_accepted(built: Path, running: 
 
 def test_the_served_precision_is_the_one_that_was_asked_for(built: Path, running: EmbeddedServer) -> None:
     metrics = {entry: verdict.metrics for entry, verdict in by_entry(verify("tiny", built, running.grpc_url)).items()}
-    effective = certificate(built, "tiny_openvino")["precision_facts"]["effective"]
-    if effective == "bf16":
-        assert metrics["tiny_openvino"]["max_abs_error"] > 10 * metrics["tiny_onnxruntime"]["max_abs_error"]
+    assert metrics["tiny_openvino"]["max_abs_error"] > 10 * metrics["tiny_onnxruntime"]["max_abs_error"]
 
 
 def test_the_command_says_so_and_ends_with_0(
@@ -222,13 +220,17 @@ def test_a_certificate_that_was_made_to_fit_is_found_by_the_card(copied: Path) -
     assert any("expected the certificate that the model card names" in fault for fault in faults)
 
 
-@pytest.mark.parametrize("damage", ["missing", "not json"])
-def test_an_entry_without_its_certificate_does_not_hold(copied: Path, damage: str) -> None:
+@pytest.mark.parametrize(
+    "damage", [None, "{", "[]", "{}", "[" * 100_000, "1" * 5000, '{"hashes": []}', '{"engine": 1}']
+)
+def test_an_entry_without_its_certificate_does_not_hold(copied: Path, damage: str | None) -> None:
     path = copied / "tiny_openvino" / "1" / "certificate.json"
-    if damage == "missing":
+    (copied / "tiny_openvino" / "notes").mkdir()
+    (copied / "tiny_openvino" / "notes" / "certificate.json").write_text("{}")
+    if damage is None:
         path.unlink()
     else:
-        path.write_text("{")
+        path.write_text(damage)
     verdict = by_entry(verify("tiny", copied))["tiny_openvino"]
     assert not verdict.holds
     assert any(("certificate" in fault and "build" in fault) for fault in verdict.faults)

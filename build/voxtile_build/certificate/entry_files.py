@@ -12,6 +12,15 @@ from voxtile_build.errors import VerificationError
 from voxtile_build.hashing import file_sha256
 from voxtile_build.repository.entries import CERTIFICATE
 
+KEYS: dict[tuple[str, ...], type] = {
+    ("engine",): str,
+    ("acceptance",): dict,
+    ("metrics",): dict,
+    ("versions",): dict,
+    ("hashes", "files"): dict,
+}
+"""What every certificate has."""
+
 
 @dataclass(frozen=True)
 class CertifiedEntry:
@@ -35,21 +44,25 @@ class CertifiedEntry:
     @property
     def samples(self) -> Path:
         """The file with the stored reference."""
-        return self.version / str(self.certificate["samples"]["file"])
+        stored = self.certificate.get("samples")
+        name = stored.get("file") if isinstance(stored, dict) else None
+        if not isinstance(name, str):
+            raise VerificationError(f"{self.version / CERTIFICATE}: expected samples.file, found none; build it again")
+        return self.version / name
 
     def file_faults(self) -> Iterator[str]:
         """A sentence for every file that is missing, or is not the certified one."""
         expected = dict(self.certificate["hashes"]["files"])
         if "samples" in self.certificate:
-            expected[self.certificate["samples"]["file"]] = self.certificate["samples"]["sha256"]
+            expected[self.samples.name] = self.certificate["samples"].get("sha256")
         for name, sha256 in expected.items():
             file = self.version / name
             if not file.is_file():
                 yield f"{file}: missing; build the entry again"
             elif (found := file_sha256(file)) != sha256:
                 yield (
-                    f"{file}: expected the certified file (SHA-256 {sha256[:12]}…), found another ({found[:12]}…); "
-                    "build the entry again"
+                    f"{file}: expected the certified file (SHA-256 {str(sha256)[:12]}…), found another "
+                    f"({found[:12]}…); build the entry again"
                 )
 
 
@@ -59,11 +72,18 @@ def read_entry(folder: Path) -> CertifiedEntry:
     Raises:
         VerificationError: there is no certificate, or it cannot be read.
     """
-    found = sorted(folder.glob(f"*/{CERTIFICATE}"), key=lambda file: int(file.parent.name))
+    found = [file for file in folder.glob(f"*/{CERTIFICATE}") if file.parent.name.isdecimal()]
+    found.sort(key=lambda file: int(file.parent.name))
     if not found:
         raise VerificationError(f"{folder}: expected a certificate in a version folder, found none; build it again")
     try:
         content: dict[str, Any] = json.loads(found[-1].read_text(encoding="utf-8"))
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, RecursionError) as error:
         raise VerificationError(f"{found[-1]}: cannot be read: {error}; build the entry again") from None
+    for path, kind in KEYS.items():
+        value: Any = content
+        for key in path:
+            value = value.get(key) if isinstance(value, dict) else None
+        if not isinstance(value, kind):
+            raise VerificationError(f"{found[-1]}: expected {'.'.join(path)}, found none; build the entry again")
     return CertifiedEntry(folder, found[-1].parent, content)

@@ -119,9 +119,9 @@ def _digest_faults(entries: Sequence[Path], expected: str) -> tuple[str, ...]:
 def _verify_engine(folder: Path, served: Served | None, scans: bool, faults: tuple[str, ...]) -> Verdict:
     try:
         entry = read_entry(folder)
+        faults = (*faults, *entry.file_faults())
     except VerificationError as error:
         return Verdict(folder.name, (*faults, str(error)))
-    faults = (*faults, *entry.file_faults())
     certified = entry.certificate["metrics"]
     if faults:
         return Verdict(entry.name, faults, {}, certified)

@@ -5,7 +5,6 @@ Each engine profiles itself. Knows no engine.
 
 from __future__ import annotations
 
-import json
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -16,6 +15,7 @@ import numpy as np
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile_build.arrays import Array
+from voxtile_build.certificate.entry_files import read_entry
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.timing import Layer, Timed
@@ -153,8 +153,8 @@ def _profile_entry(entry: Path, engine: Engine, runs: int, batch: int, folds: in
     folder = _latest(entry)
     parameters = {name: value.string_value for name, value in config.parameters.items()}
     timed = engine.profile(folder, example_inputs(config, batch), parameters, runs)
-    certificate = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8"))
-    return EngineProfile(engine.name, entry.name, certificate["precision"], timed, tuple(_warnings(timed, folds)))
+    precision = str(read_entry(entry).certificate.get("precision", ""))
+    return EngineProfile(engine.name, entry.name, precision, timed, tuple(_warnings(timed, folds)))
 
 
 def _warnings(timed: Timed, folds: int) -> list[str]:

@@ -105,9 +105,11 @@ def read_config(folder: Path) -> pb.ModelConfig:
         text = path.read_text(encoding="utf-8")
     except OSError as error:
         raise RepositoryError(f"{path}: cannot be read ({error.strerror}); build the entry first") from None
+    except UnicodeDecodeError as error:
+        raise RepositoryError(f"{path}: not a Triton model config: {error}; build the entry again") from None
     try:
         return text_format.Parse(text, pb.ModelConfig())
-    except text_format.ParseError as error:
+    except (text_format.ParseError, RecursionError) as error:
         raise RepositoryError(f"{path}: not a Triton model config: {error}") from None
 
 

@@ -21,6 +21,7 @@ def set_default_engine(name: str, engine: str, repository: Path) -> Card:
         RepositoryError: the entry or the engine does not exist, or the engine's certificate is not the one that the
             card was made with.
     """
+    read_config(repository / name)  # before the repository is made, which a wrong path would name
     with staging(repository):
         folder = repository / name
         config = read_config(folder)

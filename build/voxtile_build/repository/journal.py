@@ -93,7 +93,7 @@ def read_journal(work: Path, repository: Path) -> Journal | None:
         return Journal(work, repository, tuple(Move(**move) for move in moves))
     except (FileNotFoundError, NotADirectoryError):
         return None
-    except (ValueError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise RepositoryError(
             f"{work}: expected the record {FILE} of a build that was cut off, found what cannot be read ({error}); "
             f"move entries that {repository} lacks back there, remove the folder, and build again"

@@ -8,11 +8,13 @@ from typing import Any
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.bundle.config import Config
 from voxtile_build.importers.bundle.painting import Painted, painting_of
-from voxtile_build.importers.bundle.steps import REQUIRED, SPECIAL, Step
+from voxtile_build.importers.bundle.steps import REQUIRED, SPECIAL, Step, first
 from voxtile_build.importers.bundle.targets import INFERERS, monai_name
 
 NO_MATTER = ("sw_batch_size", "sw_device", "device", "progress", "cache_roi_weight_map", "cpu_thresh", "with_coord")
 """Arguments of the inferer that change speed or memory, but no result."""
+PREDICTION = "pred"
+"""The key under which MONAI's evaluator puts what the network gives."""
 OUTPUT_ONLY = (
     "SaveImage",
     "EnsureType",
@@ -55,8 +57,6 @@ def tiling_of(config: Config) -> dict[str, Any]:
         ignored=NO_MATTER,
     )
     step.require(given, {"mode": ("constant", "gaussian"), "padding_mode": ("constant",)})
-    if not isinstance(given["cval"], int | float):
-        raise step.refusal(f"expected a number for cval, found {given['cval']!r}")
     roi = _roi(step, given["roi_size"])
     return {
         "semantics": "monai",
@@ -64,7 +64,7 @@ def tiling_of(config: Config) -> dict[str, Any]:
         "overlap": _per_axis(step, "overlap", given["overlap"], len(roi)),
         "mode": given["mode"],
         "sigma_scale": _per_axis(step, "sigma_scale", given["sigma_scale"], len(roi)),
-        "cval": float(given["cval"]),
+        "cval": step.number("cval", given["cval"]),
         **({"slice_axis": given["spatial_dim"]} if name == "SliceInferer" else {}),
     }
 
@@ -72,7 +72,7 @@ def tiling_of(config: Config) -> dict[str, Any]:
 def _roi(step: Step, size: Any) -> list[int]:
     axes = 2 if step.name == "SliceInferer" else 3
     sizes = size if isinstance(size, list) else [size] * axes
-    if len(sizes) != axes or not all(isinstance(number, int) and number > 0 for number in sizes):
+    if len(sizes) != axes or not all(type(number) is int and number > 0 for number in sizes):
         raise step.refusal(f"expected roi_size with {axes} whole numbers above 0, found {size!r}")
     return list(sizes)
 
@@ -80,9 +80,9 @@ def _roi(step: Step, size: Any) -> list[int]:
 def _per_axis(step: Step, key: str, value: Any, axes: int) -> float | list[float]:
     """One number for all axes, or one for each."""
     if isinstance(value, int | float):
-        return float(value)
-    if isinstance(value, list) and len(value) == axes and all(isinstance(number, int | float) for number in value):
-        return [float(number) for number in value]
+        return step.number(key, value)
+    if isinstance(value, list) and len(value) == axes:
+        return [step.number(key, number) for number in value]
     raise step.refusal(f"expected one number for {key}, or {axes}, found {value!r}")
 
 
@@ -106,6 +106,8 @@ def output_of(steps: Sequence[Step], names: Sequence[str], *, resampled: bool) -
     for step in steps:
         if step.name in OUTPUT_ONLY:
             continue
+        if PREDICTION not in step.keys(PREDICTION):
+            raise step.refusal(f"expected it to concern {PREDICTION!r}, found the keys {list(step.keys(PREDICTION))}")
         if step.name == "Activations":
             activation = _activation(step)
         elif step.name == "Invert":
@@ -153,7 +155,7 @@ def _activation(step: Step) -> str:
 
 def _decision(step: Step) -> str:
     given = step.arguments({"argmax": False, "threshold": None, "to_onehot": None, "rounding": None}, ignored=("keys",))
-    plain = {key: value[0] if isinstance(value, list) and value else value for key, value in given.items()}
+    plain = {key: first(value) for key, value in given.items()}
     step.require(plain, {"to_onehot": (None,), "rounding": (None,), "threshold": (None, 0.5)})
     if (plain["argmax"] is True) == (plain["threshold"] is not None):
         raise step.refusal("expected argmax, or a threshold of 0.5")
@@ -174,7 +176,7 @@ def _check_inverse(step: Step, decided: bool, resampled: bool) -> None:
             "device",
         ),
     )
-    nearest = given["nearest_interp"][0] if isinstance(given["nearest_interp"], list) else given["nearest_interp"]
+    nearest = first(given["nearest_interp"])
     if resampled and (decided or nearest):
         what = "it comes after AsDiscreted" if decided else "nearest_interp is on, which it is unless switched off"
         raise step.refusal(

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from voxtile_build.importers.bundle.steps import REQUIRED, Step
+from voxtile_build.errors import SourceError
+from voxtile_build.importers.bundle.steps import REQUIRED, Step, first
 
 NO_OPERATION = {
     "LoadImage": ("keys", "image_only", "ensure_channel_first", "dtype", "meta_keys", "meta_key_postfix"),
@@ -20,24 +21,32 @@ NO_OPERATION = {
 """Steps that change no value, and those of their arguments that do not matter."""
 FLOATS = (None, "float32", "float64")
 AXES = [["L", "R"], ["P", "A"], ["I", "S"]]
+READ = ("source_key", "key_dst", "orig_keys", "meta_keys")
+"""Arguments that name a key which a step reads, and does not write."""
 ORDER = ("orientation", "spacing", "intensity")
 
 
-def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dict[str, Any]:
+def input_of(steps: Sequence[Step], channels: int, target: str, where: str) -> dict[str, Any]:
     """`orientation`, `spacing` and `intensity` of [input].
 
     Args:
         steps: the pre-processing.
         channels: how many input channels there are.
-        target: the keys under which the bundle holds them.
+        target: the key under which MONAI's evaluator takes them.
+        where: names the configuration in errors.
 
     Raises:
-        SourceError: names the step that cannot be translated, and why.
+        SourceError: names the step that cannot be translated, and why; or no step concerns the image.
     """
     found: dict[str, Any] = {}
-    for step in steps:
-        if not _concerns(step, target):
-            continue
+    concerned = [step for step in steps if _concerns(step, target)]
+    if not concerned:
+        keys = sorted({key for step in steps for key in step.keys(target)})
+        raise SourceError(
+            f"{where}: preprocessing: expected transforms for the key {target!r}, which MONAI gives to the network, "
+            f"found {f'transforms for {keys}' if keys else 'none'}; name the image {target!r} in a copy of the bundle"
+        )
+    for step in concerned:
         if step.name in NO_OPERATION:
             _check_no_operation(step)
             continue
@@ -52,12 +61,22 @@ def input_of(steps: Sequence[Step], channels: int, target: Sequence[str]) -> dic
     return found
 
 
-def _concerns(step: Step, target: Sequence[str]) -> bool:
-    keys = step.config.plain(step.given.get("keys", list(target)), f"{step.where}::keys")
-    named = [keys] if isinstance(keys, str) else keys
-    if not isinstance(named, list) or not all(isinstance(key, str) for key in named):
-        raise step.refusal(f"keys: expected a name or a list of names, found {keys!r}")
-    return bool(set(named) & set(target))
+def _concerns(step: Step, target: str) -> bool:
+    """Whether a step changes the image. One of other keys that writes the image from them has no counterpart."""
+    if target in step.keys(target):
+        return True
+    for key, value in step.given.items():
+        if key not in ("keys", *READ) and _names(step, key, value, target):
+            raise step.refusal(f"it makes {target!r} of other keys, by its argument {key}")
+    return False
+
+
+def _names(step: Step, key: str, value: Any, target: str) -> bool:
+    try:
+        plain = step.config.plain(value, f"{step.where}::{key}")
+    except SourceError:
+        return False  # Python, which names no key
+    return target in (plain if isinstance(plain, list) else [plain])
 
 
 def _check_no_operation(step: Step) -> None:
@@ -97,8 +116,7 @@ def _spacing(step: Step, _: int) -> tuple[str, Any]:
         ignored=("keys",),
     )
     for key in ("mode", "padding_mode", "align_corners"):
-        # A list has one value for each key, the image's first.
-        given[key] = given[key][0] if isinstance(given[key], list) else given[key]
+        given[key] = first(given[key])  # a list has one value for each key, the image's first
     step.require(
         given,
         {
@@ -113,9 +131,10 @@ def _spacing(step: Step, _: int) -> tuple[str, Any]:
     )
     pixdim = given["pixdim"]
     sizes = list(pixdim) if isinstance(pixdim, list) else [pixdim] * 3
-    if len(sizes) != 3 or not all(isinstance(size, int | float) and size > 0 for size in sizes):
+    numbers = [step.number("pixdim", size) for size in sizes]
+    if len(numbers) != 3 or not all(number > 0 for number in numbers):
         raise step.refusal(f"expected pixdim with three sizes above 0 in mm, found {pixdim!r}")
-    return "spacing", [float(size) for size in sizes]
+    return "spacing", numbers
 
 
 def _range(step: Step, _: int) -> tuple[str, Any]:
@@ -126,7 +145,7 @@ def _range(step: Step, _: int) -> tuple[str, Any]:
     step.require(given, {"dtype": FLOATS})
     if given["b_min"] is None or given["b_max"] is None:
         raise step.refusal("expected b_min and b_max, found none")
-    bounds = {key: float(given[key]) for key in ("a_min", "a_max", "b_min", "b_max")}
+    bounds = {key: step.number(key, given[key]) for key in ("a_min", "a_max", "b_min", "b_max")}
     return "intensity", {"rule": "range", **bounds, "clip": bool(given["clip"])}
 
 
@@ -150,9 +169,9 @@ def _fixed(step: Step, given: Mapping[str, Any], channels: int) -> dict[str, Any
     for key, name in (("mean", "subtrahend"), ("std", "divisor")):
         value = given[name]
         values = value if isinstance(value, list) else [value] * channels
-        if len(values) != channels or not all(isinstance(number, int | float) for number in values):
+        if len(values) != channels:
             raise step.refusal(f"expected {name} as a number, or one a channel, found {value!r}")
-        statistics[key] = [float(number) for number in values]
+        statistics[key] = [step.number(name, number) for number in values]
     return {"rule": "fixed", **statistics}
 
 
@@ -166,7 +185,7 @@ def _percentile(step: Step, channels: int) -> tuple[str, Any]:
     )
     step.require(given, {"b_min": (0,), "b_max": (1,), "relative": (False,), "dtype": FLOATS})
     _check_channel_wise(step, given, channels)
-    lower, upper = float(given["lower"]), float(given["upper"])
+    lower, upper = step.number("lower", given["lower"]), step.number("upper", given["upper"])
     return "intensity", {"rule": "percentile", "lower": lower, "upper": upper, "clip": bool(given["clip"])}
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
@@ -13,6 +14,7 @@ from voxtile_build.importers.bundle.targets import TARGET, TRANSFORMS, monai_nam
 
 HARMLESS = {"allow_missing_keys": (False, True), "lazy": (False, None)}
 REQUIRED = object()
+LARGEST = sys.float_info.max
 SPECIAL = re.compile(r"_\w+_")
 """Keys such as _desc_, which are no arguments."""
 COMPOSE = {"map_items": (True, False), "unpack_items": (False,), "log_stats": (False,), "lazy": (False, None)}
@@ -72,9 +74,39 @@ class Step:
             if arguments[key] not in values:
                 raise self.refusal(f"expected {key} to be {' or '.join(map(repr, values))}, found {arguments[key]!r}")
 
+    def keys(self, expected: str) -> tuple[str, ...]:
+        """The keys that the step concerns; `expected` where it names none.
+
+        Raises:
+            SourceError: they are not texts, or `expected` is among them and not the first one. Arguments that are lists
+                have a value for each key, and the first is read.
+        """
+        given = self.config.plain(self.given.get("keys", expected), f"{self.where}::keys")
+        keys = given if isinstance(given, list) else [given]
+        if not keys or not all(isinstance(key, str) and key for key in keys):
+            raise self.refusal(f"keys: expected a name or a list of names, found {given!r}")
+        if expected in keys[1:]:
+            raise self.refusal(f"expected {expected!r} as the first of its keys, found {given!r}")
+        return tuple(keys)
+
+    def number(self, key: str, value: Any) -> float:
+        """`value` of the argument `key` as a number.
+
+        Raises:
+            SourceError: it is no number, or not finite.
+        """
+        if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
+            raise self.refusal(f"expected {key} as a number, found {value!r}")
+        return float(value)
+
     def refusal(self, reason: str) -> SourceError:
         """An error that names this step."""
         return SourceError(f"{self.config.where}: {self.where} ({self.given_name}): cannot be translated: {reason}")
+
+
+def first(value: Any) -> Any:
+    """The value for the first key, where a list has one for each."""
+    return value[0] if isinstance(value, list) and value else value
 
 
 def steps_of(config: Config, key: str) -> tuple[Step, ...]:

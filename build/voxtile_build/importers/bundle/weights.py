@@ -134,7 +134,7 @@ def _check_named(config: Config, folder: Path, path: Path, key: str) -> None:
             f"{config.where}: {key}::load_path: expected a file in the bundle {folder}, found {path}; copy it to "
             f"{folder / 'models'} and name it there"
         )
-    if not path.is_file():
+    if not os.path.isfile(path):  # also for a name that no file can have
         others = [str(folder / name) for name in WEIGHTS if (folder / name).is_file()]
         found = f"; {' and '.join(others)} may be another network and is not taken for it" if others else ""
         raise SourceError(

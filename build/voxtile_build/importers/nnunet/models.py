@@ -15,6 +15,8 @@ from typing import Any
 
 from torch import nn
 
+from voxtile.chains.nnunet.plan import NnunetModel
+from voxtile.errors import ModelError
 from voxtile_build.errors import SourceError, WeightsError
 from voxtile_build.importers.nnunet.checkpoint import Checkpoint, load_into, read_checkpoints
 from voxtile_build.importers.nnunet.folder import ModelFolder, configuration_of, open_folder
@@ -165,6 +167,10 @@ def _model(
         "postprocessing": read_steps(folder.path, [checkpoint.fold for checkpoint in checkpoints]),
         **(_cascade(folder, labels, previous) if previous else {}),
     }
+    try:
+        NnunetModel.parse(nnunet)  # as the client will
+    except ModelError as error:
+        raise SourceError(f"{folder.plans_file}: {error}; take the file that nnU-Net wrote") from None
     axes = checkpoints[0].mirror_axes
     spec = spec_of(name, folder, configuration, channels, labels, axes, nnunet, settings)
     where = f"{folder.plans_file}: configuration {checkpoints[0].configuration}"

@@ -93,14 +93,14 @@ def spec_of(
     Raises:
         SpecError: the settings are not valid.
     """
-    patch = list(configuration["patch_size"])
+    patch = list(nnunet["patch_size"])
     what = str(folder.dataset.get("name") or folder.plans.get("dataset_name", "")).strip()
     architecture = configuration["architecture"]
     fields = {
         "name": name,
         "title": f"nnU-Net {what}".strip(),
         "network": {
-            "name": str(architecture["network_class_name"]).rpartition(".")[2],
+            "name": str(architecture.get("network_class_name")).rpartition(".")[2],
             "args": dict(architecture.get("arch_kwargs") or {}),
         },
         "input": {"channels": [*channels, *nnunet.get("label_channels", ())], "dtype": "fp32"},
