@@ -443,8 +443,8 @@ OTHER_KEYS = {
     ),
     "keys that are no texts": (keyed(2, keys=[5]), "keys: expected a name or a list of names"),
     "no keys": (keyed(2, keys=[]), "keys: expected a name or a list of names"),
-    "a number that is none": (keyed(4, a_min="low"), "expected a_min as a number, found 'low'"),
-    "a flag in place of a number": (keyed(4, a_max=True), "expected a_max as a number, found True"),
+    "a number that is none": (keyed(4, a_min="low"), "expected a number for a_min, found 'low'"),
+    "a flag in place of a number": (keyed(4, a_max=True), "expected a number for a_max, found True"),
     "an empty list of modes": (keyed(3, mode=[]), "expected mode to be"),
     "a decision on something else": (
         inference(postprocessing=chain({"_target_": "AsDiscreted", "keys": "label", "argmax": True})),

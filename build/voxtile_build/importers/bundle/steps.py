@@ -96,7 +96,7 @@ class Step:
             SourceError: it is no number, or not finite.
         """
         if isinstance(value, bool) or not isinstance(value, int | float) or not abs(value) <= LARGEST:
-            raise self.refusal(f"expected {key} as a number, found {value!r}")
+            raise self.refusal(f"expected a number for {key}, found {value!r}")
         return float(value)
 
     def refusal(self, reason: str) -> SourceError:
