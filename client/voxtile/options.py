@@ -5,8 +5,10 @@ Knows nothing of servers' answers or of scans.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from numbers import Integral
 from typing import Any, Literal
 
 from voxtile.card import Card, Tiling
@@ -39,6 +41,9 @@ class Options:
         postprocessing: whether an nnU-Net model's learned post-processing is applied. False changes the result.
         connection: how to reach the servers.
         retry_policy: retry limits.
+
+    Raises:
+        InputError: a number that no segmentation could use.
     """
 
     overlap: float | None = None
@@ -55,9 +60,23 @@ class Options:
     connection: ConnectionConfig = field(default_factory=ConnectionConfig)
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
+    def __post_init__(self) -> None:
+        check_count("in_flight", self.in_flight, least=1)
+        check_count("spot_check", self.spot_check, least=0)
+        if self.sw_batch_size is not None:
+            check_count("sw_batch_size", self.sw_batch_size, least=1)
+        if self.max_ram_mib is not None and not 0 < self.max_ram_mib < math.inf:
+            raise InputError(f"expected --max-ram above 0 MiB, and none for no limit, found {self.max_ram_mib:g}")
+
     @property
     def max_ram_bytes(self) -> int | None:
         return None if self.max_ram_mib is None else int(self.max_ram_mib * MIB)
+
+
+def check_count(name: str, value: Any, *, least: int) -> None:
+    """Raises InputError for an option that counts something and is no whole number, or is below `least`."""
+    if not isinstance(value, Integral) or value < least:
+        raise InputError(f"expected a whole number of at least {least} for {name}, found {value!r}")
 
 
 def chosen_tiling(card: Card, options: Options) -> Tiling:

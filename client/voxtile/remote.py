@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from voxtile.card import Card
 from voxtile.chains.monai.encoding import SCALED_TO
 from voxtile.errors import InputError
+from voxtile.options import check_count
 from voxtile.tensor_types import NUMPY_TYPES
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.grpc_transport import connect_transport
@@ -44,8 +45,8 @@ class RemoteNetwork:
         transport: what to send tiles through, in place of `url` and `model`; closed with the network.
 
     Raises:
-        InputError: the statistics do not fit the model, or neither a server with a model nor a transport is given.
-            Also for x of a shape or with values that the model does not take.
+        InputError: `in_flight` is no count, the statistics do not fit the model, or neither a server with a model nor a
+            transport is given. Also for x of a shape or with values that the model does not take.
         ServerUnavailable: no server answers.
         ModelError: the servers do not offer the model, or offer different builds of it.
         TileError: the servers refused a request too often.
@@ -63,6 +64,7 @@ class RemoteNetwork:
         in_flight: int = DEFAULT_IN_FLIGHT,
         transport: Transport | None = None,
     ) -> None:
+        check_count("in_flight", in_flight, least=1)
         self.transport: Transport = transport or connect_transport(url, model, connection, retry_policy)
         self.in_flight = in_flight
         try:
@@ -79,6 +81,7 @@ class RemoteNetwork:
     def __call__(self, x: Any) -> Any:
         values = _to_numpy(x)
         self._check(values.shape)
+        self._check_numbers(values)
         scores = list(self.transport.infer(self._requests(values), self.in_flight))
         joined = np.concatenate(scores) if scores else np.empty((0, self.card.output.scores, *values.shape[2:]))
         return _like(x, joined.astype(np.float32) / np.float32(self.card.output.scale))
@@ -96,6 +99,20 @@ class RemoteNetwork:
         raise InputError(
             f"model {card.name!r} takes [batch, {len(card.channels)}, {sizes}], found {list(shape)}; {advice}"
         )
+
+    def _check_numbers(self, values: NDArray[Any]) -> None:
+        """Raises InputError for values that are no finite numbers in the type in which they are sent."""
+        if values.dtype.kind not in "biuf":
+            raise InputError(f"model {self.card.name!r} takes real numbers, found {values.dtype} numbers")
+        sent = np.dtype(NUMPY_TYPES[self.card.input.dtype])
+        wide = sent if sent.kind == "f" else np.dtype(np.float32)  # whole numbers are scaled from float32's range
+        for one in values:  # a sample at a time, for the sake of memory
+            with np.errstate(over="ignore"):
+                bad = np.size(one) - np.count_nonzero(np.isfinite(one.astype(wide, copy=False)))
+            if bad:
+                raise InputError(
+                    f"model {self.card.name!r} takes finite values, found {bad} that are NaN, infinite or beyond {wide}"
+                )
 
     def _requests(self, values: NDArray[Any]) -> Iterator[Request]:
         size = self.transport.model.max_batch_size
@@ -141,6 +158,8 @@ class RemoteNetwork:
         checked = np.asarray(statistics, np.float32)
         if checked.shape != (channels, 2):
             raise InputError(f"statistics should be [{channels}, 2] (subtract, divide), found {list(checked.shape)}")
+        if not np.isfinite(checked).all():
+            raise InputError(f"statistics should be finite numbers (subtract, divide), found {checked.tolist()}")
         return checked
 
     def close(self) -> None:

@@ -19,6 +19,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 
 from tests.support.commands import refused, run
+from tests.support.fake_triton import FakeTriton
 from tests.support.heads import AFFINE, head, image
 from voxtile_server.embedded import EmbeddedServer
 
@@ -98,6 +99,45 @@ def test_models_lists_public_names_only(server: EmbeddedServer) -> None:
     assert listed[2]["card"]["roi_size"] == [32, 32, 32]
     table = run("models", "--url", server.grpc_url).stdout
     assert "three labels of nothing in particular" in table  # a pipe is wide enough for a row in one line
+
+
+@pytest.mark.parametrize("dead_first", [True, False])
+def test_a_server_that_does_not_answer_hides_no_other_ones_models(server: EmbeddedServer, dead_first: bool) -> None:
+    urls = ["127.0.0.1:9", server.grpc_url] if dead_first else [server.grpc_url, "127.0.0.1:9"]
+    given = [word for url in urls for word in ("--url", url)]
+    result = run("models", "--json", *given)
+    assert result.exit_code == 2
+    assert {entry["url"] for entry in json.loads(result.stdout)} == {server.grpc_url}
+    assert len(result.stderr.strip().splitlines()) == 1
+    assert "127.0.0.1:9" in result.stderr
+    assert server.grpc_url in run("models", *given).stdout  # of several servers, the table says whose a model is
+
+
+def test_models_of_no_server_are_no_empty_list() -> None:
+    result = run("models", "--json", "--url", "127.0.0.1:9", "--url", "127.0.0.1:19")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert len(result.stderr.strip().splitlines()) == 2
+
+
+def test_the_table_of_models_shows_names_as_they_are() -> None:
+    title = "lesion [core] [/] :heart: [red]T1"
+    with FakeTriton(title=title) as fake:
+        assert title in run("models", "--url", fake.url).stdout
+
+
+@pytest.mark.parametrize("command", ["models", "models --json", "doctor"])
+def test_an_output_that_nobody_can_take_is_one_line(server: EmbeddedServer, command: str) -> None:
+    words = [sys.executable, "-m", "voxtile", *command.split(), "--url", server.grpc_url]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(words, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 2
+    assert done.stderr == "voxtile: standard output: cannot be written (No space left on device)\n"
+
+
+@pytest.mark.parametrize("name", ["small\udcff", "small\nunet", "small\0"])
+def test_what_can_be_no_models_name_is_said_so(server: EmbeddedServer, scan: Path, name: str) -> None:
+    result = run("segment", scan, "-o", scan.parent / "mask.nii.gz", "-m", name, "--url", server.grpc_url)
+    assert "expected the name of a model" in refused(result, scan.parent, scan.name)
 
 
 def test_doctor(server: EmbeddedServer, scan: Path) -> None:

@@ -120,6 +120,21 @@ def test_a_certificate_without_its_key_ends_the_command_with_one_line(tmp_path: 
     assert result.stderr.startswith("voxtile: TLS: expected a client's certificate and its key")
 
 
+@needs_openssl
+@pytest.mark.parametrize("text", ["", "no certificate", "-----BEGIN CERTIFICATE-----\nx\n-----END CERTIFICATE-----\n"])
+def test_authorities_that_are_none_are_not_taken_for_a_server_that_is_gone(tmp_path: Path, text: str) -> None:
+    (tmp_path / "ca.pem").write_text(text)
+    with pytest.raises(InputError, match=r"ca\.pem: expected the certificates of authorities as PEM"):
+        ask("127.0.0.1:9", ConnectionConfig(TlsConfig(ca=tmp_path / "ca.pem")))
+
+
+@needs_openssl
+def test_a_key_of_another_certificate(files: Files) -> None:
+    tls = TlsConfig(files.authority.certificate, files.client.certificate, files.server.key)
+    with pytest.raises(InputError, match="a key of another certificate"):
+        ask("127.0.0.1:9", ConnectionConfig(tls))
+
+
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"TLS: a file cannot be read .*nowhere.pem"):
         Endpoint("localhost:1", ConnectionConfig(TlsConfig(ca=tmp_path / "nowhere.pem")))

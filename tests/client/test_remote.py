@@ -66,3 +66,30 @@ def test_what_does_not_fit_is_refused(server: EmbeddedServer) -> None:
         RemoteNetwork(server.grpc_url, "small-unet", statistics=np.zeros(2, np.float32))
     with pytest.raises(ModelError, match=r"'nothing' is not offered .* identity, identity-int16"):
         RemoteNetwork(server.grpc_url, "nothing")
+
+
+@pytest.mark.parametrize("model", ["identity", "identity-int16", "small-unet", "small-unet-int16"])
+@pytest.mark.parametrize("value", [np.nan, np.inf, -np.inf, 1e39])
+def test_values_that_are_no_numbers_are_refused_and_not_sent(server: EmbeddedServer, model: str, value: float) -> None:
+    """Scaled by the largest of them, all other values would become 0."""
+    with RemoteNetwork(server.grpc_url, model) as network:
+        x = np.ones((2, 1, *network.card.roi_size))
+        x[1, 0, 3, 4, 5] = value
+        with pytest.raises(InputError, match="found 1 that are NaN, infinite or beyond float32"):
+            network(x)
+
+
+@pytest.mark.parametrize("model", ["identity", "identity-int16"])
+@pytest.mark.parametrize("dtype", [np.complex64, object])
+def test_numbers_of_another_kind_are_refused(server: EmbeddedServer, model: str, dtype: type) -> None:
+    with (
+        RemoteNetwork(server.grpc_url, model) as network,
+        pytest.raises(InputError, match=r"takes real numbers, found (complex64|object) numbers"),
+    ):
+        network(np.ones((1, 1, *network.card.roi_size), dtype))
+
+
+@pytest.mark.parametrize("pair", [(np.nan, 1), (0, np.inf)])
+def test_statistics_are_finite(server: EmbeddedServer, pair: tuple[float, float]) -> None:
+    with pytest.raises(InputError, match="statistics should be finite"):
+        RemoteNetwork(server.grpc_url, "small-unet", statistics=np.array([pair], np.float32))

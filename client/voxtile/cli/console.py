@@ -76,10 +76,12 @@ def write_out(text: str) -> None:
     Raises:
         OutputError: nobody reads it, or it cannot be written.
     """
+    if sys.stdout is None:
+        raise OutputError("standard output: cannot be written (it is closed)")
     try:
         sys.stdout.write(text.encode("utf-8", "backslashreplace").decode())
         sys.stdout.flush()
-    except (OSError, ValueError, AttributeError) as error:  # no reader, closed, an encoding that cannot say it, or none
+    except (OSError, ValueError) as error:  # no reader, a full disk, closed, an encoding that cannot say it
         _let_go(sys.stdout)
         reason = getattr(error, "strerror", None) or error
         raise OutputError(f"standard output: cannot be written ({reason})") from None

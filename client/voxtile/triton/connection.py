@@ -97,7 +97,7 @@ def connect(url: str, connection: ConnectionConfig) -> Any:
         A tritonclient.grpc.InferenceServerClient.
 
     Raises:
-        InputError: the address is none, or a TLS file cannot be read.
+        InputError: the address is none, or a TLS file cannot be used.
     """
     from tritonclient.grpc import InferenceServerClient
 
@@ -134,7 +134,26 @@ def _credentials(tls: TlsConfig) -> Any:
         chain = None if tls.certificate is None else tls.certificate.read_bytes()
     except OSError as error:
         raise InputError(f"TLS: a file cannot be read ({error})") from None
+    _check_pem(tls, roots)
     return grpc.ssl_channel_credentials(roots, key, chain)
+
+
+def _check_pem(tls: TlsConfig, roots: bytes | None) -> None:
+    """Raises InputError for TLS files that are not what they are given as; gRPC would say that no server answers."""
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    if tls.ca is not None:
+        try:
+            context.load_verify_locations(cadata=(roots or b"").decode("ascii"))
+        except (ssl.SSLError, ValueError):
+            raise InputError(f"{tls.ca}: expected the certificates of authorities as PEM, found none") from None
+    if tls.certificate is not None and tls.key is not None:
+        try:
+            context.load_cert_chain(tls.certificate, tls.key, password="")  # no question on the terminal
+        except (ssl.SSLError, ValueError):
+            raise InputError(
+                f"{tls.certificate}, {tls.key}: expected a certificate and its private key without a password, both "
+                "as PEM, found something else, or a key of another certificate"
+            ) from None
 
 
 def _system_roots() -> bytes | None:

@@ -147,6 +147,7 @@ class Endpoint:
         from tritonclient.utils import InferenceServerException
 
         self.check_process()
+        _check_text(*arguments)
         try:
             return getattr(self._client, call)(
                 *arguments, client_timeout=CONTROL_TIMEOUT_S, headers=dict(self.connection.headers)
@@ -277,6 +278,13 @@ class Endpoint:
         self._slots.close()
         with contextlib.suppress(Exception):  # closing twice, or a channel that has failed, does no harm
             self._client.close()
+
+
+def _check_text(*names: Any) -> None:
+    """Raises ModelError for a model's name that no server can have, such as one with bytes that are no UTF-8."""
+    for name in names:
+        if not isinstance(name, str) or not name.isprintable():
+            raise ModelError(f"expected the name of a model, found {name!r}; `voxtile models` lists those offered")
 
 
 def _tensors(model: ServedModel, call: Call) -> tuple[list[Any], Any]:

@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user
+from voxtile.cli.console import errors_for_the_user, write_out
 from voxtile.cli.doctor import examine
 
 
@@ -27,5 +27,5 @@ def doctor(
     with errors_for_the_user():
         for finding in examine(server.url, model, scans or [], server.connection()):
             healthy &= finding.ok
-            typer.echo(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}")
+            write_out(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}\n")
     raise typer.Exit(0 if healthy else 2)

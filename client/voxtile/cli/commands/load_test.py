@@ -3,13 +3,12 @@
 from __future__ import annotations
 
 import json
-import sys
 from typing import Annotated
 
 import typer
 
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user
+from voxtile.cli.console import errors_for_the_user, write_out
 from voxtile.cli.load_test import run_load_test
 from voxtile.options import Options
 
@@ -26,8 +25,5 @@ def load_test(
     with errors_for_the_user():
         chosen = Options(connection=server.connection())
         result = run_load_test(server.url, model, scans, clients=clients, scans=count, options=chosen).model_dump()
-    if as_json:
-        sys.stdout.write(json.dumps(result, indent=2) + "\n")
-        return
-    for name, value in result.items():
-        typer.echo(f"{name.replace('_', ' '):16} {value}")
+        lines = [f"{name.replace('_', ' '):16} {value}" for name, value in result.items()]
+        write_out(json.dumps(result, indent=2) + "\n" if as_json else "\n".join(lines) + "\n")
