@@ -208,7 +208,7 @@ def test_two_cases_with_one_mask_are_refused_before_any_work(inputs: Path) -> No
     outputs = inputs.with_name("masks")
     with (
         Segmenter(transport=InMemoryTransport(card_of(), healthy)) as segmenter,
-        pytest.raises(InputError, match=r"a\.nii\.gz: two cases would have this mask .*a\.nii.*a\.nii\.gz"),
+        pytest.raises(InputError, match=r"a\.nii\.gz: two cases would have this file .*a\.nii.*a\.nii\.gz"),
     ):
         segment_folder(segmenter, inputs, outputs)
     assert not outputs.exists()

@@ -15,6 +15,7 @@ from voxtile import InputError, OutputError, Segmenter, segment_folder
 from voxtile.batch import walk as walking
 from voxtile.batch.cases import find_cases, left_out_in_words
 from voxtile.batch.walk import walk
+from voxtile.outputs.regions import REGIONS
 
 
 def dicom(path: Path) -> None:
@@ -219,9 +220,19 @@ def test_channels_of_one_case_stay_together(inputs: Path) -> None:
     "names", [("p.nii", "p.nii.gz"), ("p.nii", "p.NII"), ("p_0000.nii", "p.nii.gz"), ("p_0001.nii", "p_0001.nii.gz")]
 )
 def test_two_cases_with_one_mask_are_refused(inputs: Path, names: tuple[str, str]) -> None:
-    with pytest.raises(InputError, match=r"two cases would have this mask") as caught:
+    with pytest.raises(InputError, match=r"two cases would have this file") as caught:
         cases_of(inputs, 1, *names)
     assert all(name in str(caught.value) for name in names)
+
+
+def test_a_scan_named_like_another_ones_output_is_told_apart_from_a_second_mask(inputs: Path) -> None:
+    """Its mask and the other case's masks of regions would have one name, if these are asked for."""
+    for name in ("p.nii.gz", "p.regions.nii.gz"):
+        save_scan(inputs / name)
+    masks = inputs.with_name("masks")
+    assert {"p", "p.regions"} <= {case.name for case in find_cases(inputs, masks, 1).cases}
+    with pytest.raises(InputError, match=r"the file \.regions\.nii\.gz of .*p\.nii\.gz; the mask of .*p\.regions"):
+        find_cases(inputs, masks, 1, [REGIONS])
 
 
 def test_a_second_channel_is_not_segmented_by_a_model_of_one(inputs: Path) -> None:

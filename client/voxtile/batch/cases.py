@@ -143,18 +143,24 @@ def _check_apart(cases: Sequence[CaseFiles], beside: Sequence[Output]) -> None:
         for file in case.files:
             scans.add(file, str(file))
     for case in cases:
-        given = ", ".join(map(str, case.files))
-        for target in case.targets(beside).values():
+        files = {target: _as_what(case, suffix) for suffix, target in case.targets(beside).items()}
+        for target, what in files.items():
             other = written.find(target)
             if other is not None:
                 raise InputError(
-                    f"{target}: two cases would have this mask ({other}, {given}); rename or move one of them"
+                    f"{target}: two cases would have this file ({other}; {what}); rename or move one of them"
                 )
             scan = scans.find(target)
             if scan is not None:
                 raise OutputError(f"{target}: would replace the scan {scan}; choose another folder for masks")
-        for target in case.targets(beside).values():
-            written.add(target, given)
+        for target, what in files.items():
+            written.add(target, what)
+
+
+def _as_what(case: CaseFiles, suffix: str) -> str:
+    """What a file that ends in `suffix` is to a case, in words."""
+    what = "the mask" if suffix == MASK_SUFFIX else f"the file {suffix}"
+    return f"{what} of {', '.join(map(str, case.files))}"
 
 
 def _check_not_among_scans(cases: Sequence[CaseFiles], inputs: Path, outputs: Path) -> None:
