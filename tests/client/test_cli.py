@@ -151,6 +151,12 @@ def test_doctor(server: EmbeddedServer, scan: Path) -> None:
     assert ill.stdout.count("FAIL") == 2
 
 
+def test_a_scan_without_a_model_is_not_left_out_in_silence(scan: Path) -> None:
+    result = run("doctor", scan, "--url", "127.0.0.1:9")
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "expected --model with a scan" in result.stderr
+
+
 def bad_files(folder: Path) -> dict[str, Path]:
     """One file for each way in which a scan cannot be used."""
     values = head((20, 21, 22))

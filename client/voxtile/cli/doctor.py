@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.chains.prepare import prepare_scan, reader_of
-from voxtile.errors import VoxtileError
+from voxtile.errors import InputError, VoxtileError
 from voxtile.io.scan import open_scan
 from voxtile.machine_memory import MIB
 from voxtile.tiling.plan import plan_tiles, tile_shape
@@ -48,8 +48,10 @@ def examine(
         connection: how to reach the servers.
 
     Raises:
-        InputError: a TLS file cannot be read.
+        InputError: a scan is given without a model, or a TLS file cannot be used.
     """
+    if scans and not model:
+        raise InputError(f"{scans[0]}: expected --model with a scan, which is examined for a model, found none")
     served: list[ServedModel] = []
     for url in urls:
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
