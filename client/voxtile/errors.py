@@ -17,8 +17,8 @@ VoxtileError                 exit code
 Each message says what was expected, what was found, where, and what to do.
 """
 
+import os
 import traceback
-from pathlib import Path
 
 
 class VoxtileError(Exception):
@@ -84,7 +84,7 @@ def in_one_line(error: BaseException) -> str:
     said = " ".join(str(error).split())
     if isinstance(error, VoxtileError):
         return said
-    place = next((f" (in {Path(f.filename).name}, line {f.lineno})" for f in _innermost_first(error)), "")
+    place = next((f" (in {os.path.basename(f.filename)}, line {f.lineno})" for f in _innermost_first(error)), "")
     advice = "; allow less with --max-ram" if isinstance(error, MemoryError) else ""
     return f"{type(error).__name__}: {said or 'no more is known'}{advice}{place}"
 
