@@ -18,7 +18,8 @@ from monai.transforms import NormalizeIntensity
 from numpy.typing import NDArray
 
 from tests.support.build_specs import Linear, fields, spec, tiny_unet
-from voxtile.outputs.prepared_files import DIGITS, MARK
+from voxtile.io.stored import PREPARED_MARK
+from voxtile.outputs.prepared_files import DIGITS
 from voxtile_build.arrays import Runner
 from voxtile_build.certificate.certificate import (
     Reference,
@@ -168,7 +169,7 @@ def test_several_channels_are_several_files(tmp_path: Path) -> None:
 def test_axes_are_reversed_where_the_client_reverses_them(tmp_path: Path) -> None:
     """By nnU-Net's plan. Its tiling alone leaves a scan to MONAI's transforms."""
     image = nib.Nifti1Image(np.zeros((5, 6, 7), np.int16), np.eye(4))
-    image.header["descrip"] = f"{MARK}{'0' * DIGITS}"
+    image.header["descrip"] = f"{PREPARED_MARK}{'0' * DIGITS}"
     nib.save(image, tmp_path / "a.nii")
     tiling = {"semantics": "nnunet"}
     planned = with_scans(tmp_path, "a.nii", tiling=tiling, nnunet={"preparation": "0" * 64})

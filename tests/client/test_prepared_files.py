@@ -11,7 +11,8 @@ import numpy as np
 import pytest
 
 from tests.support.phantoms import card_of
-from voxtile.errors import ModelError, OutputError
+from voxtile.errors import InputError, ModelError, OutputError
+from voxtile.io.scan import open_scan
 from voxtile.io.writing import write_images
 from voxtile.outputs.prepared_files import files_of, preparation_of, write_prepared
 
@@ -52,6 +53,13 @@ def test_axes_and_spacing_lie_as_in_a_scan(tmp_path: Path) -> None:
     assert image.header["descrip"].item() == b"voxtile prepared " + b"ab" * 16
     np.testing.assert_array_equal(image.get_fdata().transpose(2, 1, 0), data[0])
     assert [path.name for path in files_of("x/case.nii.gz", 2)] == ["case_0000.nii.gz", "case_0001.nii.gz"]
+
+
+def test_a_prepared_scan_is_not_taken_for_a_scan(tmp_path: Path) -> None:
+    (file,) = write_prepared(np.ones((1, 4, 5, 6), np.float32), (1, 2, 3), "0" * 64, tmp_path / "case.nii.gz")
+    for given in (file, file.read_bytes(), nib.load(file)):
+        with pytest.raises(InputError, match="expected a scan, found a file of `voxtile prepare`"):
+            open_scan(given, ["T1"])
 
 
 def test_other_models_need_none() -> None:

@@ -13,7 +13,8 @@ import numpy as np
 
 from voxtile.io.geometry import MONAI, header_geometry
 from voxtile.io.orientation import Orientation
-from voxtile.outputs.prepared_files import DIGITS, MARK
+from voxtile.io.stored import PREPARED_MARK
+from voxtile.outputs.prepared_files import DIGITS
 from voxtile_build.arrays import Array
 from voxtile_build.errors import ScanError
 from voxtile_build.spec.spec import Spec
@@ -97,9 +98,9 @@ def _check_prepared(file: Path, spec: Spec, key: str) -> None:
         return
     image: Any = nib.load(file)
     found = bytes(image.header["descrip"].item()).rstrip(b"\0").decode("ascii", "replace")
-    wanted = f"{MARK}{spec.nnunet['preparation'][:DIGITS]}"
+    wanted = f"{PREPARED_MARK}{spec.nnunet['preparation'][:DIGITS]}"
     if found != wanted:
-        described = "one prepared by another plan" if found.startswith(MARK) else "one that is not prepared"
+        described = "one prepared by another plan" if found.startswith(PREPARED_MARK) else "one that is not prepared"
         raise ScanError(
             f"{file}: {key}: expected a scan prepared by this nnU-Net plan, found {described}; build and serve the "
             "model without, write the file with `voxtile prepare SCAN --model NAME --output FILE`, and build again"

@@ -26,7 +26,7 @@ from voxtile.io.geometry import (
     spacing_of,
 )
 from voxtile.io.scaling import apply_scaling
-from voxtile.io.stored import Admit, Stored
+from voxtile.io.stored import Admit, Stored, refuse_prepared
 from voxtile.io.volume import Volume
 from voxtile.machine_memory import MIB, machine_bytes
 
@@ -62,6 +62,7 @@ def assemble(
         gate = _Gate(name, channels, len(sources), first, sum(part.nbytes for part in parts), max_bytes)
         stored = read(gate.admit)
         gate.check_axes(stored.raw.shape)  # not every source asks
+        refuse_prepared(stored.header, name)
         geometry = _geometry(stored, reader, name)
         grid = _Grid(name, _spatial(stored.raw.shape), geometry)
         first = first or grid

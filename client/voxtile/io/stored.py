@@ -37,6 +37,10 @@ class Stored:
     warnings: tuple[str, ...] = ()
 
 
+PREPARED_MARK = "voxtile prepared "
+"""How the description in the header of a file of `voxtile prepare` begins; the checksum of its plan follows."""
+
+
 Admit = Callable[[tuple[int, ...], np.dtype[Any], bool], None]
 """Called as admit(shape, dtype, scaled) with what a source's header claims, before a voxel is read or allocated.
 
@@ -47,6 +51,16 @@ wanted.
 
 def anything(_shape: tuple[int, ...], _dtype: np.dtype[Any], _scaled: bool) -> None:
     """Admits every source."""
+
+
+def refuse_prepared(header: Any, name: str) -> None:
+    """Refuses what `voxtile prepare` wrote: it is resampled and normalised, and would be so once more.
+
+    Raises:
+        InputError: the header carries the mark of a prepared scan.
+    """
+    if bytes(header["descrip"].item()).startswith(PREPARED_MARK.encode()):
+        raise InputError(f"{name}: expected a scan, found a file of `voxtile prepare`; name the scan it was made from")
 
 
 def check_real(dtype: np.dtype[Any], name: str) -> None:

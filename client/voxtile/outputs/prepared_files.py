@@ -18,9 +18,9 @@ from voxtile.chains.base import PreparedScan
 from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError
 from voxtile.io.atomic import check_writable
+from voxtile.io.stored import PREPARED_MARK
 from voxtile.io.writing import SUFFIXES, check_mask_name, write_images
 
-MARK = "voxtile prepared "
 DIGITS = 32
 """Digits of the checksum that are written: a NIfTI header's description holds 79 characters."""
 
@@ -111,7 +111,7 @@ def write_prepared(
 
     def image(channel: NDArray[np.float32]) -> Nifti1Image:
         made = Nifti1Image(channel.astype(np.float32, copy=False).T, np.diag([*spacing[::-1], 1.0]))
-        made.header["descrip"] = f"{MARK}{preparation[:DIGITS]}"
+        made.header["descrip"] = f"{PREPARED_MARK}{preparation[:DIGITS]}"
         return made
 
     files = files_of(path, len(data))
