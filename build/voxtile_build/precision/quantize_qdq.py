@@ -87,7 +87,8 @@ def quantize_dynamic(model: onnx.ModelProto, kept: frozenset[str] = frozenset())
             op_types_to_quantize=["MatMul"],
             nodes_to_quantize=products,
             per_channel=True,
-            weight_type=quantization.QuantType.QInt8,
+            # Unsigned: with signed weights, a CPU without VNNI adds pairs of products in 16 bits, which overflow.
+            weight_type=quantization.QuantType.QUInt8,
         )
         return onnx.load(target)
 
