@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -21,6 +22,8 @@ from voxtile_build.repository.durable import sync_tree
 from voxtile_build.repository.journal import Journal, Move, inode_of, read_journal
 
 LOCK = ".voxtile-build.lock"
+LOCK_SECONDS = 2
+"""How long a build waits for the lock: a build that was killed gives it back when the system has cleared it away."""
 PROBE = ".voxtile-build.probe"
 AT_FDCWD = -100
 RENAME_EXCHANGE = 2
@@ -168,12 +171,16 @@ def _locked(repository: Path) -> Iterator[None]:
 
 
 def _take(lock: int, repository: Path) -> None:
-    try:
-        fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        raise RepositoryError(
-            f"{repository}: another build is at work on this repository; wait until it has ended"
-        ) from None
+    last = time.monotonic() + LOCK_SECONDS
+    while True:
+        try:
+            return fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            if time.monotonic() > last:
+                raise RepositoryError(
+                    f"{repository}: another build is at work on this repository; wait until it has ended"
+                ) from None
+            time.sleep(0.1)
 
 
 def _check_renames(repository: Path, work: Path) -> None:
