@@ -267,7 +267,10 @@ def test_learned_steps_can_be_left_out_and_are_then_named(served: Served, tmp_pa
 
 def test_a_missing_channel_is_refused_by_name(served: Served, tmp_path: Path) -> None:
     files = write_scan(tmp_path, "case", (13, 11, 9), (1.0, 1.0, 4.0), 4)
-    with Segmenter(served.url, "turned") as segmenter, pytest.raises(InputError, match=r"5 channels.*found 4"):
+    with (
+        Segmenter(served.url, "turned") as segmenter,
+        pytest.raises(InputError, match=r"one file for each channel \(.*_0004 red\), found case_0000"),
+    ):
         segmenter.segment(files)
 
 

@@ -207,7 +207,8 @@ def preprocess_bytes(scan: int, crop: Triple, grid: Triple, channels: int, label
     inner, outer = math.prod(crop), math.prod(grid)
     filling = 6 * inner  # components as int32, the mask and its padded complement
     normalising = 4 * (channels + 1) * inner
-    resampling = 4 * channels * (inner + outer) + (DEFAULT_MAX_BYTES if crop != grid else 0)
+    working = 16 * math.prod(map(max, crop, grid))  # two arrays of float64, resampled along some axes
+    resampling = 4 * channels * (inner + outer) + (0 if crop == grid else min(DEFAULT_MAX_BYTES, working))
     joining = 4 * inner + 4 * (1 + 2 * channels + labels) * outer if labels else 0
     return 2 * scan + inner + max(filling, normalising, resampling, joining)
 
