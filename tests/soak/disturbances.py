@@ -94,6 +94,8 @@ class Disturbances(threading.Thread):
         """kill -9 for a process of the model's backend; Triton starts another, or the model stays down."""
         server = self._random.choice(self._servers)
         stubs = [one for one in psutil.Process(server.pid).children(recursive=True) if "stub" in one.name()]
+        if not stubs:  # the last one was killed, and Triton has not started another
+            return
         with contextlib.suppress(psutil.NoSuchProcess):
             self._random.choice(stubs).kill()
         time.sleep(self._random.uniform(*DOWN_S))
