@@ -148,8 +148,7 @@ def _none_left(refused: Mapping[str, BuildError]) -> BuildError:
     if len(errors) == 1 and not missed_limit:
         return errors[0]
     kind = AcceptanceError if missed_limit else EngineError
-    each_on_a_line = ";\n".join(map(str, errors))  # a line has a limit
-    return kind(f"{each_on_a_line}; nothing was published")
+    return kind(f"{'; '.join(map(str, errors))}; nothing was published")
 
 
 @dataclass(frozen=True)
