@@ -59,12 +59,15 @@ serve: setup
 	exec $(BIN)/voxtile-server --repository "$$repository" \
 		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
 
-# What trains networks or runs the benchmark takes long; `test-all` runs it too.
+# What trains networks or runs the benchmark takes long; `test-all` runs it too. A test that hangs or brings its process
+# down ends the run: pytest-xdist would wait for ever for what that process had still to do.
+PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
+
 test: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile -m "not slow and not training"
+	$(PYTEST) --timeout 600 --timeout-method thread -m "not slow and not training"
 
 test-all: setup
-	OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile
+	$(PYTEST)
 
 check: setup
 	$(BIN)/ruff check .

@@ -6,15 +6,15 @@ import csv
 import json
 import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 
 import pytest
-import typer
 
 from tests.support.in_memory_commands import finish, save_scan, start, transport
 from voxtile import Segmenter, segment_folder
-from voxtile.cli.console import errors_for_the_user
 
 NAMES = [
     b"M\xfcller",
@@ -79,27 +79,37 @@ def test_whatever_ends_a_run_the_summary_knows_its_masks(inputs: Path, number: s
     assert {case for case, status in again.items() if status == "done"} == set(known) - written
 
 
-@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
-def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int) -> None:
+SIGNALLED = """
+import signal, sys
+import typer
+from voxtile.cli.console import errors_for_the_user
+
+def main(number: int, ignored: bool) -> None:
+    if ignored:
+        signal.signal(number, signal.SIG_IGN)
     before = signal.getsignal(number)
-    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
-    try:
-        with pytest.raises(typer.Exit) as caught, errors_for_the_user():
-            signal.raise_signal(number)
-        assert caught.value.exit_code == code
-        assert signal.getsignal(number) in (signal.SIG_DFL, signal.default_int_handler)
-    finally:
-        signal.signal(number, before)
-
-
-def test_a_signal_that_nohup_ignores_ends_nothing() -> None:
-    before = signal.signal(signal.SIGHUP, signal.SIG_IGN)
     try:
         with errors_for_the_user():
-            signal.raise_signal(signal.SIGHUP)
-            assert signal.getsignal(signal.SIGHUP) is signal.SIG_IGN
+            signal.raise_signal(number)
     finally:
-        signal.signal(signal.SIGHUP, before)
+        print(signal.getsignal(number) is before)
+
+typer.run(main)
+"""
+"""For a process of its own: a signal that nothing catches would end pytest."""
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130), (signal.SIGHUP, 129)])
+def test_signals_end_a_command_with_their_code(number: signal.Signals, code: int) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number)), "False"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (code, "True\n")
+    assert "nothing half-written is left" in done.stderr
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT, signal.SIGHUP])
+def test_a_signal_that_nohup_ignores_ends_nothing(number: signal.Signals) -> None:
+    done = subprocess.run([sys.executable, "-c", SIGNALLED, str(int(number)), "True"], capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "True\n", "")
 
 
 def test_names_are_whatever_a_file_system_takes(tmp_path: Path) -> None:

@@ -191,6 +191,7 @@ def test_closing_waits_a_little_for_what_the_server_still_uses(server: EmbeddedS
 def test_a_silent_server_is_not_asked_for_every_region(server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each would cost its whole timeout, at a moment when the user waits for the program's end."""
     monkeypatch.setattr(shared_memory, "UNMAP_TIMEOUT_S", 0.2)
+    monkeypatch.setattr(slots, "RELEASE_TIMEOUT_S", 0.1)
     over = threading.Event()
     changes = {UNREGISTER: lambda request: over.wait(60) and request}
     with relay_to(server.grpc_url, changes) as relay:
@@ -198,11 +199,32 @@ def test_a_silent_server_is_not_asked_for_every_region(server: EmbeddedServer, m
             answers_right(transport, 40)
             several = mapped(server.grpc_url)
         assert len(several) > 1
-        assert relay.count(UNREGISTER) == 1
+        assert relay.count(UNREGISTER) <= 2
         assert mapped(server.grpc_url) == several
         over.set()
     with connected(server.grpc_url) as transport:  # the next one finds them
         answers_right(transport)
+    assert not mapped(server.grpc_url)
+
+
+@pytest.mark.parametrize("late", [False, True], ids=["never obeyed", "obeyed after all"])
+def test_a_server_that_was_silent_for_a_moment_is_asked_once_more(
+    server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch, late: bool
+) -> None:
+    """As one that was busy with something else: no other client may come to take the region from it."""
+    monkeypatch.setattr(shared_memory, "UNMAP_TIMEOUT_S", 0.2)
+    asked: list[bytes] = []
+
+    def silent_at_first(request: bytes) -> bytes | Refusal:
+        asked.append(request)
+        if len(asked) > 1:
+            return request
+        time.sleep(0.4)
+        return request if late else Refusal(grpc.StatusCode.INTERNAL, "never passed on")
+
+    with relay_to(server.grpc_url, {UNREGISTER: silent_at_first}) as relay, connected(relay.url) as transport:
+        answers_right(transport, 1)
+    assert len(asked) >= 2
     assert not mapped(server.grpc_url)
 
 

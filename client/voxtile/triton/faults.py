@@ -151,6 +151,11 @@ def lacks_model(status: str | None) -> bool:
     return (status or "").rpartition(".")[2] in ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 
 
+def no_answer_in_time(status: str | None) -> bool:
+    """Whether a call with this gRPC status ended without an answer, so that the server may or may not have obeyed."""
+    return (status or "").rpartition(".")[2] in ("DEADLINE_EXCEEDED", "CANCELLED")
+
+
 def memory_in_use(text: str | None) -> bool:
     """Whether a server refuses to let go of shared memory because it still uses it."""
     return "in use" in (text or "")

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.owners import has_ended, parse_owner, this_process
-from voxtile.triton.faults import memory_in_use
+from voxtile.triton.faults import memory_in_use, no_answer_in_time
 
 SHM = Path("/dev/shm")
 PREFIX = "voxtile-"
@@ -81,6 +81,9 @@ class Region:
         server: who maps the region with us.
         size: bytes.
 
+    Attributes:
+        left: whether the memory is unmapped here already, and only the server may still map it.
+
     Raises:
         OSError: this machine has no shared memory, or too little is left.
         InferenceServerException: the server cannot map the region: it runs on another machine or in another container,
@@ -89,6 +92,7 @@ class Region:
 
     def __init__(self, server: ServerMemory, size: int) -> None:
         self.size = size
+        self.left = False
         self.name = f"{PREFIX}{this_process()}-{secrets.token_hex(8)}"
         self._server = server
         descriptor = os.open(SHM, os.O_TMPFILE | os.O_RDWR | os.O_CLOEXEC, 0o600)
@@ -116,8 +120,8 @@ class Region:
         """Unmaps the region, at the server and here.
 
         Returns:
-            False where the server still uses the region; the caller tries again later. A server that is gone has
-            forgotten it already.
+            False where the server still uses the region, or has not answered in time: the caller tries again later.
+            A server that is gone has forgotten it already.
         """
         from tritonclient.utils import InferenceServerException
 
@@ -126,13 +130,17 @@ class Region:
         except InferenceServerException as error:
             if memory_in_use(error.message()):
                 return False
+            if no_answer_in_time(error.status()):
+                self.leave()
+                return False
         except ValueError:  # the connection has been closed by another thread
             pass
         self.leave()
         return True
 
     def leave(self) -> None:
-        """Unmaps the region here, and leaves it to the server, from which a later client takes it."""
+        """Unmaps the region here, and leaves it to the server, from which a later `close` or client takes it."""
+        self.left = True
         _held.discard(self.name)
         with contextlib.suppress(BufferError):  # a view still exists; the memory is freed with the last one
             self._memory.close()

@@ -18,7 +18,7 @@ from voxtile.triton.shared_memory import Region, ServerMemory, forget_dead_clien
 
 log = logging.getLogger(__name__)
 
-RELEASE_TIMEOUT_S = 2.0
+RELEASE_TIMEOUT_S = 5.0
 """How long `close` waits for the server to let go of cancelled work. A later client clears up what remains."""
 
 POLL_S = 0.02
@@ -124,7 +124,7 @@ class SlotPool:
         deadline = time.monotonic() + RELEASE_TIMEOUT_S
         while self._slots.dropped and time.monotonic() < deadline:
             time.sleep(POLL_S)
-            _close_dropped(self._slots)
+            _close_dropped(self._slots, at_the_end=True)
         self._leave()
 
     def abandon(self) -> None:
@@ -195,17 +195,22 @@ class SlotPool:
             log.warning("no memory is shared with %s (%s); tiles go through gRPC", self._url, reason)
 
 
-def _close_dropped(slots: _Slots) -> None:
-    """Closes what was dropped and is no longer in use; a server that is silent is not asked for every region."""
+def _close_dropped(slots: _Slots, at_the_end: bool = False) -> None:
+    """Closes what was dropped and is no longer in use.
+
+    A server that is silent is not asked for every region. Those that it has not answered for take no memory here, and
+    it is asked for them once more `at_the_end`.
+    """
     with slots.lock:
         closing, slots.dropped = slots.dropped, []
     until = time.monotonic() + shared_memory.UNMAP_TIMEOUT_S
     for region in closing:
         if time.monotonic() >= until:
             region.leave()
-        elif not region.close():
-            with slots.lock:
-                slots.dropped.append(region)
+        elif (at_the_end or not region.left) and region.close():
+            continue
+        with slots.lock:
+            slots.dropped.append(region)
 
 
 def _close_now(slots: _Slots, process: int) -> None:
@@ -214,7 +219,7 @@ def _close_now(slots: _Slots, process: int) -> None:
         slots.dropped += [*slots.idle, *slots.lent]
         slots.idle.clear()
         slots.lent.clear()
-        _close_dropped(slots)
+        _close_dropped(slots, at_the_end=True)
         for region in slots.dropped:
             region.leave()
 
