@@ -344,6 +344,14 @@ def test_help_names_every_command(capsys: pytest.CaptureFixture[str]) -> None:
     assert all(command in text for command in ("spec", "point", "networks"))
 
 
+def test_help_shows_the_names_of_tables(capsys: pytest.CaptureFixture[str]) -> None:
+    """The help is marked up; a name in square brackets would be taken for a colour and vanish."""
+    assert run("nnunet", "--help") == 0
+    text = capsys.readouterr().out
+    assert all(table in text for table in ("[serving]", "[precision]", "[acceptance]"))
+    assert "\\" not in text
+
+
 def test_a_terminal_gets_one_line_a_step_and_a_pipe_none(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -88,6 +88,7 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
             {"tiling": {"roi_size": [16, 0, 12]}},
             r"tiling.roi_size\[1\]: .*greater than 0, found 0 \(roi_size: size of a tile",
         ),
+        ({"tiling": {"roi_size": [16, 16, 2**31]}}, r"tiling.roi_size\[2\]: .*less than or equal to 2147483647"),
         ({"tiling": {"roi_size": [16]}}, r"tiling.roi_size: .*at least 2 items.*\(roi_size: "),
         ({"tiling": {"roi_size": "16"}}, r"tiling.roi_size: .*found '16' \(roi_size: "),
         ({"tiling": {"roi_size": [16, 16]}}, "slice_axis go together"),

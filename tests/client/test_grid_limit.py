@@ -178,7 +178,7 @@ def _least(run: Any) -> int:
 
 def test_a_limit_is_told_with_the_size_in_question(tmp_path: Path) -> None:
     with pytest.raises(
-        MemoryLimitError, match=r"scan.nii: 9 × 8 × 7 voxels need 0 MiB to be read, and --max-ram leaves"
+        MemoryLimitError, match=r"scan.nii: 9 × 8 × 7 voxels need 1 MiB to be read, and --max-ram leaves 0 MiB"
     ):
         open_scan(written(tmp_path / "scan.nii"), ["T1"], max_bytes=100)
 

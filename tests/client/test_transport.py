@@ -20,6 +20,7 @@ from tests.support.heads import head, image
 from tests.support.tile_requests import ROI, requests
 from voxtile import (
     ConnectionConfig,
+    InputError,
     ModelError,
     NoResponseError,
     RetryPolicy,
@@ -101,6 +102,14 @@ def test_leaving_early_cancels_and_leaves_nothing(server: EmbeddedServer) -> Non
         ]
     assert not regions()
     assert not [name for name in server_regions(server) if f"-{os.getpid()}-" in name]
+
+
+def test_a_closed_transport_says_so(server: EmbeddedServer) -> None:
+    transport = connect_transport(server.grpc_url, "identity")
+    transport.close()
+    transport.close()
+    with pytest.raises(InputError, match=r"the connection to 127.0.0.1:\d+ has been closed; make a new one"):
+        transport.infer(requests(1))
 
 
 def test_nobody_there() -> None:

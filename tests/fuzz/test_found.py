@@ -82,6 +82,7 @@ FOUND = [
     nnunet(*FULLRES, "architecture", value="PlainConvUNet"),
     nnunet(*FULLRES, "architecture", "arch_kwargs", value=[1]),
     nnunet(*FULLRES, "patch_size", value=16),
+    nnunet(*FULLRES, "patch_size", value=[16, 16, 10**30]),
     nnunet(*FULLRES, "patch_size", value=["16", "16", "16"]),
     nnunet(*FULLRES, "normalization_schemes", value=None),
     nnunet("foreground_intensity_properties_per_channel", value=[1]),

@@ -16,7 +16,7 @@ Engines = Annotated[
 ]
 Settings = Annotated[
     Path | None,
-    typer.Option("--settings", metavar="FILE.toml", help="[serving], [precision] and [acceptance] as in a spec."),
+    typer.Option("--settings", metavar="FILE.toml", help=r"\[serving], \[precision] and \[acceptance] as in a spec."),
 ]
 
 

@@ -7,8 +7,11 @@ from typing import Annotated, Any
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
-PositiveInt = Annotated[int, Field(gt=0)]
-NaturalInt = Annotated[int, Field(ge=0)]
+MOST_INT = 2**31 - 1
+"""Triton's configuration, ONNX and the engines keep sizes and counts in 32 bits."""
+
+PositiveInt = Annotated[int, Field(gt=0, le=MOST_INT)]
+NaturalInt = Annotated[int, Field(ge=0, le=MOST_INT)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Share = Annotated[float, Field(ge=0, le=1)]

@@ -162,8 +162,8 @@ class _Gate:
         if needed > limit:
             why = "this machine has" if self.max_bytes is None else "--max-ram leaves"
             raise MemoryLimitError(
-                f"{self.name}: {' × '.join(map(str, shape))} voxels need {needed / MIB:.0f} MiB to be read, and {why} "
-                f"{max(limit, 0) / MIB:.0f} MiB; allow more, or segment a part of the scan"
+                f"{self.name}: {' × '.join(map(str, shape))} voxels need {math.ceil(needed / MIB)} MiB to be read, "
+                f"and {why} {max(limit, 0) // MIB:.0f} MiB; allow more, or segment a part of the scan"
             )
 
 

@@ -46,6 +46,7 @@ class GrpcTransport:
     ) -> None:
         self._endpoints = endpoints
         self._retry_policy = retry_policy
+        self._closed = False
         try:
             self.model = _agreed_model(endpoints, model)
         except BaseException:
@@ -64,7 +65,10 @@ class GrpcTransport:
 
         Raises:
             ForkError: this process was forked from the one that made the transport.
+            InputError: the transport has been closed.
         """
+        if self._closed:
+            raise InputError(f"the connection to {', '.join(self.servers)} has been closed; make a new one")
         for endpoint in self._endpoints:
             endpoint.check_process()
         traffic = Traffic() if traffic is None else traffic
@@ -72,6 +76,7 @@ class GrpcTransport:
 
     def close(self) -> None:
         """Ends all connections and gives back all shared memory."""
+        self._closed = True
         with contextlib.ExitStack() as stack:
             for endpoint in self._endpoints:
                 stack.callback(endpoint.close)

@@ -11,8 +11,9 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, StrictInt, StrictStr, ValidationError
 
 from voxtile_build.errors import SourceError
+from voxtile_build.spec.table import MOST_INT
 
-Size = Annotated[StrictInt, Field(gt=0)]
+Size = Annotated[StrictInt, Field(gt=0, le=MOST_INT)]
 
 
 class _Part(BaseModel):
