@@ -17,8 +17,7 @@ A build of several engines publishes those that pass, and ends with the code of 
 Each message says what was expected, what was found, where, and what to do.
 """
 
-LONGEST_LINE = 4000
-"""Characters of a line at most: a quoted value may have any length, and each refused engine takes some 700."""
+from voxtile.errors import shortened
 
 
 class BuildError(Exception):
@@ -27,9 +26,7 @@ class BuildError(Exception):
     exit_code = 2
 
     def __str__(self) -> str:
-        return "\n".join(
-            line if len(line) <= LONGEST_LINE else f"{line[:LONGEST_LINE]} …" for line in super().__str__().split("\n")
-        )
+        return shortened(super().__str__())
 
 
 class SpecError(BuildError):

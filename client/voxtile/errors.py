@@ -20,11 +20,25 @@ Each message says what was expected, what was found, where, and what to do.
 import os
 import traceback
 
+LONGEST_LINE = 4000
+"""Characters of a line at most: a quoted value may have any length, and each refused engine takes some 700."""
+
+
+def shortened(text: str) -> str:
+    """Returns `text` with the middle left out of each line that is too long: what to do comes last."""
+    half = (LONGEST_LINE - 3) // 2
+    return "\n".join(
+        line if len(line) <= LONGEST_LINE else f"{line[:half]} … {line[-half:]}" for line in text.split("\n")
+    )
+
 
 class VoxtileError(Exception):
     """Base of all errors that are meant for the user; `exit_code` is the exit code of the commands."""
 
     exit_code = 2
+
+    def __str__(self) -> str:
+        return shortened(super().__str__())
 
 
 class InputError(VoxtileError):
@@ -86,7 +100,7 @@ def in_one_line(error: BaseException) -> str:
         return said
     place = next((f" (in {os.path.basename(f.filename)}, line {f.lineno})" for f in _innermost_first(error)), "")
     advice = "; allow less with --max-ram" if isinstance(error, MemoryError) else ""
-    return f"{type(error).__name__}: {said or 'no more is known'}{advice}{place}"
+    return shortened(f"{type(error).__name__}: {said or 'no more is known'}{advice}{place}")
 
 
 def _innermost_first(error: BaseException) -> list[traceback.FrameSummary]:

@@ -79,3 +79,10 @@ def test_version() -> None:
     assert run("--version").stdout == f"voxtile {voxtile.__version__}\n"
     done = subprocess.run([sys.executable, "-m", "voxtile", "--version"], capture_output=True, text=True, check=True)
     assert done.stdout == f"voxtile {voxtile.__version__}\n"
+
+
+def test_a_message_keeps_its_beginning_and_what_to_do_however_long_its_values_are() -> None:
+    said = str(errors.InputError(f"scan.nii: expected 3 axes, found {'9, ' * 100_000}; extract a volume"))
+    assert len(said) <= 4000
+    assert said.startswith("scan.nii: expected 3 axes, found 9, 9")
+    assert said.endswith("9, ; extract a volume")

@@ -358,6 +358,19 @@ def test_a_broken_server_is_tried_little_and_no_tile_twice_there_before_the_othe
         assert len(set(tried)) == len(tried)
 
 
+def test_a_backend_that_dies_again_and_again_costs_no_tile_its_tries() -> None:
+    """Triton starts its process again each time; both servers' die more often than a request may fail."""
+    died = "Stub process 'unet_0_0' is not healthy."
+    with FakeTriton() as one, FakeTriton() as other:
+        one.rules["ModelInfer"], other.rules["ModelInfer"] = (fails(CODE.INTERNAL, died, first=12) for _ in range(2))
+        with connected(one, other, tries=1) as transport:
+            assert numbers(transport, 3) == list(range(3))
+        one.rules["ModelInfer"] = fails(CODE.INTERNAL, died)
+        with connected(one, no_response_timeout_s=0.7) as transport, pytest.raises(NoResponseError, match="healthy"):
+            numbers(transport)
+        assert one.count("ModelInfer") < 60
+
+
 def test_a_tile_that_failed_goes_to_a_server_that_has_not_failed_at_it() -> None:
     """The server that fails at every second tile is as good as the other at the rest, and never rests."""
 

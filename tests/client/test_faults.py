@@ -88,6 +88,8 @@ def test_what_has_no_status_or_an_unknown_one_is_a_broken_answer() -> None:
         ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4: 9", Fault.TOO_LARGE),
         ("OUT_OF_RANGE", "Error, message length too large: found 9 bytes, the limit is: 4 bytes", Fault.TOO_LARGE),
         ("UNKNOWN", "Payload Too Large", Fault.TOO_LARGE),
+        ("INTERNAL", "Stub process 'unet_0_0' is not healthy.", Fault.SERVER_LOST),
+        ("INVALID_ARGUMENT", "Stub process 'unet_0_0' is not healthy.", Fault.REFUSED),
         ("UNKNOWN", "Received http2 header with status: 413", Fault.TOO_LARGE),
         ("UNKNOWN", "Received http2 header with status: 503", Fault.SERVER_LOST),
         ("UNAVAILABLE", "Received http2 header with status: 429", Fault.QUEUE_FULL),

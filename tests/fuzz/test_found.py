@@ -64,6 +64,7 @@ STEPS, FORMATS = ("preprocessing", "transforms"), ("network_data_format",)
 FULLRES = ("configurations", "3d_fullres")
 FOUND = [
     *((name, content) for name in ("card", "spec", "nnunet", "bundle") for content in (DEEP, LONG_NUMBER)),
+    ("card", text_of({**seeds.CARDS[0], "intensity": {"rule": ["a" * 200_000]}})),
     ("spec", b"version = " + b"9" * 5000),
     ("spec", text_of({**seeds.SPEC, "serving": {"engines": ["none"] * 3000}})),
     ("bundle", text_of({"metadata": seeds.METADATA, "inference": {**seeds.INFERENCE, "network_def": ["x"] * 20_000}})),

@@ -117,7 +117,7 @@ def test_a_full_queue_and_a_wait_too_long_ask_for_less(real: EmbeddedServer, mod
         ("outer", tensor(FAIL), Fault.BROKEN),
         ("full", tensor(FAIL), Fault.BROKEN),
         ("full", tensor(RAISE), Fault.BROKEN),
-        ("ending", tensor(END), Fault.BROKEN),
+        ("ending", tensor(END), Fault.SERVER_LOST),
     ],
 )
 def test_what_a_failure_means(real: EmbeddedServer, model: str, given: Any, fault: Fault) -> None:

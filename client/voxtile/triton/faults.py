@@ -102,6 +102,7 @@ _HTTP = {
 _FORGOTTEN = re.compile(r"shared memory region", re.IGNORECASE)
 _BUSY = re.compile(r"exceeds maximum queue size|request timeout expired", re.IGNORECASE)
 _RESTRICTED = re.compile(r"this protocol is restricted", re.IGNORECASE)
+_BACKEND_DIED = re.compile(r"stub process .*is not healthy", re.IGNORECASE)
 _TOO_LARGE = re.compile(
     r"message (is )?larger than max|message length too large|message exceeds( the)? max|payload too large",
     re.IGNORECASE,
@@ -130,6 +131,8 @@ def _told_apart(fault: Fault, code: str | int, text: str) -> Fault:
         return Fault.QUEUE_FULL
     if code in ("UNAVAILABLE", 503) and _RESTRICTED.search(text):
         return Fault.DENIED
+    if code in ("INTERNAL", "UNKNOWN", "UNAVAILABLE") and _BACKEND_DIED.search(text):
+        return Fault.SERVER_LOST  # Triton starts the process again, and the request had no part in its end
     if code in ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "UNKNOWN", "INTERNAL") and _TOO_LARGE.search(text):
         return Fault.TOO_LARGE
     return fault
