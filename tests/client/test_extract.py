@@ -56,6 +56,7 @@ def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple
     made = list(tile_batches(iter(cut.plan), cut, flips, batch))
     assert [one.index for one in made] == list(range(len(made)))
     assert all(len(one.values) == batch for one in made[:-1])
+    assert 0 < len(made[-1].values) <= batch
     found = list(tile_scores((network(one.values) for one in made), flips))
     for tile, scores in zip(cut.plan, found, strict=True):
         x = cut.cut(tile)[None]
@@ -64,3 +65,21 @@ def test_mirrored_answers_are_averaged_where_they_belong(batch: int, axes: tuple
             spatial = tuple(2 + axis for axis in flip)
             expected = expected + np.flip(network(np.flip(x, spatial)), spatial)
         np.testing.assert_allclose(scores, expected[0] / len(flips), rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("slice_axis", [0, 1, 2])
+def test_scores_of_a_2d_network_get_their_slice_axis_back(slice_axis: int) -> None:
+    scores = np.arange(2 * 3 * 4, dtype=np.float32).reshape(1, 2, 3, 4)
+    [found] = tile_scores(iter([scores]), ((),), slice_axis)
+    shape = [2, 3, 4]
+    shape.insert(1 + slice_axis, 1)
+    assert found.shape == tuple(shape)
+    np.testing.assert_array_equal(found.squeeze(1 + slice_axis), scores[0])
+
+
+def test_scores_of_one_pass_stay_as_they_came() -> None:
+    scores = np.ones((1, 2, 3, 4, 5), np.float16)
+    [found] = tile_scores(iter([scores]), tta_flips(()))
+    assert found.dtype == np.float16
+    [found] = tile_scores(iter([np.repeat(scores, 2, axis=0)]), tta_flips((0,)))
+    assert found.dtype == np.float32

@@ -90,6 +90,7 @@ def test_tiles_on_a_cut_are_counted_as_sent_again() -> None:
 def test_a_strip_has_rows_to_compute_and_rows_to_label() -> None:
     strip = Strip(2, (3, 8), (4, 11))
     assert strip.narrowed((10, 20, 30)) == (10, 20, 5)
+    assert Strip(1, (3, 8), (4, 11)).narrowed((10, 20, 30)) == (10, 5, 30)
     assert strip.narrowed_target((10, 20, 30)) == (10, 20, 7)
     assert Strip(1, (3, 8), (4, 11)).narrowed_target((10, 20, 30)) == (10, 7, 30)
     assert strip.within(3) == (slice(None), slice(None), slice(4, 11))
@@ -112,4 +113,5 @@ def test_a_strip_is_a_quarter_of_a_tile_wide_or_one_row() -> None:
     plan = plan_tiles((9, 33, 20), (4, 16, 1), Tiling())
     assert most_strips(plan, 1) == 8
     assert most_strips(plan, 2) == 20
+    assert most_strips(plan_tiles((9, 64, 20), (4, 10, 1), Tiling()), 1) == 32  # a quarter of 10 is 2 rows
     assert most_strips(plan_tiles((9, 3, 3), (4, 64, 64), Tiling()), 1) == 1
