@@ -85,8 +85,9 @@ import typer
 from voxtile.cli.console import errors_for_the_user
 
 def main(number: int, ignored: bool) -> None:
-    if ignored:
-        signal.signal(number, signal.SIG_IGN)
+    # Whatever started pytest may have ignored the signal, and a process inherits that.
+    heard = signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL
+    signal.signal(number, signal.SIG_IGN if ignored else heard)
     before = signal.getsignal(number)
     try:
         with errors_for_the_user():
