@@ -23,7 +23,8 @@ from tests.mutation.judged import Change
 from tests.mutation.results import KILLED, NO_TEST, SURVIVED, TIMEOUT, Outcome
 from tests.mutation.staging import module_name, staged_path
 
-MUTMUT = Path(sys.executable).with_name("mutmut")
+MUTMUT = (sys.executable, "-P", str(Path(__file__).with_name("mutmut_run.py")))
+"""Without the script's folder on the path: modules come from the copy with the mutants."""
 STATUS = {0: SURVIVED, 5: NO_TEST, 33: NO_TEST, 24: TIMEOUT, 36: TIMEOUT, 152: TIMEOUT, -24: TIMEOUT}
 """By the exit code that mutmut records; every other code is a failed test."""
 
@@ -52,7 +53,7 @@ def run_functions(
     if not wanted:
         return []
     everything = len(wanted) == sum(map(len, names.values()))
-    command = [str(MUTMUT), "run", "--max-children", str(workers), *([] if everything else wanted)]
+    command = [*MUTMUT, "run", "--max-children", str(workers), *([] if everything else wanted)]
     # A folder that does not exist when Python starts is never looked into.
     (stage / "mutants").mkdir()
     log = stage / "mutmut.log"
