@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.phantoms import card_of
 from voxtile.card import Tiling
-from voxtile.tiling.extract import Cutter, tile_batches, tile_scores, tta_flips
+from voxtile.tiling.extract import Cutter, tile_batches, tile_bytes, tile_scores, tta_flips
 from voxtile.tiling.plan import plan_tiles
 
 PADDING = -32768.0
@@ -83,3 +84,20 @@ def test_scores_of_one_pass_stay_as_they_came() -> None:
     assert found.dtype == np.float16
     [found] = tile_scores(iter([np.repeat(scores, 2, axis=0)]), tta_flips((0,)))
     assert found.dtype == np.float32
+
+
+def test_the_scan_is_encoded_and_the_mark_outside_is_not() -> None:
+    data = np.full((2, 2, 4, 4), 3, np.int16)
+    plan = plan_tiles(data.shape[1:], (4, 4, 4), Tiling())
+    [tile] = plan
+    found = Cutter(data, plan, lambda values: (values * 2).astype(np.float32), -1.0).cut(tile)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found[0, :, 0, 0], [-1, 6, 6, -1])
+
+
+def test_bytes_of_a_tile_are_those_of_its_channels_and_of_its_scores() -> None:
+    plan = plan_tiles((9, 9, 9), (2, 3, 4), Tiling())
+    card = card_of(
+        input={"dtype": "int16", "padding": -32768.0}, output={"kind": "logits", "dtype": "fp32", "scores": 2}
+    )
+    assert tile_bytes(plan, card, 3) == 24 * (3 * 2 + 2 * 4)

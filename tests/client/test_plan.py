@@ -8,8 +8,9 @@ from typing import get_args
 import numpy as np
 import pytest
 
+from tests.support.phantoms import card_of
 from voxtile.card import Semantics, Tiling
-from voxtile.tiling.plan import plan_tiles
+from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.rules.monai import monai_starts
 
@@ -55,3 +56,18 @@ def test_two_dimensional_tiles_take_every_slice() -> None:
 
 def test_every_semantics_of_a_card_has_its_rule() -> None:
     assert set(RULES) == set(get_args(Semantics))
+
+
+def test_tiles_have_the_shape_that_the_card_names() -> None:
+    assert tile_shape(card_of(roi_size=(16, 12, 8)), (5, 100, 9)) == (16, 12, 8)
+
+
+@pytest.mark.parametrize(("axis", "tile"), [(0, (1, 16, 12)), (1, (16, 1, 12)), (2, (16, 12, 1))])
+def test_tiles_of_a_2d_network_are_one_slice_thick(axis: int, tile: tuple[int, int, int]) -> None:
+    assert tile_shape(card_of(roi_size=(16, 12), slice_axis=axis), (5, 100, 9)) == tile
+
+
+@pytest.mark.parametrize(("axis", "tile"), [(0, (1, 48, 64)), (1, (32, 1, 64)), (2, (32, 48, 1))])
+def test_a_tile_is_a_whole_slice_where_the_network_takes_any_size(axis: int, tile: tuple[int, int, int]) -> None:
+    card = card_of(roi_size=(32, 32), slice_axis=axis, multiple=16)
+    assert tile_shape(card, (32, 33, 50)) == tile

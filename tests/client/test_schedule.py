@@ -8,7 +8,7 @@ from hypothesis import strategies as st
 from tests.support.strips import cut_plan
 from voxtile.card import Tiling
 from voxtile.tiling.plan import plan_tiles
-from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, at_once, schedules
+from voxtile.tiling.schedule import MAX_INFLIGHT_BYTES, MIN_IN_FLIGHT, Schedule, at_once, schedules
 from voxtile.tiling.strips import Strip
 from voxtile.triton.pump import ready_ahead
 
@@ -43,3 +43,27 @@ def test_large_requests_are_fewer_and_smaller_and_never_stop_the_engine(asked: i
 @given(st.integers(1, 16), st.integers(1, 16), st.integers(1, 2**20))
 def test_small_tiles_are_sent_as_asked(asked: int, most: int, size: int) -> None:
     assert at_once(asked, most, size) == (asked, most)
+
+
+def test_a_quarter_of_a_gibibyte_is_in_flight_to_one_server() -> None:
+    mib = 2**20
+    assert at_once(999, 1, mib) == (256, 1)
+    assert at_once(999, 4, mib) == (64, 4)
+    assert at_once(999, 4, 64 * mib) == (2, 2)  # smaller batches before fewer than two requests
+    assert at_once(999, 4, 65 * mib) == (3, 1)
+    assert at_once(999, 4, 999 * mib) == (2, 1)
+    assert at_once(1, 4, 999 * mib) == (1, 1)
+    assert at_once(4, 4, 0) == (4, 4)
+
+
+def test_single_precision_and_one_strip_come_first() -> None:
+    plan = plan_tiles((32, 24, 8), (16, 16, 16), Tiling())
+    first = next(schedules(5, 3, plan, lambda axis, n: tuple(cut_plan(plan, axis, n))))
+    assert first == Schedule(5, 3, tuple(cut_plan(plan, 1, 1)), half=False)
+
+
+def test_requests_are_halved_down_to_one_and_then_tiles() -> None:
+    plan = plan_tiles((8, 8, 8), (64, 64, 64), Tiling())
+    found = list(schedules(5, 3, plan, lambda axis, n: tuple(cut_plan(plan, axis, n))))
+    rungs = [(5, 3), (2, 3), (1, 3), (1, 1)]
+    assert [(one.in_flight, one.batch) for one in found] == 2 * rungs

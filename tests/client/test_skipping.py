@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, cast
 
 import numpy as np
 import pytest
@@ -11,8 +12,11 @@ from numpy.typing import NDArray
 from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import affine_of, card_of
 from voxtile import Segmenter
+from voxtile.card import Tiling
 from voxtile.chains.scores import activator, decider, holds_label
-from voxtile.skipping import background_scores
+from voxtile.errors import ModelError
+from voxtile.skipping import background_scores, skippable_tiles
+from voxtile.tiling.plan import plan_tiles
 
 CASES: dict[str, dict[str, Any]] = {
     "uint8 classes": {"output": {"kind": "probabilities", "dtype": "uint8", "scores": 2, "scale": 255}},
@@ -33,9 +37,9 @@ ERROR = 1e-6
 """Certain logits are finite, so their probabilities miss 0 and 1 by their last bits."""
 
 
-def card_for(case: str) -> Any:
+def card_for(case: str, at_most: float = 0.0) -> Any:
     return card_of(
-        **CASES[case], background={"at_most": 0.0}, labels=[{"name": "a", "value": 0}, {"name": "b", "value": 1}]
+        **CASES[case], background={"at_most": at_most}, labels=[{"name": "a", "value": 0}, {"name": "b", "value": 1}]
     )
 
 
@@ -91,3 +95,18 @@ def nifti(values: NDArray[Any]) -> Any:
     import nibabel as nib
 
     return nib.Nifti1Image(values, affine_of(values.shape, (1.0, 1.0, 1.0)))
+
+
+def test_tiles_are_left_out_by_the_cards_rule_in_units_of_the_scan() -> None:
+    card = card_for("classes", at_most=-500.0)
+    data = np.full((1, 40, 8, 8), -600, np.int16)
+    data[0, 35, 3, 5] = -400
+    prepared: Any = SimpleNamespace(data=data, background_at_most=lambda threshold: [threshold])
+    plan = plan_tiles((40, 8, 8), (8, 8, 8), Tiling(overlap=0.0))
+    assert skippable_tiles(card, prepared, plan) == {0, 1, 2}
+
+
+def test_a_model_without_a_rule_for_what_is_empty_leaves_nothing_out() -> None:
+    card, prepared = card_of(name="without-rule"), cast(Any, None)
+    with pytest.raises(ModelError, match="'without-rule' has no rule for what is empty"):
+        skippable_tiles(card, prepared, plan_tiles((8, 8, 8), (8, 8, 8), Tiling()))

@@ -12,6 +12,9 @@ from numpy.typing import NDArray
 from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import card_of
 from voxtile import Segmenter
+from voxtile.card import Tiling
+from voxtile.skipping import spot_check_tiles
+from voxtile.tiling.plan import plan_tiles
 
 
 def spot_check(network: Any, count: int) -> tuple[int, int, int]:
@@ -52,3 +55,20 @@ def test_one_voxel_in_every_second_tile_is_counted() -> None:
 
     assert spot_check(network, 9) == (6, 6, 3)
     assert len(seen) == 6 + 1  # the tile beside the end is sent anyway
+
+
+def test_checked_tiles_are_spread_over_those_left_out() -> None:
+    plan = plan_tiles((40, 1, 1), (2, 1, 1), Tiling(overlap=0.0))
+    left_out = {1, 2, 4, 5, 7, 8, 11, 13, 14, 19}
+
+    def checked(count: int) -> list[int]:
+        return [tile.index for tile in spot_check_tiles(plan, left_out, count)]
+
+    assert checked(0) == []
+    assert checked(1) == [1]
+    assert checked(2) == [1, 8]
+    assert checked(3) == [1, 5, 11]
+    assert checked(4) == [1, 4, 7, 11]
+    assert checked(6) == [1, 2, 4, 5, 7, 8]
+    assert checked(99) == sorted(left_out)
+    assert spot_check_tiles(plan, (), 3) == []

@@ -31,10 +31,11 @@ def empty_tiles(data: NDArray[Any], plan: TilePlan, at_most: float | Sequence[fl
     empty = set()
     for tile in plan:
         low, high = [], []
-        for start, size, before, n in zip(tile.start, tile.shape, plan.before, plan.image, strict=True):
+        # Where there is padding, the tile covers the whole axis anyway.
+        for start, size, n in zip(tile.start, tile.shape, plan.image, strict=True):
             margin = size // 2
-            low.append(min(max(start - before - margin, 0), n))
-            high.append(min(max(start - before + size + margin, 0), n))
+            low.append(max(start - margin, 0))
+            high.append(min(start + size + margin, n))
         if _box_sum(counts, low, high) == 0:
             empty.add(tile.index)
     return frozenset(empty)
