@@ -6,7 +6,7 @@ from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from tests.mutation.judged import Change
+from tests.mutation.judged import Change, is_judged
 
 KILLED, TIMEOUT, SURVIVED, NO_TEST = "killed", "timeout", "survived", "no test"
 
@@ -36,7 +36,7 @@ class Outcome:
 
 def unjudged(outcomes: Iterable[Outcome], judgements: dict[Change, str]) -> list[Outcome]:
     """Returns the survivors that nobody has judged."""
-    return [one for one in outcomes if one.alive and one.change not in judgements]
+    return [one for one in outcomes if one.alive and not is_judged(one.change, judgements)]
 
 
 def table(outcomes: list[Outcome], judgements: dict[Change, str]) -> str:
