@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import math
 import mmap
 import os
 import secrets
@@ -113,8 +114,12 @@ class Region:
             raise
 
     def array(self, dtype: np.dtype[Any], shape: tuple[int, ...], offset: int = 0) -> NDArray[Any]:
-        """An array of `dtype` and `shape` over the region's bytes from `offset` on; a view, not a copy."""
-        return np.ndarray(shape, dtype, self._memory, offset)
+        """An array of `dtype` and `shape` over the region's bytes from `offset` on; a view, not a copy.
+
+        The memory stays until the last view is gone, even where the region is closed before.
+        """
+        # np.ndarray would not hold the memory: to read it after `close` would end the process.
+        return np.frombuffer(self._memory, dtype, math.prod(shape), offset).reshape(shape)
 
     def close(self) -> bool:
         """Unmaps the region, at the server and here.
