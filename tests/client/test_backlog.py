@@ -18,7 +18,7 @@ def test_answers_in_any_order_are_handed_over_in_the_requests_order(order: list[
     assert backlog.next(0.0, most=100) is None
     handed: list[float] = []
     for index in order:
-        assert not backlog.complete
+        assert backlog.complete is False
         handed += [float(scores[0]) for scores in backlog.answered(index, np.array([index]))]
     assert handed == list(range(7))
     assert backlog.complete
@@ -30,6 +30,9 @@ def test_no_more_is_made_than_the_caller_has_taken_and_may_wait() -> None:
     backlog.taken()
     assert backlog.next(0.0, most=2) is not None
     assert backlog.next(0.0, most=2) is None
+    backlog.taken()
+    assert backlog.next(0.0, most=2) is not None
+    assert backlog.next(0.0, most=2) is None
 
 
 def test_a_request_that_is_sent_again_waits_for_its_time_and_goes_first() -> None:
@@ -38,6 +41,7 @@ def test_a_request_that_is_sent_again_waits_for_its_time_and_goes_first() -> Non
     assert first is not None
     backlog.retry(first, when=5.0)
     assert backlog.next_retry_after(0.0) == 5.0
+    assert backlog.next_retry_after(5.0) is None  # it is due
     second = backlog.next(4.9, most=9)
     assert second is not None
     assert second.index == 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import grpc
 import pytest
 
-from voxtile.triton.faults import Fault, Remedy, classify, lacks_model
+from voxtile.triton.faults import Fault, Remedy, classify, lacks_model, memory_in_use, no_answer_in_time
 
 MEANING = {
     "OK": (Remedy.RETRY_ELSEWHERE, Fault.BROKEN),
@@ -81,6 +81,9 @@ def test_what_has_no_status_or_an_unknown_one_is_a_broken_answer() -> None:
         ("UNAVAILABLE", "Request timeout expired", Fault.QUEUE_FULL),
         (503, "Exceeds maximum queue size", Fault.QUEUE_FULL),
         ("UNAVAILABLE", "This protocol is restricted, expecting header 'x'", Fault.DENIED),
+        (503, "This protocol is restricted, expecting header 'x'", Fault.DENIED),
+        ("NOT_FOUND", "This protocol is restricted, expecting header 'x'", Fault.SERVER_LOST),
+        (504, "Request timeout expired", Fault.DEADLINE),
         ("NOT_FOUND", "Unable to find shared memory region: 'voxtile-1-2-3'", Fault.MEMORY_FORGOTTEN),
         ("INVALID_ARGUMENT", "Unable to find shared memory region: 'voxtile-1-2-3'", Fault.MEMORY_FORGOTTEN),
         ("RESOURCE_EXHAUSTED", "SERVER: Received message larger than max (9 vs. 4)", Fault.TOO_LARGE),
@@ -88,7 +91,11 @@ def test_what_has_no_status_or_an_unknown_one_is_a_broken_answer() -> None:
         ("RESOURCE_EXHAUSTED", "gRPC message exceeds maximum size 4: 9", Fault.TOO_LARGE),
         ("OUT_OF_RANGE", "Error, message length too large: found 9 bytes, the limit is: 4 bytes", Fault.TOO_LARGE),
         ("UNKNOWN", "Payload Too Large", Fault.TOO_LARGE),
+        ("INTERNAL", "gRPC message exceeds maximum size 4: 9", Fault.TOO_LARGE),
+        ("INVALID_ARGUMENT", "message length too large", Fault.REFUSED),
         ("INTERNAL", "Stub process 'unet_0_0' is not healthy.", Fault.SERVER_LOST),
+        ("UNKNOWN", "Stub process 'unet_0_0' is not healthy.", Fault.SERVER_LOST),
+        ("UNAVAILABLE", "Stub process 'unet_0_0' is not healthy.", Fault.SERVER_LOST),
         ("INVALID_ARGUMENT", "Stub process 'unet_0_0' is not healthy.", Fault.REFUSED),
         ("UNKNOWN", "Received http2 header with status: 413", Fault.TOO_LARGE),
         ("UNKNOWN", "Received http2 header with status: 503", Fault.SERVER_LOST),
@@ -114,3 +121,22 @@ def test_what_says_something_of_the_server_alone_counts_against_no_request() -> 
 def test_which_codes_say_that_a_server_lacks_a_model() -> None:
     lacking = {code.name for code in grpc.StatusCode if lacks_model(str(code))}
     assert lacking == {"NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION"}
+    assert not lacks_model(None)
+
+
+def test_which_codes_leave_open_whether_a_server_has_obeyed() -> None:
+    silent = {code.name for code in grpc.StatusCode if no_answer_in_time(str(code))}
+    assert silent == {"DEADLINE_EXCEEDED", "CANCELLED"}
+    assert not no_answer_in_time(None)
+
+
+def test_a_server_says_that_it_still_uses_memory() -> None:
+    """Triton's own words are tested against the real server."""
+    assert memory_in_use("Cannot unregister shared memory region 'voxtile-1', it is in use.")
+    assert not memory_in_use("Unable to find shared memory region: 'voxtile-1'")
+    assert not memory_in_use(None)
+
+
+@pytest.mark.parametrize("fault", Fault)
+def test_every_fault_says_what_to_do_where_the_servers_words_do_not(fault: Fault) -> None:
+    assert bool(fault.advice) == (fault in (Fault.DEADLINE, Fault.BROKEN, Fault.TOO_LARGE, Fault.DENIED))

@@ -118,7 +118,7 @@ def classify(status: str | int | None, text: str | None) -> Fault:
         text: the server's message.
     """
     text = text or ""
-    code = status if isinstance(status, int) else _http_answer(text) or (status or "").rpartition(".")[2]
+    code = status if isinstance(status, int) else _http_answer(text) or _name(status)
     fault = _of_http(code) if isinstance(code, int) else _GRPC.get(code, Fault.BROKEN)
     return _told_apart(fault, code, text)
 
@@ -131,11 +131,16 @@ def _told_apart(fault: Fault, code: str | int, text: str) -> Fault:
         return Fault.QUEUE_FULL
     if code in ("UNAVAILABLE", 503) and _RESTRICTED.search(text):
         return Fault.DENIED
-    if code in ("INTERNAL", "UNKNOWN", "UNAVAILABLE") and _BACKEND_DIED.search(text):
+    if code in ("INTERNAL", "UNKNOWN") and _BACKEND_DIED.search(text):
         return Fault.SERVER_LOST  # Triton starts the process again, and the request had no part in its end
     if code in ("RESOURCE_EXHAUSTED", "OUT_OF_RANGE", "UNKNOWN", "INTERNAL") and _TOO_LARGE.search(text):
         return Fault.TOO_LARGE
     return fault
+
+
+def _name(status: str | None) -> str:
+    """The name of gRPC's status "StatusCode.UNAVAILABLE", UNAVAILABLE; empty where there is none."""
+    return (status or "").removeprefix("StatusCode.")
 
 
 def _http_answer(text: str) -> int | None:
@@ -151,12 +156,12 @@ def _of_http(status: int) -> Fault:
 
 def lacks_model(status: str | None) -> bool:
     """Whether the status of a question about a model means that the server does not offer it."""
-    return (status or "").rpartition(".")[2] in ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
+    return _name(status) in ("NOT_FOUND", "INVALID_ARGUMENT", "FAILED_PRECONDITION")
 
 
 def no_answer_in_time(status: str | None) -> bool:
     """Whether a call with this gRPC status ended without an answer, so that the server may or may not have obeyed."""
-    return (status or "").rpartition(".")[2] in ("DEADLINE_EXCEEDED", "CANCELLED")
+    return _name(status) in ("DEADLINE_EXCEEDED", "CANCELLED")
 
 
 def memory_in_use(text: str | None) -> bool:

@@ -72,7 +72,7 @@ class Lane:
     def slow_down(self, call: Call, reason: str, now: float) -> None:
         """Sends less from now on, as the server has too much to do. Requests sent before count as one."""
         self.last_error = reason
-        if call.sent_at >= self._slowed_at:
+        if call.sent_at > self._slowed_at:
             self.window.rejected()
             self.failures += 1
             self.asleep_until = now + pause_s(self.failures)
