@@ -110,6 +110,8 @@ def test_texts_that_a_code_does_not_tell_apart(status: str | int, text: str, mea
 
 def test_what_says_something_of_the_server_alone_counts_against_no_request() -> None:
     assert {fault for fault in Fault if not fault.counts} == {Fault.QUEUE_FULL, Fault.SERVER_LOST}
+    alone = {code.name for code in grpc.StatusCode if not classify(str(code), None).counts}
+    assert alone == {"CANCELLED", "NOT_FOUND", "RESOURCE_EXHAUSTED", "UNAVAILABLE"}
     assert {fault for fault in Fault if fault.lost} == {
         Fault.SERVER_LOST,
         Fault.DEADLINE,

@@ -50,12 +50,14 @@ def ready_ahead(in_flight: int) -> int:
 def inflight_bytes(in_flight: int, servers: int, request_bytes: int) -> int:
     """The bytes of all requests in flight and of answers that wait for the caller, each twice because gRPC copies it.
 
+    Each server but the first may have one more that waits, so that it need not be idle behind a slower one.
+
     Args:
         in_flight: the most requests in flight to one server.
         servers: the number of servers.
         request_bytes: the bytes of a request and of its answer.
     """
-    return 2 * request_bytes * (in_flight * servers + ready_ahead(in_flight))
+    return 2 * request_bytes * (in_flight * servers + ready_ahead(in_flight) + servers - 1)
 
 
 class Pump(threading.Thread):
