@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import shutil
+import ssl
+import subprocess
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -15,6 +17,7 @@ from tests.support.commands import run
 from tests.support.fake_triton import ROI, FakeTriton
 from tests.support.tls_server import Identity, make_authority, make_identity, tls_server
 from voxtile import ConnectionConfig, InputError, RemoteNetwork, ServerUnavailable, TlsConfig
+from voxtile.triton import connection
 from voxtile.triton.endpoint import Endpoint
 
 needs_openssl = pytest.mark.skipif(shutil.which("openssl") is None, reason="openssl makes the certificates")
@@ -138,3 +141,98 @@ def test_a_key_of_another_certificate(files: Files) -> None:
 def test_a_file_that_cannot_be_read(tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"TLS: a file cannot be read .*nowhere.pem"):
         Endpoint("localhost:1", ConnectionConfig(TlsConfig(ca=tmp_path / "nowhere.pem")))
+
+
+# What gRPC would misread or not send ----------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost", "http://localhost:8001", "localhost:0", "localhost:65536", "", ":8001", "a b:1", "[::1]", "h:1/x"],
+)
+def test_what_is_no_address_is_said_so(url: str) -> None:
+    with pytest.raises(
+        InputError, match=r"^expected HOST:PORT of a server's gRPC service, such as localhost:8001, found '"
+    ):
+        Endpoint(url, ConnectionConfig())
+
+
+@pytest.mark.parametrize(
+    "url",
+    ["localhost:1", "localhost:65535", "127.0.0.1:9", "[::1]:9", "a-b.c_d:65535", "dns:///localhost:9", "unix:/x"],
+)
+def test_an_address_may_be_any_that_grpc_knows(url: str) -> None:
+    Endpoint(url, ConnectionConfig()).close()
+
+
+@pytest.mark.parametrize("name", ["Token", "to ken", "töken", "", "token-bin", "a:b"])
+def test_a_headers_name_that_grpc_cannot_send(name: str) -> None:
+    with pytest.raises(InputError, match="expected a header's name of a-z"):
+        ConnectionConfig(headers={name: "abc"})
+
+
+@pytest.mark.parametrize("value", ["secret\n", "sécret", "secret\x00"])
+def test_a_headers_value_that_grpc_cannot_send_is_not_repeated(value: str) -> None:
+    with pytest.raises(InputError, match="header 'token': expected a value of printable ASCII") as caught:
+        ConnectionConfig(headers={"token": value})
+    assert "cret" not in str(caught.value)
+
+
+@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
+def test_a_deadline_that_no_request_could_keep(seconds: float) -> None:
+    with pytest.raises(InputError, match="expected --timeout above 0 seconds"):
+        ConnectionConfig(deadline_s=seconds)
+
+
+def test_the_usual_connection_and_the_least_time() -> None:
+    assert ConnectionConfig() == ConnectionConfig(None, {}, None, None, 300.0)
+    assert ConnectionConfig(deadline_s=0.001).deadline_s == 0.001
+
+
+def test_messages_of_any_size_pass_both_ways() -> None:
+    """gRPC's own limit is 4 MiB for what is received; a request of a few large tiles is more."""
+    tile = np.random.default_rng(1).random((2, 1, 80, 80, 100), np.float32)
+    plain = ConnectionConfig(shared_memory=False)
+    with FakeTriton(roi_size=[80, 80, 100]) as fake, RemoteNetwork(fake.url, "model", connection=plain) as network:
+        np.testing.assert_array_equal(network(tile), tile)
+
+
+# Certificates ------------------------------------------------------------------------------------------------
+
+
+@needs_openssl
+def test_a_system_without_a_file_of_authorities_may_have_a_folder_or_none(
+    files: Files, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = ssl.create_default_context(cafile=str(files.authority.certificate))
+    nothing = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+    paths = ssl.get_default_verify_paths()._replace(cafile=None)
+    monkeypatch.setattr(ssl, "get_default_verify_paths", lambda: paths)
+    monkeypatch.setattr(ssl, "create_default_context", lambda: folder)
+    pem = connection._system_roots()
+    assert pem is not None
+    assert pem.split() == files.authority.certificate.read_bytes().split()
+    monkeypatch.setattr(ssl, "create_default_context", lambda: nothing)
+    assert connection._system_roots() is None  # gRPC then has a list of its own
+
+
+@needs_openssl
+def test_a_key_with_a_password_is_refused_and_nobody_is_asked_for_it(files: Files, tmp_path: Path) -> None:
+    locked = tmp_path / "locked.key"
+    command = ["openssl", "ec", "-in", str(files.client.key), "-aes256", "-passout", "pass:secret", "-out", str(locked)]
+    subprocess.run(command, check=True, capture_output=True)
+    tls = TlsConfig(files.authority.certificate, files.client.certificate, locked)
+    with pytest.raises(InputError) as caught:
+        ask("127.0.0.1:9", ConnectionConfig(tls))
+    assert str(caught.value).startswith(
+        f"{files.client.certificate}, {locked}: expected a certificate and its private key without a password, both as "
+    )
+
+
+@needs_openssl
+@pytest.mark.parametrize("text", ["", "no certificate", "\u00e9"])
+def test_a_certificate_of_ones_own_that_is_none(files: Files, tmp_path: Path, text: str) -> None:
+    (tmp_path / "own.pem").write_text(text)
+    tls = TlsConfig(files.authority.certificate, tmp_path / "own.pem", files.client.key)
+    with pytest.raises(InputError, match=r"own\.pem, .*: expected a certificate and its private key"):
+        ask("127.0.0.1:9", ConnectionConfig(tls))

@@ -26,7 +26,6 @@ from tests.support.commands import run
 from tests.support.fake_triton import ROI, FakeTriton, Rule, changed, fails, silent
 from voxtile import (
     ConnectionConfig,
-    InputError,
     ModelError,
     NoResponseError,
     OtherBuildError,
@@ -766,38 +765,3 @@ def test_a_load_test_ends_with_the_first_error_of_any_client(scan: Path) -> None
         )
         with pytest.raises(TileError, match="no more"):
             run_load_test([fake.url], "model", scan, clients=3, scans=9)
-
-
-@pytest.mark.parametrize(
-    "url",
-    ["localhost", "http://localhost:8001", "localhost:0", "localhost:99999", "", ":8001", "a b:1", "[::1]", "h:1/x"],
-)
-def test_what_is_no_address_is_said_so(url: str) -> None:
-    with pytest.raises(InputError, match="expected HOST:PORT of a server's gRPC service, such as localhost:8001"):
-        Endpoint(url, PLAIN)
-
-
-@pytest.mark.parametrize(
-    "url", ["localhost:9", "127.0.0.1:9", "[::1]:9", "a-b.c_d:65535", "dns:///localhost:9", "unix:/x"]
-)
-def test_an_address_may_be_any_that_grpc_knows(url: str) -> None:
-    Endpoint(url, PLAIN).close()
-
-
-@pytest.mark.parametrize("name", ["Token", "to ken", "töken", "", "token-bin", "a:b"])
-def test_a_headers_name_that_grpc_cannot_send(name: str) -> None:
-    with pytest.raises(InputError, match="expected a header's name of a-z"):
-        ConnectionConfig(headers={name: "abc"})
-
-
-@pytest.mark.parametrize("value", ["secret\n", "sécret", "secret\x00"])
-def test_a_headers_value_that_grpc_cannot_send_is_not_repeated(value: str) -> None:
-    with pytest.raises(InputError, match="header 'token': expected a value of printable ASCII") as caught:
-        ConnectionConfig(headers={"token": value})
-    assert "cret" not in str(caught.value)
-
-
-@pytest.mark.parametrize("seconds", [0, -1, float("nan"), float("inf")])
-def test_a_deadline_that_no_request_could_keep(seconds: float) -> None:
-    with pytest.raises(InputError, match="expected --timeout above 0 seconds"):
-        ConnectionConfig(deadline_s=seconds)
