@@ -13,6 +13,7 @@ from voxtile.triton.backlog import Backlog
 @given(st.permutations(range(7)))
 def test_answers_in_any_order_are_handed_over_in_the_requests_order(order: list[int]) -> None:
     backlog = Backlog(requests(7, batch=1))
+    assert backlog.complete is False
     made = [backlog.next(0.0, most=100) for _ in range(7)]
     assert [one.index for one in made if one] == list(range(7))
     assert backlog.next(0.0, most=100) is None

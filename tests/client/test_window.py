@@ -31,6 +31,26 @@ def test_rests_where_the_server_is_the_bound() -> None:
     assert window.size <= 3
 
 
+def test_once_it_rests_only_a_rejection_lets_it_grow_again() -> None:
+    window = Window(16)
+    now = serve(window, lambda size: 10.0)
+    size = window.size
+    now = serve(window, lambda size: 1000.0 * size, now=now)
+    assert window.size == size
+    window.rejected()
+    serve(window, lambda size: 1000.0 * size, now=now)
+    assert window.size == 16
+
+
+def test_answers_to_what_was_sent_before_a_rejection_measure_nothing() -> None:
+    window = Window(16, start=8)
+    window.sent(0.0)
+    window.rejected()
+    for _ in range(50):
+        window.answered(1.0)
+    assert window.size == 4
+
+
 def test_stops_near_where_the_throughput_stops() -> None:
     window = Window(16)
     serve(window, lambda size: 10.0 * min(size, 6))
