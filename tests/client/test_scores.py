@@ -66,6 +66,7 @@ def test_later_regions_lie_over_earlier_ones(kind: str, scale: float, threshold:
     scores = np.where(on, above, below).astype(np.float32)[..., None, None]
     expected = [3 if active else 1 if core else 2 if whole else 0 for whole, core, active in on.T]
     np.testing.assert_array_equal(decider(card)(scores).ravel(), expected)
+    assert decider(card)(scores).dtype == np.uint8
     turned = card.model_copy(update={"region_order": ("active", "core", "whole")})
     expected = [2 if whole else 1 if core else 3 if active else 0 for whole, core, active in on.T]
     np.testing.assert_array_equal(decider(turned)(scores).ravel(), expected)
@@ -88,6 +89,16 @@ def test_class_indices_beyond_the_card_are_the_models_fault() -> None:
     card = class_card(3, output={"kind": "labels", "scores": 1})
     with pytest.raises(ModelError, match="labels 0 to 2 from the model, found 0 to 3"):
         decider(card)(np.array([0, 3, 1], np.float32).reshape(1, 3, 1, 1))
+    with pytest.raises(ModelError, match="labels 0 to 2 from the model, found -1 to 2"):
+        decider(card)(np.array([0, -1, 2], np.float32).reshape(1, 3, 1, 1))
+
+
+def test_class_indices_are_rounded_and_stand_for_the_cards_values() -> None:
+    labels = [{"name": str(value), "value": value} for value in (7, 0, 5)]
+    card = class_card(3, output={"kind": "labels", "scores": 1}, labels=labels)
+    found = decider(card)(np.array([0.9, 2.1, -0.4, 1.0], np.float32).reshape(1, 4, 1, 1))
+    np.testing.assert_array_equal(found.ravel(), [0, 5, 7, 0])
+    assert found.dtype == np.uint8
 
 
 ROUNDING = 1e-6
@@ -162,3 +173,5 @@ def test_a_tile_holds_a_label_where_any_voxel_gets_one(kind: str, regions: bool,
         values = np.random.default_rng(seed).random((scores, 1, 1, 2)) - (0.5 if kind == "logits" else 0.0)
         tile = (np.rint(values) if kind == "labels" else values * scale).astype(np.float32)
         assert holds_label(tile, card) == bool(decider(card)(tile).any())
+        level = np.full_like(tile, tile.flat[0])
+        assert holds_label(level, card) == bool(decider(card)(level).any())

@@ -112,7 +112,7 @@ def _layered(scores: NDArray[np.float32], values: NDArray[Any], threshold: float
 
 def _indexed(indices: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
     whole = np.rint(indices).astype(np.int64)
-    if whole.min(initial=0) < 0 or whole.max(initial=0) >= len(values):
+    if whole.min() < 0 or whole.max() >= len(values):
         raise ModelError(f"expected labels 0 to {len(values) - 1} from the model, found {whole.min()} to {whole.max()}")
     return values.take(whole)
 

@@ -111,13 +111,13 @@ def _respaced(affine: NDArray[np.float64], target: NDArray[np.float64]) -> NDArr
         return result
     stretch = np.linalg.cholesky(columns.T @ columns).T
     rotation = columns @ np.linalg.inv(stretch)
-    result[:3, :3] = rotation @ np.diag(np.sign(np.diag(stretch)) * np.abs(target))
+    result[:3, :3] = rotation @ np.diag(target)
     return result
 
 
 def _extent(
     affine: NDArray[np.float64], spaced: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.int64], NDArray[np.float64]]:
+) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Returns voxels along each axis, and the origin, of the grid `spaced` over the scan.
 
     As in MONAI's `compute_shape_offset`, the first voxels of both grids coincide. Where rounding in the header hides
@@ -128,9 +128,8 @@ def _extent(
     corners = np.concatenate((corners, np.ones_like(corners[:1])))
     seen = (np.linalg.solve(spaced, affine) @ corners)[:-1]
     count = np.round(np.ptp(seen, axis=1) + 1.0)
-    places = (affine @ corners)[:3]
-    for corner in range(corners.shape[1]):
-        if np.allclose(np.min(seen - seen[:, corner : corner + 1], 1), 0.0):
-            return count.astype(np.int64), places[:, corner]
+    # MONAI tries every corner, but the directions of both grids agree, so that no other than voxel 0 can be the first.
+    if np.allclose(np.min(seen - seen[:, :1], axis=1), 0.0):
+        return count, affine[:3, 3]
     middle = affine[:3, :3] @ (size / 2.0) + affine[:3, 3] - spaced[:3, :3] @ (count / 2.0)
-    return count.astype(np.int64), middle
+    return count, middle

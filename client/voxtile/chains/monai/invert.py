@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from voxtile.card import Card
 from voxtile.chains.monai.grid import Grid
-from voxtile.chains.monai.resample import SLAB_BYTES, Taps, blend, usable_threads
+from voxtile.chains.monai.resample import SLAB_BYTES, AxisMap, Taps, blend, usable_threads
 from voxtile.chains.scores import activator, decider, label_type
 from voxtile.tiling.strips import Strip, spans, whole
 
@@ -44,7 +44,7 @@ class Restorer:
         self._threads = threads or usable_threads()
         self._whole_taps = _inverse_taps(grid, nearest=card.output.kind == "labels")
         self._order = _blend_order(grid, self._channels)
-        self._depth = self._whole_taps[0] or _plain_taps(grid.oriented[0])
+        self._depth = self._whole_taps[0] or _nearest_taps(grid.maps[0].inverse)
         self._labels = np.zeros(grid.oriented, label_type(card))
         self._scores = np.zeros((self._channels, *grid.oriented), np.float32) if keep_scores else None
         self._received = 0
@@ -178,16 +178,12 @@ def _inverse_taps(grid: Grid, nearest: bool) -> tuple[Taps | None, ...]:
     inverse = [axis.inverse for axis in grid.maps]
     if not nearest:
         return tuple(None if axis.identity else axis.taps for axis in inverse)
-    none = np.float32(0)
-    return tuple(
-        None if axis.identity else Taps(axis.nearest, axis.nearest, np.full(axis.target, none)) for axis in inverse
-    )
+    return tuple(None if axis.identity else _nearest_taps(axis) for axis in inverse)
 
 
-def _plain_taps(size: int) -> Taps:
-    """Taps of an axis that does not change, so that planes are counted in the same way for every grid."""
-    index = np.arange(size)
-    return Taps(index, index, np.zeros(size, np.float32))
+def _nearest_taps(axis: AxisMap) -> Taps:
+    """Taps that take the nearest voxel alone: for class indices, and to count the planes of an unchanged axis."""
+    return Taps(axis.nearest, axis.nearest, np.zeros(axis.target, np.float32))
 
 
 def _strip_taps(taps: tuple[Taps | None, ...], strip: Strip) -> tuple[Taps | None, ...]:

@@ -102,10 +102,10 @@ class Taps:
 
 
 def blend(values: NDArray[Any], axis: int, taps: Taps) -> NDArray[np.float32]:
-    """Returns `values` resampled along one axis: float32, in C order."""
+    """Returns `values` resampled along one axis, counted from the front: float32, in C order."""
     low = values.take(taps.low, axis=axis, mode="clip").astype(np.float32, copy=False)
     high = values.take(taps.high, axis=axis, mode="clip").astype(np.float32, copy=False)
-    weight = taps.weight.reshape([-1 if a == axis % values.ndim else 1 for a in range(values.ndim)])
+    weight = taps.weight.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
     high -= low
     high *= weight
     high += low

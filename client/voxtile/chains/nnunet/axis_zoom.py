@@ -89,22 +89,12 @@ class AxisZoom:
         rule: "scipy" is scipy.ndimage's order 0, 1 or 3 with half-voxel offsets and replicated edges; "torch" is
             `torch.nn.functional.interpolate` with align_corners False: "nearest-exact" (order 0) or linear (order 1).
         dtype: of the matrices.
-        reach: taps of the cubic prefilter to either side; by default as many as `dtype` needs.
 
     Raises:
         ValueError: an axis without voxels, or another order.
     """
 
-    def __init__(
-        self,
-        n_in: int,
-        n_out: int,
-        order: int,
-        rule: Rule = "scipy",
-        *,
-        dtype: Any = np.float32,
-        reach: int | None = None,
-    ) -> None:
+    def __init__(self, n_in: int, n_out: int, order: int, rule: Rule = "scipy", *, dtype: Any = np.float32) -> None:
         if n_in < 1 or n_out < 1:
             raise ValueError(f"expected axes of at least 1 voxel, got {n_in} voxels to be resampled to {n_out}")
         self.n_in, self.n_out, self.order = n_in, n_out, check_order(order)
@@ -115,8 +105,8 @@ class AxisZoom:
         elif order == 1:
             self.columns, self.weights = _linear_taps(n_in, n_out, rule)
         else:
-            narrow = SINGLE_REACH if self.dtype == np.float32 else EXACT_REACH
-            self.columns, self.weights = _cubic_taps(n_in, n_out, narrow if reach is None else reach)
+            reach = SINGLE_REACH if self.dtype == np.float32 else EXACT_REACH
+            self.columns, self.weights = _cubic_taps(n_in, n_out, reach)
         self._blocks: dict[tuple[int, int], NDArray[Any]] = {}
 
     def support(self, start: int, stop: int) -> slice:

@@ -11,7 +11,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.chains.nnunet.axis_zoom import Rule
 from voxtile.chains.nnunet.resampling import resample
 
 Score = Callable[[NDArray[Any]], NDArray[Any]]
@@ -23,30 +22,28 @@ def _in_plane_shape(shape: Sequence[int], new_shape: Sequence[int], axis: int | 
     return tuple(old if i == axis else new for i, (old, new) in enumerate(zip(shape, new_shape, strict=True)))
 
 
-def _argmax_labels(labels: NDArray[Any], seg: NDArray[Any], score: Score, nearest: NDArray[Any] | None) -> NDArray[Any]:
+def _argmax_labels(
+    labels: NDArray[Any], seg: NDArray[Any], score: Score, nearest: NDArray[Any] | None = None
+) -> NDArray[Any]:
     """The label with the highest score; a tie goes to the nearest voxel's label if that is tied, else to the lowest."""
     best = score(seg == labels[0])
     winner = np.full(best.shape, labels[0], seg.dtype)
-    nearest_leads = None if nearest is None else (nearest == labels[0]) & (best > 0)
+    of_nearest = best.copy()
     for label in labels[1:]:
         here = score(seg == label)
-        better = here > best
-        if nearest is not None and nearest_leads is not None:
-            level = (here == best) & (here > 0) & (nearest == label)
-            nearest_leads = np.where(better, nearest == label, nearest_leads | level)
-        winner[better] = label
+        winner[here > best] = label
         np.maximum(best, here, out=best)
-    return winner if nearest_leads is None or nearest is None else np.where(nearest_leads, nearest, winner)
+        if nearest is not None:
+            np.copyto(of_nearest, here, where=nearest == label)
+    return winner if nearest is None else np.where(of_nearest == best, nearest, winner)
 
 
-def _over_half(labels: NDArray[Any], seg: NDArray[Any], score: Score) -> NDArray[Any]:
+def _over_half(labels: NDArray[Any], seg: NDArray[Any], new_shape: Sequence[int], score: Score) -> NDArray[Any]:
     """In ascending order, each label where its score exceeds one half; 0 where none does."""
-    out: NDArray[Any] | None = None
+    out = np.zeros((len(seg), *new_shape), seg.dtype)
     for label in labels:
-        passes = score(seg == label) > 0.5
-        out = np.zeros(passes.shape, seg.dtype) if out is None else out
-        out[passes] = label
-    return seg if out is None else out
+        out[score(seg == label) > 0.5] = label
+    return out
 
 
 def resample_labels(
@@ -77,7 +74,7 @@ def resample_labels(
         return seg
     in_plane = _in_plane_shape(seg.shape[1:], new_shape, separate_z_axis)
     flat = _resample_in_plane(seg, in_plane, order, separate_z_axis)
-    if separate_z_axis is None or flat.shape[1:] == tuple(new_shape):
+    if flat.shape[1:] == tuple(new_shape):
         return flat
     if order_z == 0:
         return resample(flat, new_shape, order=0)
@@ -85,7 +82,7 @@ def resample_labels(
     def score(mask: NDArray[Any]) -> NDArray[Any]:
         return resample(mask.astype(np.float64), new_shape, order=0, separate_z_axis=separate_z_axis, order_z=order_z)
 
-    return _over_half(np.unique(flat), flat, score)
+    return _over_half(np.unique(flat), flat, new_shape, score)
 
 
 def _resample_in_plane(seg: NDArray[Any], shape: tuple[int, ...], order: int, axis: int | None) -> NDArray[Any]:
@@ -122,15 +119,14 @@ def resample_labels_torch(
     """
     if seg.shape[1:] == tuple(new_shape):
         return seg
-    rule: Rule = "torch"
     if separate_z_axis is not None:
         in_plane = _in_plane_shape(seg.shape[1:], new_shape, separate_z_axis)
         flat = resample_labels_torch(seg, in_plane, order=order, memory_efficient=memory_efficient)
         return resample_labels_torch(flat, new_shape, order=order_z, memory_efficient=memory_efficient)
 
     def score(mask: NDArray[Any]) -> NDArray[Any]:
-        scores = resample(mask.astype(np.float32), new_shape, order=order, rule=rule)
+        scores = resample(mask.astype(np.float32), new_shape, order=order, rule="torch")
         return scores if memory_efficient else (scores * np.float32(TORCH_SCALE)).astype(np.float16)
 
     labels = np.unique(seg)
-    return _over_half(labels, seg, score) if memory_efficient else _argmax_labels(labels, seg, score, None)
+    return _over_half(labels, seg, new_shape, score) if memory_efficient else _argmax_labels(labels, seg, score)

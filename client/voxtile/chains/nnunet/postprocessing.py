@@ -24,7 +24,7 @@ def postprocess(seg: NDArray[Any], steps: Sequence[KeepLargest]) -> NDArray[Any]
 
 def keep_largest(seg: NDArray[Any], step: KeepLargest) -> NDArray[Any]:
     """Returns a copy of `seg` in which voxels of the step's labels, outside their largest component, are background."""
-    mask = np.isin(seg, np.asarray(step.labels, dtype=np.int64))
+    mask = np.isin(seg, step.labels)
     result: NDArray[Any] = seg.copy()
     result[mask & ~largest_components(mask)] = step.background
     return result
@@ -34,7 +34,7 @@ def largest_components(mask: NDArray[np.bool_]) -> NDArray[np.bool_]:
     """Returns the largest component of `mask` (26 neighbours in 3D); if several are equally large, all of them."""
     from scipy.ndimage import label
 
-    components, count = label(mask, structure=np.ones((3,) * mask.ndim, bool))
+    components, count = label(mask, structure=np.ones((3,) * mask.ndim))
     if count == 0:
         return mask
     sizes = np.bincount(components.ravel())
