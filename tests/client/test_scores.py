@@ -18,7 +18,7 @@ from tests.support.phantoms import (
 )
 from voxtile.chains.monai.invert import Restorer, restore_bytes
 from voxtile.chains.monai.preprocess import preprocess
-from voxtile.chains.scores import activator, decider, holds_label, label_type
+from voxtile.chains.scores import activator, decider, holds_label, label_type, region_masks
 from voxtile.errors import ModelError
 
 
@@ -175,3 +175,14 @@ def test_a_tile_holds_a_label_where_any_voxel_gets_one(kind: str, regions: bool,
         assert holds_label(tile, card) == bool(decider(card)(tile).any())
         level = np.full_like(tile, tile.flat[0])
         assert holds_label(level, card) == bool(decider(card)(level).any())
+    half = np.full((scores, 1, 1, 1), 0.0 if kind in ("logits", "labels") else 0.5 * scale, np.float32)
+    assert holds_label(half, card) == bool(decider(card)(half).any())
+
+
+@pytest.mark.parametrize("plan", [None, {"regions_class_order": [1, 2]}])
+def test_masks_of_regions_are_bytes_from_one_half_on_or_above_it(plan: Any) -> None:
+    labels = [{"name": "whole", "value": 2}, {"name": "core", "value": 1}]
+    card = card_of(output={"kind": "probabilities", "scores": 2, "scale": 255.0}, labels=labels, regions=True)
+    masks = region_masks(np.array([[0.49, 0.5], [0.51, 1.0]], np.float32), card.model_copy(update={"nnunet": plan}))
+    np.testing.assert_array_equal(masks, [[0, plan is None], [1, 1]])
+    assert masks.dtype == np.uint8

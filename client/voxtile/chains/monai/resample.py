@@ -140,10 +140,11 @@ def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None 
     Returns:
         [channel, X, Y, Z] float32.
     """
-    flips = (slice(None), *(slice(None, None, -1 if stride < 0 else 1) for stride in source.strides[1:]))
+    backward = [stride < 0 for stride in source.strides[1:]]
+    flips = (slice(None), *(slice(None, None, -1 if back else 1) for back in backward))
     order = tuple(sorted(range(3), key=lambda axis: -abs(source.strides[axis + 1])))
     ordered = source[flips].transpose(0, *(axis + 1 for axis in order))
-    axes = [maps[axis].mirrored if source.strides[axis + 1] < 0 else maps[axis] for axis in order]
+    axes = [maps[axis].mirrored if backward[axis] else maps[axis] for axis in order]
     result = np.empty((source.shape[0], *(axis.target for axis in axes)), np.float32)
     taps = [None if axis.identity else axis.taps for axis in axes]
     step = _planes_a_slab(axes)
