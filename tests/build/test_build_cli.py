@@ -19,12 +19,13 @@ from rich.console import Console
 from safetensors.torch import save_file
 
 import voxtile_build
+from tests.support import build_specs as specs
 from tests.support.build_specs import ROI, tiny_unet
 from voxtile.card import Card
 from voxtile_build.cli import commands as cli
 from voxtile_build.cli.console import Steps
 from voxtile_build.repository.card import get_card
-from voxtile_build.repository.config import read_config
+from voxtile_build.repository.config import public_config, read_config, write_config
 from voxtile_build.repository.entries import CERTIFICATE
 
 # Each build appears with these, and only build.json may differ between two of them.
@@ -180,10 +181,18 @@ def test_the_same_inputs_give_the_same_bytes(built: Path, tmp_path: Path) -> Non
 # Choosing engines
 
 
-def test_engines_that_are_not_asked_for_any_more_go(copy_of_built: Path) -> None:
+def test_engines_that_are_not_asked_for_any_more_go_and_what_is_others_stays(copy_of_built: Path) -> None:
+    for name in ("foreign", "neighbour"):
+        (copy_of_built / name).mkdir()
+    (copy_of_built / "foreign" / "config.pbtxt").write_text("no config at all {")
+    write_config(
+        public_config(specs.spec(name="neighbour"), specs.built_card(), ["tinier"]), copy_of_built / "neighbour"
+    )
     spec = write_spec(copy_of_built.parent)
     assert run("spec", spec, "--repository", copy_of_built, "--engines", "onnxruntime") == 0
-    assert {path.name for path in copy_of_built.iterdir() if path.is_dir()} == {"tiny", "tiny_onnxruntime"}
+    assert {path.name for path in copy_of_built.iterdir() if path.is_dir()} == {
+        "foreign", "neighbour", "tiny", "tiny_onnxruntime",
+    }  # fmt: skip
     # The spec points to openvino, which was not built this time.
     assert card(copy_of_built).engine == "onnxruntime"
 

@@ -7,13 +7,14 @@ from pathlib import Path
 
 import pytest
 from torch import nn
+from tritonclient.grpc import model_config_pb2 as pb
 
-from tests.support.build_specs import built_card, spec, tiny_unet
-from voxtile_build.build import build, build_models
+from tests.support.build_specs import built_card, spec
+from voxtile_build.build import build_models
 from voxtile_build.errors import SpecError
 from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
 from voxtile_build.repository.folds import Fold, Model
-from voxtile_build.repository.names import entries_of
+from voxtile_build.repository.names import check_names, entries_of, inner_names
 
 
 def never() -> nn.Module:
@@ -86,14 +87,39 @@ def test_two_models_of_one_build_share_no_entry(tmp_path: Path) -> None:
     assert not contents(tmp_path)
 
 
-def test_a_model_is_built_again_over_itself_and_beside_what_is_nobodys(tmp_path: Path) -> None:
-    chosen = spec(serving={"engines": ["onnxruntime"]})
-    (tmp_path / "foreign").mkdir()
-    (tmp_path / "foreign" / "config.pbtxt").write_text("no config at all {")
-    put(tmp_path, "neighbour", ("neighbour",))
-    for _ in range(2):
-        build(chosen, tmp_path, network=tiny_unet())
-    assert {path.name for path in tmp_path.iterdir() if path.is_dir()} == {
-        "foreign", "neighbour", "tiny", "tiny_onnxruntime",
-    }  # fmt: skip
-    assert "tiny_mean_onnxruntime" in entries_of("tiny", tmp_path)
+# Names alone, without a build
+
+
+BRAIN = ("brain_onnxruntime", "brain_openvino", "brain_tensorrt")
+FOLDS = ("left_onnxruntime", "left_openvino", "left_tensorrt", "up_onnxruntime", "up_openvino", "up_tensorrt")
+
+
+@pytest.mark.parametrize(("folds", "entries"), [(("brain",), BRAIN), (("up", "left"), (*BRAIN, *FOLDS))])
+def test_every_engine_of_every_fold_and_the_mean_may_stand_behind_a_name(
+    tmp_path: Path, folds: tuple[str, ...], entries: tuple[str, ...]
+) -> None:
+    assert sorted(inner_names("brain", folds)) == sorted((*entries, "brain_mean_onnxruntime"))
+    put(tmp_path, "brain", folds)
+    assert entries_of("brain", tmp_path) == inner_names("brain", folds)
+
+
+def test_an_entry_that_is_not_there_or_cannot_be_read_has_its_own_names_only(tmp_path: Path) -> None:
+    assert entries_of("brain", tmp_path) == inner_names("brain", ())
+    (tmp_path / "brain").mkdir()
+    (tmp_path / "brain" / "config.pbtxt").write_text("no config at all {")
+    assert entries_of("brain", tmp_path) == inner_names("brain", ())
+
+
+def test_a_model_that_is_built_again_may_keep_its_names_and_those_without_a_card_take_none(tmp_path: Path) -> None:
+    put(tmp_path, "brain", ("left", "right"))
+    (tmp_path / "other_onnxruntime").mkdir()
+    write_config(pb.ModelConfig(name="other_onnxruntime"), tmp_path / "other_onnxruntime")
+    check_names([model("brain", folds=2), model("other")], tmp_path)
+
+
+def test_an_entry_that_cannot_be_read_hides_none_behind_it(tmp_path: Path) -> None:
+    (tmp_path / "brain").mkdir()
+    (tmp_path / "brain" / "config.pbtxt").write_text("no config at all {")
+    put(tmp_path, "zebra", ("left",))
+    with pytest.raises(SpecError, match=r"'left_onnxruntime' belongs to 'zebra'"):
+        check_names([model("left")], tmp_path)

@@ -1,11 +1,8 @@
-"""Configs are written through Triton's schema and read back; folders appear whole, in order, or not at all."""
+"""Configs are written through Triton's schema and read back."""
 
 from __future__ import annotations
 
 import json
-import multiprocessing
-import os
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -17,11 +14,8 @@ from tests.support.build_specs import ROI, built_card, spec
 from voxtile.card import Card
 from voxtile_build.engines import find_engine
 from voxtile_build.errors import EngineError, RepositoryError
-from voxtile_build.repository import publishing
 from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import engine_config, public_config, read_config, warm_up_sizes, write_config
-from voxtile_build.repository.default_engine import set_default_engine
-from voxtile_build.repository.publishing import LOCK, publish, staging
 from voxtile_build.spec.engines import ENGINE_NAMES
 
 ORT, OPENVINO = find_engine("onnxruntime"), find_engine("openvino")
@@ -204,129 +198,3 @@ def test_an_entry_without_a_card_is_refused(tmp_path: Path) -> None:
 def test_an_engine_that_is_not_built_here_is_refused() -> None:
     with pytest.raises(EngineError, match="this installation builds onnxruntime, openvino"):
         find_engine("tvm")
-
-
-# Folders
-
-
-def fill(folder: Path, text: str) -> None:
-    folder.mkdir()
-    (folder / "config.pbtxt").write_text(text)
-
-
-def build_and_publish(repository: Path, built: list[str], published: list[str]) -> None:
-    with staging(repository) as staged:
-        for name in built:
-            fill(staged / name, "new")
-        publish(staged, repository, published)
-
-
-def build_then_fail(repository: Path) -> None:
-    with staging(repository) as staged:
-        fill(staged / "a", "new")
-        raise ZeroDivisionError
-
-
-def contents(repository: Path) -> dict[str, str]:
-    return {path.parent.name: path.read_text() for path in repository.glob("*/config.pbtxt")}
-
-
-def test_new_folders_replace_old_ones_and_obsolete_ones_go(tmp_path: Path) -> None:
-    repository = tmp_path / "models"
-    repository.mkdir()
-    for name in ("tiny", "tiny_openvino", "tiny_tensorrt", "other"):
-        fill(repository / name, "old")
-    with staging(repository) as staged:
-        for name in ("tiny_openvino", "tiny_onnxruntime", "tiny"):
-            fill(staged / name, "new")
-        publish(staged, repository, ["tiny_openvino", "tiny_onnxruntime", "tiny"], ["tiny_tensorrt", "tiny_none"])
-    assert contents(repository) == {"tiny": "new", "tiny_openvino": "new", "tiny_onnxruntime": "new", "other": "old"}
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["models"]
-
-
-def test_without_exchange_two_renames_do(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    # Network file systems cannot exchange two folders in one step.
-    monkeypatch.setattr(publishing, "_exchange", lambda one, other: False)
-    test_new_folders_replace_old_ones_and_obsolete_ones_go(tmp_path)
-
-
-@pytest.mark.parametrize("exchange", [True, False])
-def test_a_swap_that_fails_halfway_is_undone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, exchange: bool) -> None:
-    if not exchange:
-        monkeypatch.setattr(publishing, "_exchange", lambda one, other: False)
-    repository = tmp_path / "models"
-    repository.mkdir()
-    fill(repository / "a", "old")
-    with pytest.raises(RepositoryError, match="cannot be written"):
-        build_and_publish(repository, ["a", "b"], ["a", "b", "never-built"])
-    assert contents(repository) == {"a": "old"}
-
-
-def test_an_error_while_building_leaves_the_repository_alone(tmp_path: Path) -> None:
-    repository = tmp_path / "models"
-    repository.mkdir()
-    fill(repository / "a", "old")
-    with pytest.raises(ZeroDivisionError):
-        build_then_fail(repository)
-    assert contents(repository) == {"a": "old"}
-    assert [path.name for path in tmp_path.iterdir()] == ["models"]
-
-
-def test_what_a_killed_build_left_is_cleared(tmp_path: Path) -> None:
-    left = tmp_path / ".models.building"
-    left.mkdir()
-    fill(left / "tiny", "half")
-    with staging(tmp_path / "models") as staged:
-        assert not list(staged.iterdir())
-
-
-def test_triton_would_see_no_folder_of_a_build(tmp_path: Path) -> None:
-    with staging(tmp_path / "models"):
-        assert [path.name for path in (tmp_path / "models").iterdir()] == [LOCK]
-        assert (tmp_path / "models" / LOCK).is_file()
-
-
-def hold(repository: Path, ready: Callable[[], None], done: Callable[[], None]) -> None:
-    with staging(repository):
-        ready()
-        done()
-
-
-def test_two_builds_at_once_are_locked_out_and_a_killed_one_is_not_forever(tmp_path: Path) -> None:
-    context = multiprocessing.get_context("spawn")
-    ready, done = context.Event(), context.Event()
-    other = context.Process(target=hold, args=(tmp_path / "models", ready.set, done.wait))
-    other.start()
-    try:
-        assert ready.wait(60)
-        with pytest.raises(RepositoryError, match="another build is at work"), staging(tmp_path / "models"):
-            pass
-    finally:
-        other.kill()
-        other.join()
-    with staging(tmp_path / "models") as staged:
-        assert staged.is_dir()
-
-
-def test_a_place_that_cannot_be_written_is_refused(tmp_path: Path) -> None:
-    (tmp_path / "file").write_text("")
-    with (
-        pytest.raises(RepositoryError, match="the repository cannot be written"),
-        staging(tmp_path / "file" / "models"),
-    ):
-        pass
-
-
-def test_a_repository_behind_a_link_is_written_where_it_lies(tmp_path: Path) -> None:
-    (tmp_path / "real").mkdir()
-    os.symlink(tmp_path / "real", tmp_path / "link")
-    with staging(tmp_path / "link") as staged:
-        fill(staged / "a", "new")
-        publish(staged, tmp_path / "link", ["a"])
-    assert contents(tmp_path / "real") == {"a": "new"}
-
-
-def test_a_wrong_path_makes_no_repository(tmp_path: Path) -> None:
-    with pytest.raises(RepositoryError, match="build the entry first"):
-        set_default_engine("tiny", "onnxruntime", tmp_path / "mistyped")
-    assert list(tmp_path.iterdir()) == []
