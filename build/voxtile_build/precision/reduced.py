@@ -6,18 +6,19 @@ Engines that read precision from the ONNX graph share this. Knows no engine.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import numpy as np
 from onnx import ModelProto
 
 from voxtile_build.arrays import Array, Feed, Runner
-from voxtile_build.graph.graphs import Graphs
 from voxtile_build.precision.mixed_precision import low_nodes, out_of_range, preparing_nodes, refuse_overflow, to_mixed
 from voxtile_build.precision.quantize_qdq import quantizable, quantize_qdq
 from voxtile_build.precision.ranges import tensor_ranges
 from voxtile_build.precision.run_stepwise import run_stepwise
 from voxtile_build.precision.sensitivity import rank_fp16, rank_int8
+
+if TYPE_CHECKING:  # ranking layers needs no PyTorch
+    from voxtile_build.graph.graphs import Graphs
 
 Facts = dict[str, Any]
 """What a certificate says of the precision."""
@@ -65,8 +66,7 @@ def stepwise_runner(model: ModelProto) -> Runner:
     """Runs `model` node by node, each value rounded to its type as on a GPU. It is slow, and shows every overflow."""
 
     def run(inputs: Feed) -> Array:
-        with np.errstate(invalid="ignore", over="ignore"):
-            return run_stepwise(model, [inputs])[0]["scores"]
+        return run_stepwise(model, [inputs])[0]["scores"]
 
     return run
 
