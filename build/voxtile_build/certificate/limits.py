@@ -66,9 +66,9 @@ def violations(metrics: Mapping[str, float], limits: Limits) -> list[str]:
         most, value = limits.get(limit), metrics.get(metric, math.nan)
         if most is not None and not value <= most:
             found.append(f"{metric}: expected at most {most:g}, found {value:g}")
-    least = limits["min_dice"]
-    if least is not None and not metrics["dice_min"] >= least:
-        found.append(f"dice_min: expected at least {least:g}, found {metrics['dice_min']:g}")
+    least, value = limits["min_dice"], metrics.get("dice_min", math.nan)
+    if least is not None and not value >= least:
+        found.append(f"dice_min: expected at least {least:g}, found {value:g}")
     return found
 
 

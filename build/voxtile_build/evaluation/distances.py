@@ -7,7 +7,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.ndimage import binary_erosion, distance_transform_edt
+from scipy.ndimage import binary_erosion, distance_transform_edt, find_objects
 
 Mask = NDArray[np.bool_]
 
@@ -31,7 +31,7 @@ def hausdorff_95(one: Mask, other: Mask, spacing: Sequence[float]) -> float | No
         return 0.0
     if not one.any() or not other.any():
         return None
-    box = _box(one | other)
+    (box,) = find_objects((one | other).astype(np.uint8))
     surfaces = [_surface(mask[box]) for mask in (one, other)]
     there = _percentile(surfaces[0], surfaces[1], spacing)
     back = _percentile(surfaces[1], surfaces[0], spacing)
@@ -46,12 +46,3 @@ def _percentile(source: Mask, target: Mask, spacing: Sequence[float]) -> float:
 def _surface(mask: Mask) -> Mask:
     surface: Mask = mask ^ binary_erosion(mask)
     return surface
-
-
-def _box(mask: Mask) -> tuple[slice, ...]:
-    """The smallest box around the mask, one voxel larger where there is room, so that erosion sees the outside."""
-    slices = []
-    for axis in range(mask.ndim):
-        hit = np.flatnonzero(mask.any(axis=tuple(other for other in range(mask.ndim) if other != axis)))
-        slices.append(slice(max(int(hit[0]) - 1, 0), int(hit[-1]) + 2))
-    return tuple(slices)
