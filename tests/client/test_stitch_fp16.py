@@ -42,6 +42,16 @@ def test_scores_beyond_half_precision_are_taken_as_its_largest() -> None:
     assert (planes[1] == -65504).all()
 
 
+def test_scores_at_both_ends_of_half_precision_cancel_out() -> None:
+    """Their difference is beyond its range."""
+    plan = plan_tiles((4, 4, 6), (4, 4, 4), Tiling(overlap=0.5, mode="constant"))
+    stitcher = Fp16Stitcher(plan, 1)
+    for tile, value in zip(plan, (60000, -60000), strict=True):
+        list(stitcher.add(tile, np.full((1, 4, 4, 4), value, np.float16)))
+    found = np.concatenate([planes.copy() for planes in stitcher.finish()], axis=1)
+    np.testing.assert_allclose(found[0, 0, 0], [60000, 60000, 0, 0, -60000, -60000], atol=40)
+
+
 def smooth_scores(plan: TilePlan, classes: int) -> Iterator[tuple[Any, NDArray[np.float32]]]:
     """Each tile with its part of smooth logits of a phantom, and a little of its own."""
     full = smooth_logits(plan.image, classes)

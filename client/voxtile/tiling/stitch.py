@@ -83,12 +83,9 @@ class Stitcher:
             ValueError: the tile is out of order.
         """
         yield from self._finish_before(tile.start[0])
-        first = tile.start[0] - self._base
         own, inside = self._overlap(tile.start[1:])
         weights = self._plan.weights[(slice(None), *own)]
-        self._accumulate(
-            scores[(slice(None), slice(None), *own)], weights, (slice(first, first + tile.shape[0]), *inside)
-        )
+        self._accumulate(scores[(slice(None), slice(None), *own)], weights, (slice(None), *inside))
 
     def skip(self, tile: Tile) -> Iterator[NDArray[np.float32]]:
         """Leaves a tile out of the sums; yields the planes that this finishes."""
@@ -117,11 +114,14 @@ class Stitcher:
     def _finished(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         """Yields the planes [first, last) of the buffer, all of whose tiles have come."""
         for start in range(first, last, PORTION):
-            stop = min(start + PORTION, last)
-            sums, weights = self._sums[:, start:stop], self._weights(start, stop)
-            np.divide(sums, weights, out=sums, where=True if self._background is None else weights > 0)
-            self._fill_background(sums, weights)
+            self._divide(start, min(start + PORTION, last))
         yield self._sums[:, first:last]
+
+    def _divide(self, first: int, last: int) -> None:
+        """Divides the planes [first, last) of the buffer by their weights."""
+        sums, weights = self._sums[:, first:last], self._weights(first, last)
+        np.divide(sums, weights, out=sums, where=True if self._background is None else weights > 0)
+        self._fill_background(sums, weights)
 
     # Where it lies -------------------------------------------------------------------------------------------
 
@@ -169,16 +169,17 @@ class Stitcher:
 
     def _finish_before(self, plane: int) -> Iterator[NDArray[np.float32]]:
         """Yields the planes that no later tile reaches, without those that padding added."""
-        if plane < self._base:
-            raise ValueError(f"tiles come in order along axis 0: plane {plane} after plane {self._base} was finished")
-        done = min(plane - self._base, self._sums.shape[1])
-        if done <= 0:
+        done, depth = plane - self._base, self._sums.shape[1]
+        if not 0 <= done <= depth:
+            raise ValueError(
+                f"tiles come in order along axis 0: found plane {plane}, where planes from {self._base} to "
+                f"{self._base + depth} are held"
+            )
+        if done == 0:
             return
-        before, image = self._plan.before[0], self._plan.image[0]
-        first = max(before - self._base, 0)
-        last = min(before + image - self._base, done)
-        if first < last:
-            yield from self._finished(first, last)
+        # An axis that is padded has a single tile, so that all of its planes are finished at once.
+        first = self._plan.before[0]
+        yield from self._finished(first, min(first + self._plan.image[0], done))
         self._shift(done)
 
     def _fill_background(self, sums: NDArray[Any], weights: NDArray[np.float32]) -> None:

@@ -33,12 +33,12 @@ class Fp16Stitcher(Stitcher):
     def predicted_bytes(cls, plan: TilePlan, channels: int, strip: Strip | None = None) -> int:
         """Returns the bytes that a stitcher with these arguments takes at its peak.
 
-        Means in float16, weights in float32 with their share of a tile, scratch, and a few planes of all channels
-        widened to float32 when they are finished.
+        Means in float16, weights in float32, and scratch. Beside them, a few finished planes of all channels widened to
+        float32, which the caller may still hold while the next are widened, or shares of weights computed.
         """
         slab = slab_shape(plan, strip)
-        scratch = math.prod(scratch_shape(plan, strip))
-        return (2 * channels + 8) * math.prod(slab) + 4 * (2 * scratch + channels * portion_voxels(slab))
+        scratch, finished = math.prod(scratch_shape(plan, strip)), channels * portion_voxels(slab)
+        return (2 * channels + 4) * math.prod(slab) + 4 * (scratch + finished + max(scratch, finished))
 
     @classmethod
     def planes_at_once(cls, plan: TilePlan) -> int:
@@ -55,6 +55,7 @@ class Fp16Stitcher(Stitcher):
                 step += means[planes]
                 np.clip(step, -LARGEST, LARGEST, out=step)
                 means[planes] = step
+            del share  # before the next one is made
 
     def _finished(self, first: int, last: int) -> Iterator[NDArray[np.float32]]:
         for start in range(first, last, PORTION):

@@ -47,9 +47,9 @@ class Strip:
         """Returns the place of its labels in an array of `axes` axes."""
         return tuple(slice(*self.target) if axis == self.axis else slice(None) for axis in range(axes))
 
-    def touches(self, tile: Tile, plan: TilePlan) -> bool:
-        """Returns whether `tile` covers any of the strip's rows."""
-        first = tile.start[self.axis] - plan.before[self.axis]
+    def touches(self, tile: Tile) -> bool:
+        """Returns whether `tile` covers any of the strip's rows; where an axis is padded, its one tile covers all."""
+        first = tile.start[self.axis]
         return first < self.rows[1] and first + tile.shape[self.axis] > self.rows[0]
 
 
@@ -81,7 +81,7 @@ def most_strips(plan: TilePlan, axis: int) -> int:
 
 def tiles_of(plan: TilePlan, strip: Strip) -> list[Tile]:
     """Returns the tiles that touch `strip`, in the plan's order."""
-    return [tile for tile in plan if strip.touches(tile, plan)]
+    return [tile for tile in plan if strip.touches(tile)]
 
 
 def sent_again(parts: Iterable[Sequence[Tile]]) -> int:
