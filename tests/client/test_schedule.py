@@ -49,6 +49,7 @@ def test_a_quarter_of_a_gibibyte_is_in_flight_to_one_server() -> None:
     mib = 2**20
     assert at_once(999, 1, mib) == (256, 1)
     assert at_once(999, 4, mib) == (64, 4)
+    assert at_once(999, 3, mib) == (85, 3)
     assert at_once(999, 4, 64 * mib) == (2, 2)  # smaller batches before fewer than two requests
     assert at_once(999, 4, 65 * mib) == (3, 1)
     assert at_once(999, 4, 999 * mib) == (2, 1)

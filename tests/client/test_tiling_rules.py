@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from scipy.ndimage import gaussian_filter
+from scipy.ndimage import gaussian_filter, gaussian_filter1d
 
 from voxtile.card import Tiling
 from voxtile.tiling.plan import plan_tiles
@@ -82,6 +82,18 @@ def test_nnunets_weight_is_a_filtered_impulse_whose_peak_is_ten(roi: tuple[int, 
     assert found.dtype == np.float32
     np.testing.assert_allclose(found, expected.astype(np.float32), rtol=1e-3)  # a bit of half precision
     assert found.max() == 10
+
+
+def test_nnunets_weight_is_rounded_to_half_by_way_of_single_precision() -> None:
+    """Torch does so. Where a double lies next to the middle of two halves, it makes a difference."""
+    roi = (28, 256, 256)
+    lines = [gaussian_filter1d(np.eye(1, n, n // 2)[0], n / 8, mode="constant", truncate=4.0) for n in roi]
+    weights = np.einsum("i,j,k->ijk", *lines)
+    weights *= 10 / weights.max()
+    at_once, in_two_steps = weights.astype(np.float16), weights.astype(np.float32).astype(np.float16)
+    found = nnunet_gaussian(roi, 1 / 8)
+    assert (found == in_two_steps)[in_two_steps > 0].all()
+    assert (found != at_once)[in_two_steps > 0].any()
 
 
 def test_nnunets_weight_has_a_sigma_for_each_axis() -> None:

@@ -45,9 +45,9 @@ class Cutter:
         """Returns the tile [channel, *roi] in the input type; voxels outside the scan hold `padding`."""
         inside, target = [slice(None)], [slice(None)]
         for start, size, before, n in zip(tile.start, tile.shape, self.plan.before, self.plan.image, strict=True):
-            first, last = max(start - before, 0), min(start - before + size, n)
-            inside.append(slice(first, last))
-            target.append(slice(first + before - start, last + before - start))
+            last = min(start + size, n)  # an axis that is padded has a single tile, which begins at 0
+            inside.append(slice(start, last))
+            target.append(slice(before, before + last - start))
         values = self.encode(self.data[tuple(inside)])
         if values.shape[1:] != tile.shape:
             padded = np.full((len(values), *tile.shape), self.padding, values.dtype)

@@ -47,7 +47,7 @@ def empty_tiles_bytes(plan: TilePlan) -> int:
 
 
 def _occupied(data: NDArray[Any], at_most: float | Sequence[float]) -> NDArray[np.bool_]:
-    limits = np.broadcast_to(np.asarray(at_most, np.float64), len(data))
+    limits = np.broadcast_to(at_most, len(data))
     occupied: NDArray[np.bool_] = data[0] > limits[0]
     for channel, limit in zip(data[1:], limits[1:], strict=True):
         occupied |= channel > limit

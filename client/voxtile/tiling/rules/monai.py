@@ -37,7 +37,7 @@ def monai_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArra
     for size, share in zip(roi, for_each_axis(sigma, roi), strict=True):
         x = np.arange(size, dtype=np.float32) - np.float32((size - 1) / 2)
         axis = np.exp(x * x / np.float32(-2 * (size * share) ** 2))
-        weights = np.multiply(weights[..., None], axis, dtype=np.float32)
+        weights = weights[..., None] * axis
     floor = max(float(weights.min()), MONAI_WEIGHT_FLOOR)
     np.maximum(weights, np.float32(floor), out=weights)
     return weights

@@ -38,7 +38,7 @@ def nnunet_gaussian(roi: Sequence[int], sigma: float | Sequence[float]) -> NDArr
         roi: voxels along each axis.
         sigma: standard deviation as a share of the ROI's size, one for all axes or one for each.
     """
-    weights = np.ones((), np.float64)
+    weights = np.ones(())
     for size, share in zip(roi, for_each_axis(sigma, roi), strict=True):
         weights = weights[..., None] * _filtered_impulse(size, size * share)
     single = (weights / (weights.max() / NNUNET_PEAK)).astype(np.float32)
