@@ -91,6 +91,60 @@ def test_a_unit_that_explains_the_spacing_is_named(unit: float) -> None:
     check_unit(volume((40, 30, 20), (1.0, 1.0, 1.0), unit), (1.0, 1.0, 1.0), (1.0, 1.0, 1.0))  # the unit is wrong
 
 
+def test_a_unit_is_named_with_both_spacings() -> None:
+    one = volume((4, 3, 2), (1.2e-3, 1e-3, 0.9e-3), 1000.0)
+    told = (
+        "scan.nii: expected a header in millimetres, found metres (xyzt_units), which this model's reader takes for "
+        "millimetres: voxels of 0.0012 × 0.001 × 0.0009 mm, where the model's have 1 × 2 × 3; write the header in "
+        "millimetres"
+    )
+    with pytest.raises(InputError) as caught:
+        check_unit(one, one.spacing, (1.0, 2.0, 3.0))
+    assert str(caught.value) == told
+
+
+def test_a_unit_counts_where_the_scan_fits_better_with_it() -> None:
+    """Voxels of 0.04 mm to the reader, 40 mm by the unit: nearer to 0.2 as they are, nearer to 8 by the unit."""
+    one = volume((4, 3, 2), (0.04, 0.04, 0.04), 1000.0)
+    check_unit(one, one.spacing, (0.2, 0.2, 0.2))
+    check_unit(one, one.spacing, (0.04, 4.0, 0.04))  # on the whole
+    with pytest.raises(InputError):
+        check_unit(one, one.spacing, (8.0, 8.0, 8.0))
+
+
+@pytest.mark.parametrize(
+    ("shape", "grid", "refused"),
+    [((4, 4, 4), (1, 1, 1), True), ((3, 3, 7), (1, 1, 1), False), ((4, 4, 4), (1, 2, 1), False),
+     ((9, 9, 9), (9, 0, 9), True), ((1, 1, 1), (-1, 1, 1), True)],
+)  # fmt: skip
+def test_a_grid_has_more_than_a_voxel_where_the_scan_has_many(
+    shape: tuple[int, ...], grid: tuple[int, ...], refused: bool
+) -> None:
+    limit = GridLimit("scan")
+    if not refused:
+        limit.check(shape, (1.0, 1.0, 1.0), grid, 1)
+        return
+    with pytest.raises(InputError, match="too few to segment"):
+        limit.check(shape, (1.0, 1.0, 1.0), grid, 1)
+
+
+def test_a_grid_may_take_what_is_allowed_and_else_is_told_with_its_size() -> None:
+    grid, gib = ((4, 3, 2), (0.5, 1.0, 2.0), (2, 3, 4)), 1 << 30
+    GridLimit("scan", 3 * gib).check(*grid, 3 * gib)
+    makes = "scan: a spacing of 0.5 × 1 × 2 mm makes 2 × 3 × 4 voxels for this model"
+    with pytest.raises(MemoryLimitError) as allowed:
+        GridLimit("scan", 3 * gib).check(*grid, 4 * gib)
+    what = "3.00 GiB are left of what is allowed; is the spacing in the header right?"
+    assert str(allowed.value) == f"{makes}, which need 4.00 GiB, and {what}"
+    with pytest.raises(MemoryLimitError, match=rf"and this machine has {machine_bytes() / gib:.2f} GiB;"):
+        GridLimit("scan").check(*grid, machine_bytes() + 1)
+    GridLimit("scan").check(*grid, machine_bytes() // 2)
+    with pytest.raises(InputError) as few:
+        GridLimit("scan").check((4, 3, 2), (0.5, 1.0, 2.0), (0, 3, 4), 1)
+    odd = "of 4 × 3 × 2: too few to segment; is the spacing in the header right?"
+    assert str(few.value) == f"{makes.replace('2 × 3 × 4', '0 × 3 × 4')} {odd}"
+
+
 def test_metres_never_end_in_an_empty_mask(tmp_path: Path) -> None:
     path = written(tmp_path / "scan.nii", VOXELS, np.diag([1e-3, 1e-3, 1e-3, 1.0]) @ AFFINE, units=1)
     with pytest.raises(InputError, match="xyzt_units"):
