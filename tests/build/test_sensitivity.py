@@ -17,7 +17,14 @@ from voxtile_build.precision import reduced
 from voxtile_build.precision.mixed_precision import FP16_MAX, Fp16OverflowError
 from voxtile_build.precision.quantize_qdq import QuantizationError
 from voxtile_build.precision.ranges import tensor_ranges
-from voxtile_build.precision.sensitivity import _largest_first, _mean_change, _with_rounded, rank_fp16, rank_int8
+from voxtile_build.precision.sensitivity import (
+    _largest_first,
+    _mean_change,
+    _with_rounded,
+    rank_fp16,
+    rank_int8,
+    round_weights,
+)
 from voxtile_build.sessions import run_graph
 
 Array = NDArray[Any]
@@ -51,7 +58,7 @@ def chain(layers: Mapping[str, Array], operator: str = "Conv", computed: bool = 
 
 def model_of(nodes: Sequence[onnx.NodeProto], constants: Sequence[onnx.TensorProto]) -> onnx.ModelProto:
     roi = helper.make_tensor_value_info("roi", TensorProto.FLOAT, ["batch", 1, 3, 4])
-    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, None)
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", "score", 3, 4])
     graph = helper.make_graph(list(nodes), "chain", [roi], [scores], list(constants))
     return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
 
@@ -95,7 +102,9 @@ def test_one_layers_input_and_weights_are_rounded_and_no_others(operator: str, l
     name, matrix = list(middle.items())[layer]
     ranges = {"first result": 3.0, "one result": 1.25}
     source = list(ranges)[layer]
-    found = run_graph(_with_rounded(model, name, ranges), [roi()])[0]["scores"]
+    copy = _with_rounded(model, name, ranges)
+    onnx.checker.check_model(copy)
+    found = run_graph(copy, [roi()])[0]["scores"]
     assert model.SerializeToString() == before
     matrices = [weights.astype(np.float32).astype(np.float64) for weights in layers.values()]
     values = in_127_steps(through(roi()["roi"].astype(np.float64), matrices[: 1 + layer]), ranges[source])
@@ -120,7 +129,14 @@ def test_an_input_that_is_zero_throughout_stays_zero(ranges: dict[str, float]) -
     rounded = _with_rounded(model, "one", ranges)
     assert not run_graph(rounded, [{"roi": np.zeros((1, 1, 3, 4), np.float32)}])[0]["scores"].any()
     tiny = run_graph(rounded, [roi()])[0]["scores"]
-    assert 0 < np.abs(tiny).max() < 1e-9
+    assert 0 < np.abs(tiny).max() < 5e-12
+
+
+def test_weights_are_whole_steps_of_the_largest_in_each_output_channel() -> None:
+    weights = np.array([[[-127.0, 0.4]], [[0.0, 0.0]], [[0.02, 1.0]]], np.float32)
+    rounded = round_weights(weights)
+    assert rounded.dtype == np.float32
+    np.testing.assert_allclose(rounded, [[[-127, 0]], [[0, 0]], [[3 / 127, 1]]], rtol=1e-6)
 
 
 def test_a_layer_that_int8_rounds_more_comes_first() -> None:

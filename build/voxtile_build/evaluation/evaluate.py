@@ -5,6 +5,7 @@ Knows no engine and no PyTorch: an engine is a function, the reference is arrays
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -74,7 +75,7 @@ def measure_tiles(
     for same in sizes.values():
         tiles = [tile for tile, _ in same]
         worst: dict[int, Record] = {}
-        fastest = float("inf")
+        fastest = math.inf
         for indices, scores, taken in _runs(spec, run, tiles, batch, once):
             fastest = min(fastest, taken)
             for index, found in zip(indices, scores, strict=True):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 
 import numpy as np
@@ -34,7 +35,7 @@ def rank_fp16(model: onnx.ModelProto, inputs: Sequence[Feed], ranges: Mapping[st
     def effect(layer: str) -> float:
         others = frozenset(low - {layer})
         if first_overflow(model, ranges, others):
-            return float("inf")
+            return math.inf
         return _mean_change(reference, run_stepwise(to_mixed(model, "fp16", others), inputs))
 
     return _largest_first(layers, effect)
@@ -71,12 +72,12 @@ def _largest_first(layers: Sequence[str], effect: Callable[[str], float]) -> lis
 
 def _mean_change(reference: Sequence[Mapping[str, Array]], found: Sequence[Mapping[str, Array]]) -> float:
     changes = [
-        float(np.mean(np.abs(old[name].astype(np.float64) - new[name])))
+        float(np.mean(np.abs(np.subtract(old[name], new[name], dtype=np.float64))))
         for old, new in zip(reference, found, strict=True)
         for name in old
     ]
     change = float(np.mean(changes))
-    return change if np.isfinite(change) else float("inf")
+    return change if np.isfinite(change) else math.inf
 
 
 def _with_rounded(model: onnx.ModelProto, layer: str, ranges: Mapping[str, float]) -> onnx.ModelProto:
@@ -97,16 +98,16 @@ def _with_rounded(model: onnx.ModelProto, layer: str, ranges: Mapping[str, float
     scale = numpy_helper.from_array(np.array(largest / STEPS, np.float32), f"{layer}::scale")
     zero = numpy_helper.from_array(np.array(0, np.int8), f"{layer}::zero")
     copy.graph.initializer.extend([scale, zero])
-    pair = _round_trip(layer, node.input[0], scale.name, zero.name)
-    node.input[0] = pair[-1].output[0]
-    for offset, inserted in enumerate(pair):
-        copy.graph.node.insert(index + offset, inserted)
+    down, up = _round_trip(node.input[0], scale.name, zero.name)
+    node.input[0] = up.output[0]
+    for inserted in (up, down):
+        copy.graph.node.insert(index, inserted)
     return copy
 
 
-def _round_trip(layer: str, source: str, scale: str, zero: str) -> Sequence[NodeProto]:
-    down, up = f"{layer}::int8", f"{layer}::back"
+def _round_trip(source: str, scale: str, zero: str) -> tuple[NodeProto, NodeProto]:
+    down, up = f"{source}::int8", f"{source}::back"
     return (
-        helper.make_node("QuantizeLinear", [source, scale, zero], [down], name=down),
-        helper.make_node("DequantizeLinear", [down, scale, zero], [up], name=up),
+        helper.make_node("QuantizeLinear", [source, scale, zero], [down]),
+        helper.make_node("DequantizeLinear", [down, scale, zero], [up]),
     )
