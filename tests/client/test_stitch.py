@@ -125,3 +125,14 @@ def test_half_precision_takes_less() -> None:
     plan = plan_tiles((10, 12, 30), (16, 16, 16), Tiling(overlap=0.5))
     for strip in (None, Strip(1, (5, 12), (5, 12)), Strip(2, (0, 9), (0, 9))):
         assert Fp16Stitcher.predicted_bytes(plan, 14, strip) < Stitcher.predicted_bytes(plan, 14, strip)
+
+
+def test_memory_of_a_plane_and_of_its_strips_by_hand() -> None:
+    """Tiles of 8 planes of 300 x 300; a plane exceeds what is worked on at a time, one of 10 rows does not."""
+    plan = plan_tiles((8, 300, 300), (8, 300, 300), Tiling())
+    plane, strip = 300 * 300, 10 * 300
+    rows = Strip(1, (0, 10), (0, 10))
+    assert Stitcher.predicted_bytes(plan, 2) == 4 * ((2 + 1) * 8 * plane + plane + 2 * plane)
+    assert Stitcher.predicted_bytes(plan, 2, rows) == 4 * ((2 + 1) * 8 * strip + 8 * strip + 2 * strip)
+    assert Fp16Stitcher.predicted_bytes(plan, 2) == (2 * 2 + 4) * 8 * plane + 4 * (plane + 2 * (2 * 2 * plane))
+    assert Fp16Stitcher.predicted_bytes(plan, 2, rows) == (2 * 2 + 4) * 8 * strip + 4 * (2 * 8 * strip + 2 * 2 * strip)
