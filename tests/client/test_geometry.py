@@ -22,6 +22,7 @@ from voxtile.io.geometry import (
     check_spacing,
     given_geometry,
     header_geometry,
+    monai_affine,
     usable_form,
 )
 
@@ -151,6 +152,39 @@ def test_what_counts_is_found_and_told(case: Found) -> None:
         assert header == before or np.isnan(header["quatern_b"])
         if not case.warnings:
             assert found.header == header
+
+
+LARGER_SFORM = np.diag([1.0, 1.5, 9, 1])[:3]
+
+
+@pytest.mark.parametrize(
+    ("shape", "slices"),
+    [((9, 8), 9.0),  # the size between slices of a single one is not compared
+     ((9, 8, 7), 2.0), ((9, 8, 7, 1, 2), 9.0)],  # and nothing from five axes on
+)  # fmt: skip
+def test_monais_reader_takes_the_qform_where_the_axes_that_it_compares_disagree(
+    shape: tuple[int, ...], slices: float
+) -> None:
+    values = np.zeros(shape, np.int16)
+    header = nib.Nifti1Header.from_fileobj(io.BytesIO(content(values, srow=LARGER_SFORM)))
+    found = monai_affine(header)
+    np.testing.assert_allclose(np.diag(found), (1, 1.5, slices, 1))
+    assert found.dtype == np.float64
+    np.testing.assert_allclose(header.get_sform()[:3], LARGER_SFORM)  # the header itself is not changed
+
+
+def test_monais_reader_keeps_the_sform_where_no_form_agrees() -> None:
+    np.testing.assert_array_equal(monai_affine(header_of(pixdim=[1, 1, NAN, 2])), AFFINE)
+
+
+@pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize(("share", "apart"), [(0.009, False), (0.011, True)])
+def test_forms_are_compared_at_the_corners_of_the_grid(axis: int, share: float, apart: bool) -> None:
+    """A step that is longer by a share of the smallest spacing moves the last voxel by that share, times its place."""
+    steps = AFFINE.copy()
+    steps[axis, axis] += share / (VOXELS.shape[axis] - 1)
+    found = header_geometry(header_of(srow=steps[:3]), SIMPLEITK, "scan")
+    assert (APART in found.warnings) == apart
 
 
 @pytest.mark.parametrize(

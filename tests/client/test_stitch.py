@@ -14,7 +14,7 @@ from voxtile.tiling.stitch import PORTION, Stitcher, portion_voxels, scratch_sha
 from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip, tiles_of
 
-OBJECTS = 20_000
+OBJECTS = 50_000
 """Bytes of everything that is no large array: views, the buffers of conversions."""
 
 
@@ -96,14 +96,14 @@ def test_products_are_worked_on_in_a_quarter_of_a_mebibyte() -> None:
     assert scratch_shape(plan_tiles((9, 300, 300), (8, 300, 300), Tiling())) == (1, 300, 300)
 
 
-STRIPS = [None, Strip(1, (100, 190), (100, 190)), Strip(2, (0, 150), (0, 150))]
+STRIPS = [None, Strip(1, (60, 110), (60, 110)), Strip(2, (0, 90), (0, 90))]
 
 
 @pytest.mark.parametrize("strip", STRIPS)
 @pytest.mark.parametrize("kind", [Stitcher, Fp16Stitcher])
 @pytest.mark.parametrize(("channels", "side"), [(1, 128), (3, 100), (14, 48)])
 def test_stitching_takes_what_is_predicted(kind: type[Stitcher], strip: Strip | None, channels: int, side: int) -> None:
-    plan = plan_tiles((11, 250, 200), (8, side, 100), Tiling(overlap=0.25))
+    plan = plan_tiles((11, 150, 120), (8, side, 60), Tiling(overlap=0.25))
     scores, tiles = np.ones((channels, *plan.roi), np.float32), list(plan) if strip is None else tiles_of(plan, strip)
     assert plan.weights.nbytes == 4 * scores[0].size  # kept from now on, and no part of this
     tracemalloc.start()
