@@ -134,5 +134,7 @@ def test_memory_of_a_plane_and_of_its_strips_by_hand() -> None:
     rows = Strip(1, (0, 10), (0, 10))
     assert Stitcher.predicted_bytes(plan, 2) == 4 * ((2 + 1) * 8 * plane + plane + 2 * plane)
     assert Stitcher.predicted_bytes(plan, 2, rows) == 4 * ((2 + 1) * 8 * strip + 8 * strip + 2 * strip)
+    divisors = 4 * 2 * strip
+    assert held_bytes(Stitcher(plan, 2, None, rows)) + divisors == Stitcher.predicted_bytes(plan, 2, rows)
     assert Fp16Stitcher.predicted_bytes(plan, 2) == (2 * 2 + 4) * 8 * plane + 4 * (plane + 2 * (2 * 2 * plane))
     assert Fp16Stitcher.predicted_bytes(plan, 2, rows) == (2 * 2 + 4) * 8 * strip + 4 * (2 * 8 * strip + 2 * 2 * strip)
