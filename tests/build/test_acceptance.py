@@ -13,13 +13,13 @@ from onnx import ModelProto, numpy_helper
 
 from tests.support.build_specs import fields, spec, tiny_unet
 from voxtile_build.certificate.certificate import Reference, certify, make_reference, require_accepted
-from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, MAX_SCORE_ERROR, limits_of, violations
+from voxtile_build.certificate.limits import MAX_ABS_ERROR, MAX_LOGIT_ERROR, MAX_SCORE_ERROR, limits_of
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Compiled
 from voxtile_build.engines.onnxruntime.variants import copy_files
 from voxtile_build.engines.openvino.convert import convert
 from voxtile_build.errors import AcceptanceError, SpecError
-from voxtile_build.evaluation.summary import ENOUGH_VOXELS, FEW_VOXELS, SEEN_VOXELS, summary, unseen_labels
+from voxtile_build.evaluation.summary import summary
 from voxtile_build.graph.centred_norms import centre_norms
 from voxtile_build.graph.composing import to_onnx
 from voxtile_build.graph.torch_to_onnx import checked, save
@@ -121,59 +121,6 @@ def test_defaults_are_those_of_fp32_and_of_the_scores() -> None:
     assert limits_of(spec(acceptance={"max_logit_error": 0.2}), "bf16")["max_logit_error"] == 0.2
     assert limits_of(spec(), "bf16")["max_abs_error"] is None
     assert limits_of(spec(acceptance={"max_score_error": 0.2}))["max_score_error"] == 0.2
-
-
-def test_a_logits_error_is_a_share_of_the_range_of_all() -> None:
-    def record(error: float, low: float, high: float) -> dict[str, Any]:
-        errors = {"max_abs_error": 0.0, "mean_abs_error": 0.0, "max_abs_error_stored": error}
-        together = {"rms_error": 0.0, "spread": 1.0}
-        return {**errors, **together, "logits": [low, high], "dice": {}, "changed_fraction": 0.0}
-
-    assert summary([record(0.5, -1, 1), record(0.1, -5, 3)], [record(0.0, -2, 5)])["max_logit_error"] == 0.05
-    assert summary([record(0.0, 7, 7)], [])["max_logit_error"] == 0.0
-    metrics = {"max_abs_error": 0.0, "dice_min": 1.0, "changed_fraction": 0.0, "score_error": 0.0}
-    assert len(violations({**metrics, "max_logit_error": float("nan")}, limits_of(spec()))) == 1
-
-
-def test_of_several_scans_the_worst_counts() -> None:
-    def scan(dice: float, changed: float, error: float) -> dict[str, Any]:
-        errors = {"max_abs_error": error, "mean_abs_error": error / 2, "rms_error": error / 4, "spread": 0.5}
-        voxels = {"one": ENOUGH_VOXELS, "two": ENOUGH_VOXELS, "none": 0}
-        similarities = {"one": 1.0, "two": dice, "none": None}
-        return {**errors, "dice": similarities, **counted(voxels), "changed_fraction": changed}
-
-    for scans in ([scan(0.9, 0.1, 0.5), scan(1.0, 0.0, 0.7)], [scan(1.0, 0.0, 0.7), scan(0.9, 0.1, 0.5)]):
-        assert summary([], scans) == {
-            "max_abs_error": 0.7,
-            "mean_abs_error": 0.35,
-            "dice_min": 0.9,
-            "changed_fraction": 0.1,
-            "score_error": 0.35,
-        }
-
-
-def counted(voxels: dict[str, int], changed: int = 0) -> dict[str, Any]:
-    return {"voxels": voxels, "changed_by_label": dict.fromkeys(voxels, changed)}
-
-
-def test_of_a_label_of_few_voxels_a_few_changed_ones_decide_nothing() -> None:
-    """Dice 0.5 of six voxels is three of them; of a whole lesion it is the lesion."""
-
-    def dice_min(voxels: int, changed: int) -> float:
-        scan = {"dice": {"lesion": 0.5}, **counted({"lesion": voxels}, changed), "changed_fraction": 0.0}
-        errors = {"max_abs_error": 0.0, "mean_abs_error": 0.0, "rms_error": 0.0, "spread": 1.0}
-        return summary([], [{**scan, **errors}])["dice_min"]
-
-    assert dice_min(ENOUGH_VOXELS - 1, FEW_VOXELS) == 1.0
-    assert dice_min(ENOUGH_VOXELS - 1, FEW_VOXELS + 1) == 0.5
-    assert dice_min(FEW_VOXELS + 1, FEW_VOXELS + 1) == 0.5
-    assert dice_min(ENOUGH_VOXELS, 1) == 0.5
-
-
-def test_a_label_is_seen_if_all_scans_together_show_enough_of_it() -> None:
-    scans = [counted({"one": SEEN_VOXELS - 1, "two": 0}), counted({"one": 1, "two": SEEN_VOXELS - 1})]
-    assert unseen_labels(scans) == {"two": SEEN_VOXELS - 1}
-    assert unseen_labels(scans[:1]) == {"one": SEEN_VOXELS - 1, "two": 0}
 
 
 def test_a_constant_tile_is_told_of_and_not_judged(tmp_path: Path) -> None:
