@@ -67,10 +67,11 @@ def _score_error(errors: Sequence[Mapping[str, Any]], scans: Sequence[Mapping[st
     """
     whole = [record for record in scans if "rms_error" in record]
     tiles = [record for record in errors if not any(record is scan for scan in whole)]
-    return max((_relative(group) for group in ([tiles] if tiles else []) + [[scan] for scan in whole]), default=0.0)
+    return max(_relative(group) for group in (tiles, *([scan] for scan in whole)))
 
 
 def _relative(records: Sequence[Mapping[str, Any]]) -> float:
+    """The error of these records together as a share of their spread; 0 where there are none."""
     error, spread = (math.hypot(*(one[key] for one in records)) for key in ("rms_error", "spread"))
     return rounded(error / spread) if error else 0.0
 
