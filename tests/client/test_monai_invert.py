@@ -32,6 +32,8 @@ from voxtile.chains.monai import invert
 from voxtile.chains.monai.grid import Grid, plan_grid
 from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
 from voxtile.chains.monai.preprocess import preprocess
+from voxtile.chains.monai.resample import AxisMap
+from voxtile.io.orientation import Orientation
 from voxtile.io.scan import open_scan
 from voxtile.io.writing import mask_image
 from voxtile.tiling.plan import plan_tiles
@@ -260,3 +262,13 @@ def test_tiles_become_the_same_labels_in_strips_as_in_one_piece(
     np.testing.assert_array_equal(found[1][0], found[0][0])
     np.testing.assert_array_equal(found[1][1], found[0][1])
     assert len(np.unique(found[0][0])) == 2
+
+
+def test_class_indices_are_taken_from_the_nearest_voxel_and_never_blended() -> None:
+    """Halfway between 0 and 2 lies no 1, and halves go to the even voxel, as in MONAI."""
+    card = restoring_card({"kind": "labels", "scores": 1})
+    line = AxisMap(7, 4, 2.0, 0.0)
+    same = AxisMap(1, 1, 1.0, 0.0)
+    grid = Grid((7, 1, 1), Orientation(), (line, same, same), np.eye(4))
+    labels = restored(grid, card, np.array([2, 0, 2, 1], np.float32).reshape(1, 4, 1, 1)).finish()
+    np.testing.assert_array_equal(labels.ravel(), [2, 2, 0, 2, 2, 2, 1])

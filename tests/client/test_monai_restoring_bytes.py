@@ -149,6 +149,22 @@ def test_the_axis_that_shrinks_most_comes_first_in_every_strip(
             assert axes == axes[:3] * (len(axes) // 3)
 
 
+def test_a_job_joins_only_the_planes_that_it_reads(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Twenty planes lie on ten, half a plane apart, and are decided four at a time."""
+    seen, blend = [], invert.blend
+
+    def noted(values: Any, axis: int, taps: Any) -> Any:
+        seen.append(values.shape[1])
+        return blend(values, axis, taps)
+
+    monkeypatch.setattr(invert, "blend", noted)
+    monkeypatch.setattr(invert, "SLAB_BYTES", 4 * (4 * 2 * 3 * 2))
+    restorer = Restorer(grid_of((20, 3, 2), (10, 3, 2)), class_card(2), threads=1)
+    for _ in range(2):
+        restorer.add_planes(np.zeros((2, 5, 3, 2), np.float32))
+    assert seen == [3, 3, 3, 3, 2]  # 0 … 2, 2 … 4, then 4 (which was kept) … 6, 6 … 8, and 8 … 9
+
+
 def test_jobs_share_no_more_threads_than_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
     pools = []
 

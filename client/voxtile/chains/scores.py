@@ -119,5 +119,5 @@ def _indexed(indices: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]
 
 def _looked_up(winner: NDArray[Any], values: NDArray[Any]) -> NDArray[Any]:
     if np.array_equal(values, np.arange(len(values))):
-        return winner.astype(values.dtype, copy=False)
+        return np.asarray(winner, values.dtype)
     return values.take(winner)

@@ -123,13 +123,13 @@ def _extent(
     As in MONAI's `compute_shape_offset`, the first voxels of both grids coincide. Where rounding in the header hides
     which corner is the first, the middles of both grids coincide instead.
     """
-    size = np.array(shape, float)
-    corners = np.asarray(np.meshgrid(*[(0.0, n - 1.0) for n in size], indexing="ij")).reshape((3, -1))
+    size = np.array(shape)
+    corners = np.asarray(np.meshgrid(*[(0.0, n - 1.0) for n in size], indexing="ij")).reshape(3, 8)
     corners = np.concatenate((corners, np.ones_like(corners[:1])))
     seen = (np.linalg.solve(spaced, affine) @ corners)[:-1]
     count = np.round(np.ptp(seen, axis=1) + 1.0)
     # MONAI tries every corner, but the directions of both grids agree, so that no other than voxel 0 can be the first.
-    if np.allclose(np.min(seen - seen[:, :1], axis=1), 0.0):
+    if np.isclose((seen - seen[:, :1]).min(), 0.0):
         return count, affine[:3, 3]
     middle = affine[:3, :3] @ (size / 2.0) + affine[:3, 3] - spaced[:3, :3] @ (count / 2.0)
     return count, middle

@@ -118,15 +118,17 @@ class Restorer:
             np.divide(scores, self._scale, out=self._scores[(slice(None), *place)])
 
     def _source(self, span: slice, planes: NDArray[np.float32]) -> NDArray[np.float32]:
-        """Returns the source planes of `span`: a view where all of them came with the latest call."""
+        """Returns the source planes of `span`: a view where all of them came with the latest call.
+
+        A plane reads two neighbours, so that of those that came before, it can only read the last, which was kept.
+        """
         start = self._received - planes.shape[1]
         if span.start >= start:
             return planes[:, span.start - start : span.stop - start]
-        kept = self._kept[:, span.start - start + self._kept.shape[1] :]
-        return np.concatenate((kept, planes[:, : max(span.stop - start, 0)]), axis=1)
+        return np.concatenate((self._kept, planes[:, : span.stop - start]), axis=1)
 
     def _keep(self, planes: NDArray[np.float32]) -> None:
-        """Copies the planes that a later output plane needs: one or two, or more where few planes came in one call."""
+        """Copies the plane that a later output plane needs beside its neighbour, if there is one."""
         needed = int(self._depth.low[self._done]) if self._done < len(self._depth.low) else self._received
         self._kept = self._source(slice(min(needed, self._received), self._received), planes).copy()
 

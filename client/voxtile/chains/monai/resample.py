@@ -103,9 +103,8 @@ class Taps:
 
 def blend(values: NDArray[Any], axis: int, taps: Taps) -> NDArray[np.float32]:
     """Returns `values` resampled along one axis, counted from the front: float32, in C order."""
-    low = values.take(taps.low, axis=axis, mode="clip").astype(np.float32, copy=False)
-    high = values.take(taps.high, axis=axis, mode="clip").astype(np.float32, copy=False)
-    weight = taps.weight.reshape([-1 if a == axis else 1 for a in range(values.ndim)])
+    low, high = (np.asarray(values.take(at, axis, mode="clip"), np.float32) for at in (taps.low, taps.high))
+    weight = taps.weight.reshape([len(taps.weight) if a == axis else 1 for a in range(values.ndim)])
     high -= low
     high *= weight
     high += low
