@@ -12,7 +12,7 @@ import pytest
 from tests.support.monai_cards import class_card
 from voxtile.chains.monai import invert
 from voxtile.chains.monai.grid import Grid
-from voxtile.chains.monai.invert import BOOKKEEPING, Restorer, grid_strips, restore_bytes
+from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
 from voxtile.chains.monai.resample import AxisMap
 from voxtile.io.orientation import Orientation
 from voxtile.tiling.strips import Strip, whole
@@ -41,7 +41,7 @@ def test_an_unchanged_grid_takes_its_labels_and_ten_bytes_a_voxel_being_decided(
     planes: int, at_once: int, threads: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(invert, "SLAB_BYTES", 3 * PLANE - 1)
-    expected = 6 * 10 * 8 + BOOKKEEPING + threads * 10 * at_once * 10 * 8
+    expected = 6 * 10 * 8 + 65_536 + threads * 10 * at_once * 10 * 8
     assert restore_bytes(SAME, class_card(3), planes, threads) == expected
 
 
@@ -59,7 +59,7 @@ def test_labels_of_two_bytes_and_an_activation_are_counted() -> None:
 
 
 def test_a_strip_takes_only_its_rows() -> None:
-    labels = 6 * 10 * 8 + BOOKKEEPING
+    labels = 6 * 10 * 8 + 65_536
     strip = Strip(1, (2, 7), (3, 7))
     assert restore_bytes(SAME, class_card(3), 4, 1, strip) == labels + 10 * 4 * 4 * 8
     active = class_card(3, output={"kind": "logits", "scores": 3, "activation": "softmax"})
@@ -75,7 +75,7 @@ def test_a_resampled_grid_takes_a_blend_for_each_thread_and_two_planes_of_scores
     job = 4 * 2 * (3 * 4 * 6 + 3 * (3 * 8 * 6)) + 10 * (3 * 8 * 6)
     for threads in (1, 2):
         found = restore_bytes(grid, class_card(2), 1, threads)
-        assert found == 10 * 8 * 6 + BOOKKEEPING + threads * job + 2 * (4 * 2 * 4 * 6)
+        assert found == 10 * 8 * 6 + 65_536 + threads * job + 2 * (4 * 2 * 4 * 6)
 
 
 @pytest.mark.parametrize(("model", "largest"), [((6, 12, 4), 48), ((6, 4, 12), 48), ((6, 4, 4), 48), ((6, 7, 12), 84)])
@@ -84,7 +84,7 @@ def test_the_largest_of_the_intermediates_counts(model: Triple, largest: int, mo
     grid = grid_of((6, 6, 8) if model[1] > model[2] else (6, 8, 6), model)
     plane = model[1] * model[2]
     monkeypatch.setattr(invert, "SLAB_BYTES", 4 * 2 * 6 * max(plane, 48))
-    expected = 6 * 48 + BOOKKEEPING + 4 * 2 * 6 * (plane + 3 * largest) + 10 * 6 * 48 + 4 * 2 * 2 * plane
+    expected = 6 * 48 + 65_536 + 4 * 2 * 6 * (plane + 3 * largest) + 10 * 6 * 48 + 4 * 2 * 2 * plane
     assert restore_bytes(grid, class_card(2), 1, 1) == expected
 
 
@@ -101,7 +101,7 @@ def test_a_job_reads_the_planes_between_its_first_and_its_last(
     monkeypatch.setattr(invert, "SLAB_BYTES", 4 * 2 * 4 * scan)
     job = 4 * 2 * 4 * (sources + 3 * largest) + 10 * 4 * scan
     found = restore_bytes(grid_of((scan, 2, 2), (model, 2, 2)), class_card(2), 1, 1)
-    assert found == 4 * scan + BOOKKEEPING + job + 2 * (4 * 2 * 4)
+    assert found == 4 * scan + 65_536 + job + 2 * (4 * 2 * 4)
 
 
 def test_strips_read_the_rows_around_their_labels() -> None:

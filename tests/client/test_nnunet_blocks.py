@@ -192,6 +192,7 @@ def test_classes_are_resampled_only_where_they_can_win(monkeypatch: pytest.Monke
 
     def noted(block: Any, *rest: Any) -> Any:
         seen.append(float(block.max()))
+        assert rest[-1].dtype == np.float32, "half the work of float64"
         return first_axis(block, *rest)
 
     monkeypatch.setattr(block_argmax, "zoom_first_axis", noted)
@@ -218,7 +219,7 @@ def test_planes_that_are_not_resampled_are_labelled_some_at_a_time(
 
     def noted(work: Any, items: Any, threads: int) -> Any:
         items = list(items)
-        seen.extend([stop - start for start, stop in items])
+        seen.extend([stop[0] - start[0] if isinstance(start, tuple) else stop - start for start, stop in items])
         assert threads == 3
         return run_all(work, items, threads)
 
@@ -228,6 +229,7 @@ def test_planes_that_are_not_resampled_are_labelled_some_at_a_time(
     found = labelled(logits, (None, None, None), (5, 3, 4), Heads(3), threads=3)
     np.testing.assert_array_equal(found, logits.argmax(0))
     assert seen == planes
+    labelled(logits, (None, None, AxisZoom(4, 7, 1)), (5, 3, 7), Heads(3), threads=3)
 
 
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
@@ -237,6 +239,9 @@ def test_other_types_are_labelled_as_float32(dtype: Any, zooms: Any) -> None:
     for heads in (Heads(3), Heads(3, (1, 2, 3))):
         expected = labelled(logits.astype(np.float32), zooms, shape, heads)
         np.testing.assert_array_equal(labelled(logits, zooms, shape, heads), expected)
+    if dtype == np.float64:
+        level = np.stack([np.ones((8, 5, 9)), np.full((8, 5, 9), 1 + 1e-9)])
+        np.testing.assert_array_equal(labelled(level, zooms, shape, Heads(2)), 0)
 
 
 def test_of_equal_scores_the_first_class_wins() -> None:

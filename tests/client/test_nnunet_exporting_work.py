@@ -139,6 +139,7 @@ def slabs(monkeypatch: pytest.MonkeyPatch) -> list[Any]:
     def noted(self: Any, rows: Any, logits: Any, out: Any, threads: int, strip: Any) -> None:
         seen.append((rows, logits.shape[1], threads))
         assert len(out) == rows[1] - rows[0]
+        assert all(zoom is None or zoom.dtype == np.float32 for zoom in self.zooms), "half the work of float64"
         fill(self, rows, logits, out, threads, strip)
 
     monkeypatch.setattr(BlockLabels, "fill", noted)
@@ -202,6 +203,23 @@ def test_only_the_planes_that_the_next_slab_needs_are_kept(monkeypatch: pytest.M
     assert (kept.shape, kept.base) == ((2, 1, 4, 5), None), "a copy, since a view would hold all that came"
     exporter.add_planes(np.zeros((2, 2, 4, 5), np.float32))
     assert held(exporter) == []
+
+
+def test_planes_that_came_in_one_piece_are_read_where_they_are(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also where a plane of the call before is still kept, or the next piece begins behind them."""
+    views, fill = [], BlockLabels.fill
+    given = np.zeros((2, 2, 4, 5), np.float32)
+
+    def noted(self: Any, rows: Any, logits: Any, *rest: Any) -> None:
+        views.append(np.shares_memory(logits, given))
+        fill(self, rows, logits, *rest)
+
+    monkeypatch.setattr(BlockLabels, "fill", noted)
+    monkeypatch.setattr(exporting, "BUFFER_BYTES", 1)
+    exporter = LabelExporter(grid_of((4, 4, 5), (8, 4, 5)), plan_of(LINEAR), n_labels=2, threads=1)
+    for _ in range(2):
+        exporter.add_planes(given)
+    assert views == [True] * 3 + [False] * 2 + [True] * 3  # at -0.25, 0.25, 0.75, then 1.25 and 1.75 across both pieces
 
 
 @pytest.mark.parametrize("changes", [LINEAR, CUBIC])

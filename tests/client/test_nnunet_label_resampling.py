@@ -137,3 +137,10 @@ def test_torchs_scores_are_linear_and_rounded_to_half_precision_unless_it_is_sai
     np.testing.assert_array_equal(found, resample_labels_torch(seg, wide, order=1, memory_efficient=False).ravel())
     plain = resample_labels_torch(seg, wide, separate_z_axis=2).ravel()
     np.testing.assert_array_equal(plain, resample_labels_torch(seg, wide, order=0).ravel())
+
+
+def test_torchs_own_positions_decide() -> None:
+    """24.5 · 20/490 is 1, but not in float64."""
+    line = np.arange(20, dtype=np.int16).reshape(1, 1, 1, 20)
+    assert resample_labels_torch(line, (1, 1, 490), order=0)[0, 0, 0, 24] == 1
+    assert resample_labels(line, (1, 1, 490), order=0)[0, 0, 0, 24] == 0

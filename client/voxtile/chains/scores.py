@@ -21,7 +21,7 @@ def activator(card: Card) -> Callable[[NDArray[np.float32]], NDArray[np.float32]
     """Returns the function that stitched scores [score, ...] go through first: softmax, sigmoid, or none."""
     if card.output.activation == "softmax":
         return softmax
-    return _sigmoid if card.output.activation == "sigmoid" else lambda scores: scores
+    return sigmoid if card.output.activation == "sigmoid" else lambda scores: scores
 
 
 def decider(card: Card) -> Decide:
@@ -82,7 +82,8 @@ def softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
     return shares
 
 
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+def sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Returns the sigmoid of each of `logits`."""
     shares: NDArray[np.float32] = -logits
     with np.errstate(over="ignore"):  # exp of a large number is infinite, and its share 0, as it should be
         np.exp(shares, out=shares)

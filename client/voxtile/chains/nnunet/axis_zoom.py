@@ -42,7 +42,8 @@ def check_order(order: int) -> int:
 
 def sample_positions(n_in: int, n_out: int) -> NDArray[np.float64]:
     """Returns [n_out] the centres of the output voxels in input voxels (align_corners False, half-voxel offset)."""
-    return np.asarray((np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5, np.float64)
+    positions: NDArray[Any] = (np.arange(n_out) + 0.5) * (n_in / n_out) - 0.5
+    return positions
 
 
 def _torch_positions(n_in: int, n_out: int, offset: float) -> NDArray[np.float64]:
@@ -171,13 +172,17 @@ class Scratch:
         return copy
 
 
+def _taken(slab: NDArray[Any], voxels: NDArray[np.int64], axis: int, out: NDArray[Any]) -> NDArray[Any]:
+    return np.take(slab, voxels, axis, out, "clip")  # by "raise", the default, `out` would be buffered
+
+
 def zoom_first_axis(slab: NDArray[Any], zoom: AxisZoom | None, start: int, stop: int, scratch: Scratch) -> NDArray[Any]:
     """Returns output rows start … stop-1 along axis 0 [stop - start, y, x], from `slab` [support, y, x]."""
     if zoom is None:
         return slab
     out = scratch.array("first", stop - start, *slab.shape[1:])
     if zoom.order == 0:
-        return np.take(slab, zoom.nearest(start, stop), axis=0, out=out, mode="clip")
+        return _taken(slab, zoom.nearest(start, stop), 0, out)
     columns = slab.reshape(slab.shape[0], -1)
     np.matmul(zoom.block(start, stop), columns, out=out.reshape(stop - start, -1))
     return out
@@ -189,7 +194,7 @@ def zoom_middle_axis(slab: NDArray[Any], zoom: AxisZoom | None, scratch: Scratch
         return slab
     out = scratch.array("middle", slab.shape[0], zoom.n_out, slab.shape[2])
     if zoom.order == 0:
-        return np.take(slab, zoom.columns[:, 0], axis=1, out=out, mode="clip")
+        return _taken(slab, zoom.columns[:, 0], 1, out)
     for start, stop in zoom.spans():
         np.matmul(zoom.block(start, stop), slab[:, zoom.support(start, stop)], out=out[:, start:stop])
     return out
@@ -201,7 +206,7 @@ def zoom_last_axis(slab: NDArray[Any], zoom: AxisZoom | None, scratch: Scratch) 
         return slab
     out = scratch.array("last", *slab.shape[:2], zoom.n_out)
     if zoom.order == 0:
-        return np.take(slab, zoom.columns[:, 0], axis=2, out=out, mode="clip")
+        return _taken(slab, zoom.columns[:, 0], 2, out)
     rows, zoomed = slab.reshape(-1, slab.shape[2]), out.reshape(-1, zoom.n_out)
     for start, stop in zoom.spans():
         np.matmul(rows[:, zoom.support(start, stop)], zoom.block(start, stop).T, out=zoomed[:, start:stop])

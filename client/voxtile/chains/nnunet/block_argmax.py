@@ -58,13 +58,13 @@ def candidates(highest: NDArray[Any], block: NDArray[Any]) -> NDArray[np.int64]:
         highest: [class] the maximum of each class in the block.
         block: [class, n, y, x] float32 logits.
     """
-    ranked = np.argsort(-highest, kind="stable")
+    ranked = np.argsort(-highest)
     total = np.zeros(block.shape[1:], np.float32)
     bound = -np.inf
     for count, leader in enumerate(ranked[:MOST_LEADERS], 1):
         total += block[leader]
         bound = max(bound, float(total.min()) / count)
-        margin = ROUNDING * max(abs(bound), float(np.abs(highest[ranked[0]])), 1e-30)
+        margin = ROUNDING * max(abs(bound), float(np.abs(highest[ranked[0]])))
         left = np.flatnonzero(~(highest < bound - margin))
         if left.size <= count:
             break

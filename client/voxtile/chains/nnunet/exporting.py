@@ -18,7 +18,7 @@ from voxtile.chains.nnunet.axis_zoom import AxisZoom, axis_zoom
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, TILE, BlockLabels, Heads
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import GridProperties, box_slices
-from voxtile.chains.scores import softmax
+from voxtile.chains.scores import sigmoid, softmax
 from voxtile.cores import usable_cores
 from voxtile.errors import ModelError
 from voxtile.tiling.strips import Strip, spans, whole
@@ -220,7 +220,7 @@ def export_bytes(properties: GridProperties, plan: NnunetPlan, scores: int, stri
 
 def _streams(zooms: Sequence[AxisZoom | None]) -> bool:
     """Whether a label depends only on the logits around it."""
-    return all(zoom is None or zoom.order <= 1 for zoom in zooms)
+    return all(zoom is None or zoom.order < 3 for zoom in zooms)
 
 
 def export_strips(properties: GridProperties, plan: NnunetPlan, axis: int, count: int) -> tuple[Strip, ...]:
@@ -241,7 +241,7 @@ def _restored(scores: NDArray[Any], properties: GridProperties, plan: NnunetPlan
     resampled = plan.probabilities_resampling.apply(
         scores, properties.shape_after_cropping, properties.target_spacing, properties.spacing
     )
-    return resampled.astype(np.float32, copy=False)
+    return np.asarray(resampled, np.float32)
 
 
 def _label_whole(
@@ -250,7 +250,7 @@ def _label_whole(
     """Labels `out` class by class over the whole grid, with two volumes of scores at a time."""
     best = None
     for index in range(heads.count):
-        score = _restored(logits[index : index + 1].astype(np.float32, copy=False), properties, plan)[0]
+        score = _restored(np.asarray(logits[index : index + 1], np.float32), properties, plan)[0]
         if heads.regions_class_order is not None:
             out[score > REGION_LOGIT] = heads.regions_class_order[index]
         elif best is None:
@@ -258,12 +258,6 @@ def _label_whole(
         else:
             np.copyto(out, out.dtype.type(index), where=score > best)
             np.maximum(best, score, out=best)
-
-
-def _sigmoid(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    # Of the two equal forms each is used where its exponential cannot overflow.
-    decay = np.exp(-np.abs(logits))
-    return np.where(logits >= 0, 1 / (1 + decay), decay / (1 + decay)).astype(np.float32)
 
 
 def export_probabilities(
@@ -280,7 +274,7 @@ def export_probabilities(
         regions: whether each class goes through a sigmoid of its own, instead of a softmax over all.
     """
     restored = _restored(logits, properties, plan)
-    inside = _sigmoid(restored) if regions else softmax(restored)
+    inside = sigmoid(restored) if regions else softmax(restored)
     full = np.zeros((len(inside), *properties.shape_before_cropping), np.float32)
     if not regions:
         full[0] = 1

@@ -87,8 +87,6 @@ def resample_labels(
 
 def _resample_in_plane(seg: NDArray[Any], shape: tuple[int, ...], order: int, axis: int | None) -> NDArray[Any]:
     labels = np.unique(seg)
-    if order == 0 or seg.shape[1:] == shape:
-        return resample(seg, shape, order=0)
 
     def score(mask: NDArray[Any]) -> NDArray[Any]:
         return resample(mask.astype(np.float64), shape, order=order, separate_z_axis=axis)

@@ -78,7 +78,7 @@ def _zoom_volume(part: _Part, zooms: Sequence[AxisZoom | None], rows: int, scrat
         slab = zoom_first_axis(slab, zooms[0], start, stop, scratch)
         slab = zoom_last_axis(zoom_middle_axis(slab, zooms[1], scratch), zooms[2], scratch)
         if part.limits:
-            np.clip(slab, *part.limits, out=out[start:stop], casting="same_kind")
+            np.clip(slab, *part.limits, out=out[start:stop])
         else:
             out[start:stop] = slab
 
@@ -100,7 +100,7 @@ def _zoom_by_plane(part: _Part, zooms: Sequence[AxisZoom | None], clip: bool, ro
     ready = scratch.array("ready", 0, *out.shape[1:])
     for start, stop in part.slabs(rows):
         reads = _reads(zooms[0], start, stop)
-        kept = ready[max(reads.start - known_from, 0) :].copy()
+        kept = ready[reads.start - known_from :].copy()
         ready = scratch.array("ready", reads.stop - reads.start, *out.shape[1:])
         ready[: len(kept)] = kept
         for first, last in _spans(reads.stop - reads.start - len(kept), rows):
