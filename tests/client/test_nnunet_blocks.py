@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from tests.support.strips import rows as strip_rows
 from voxtile.chains.nnunet import block_argmax
-from voxtile.chains.nnunet.axis_zoom import AxisZoom
+from voxtile.chains.nnunet.axis_zoom import AxisZoom, Scratch
 from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, BlockLabels, Heads, candidates
 from voxtile.tiling.strips import Strip, whole
 
@@ -208,6 +208,24 @@ def test_classes_are_resampled_only_where_they_can_win(monkeypatch: pytest.Monke
     regions[2, 0] = 2
     labelled(regions, zooms, (5, 3, 3), Heads(4, (1, 2, 3, 4)))
     assert seen == [2], "of regions, only that with a border"
+
+
+def test_a_block_holds_one_intermediate_of_each_axis(monkeypatch: pytest.MonkeyPatch) -> None:
+    """New memory for every class costs more than the products in it."""
+    seen = []
+
+    class Noted(Scratch):
+        def array(self, name: str, *shape: int) -> NDArray[Any]:
+            seen.append((name, shape))
+            return super().array(name, *shape)
+
+    monkeypatch.setattr(block_argmax, "Scratch", Noted)
+    logits, zooms = random_logits((8, 5, 9), 3), (AxisZoom(8, 13, 1), AxisZoom(5, 11, 1), AxisZoom(9, 7, 1))
+    for heads in (Heads(3), Heads(3, (1, 2, 3))):
+        labelled(logits, zooms, (13, 11, 7), heads)
+        assert seen[:3] == [("first", (7, 5, 9)), ("middle", (7, 11, 9)), ("last", (7, 11, 7))]
+        assert {name for name, _ in seen} == {"first", "middle", "last"}
+        seen.clear()
 
 
 @pytest.mark.parametrize(("at_once", "planes"), [(1, [1] * 5), (2 * 12 + 11, [2, 2, 1]), (1 << 18, [5])])

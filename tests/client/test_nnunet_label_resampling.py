@@ -59,29 +59,28 @@ def test_labels_are_nnunets(
     assert found.dtype == seg.dtype
 
 
+def linear(seg: NDArray[Any], voxels: int) -> NDArray[Any]:
+    """The labels of a line of `voxels`."""
+    return resample_labels(seg, (1, 1, voxels), order=1, separate_z_axis=None, order_z=0).ravel()
+
+
 def test_a_tie_goes_to_the_nearest_voxels_label_else_to_the_lowest() -> None:
     line = np.array([2, 7, 4], np.int16).reshape(1, 1, 1, 3)
-    np.testing.assert_array_equal(resample_labels(line, (1, 1, 2)).ravel(), [2, 4])  # at 0.25 and 1.75
+    np.testing.assert_array_equal(linear(line, 2), [2, 4])  # at 0.25 and 1.75
     pair = np.array([9, 9, 5, 5], np.int16).reshape(1, 1, 1, 4)
-    np.testing.assert_array_equal(resample_labels(pair, (1, 1, 1)).ravel(), [5])  # at 1.5, whose nearest is 2
+    np.testing.assert_array_equal(linear(pair, 1), [5])  # at 1.5, whose nearest is 2
     square = np.array([[3, 8], [1, 6]], np.int16).reshape(1, 1, 2, 2)
-    assert resample_labels(square, (1, 1, 1)) == 6
+    assert linear(square, 1) == 6
     strip = np.array([1, 3, 3, 1, 2, 2], np.int16).reshape(1, 1, 2, 3)
-    np.testing.assert_array_equal(resample_labels(strip, (1, 1, 3)).ravel(), [1, 2, 2])
+    np.testing.assert_array_equal(linear(strip, 3), [1, 2, 2])
 
 
-def test_linear_and_the_nearest_plane_are_what_nothing_else_is_said_of() -> None:
-    seg = blobs((7, 9, 8))
-    np.testing.assert_array_equal(resample_labels(seg, (12, 6, 13)), resample_labels(seg, (12, 6, 13), order=1))
-    plain = resample_labels(seg, (12, 6, 13), separate_z_axis=0)
-    np.testing.assert_array_equal(plain, resample_labels(seg, (12, 6, 13), separate_z_axis=0, order=1, order_z=0))
-
-
-@pytest.mark.parametrize("resampled", [resample_labels, resample_labels_torch])
-def test_labels_of_the_same_shape_are_given_back(resampled: Any) -> None:
-    seg = blobs((4, 5, 6))
-    assert resampled(seg, [4, 5, 6]) is seg
-    assert resampled(seg, [4, 5, 6], separate_z_axis=1) is seg
+@pytest.mark.parametrize("axis", [None, 1])
+def test_labels_of_the_same_shape_are_given_back(axis: int | None) -> None:
+    seg, orders = blobs((4, 5, 6)), {"order": 1, "order_z": 0, "separate_z_axis": axis}
+    assert resample_labels(seg, [4, 5, 6], **orders) is seg
+    for efficient in (False, True):
+        assert resample_labels_torch(seg, [4, 5, 6], **orders, memory_efficient=efficient) is seg
 
 
 def interpolated(mask: NDArray[Any], new_shape: tuple[int, ...], order: int) -> NDArray[np.float32]:
@@ -126,21 +125,24 @@ def test_torchs_labels_are_those_of_the_highest_rounded_score_or_over_half(
     assert found.dtype == seg.dtype
 
 
-def test_torchs_scores_are_linear_and_rounded_to_half_precision_unless_it_is_said_otherwise() -> None:
+def by_torch(seg: NDArray[Any], voxels: int, order: int) -> NDArray[Any]:
+    options = {"separate_z_axis": None, "order_z": 0, "memory_efficient": False}
+    return resample_labels_torch(seg, (1, 1, voxels), order=order, **options).ravel()
+
+
+def test_torchs_scores_are_rounded_to_half_precision() -> None:
     """Between two voxels, both labels have equal scores within the rounding of 1000 · 0.5, and the lower label wins."""
-    seg, wide = np.array([7, 3], np.int16).reshape(1, 1, 1, 2), (1, 1, 100_001)
-    share = interpolated(seg == 7, wide, 1).ravel()
-    level = (share * 1000).astype(np.float16) > ((1 - share) * 1000).astype(np.float16)
-    found = resample_labels_torch(seg, wide).ravel()
-    np.testing.assert_array_equal(found, np.where(level, 7, 3))
+    seg = np.array([7, 3], np.int16).reshape(1, 1, 1, 2)
+    share = interpolated(seg == 7, (1, 1, 100_001), 1).ravel()
+    above = (share * 1000).astype(np.float16) > ((1 - share) * 1000).astype(np.float16)
+    found = by_torch(seg, 100_001, 1)
+    np.testing.assert_array_equal(found, np.where(above, 7, 3))
     assert (found == 3).sum() > 50_001
-    np.testing.assert_array_equal(found, resample_labels_torch(seg, wide, order=1, memory_efficient=False).ravel())
-    plain = resample_labels_torch(seg, wide, separate_z_axis=2).ravel()
-    np.testing.assert_array_equal(plain, resample_labels_torch(seg, wide, order=0).ravel())
 
 
 def test_torchs_own_positions_decide() -> None:
     """24.5 · 20/490 is 1, but not in float64."""
     line = np.arange(20, dtype=np.int16).reshape(1, 1, 1, 20)
-    assert resample_labels_torch(line, (1, 1, 490), order=0)[0, 0, 0, 24] == 1
-    assert resample_labels(line, (1, 1, 490), order=0)[0, 0, 0, 24] == 0
+    assert by_torch(line, 490, 0)[24] == 1
+    scipys = resample_labels(line, (1, 1, 490), order=0, separate_z_axis=None, order_z=0)
+    assert scipys[0, 0, 0, 24] == 0

@@ -11,6 +11,7 @@ from scipy.ndimage import zoom
 from skimage.transform import resize
 
 from voxtile.chains.nnunet import resampling
+from voxtile.chains.nnunet.axis_zoom import Scratch
 from voxtile.chains.nnunet.resampling import resample
 
 SINGLE = 1e-6  # of the range
@@ -170,6 +171,22 @@ def test_planes_between_slabs_are_zoomed_once(monkeypatch: pytest.MonkeyPatch) -
     resample(data, (60, 4, 4), order=1, order_z=1, separate_z_axis=0, threads=1, max_bytes=4 * 10 * (9 + 12 + 16))
     assert sum(seen) == 40
     assert max(seen) <= 10
+
+
+@pytest.mark.parametrize(("axis", "names"), [(None, []), (2, ["ready"])])
+def test_a_part_of_the_work_holds_one_intermediate_of_each_kind(
+    axis: int | None, names: list[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: set[str] = set()
+
+    class Noted(Scratch):
+        def array(self, name: str, *shape: int) -> NDArray[Any]:
+            seen.add(name)
+            return super().array(name, *shape)
+
+    monkeypatch.setattr(resampling, "Scratch", Noted)
+    resample(np.asfortranarray(uneven()), NEW_SHAPE, separate_z_axis=axis, order_z=1)
+    assert seen == {"slab", "first", "middle", "last", *names}
 
 
 def test_results_are_written_over_what_was_there() -> None:

@@ -50,9 +50,9 @@ def resample_labels(
     seg: NDArray[Any],
     new_shape: Sequence[int],
     *,
-    order: int = 1,
-    separate_z_axis: int | None = None,
-    order_z: int = 0,
+    order: int,
+    separate_z_axis: int | None,
+    order_z: int,
 ) -> NDArray[Any]:
     """Resamples label maps as `resample_data_or_seg(is_seg=True)` with batchgenerators 0.25.5 does.
 
@@ -98,10 +98,10 @@ def resample_labels_torch(
     seg: NDArray[Any],
     new_shape: Sequence[int],
     *,
-    separate_z_axis: int | None = None,
-    order: int = 1,
-    order_z: int = 0,
-    memory_efficient: bool = False,
+    order: int,
+    separate_z_axis: int | None,
+    order_z: int,
+    memory_efficient: bool,
 ) -> NDArray[Any]:
     """Resamples label maps as `resample_torch_fornnunet(is_seg=True)` does.
 
@@ -110,17 +110,21 @@ def resample_labels_torch(
     Args:
         seg: [channel, z, y, x].
         new_shape: voxels along z, y, x.
-        separate_z_axis: the axis that is resampled separately, or None.
         order: order of the indicators.
+        separate_z_axis: the axis that is resampled separately, or None.
         order_z: order along the separate axis.
         memory_efficient: instead, in ascending order, each label where its score exceeds one half.
     """
-    if seg.shape[1:] == tuple(new_shape):
-        return seg
     if separate_z_axis is not None:
         in_plane = _in_plane_shape(seg.shape[1:], new_shape, separate_z_axis)
-        flat = resample_labels_torch(seg, in_plane, order=order, memory_efficient=memory_efficient)
-        return resample_labels_torch(flat, new_shape, order=order_z, memory_efficient=memory_efficient)
+        flat = _torchs(seg, in_plane, order, memory_efficient)
+        return _torchs(flat, new_shape, order_z, memory_efficient)
+    return _torchs(seg, new_shape, order, memory_efficient)
+
+
+def _torchs(seg: NDArray[Any], new_shape: Sequence[int], order: int, memory_efficient: bool) -> NDArray[Any]:
+    if seg.shape[1:] == tuple(new_shape):
+        return seg
 
     def score(mask: NDArray[Any]) -> NDArray[Any]:
         scores = resample(mask.astype(np.float32), new_shape, order=order, rule="torch")
