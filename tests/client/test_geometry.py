@@ -87,6 +87,14 @@ CASES = {
     "pixdim of another size, and no qform": replace(
         LARGER, header={**LARGER.header, "codes": [0, 1]}, warnings=LARGER.warnings[:1]
     ),
+    "pixdim of another size, and no qform, in MONAI": Found(
+        {**LARGER.header, "codes": [0, 1]}, (MONAI,), np.array([[3.0, 0, 0, -4], [0, 3.5, 0, 5], [0, 0, 4, 6]]),
+        spacing=(3.0, 3.5, 4.0), warnings=disagreeing("3 × 3.5 × 4", "1 × 1.5 × 2", "3 × 3.5 × 4", QFORM),
+    ),
+    "pixdim half a millimetre off": Found(
+        {"pixdim": [1, 1, 1.5, 2.5], "codes": [0, 1]}, NNUNET, spacing=(1.0, 1.5, 2.5),
+        warnings=disagreeing("1 × 1.5 × 2.5", "1 × 1.5 × 2", "1 × 1.5 × 2.5", "")[:1],
+    ),
     "pixdim a little off": Found({"pixdim": [1, 1.0005, 1.5, 2]}, NNUNET, spacing=(1.0005, 1.5, 2.0)),
     "pixdim a little off, in MONAI": Found(
         {"pixdim": [1, 1.0005, 1.5, 2]}, (MONAI,), np.array([[1.0005, 0, 0, -4], [0, 1.5, 0, 5], [0, 0, 2, 6]]),
@@ -178,13 +186,26 @@ def test_monais_reader_keeps_the_sform_where_no_form_agrees() -> None:
 
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
+@pytest.mark.parametrize("end", ["first", "last"])
 @pytest.mark.parametrize(("share", "apart"), [(0.009, False), (0.011, True)])
-def test_forms_are_compared_at_the_corners_of_the_grid(axis: int, share: float, apart: bool) -> None:
+def test_forms_are_compared_at_the_corners_of_the_grid(axis: int, end: str, share: float, apart: bool) -> None:
     """A step that is longer by a share of the smallest spacing moves the last voxel by that share, times its place."""
     steps = AFFINE.copy()
     steps[axis, axis] += share / (VOXELS.shape[axis] - 1)
+    if end == "first":  # the last voxels lie at the same place
+        steps[axis, 3] -= share
     found = header_geometry(header_of(srow=steps[:3]), SIMPLEITK, "scan")
     assert (APART in found.warnings) == apart
+
+
+def test_a_scan_that_its_reader_turns_has_the_spacing_of_a_single_precision_header() -> None:
+    """nibabel writes it there, once the scan is turned."""
+    slanted = LPS.copy()
+    slanted[:3, :3] = LPS[:3, :3] @ [[0.8, -0.6, 0], [0.6, 0.8, 0], [0, 0, 1]] * 1.1
+    found = header_geometry(header_of(slanted), REORIENTING, "scan")
+    exact = np.sqrt((found.affine[:3, :3] ** 2).sum(axis=0))
+    assert found.spacing == tuple(exact.astype(np.float32).tolist())
+    assert found.spacing != tuple(exact.tolist())
 
 
 @pytest.mark.parametrize(
@@ -213,6 +234,8 @@ WITHOUT_SIZE = "scan: expected a voxel size in the header's pixdim, found 1 × n
      ({"pixdim": [1, 1, NAN, 2]}, NNUNET, WITHOUT_SIZE),
      ({"pixdim": [1, 1, 1e6, 2], "codes": [1, 0]}, READERS,
       "scan: expected a spacing between 0.001 and 1000 mm, found 1 × 1e+06 × 2 mm; is its unit millimetres?"),
+     ({"pixdim": [1, 1, 1e6, 2], "codes": [0, 1]}, NNUNET,
+      "scan: expected a spacing between 0.001 and 1000 mm, found 1 × 1e+06 × 2 mm; is its unit millimetres?"),
      ({"affine": np.diag([10.0, 10, 10, 1]) @ AFFINE, "units": 1}, ITK,
       "scan (in metres by its xyzt_units): expected a spacing between 0.001 and 1000 mm, found "
       "1e+04 × 1.5e+04 × 2e+04 mm; is its unit millimetres?")],
@@ -222,6 +245,20 @@ def test_what_no_form_places_is_refused(fields: dict[str, Any], readers: tuple[s
         with pytest.raises(InputError) as caught:
             header_geometry(header_of(**fields), reader, "scan")
         assert str(caught.value) == told
+
+
+@pytest.mark.filterwarnings("error")
+def test_a_header_of_infinities_is_refused_without_numpys_own_warnings() -> None:
+    header = header_of(pixdim=[1, np.inf, 1, 2], codes=[1, 0])
+    with pytest.raises(InputError, match="neither: the qform's fields are not finite"):
+        header_geometry(header, MONAI, "scan")
+
+
+def test_a_voxel_of_no_size_is_told_as_what_the_header_lacks() -> None:
+    header = header_of()
+    header["pixdim"][2] = 0  # in a file, nibabel would take it for 1
+    with pytest.raises(InputError, match="expected a voxel size in the header's pixdim, found 1 × 0 × 2; repair it"):
+        header_geometry(header, SIMPLEITK, "scan")
 
 
 def changed(row: int, column: int, value: float) -> Any:

@@ -109,13 +109,13 @@ def header_geometry(header: Any, reader: str, name: str) -> Geometry:
         warnings = _mend_quaternion(header)
         usable, more = _with_usable_forms(header, reader, name)
         warnings += more
-        affine = monai_affine(usable) if reader == MONAI else np.asarray(usable.get_best_affine(), np.float64)
+        affine = monai_affine(usable) if reader == MONAI else usable.get_best_affine()
         sizes = np.asarray(usable["pixdim"][1:4], np.float64)
         if not np.isfinite(affine).all():  # neither form has a code, and there is no voxel size
             raise _without_size(sizes, name)
         warnings += _contradictions(usable, affine, sizes, reader)
         unit_name, unit = UNITS.get(int(usable["xyzt_units"]) & 7, (MILLIMETRES, 1.0))
-        spacing = _reader_spacing(usable, affine, sizes, reader)
+        spacing = _reader_spacing(affine, sizes, reader)
     if not (np.isfinite(spacing).all() and min(spacing) > 0):
         raise _without_size(sizes, name)
     if unit != 1 and reader in (MONAI, NIBABEL, REORIENTING):
@@ -131,9 +131,9 @@ def header_geometry(header: Any, reader: str, name: str) -> Geometry:
 
 def monai_affine(header: Any) -> NDArray[np.float64]:
     """Returns the affine [4, 4] that MONAI's NibabelReader gives (`correct_nifti_header_if_necessary`, MONAI 1.6)."""
-    best = np.asarray(header.get_best_affine(), np.float64)
+    best: NDArray[np.float64] = header.get_best_affine()
     axes = int(header["dim"][0])
-    sizes = np.asarray(header.get_zooms(), np.float64)[:axes]
+    sizes = np.asarray(header.get_zooms())[:axes]
 
     def agrees(affine: NDArray[np.float64]) -> bool:
         lengths = np.sqrt(np.sum(affine[:axes, :axes] ** 2, axis=0))
@@ -144,7 +144,7 @@ def monai_affine(header: Any) -> NDArray[np.float64]:
     if header["sform_code"] != 0 and agrees(header.get_qform()):
         changed = header.copy()
         changed.set_sform(header.get_qform())
-        return np.asarray(changed.get_best_affine(), np.float64)
+        best = changed.get_best_affine()
     return best
 
 
@@ -215,7 +215,7 @@ def _mend_quaternion(header: Any) -> list[str]:
 
 def _with_usable_forms(header: Any, reader: str, name: str) -> tuple[Any, list[str]]:
     """Returns `header`, in which every form that has a code can be used, and what was changed."""
-    sform, qform = np.asarray(header.get_sform(), np.float64), np.asarray(header.get_qform(), np.float64)
+    sform, qform = header.get_sform(), header.get_qform()
     code = int(header["sform_code"])
     broken_sform = code != 0 and not usable_form(sform)
     if header["qform_code"] != 0 and not usable_form(qform):
@@ -241,31 +241,27 @@ def _with_usable_forms(header: Any, reader: str, name: str) -> tuple[Any, list[s
 def _contradictions(header: Any, affine: NDArray[np.float64], sizes: NDArray[np.float64], reader: str) -> list[str]:
     """Says where the statements of a header disagree, and which of them counts for `reader`."""
     found = []
-    best = np.asarray(header.get_best_affine(), np.float64)
+    best = header.get_best_affine()
     lengths = spacing_of(best)
     if not np.allclose(sizes, lengths, rtol=SAME_VOXEL_SIZE, atol=0):
-        counts = _shown(_reader_spacing(header, affine, sizes, reader))
+        counts = _shown(_reader_spacing(affine, sizes, reader))
         found.append(f"pixdim says {_shown(sizes)}, the sform {_shown(lengths)}; {counts} counts, as in {reader}")
     if not _same_place(header, best, affine):
         found.append(f"pixdim and the sform disagree, so the qform counts, as in {reader}")
-    elif header["sform_code"] != 0 and header["qform_code"] != 0:
-        qform = np.asarray(header.get_qform(), np.float64)
-        if not _same_place(header, best, qform):
-            found.append("the sform and the qform place voxels apart; the sform counts")
+    elif header["sform_code"] and header["qform_code"] and not _same_place(header, best, header.get_qform()):
+        found.append("the sform and the qform place voxels apart; the sform counts")
     return found
 
 
 def _same_place(header: Any, one: NDArray[np.float64], other: NDArray[np.float64]) -> bool:
     """Returns whether two affines place the corners of the header's grid within SAME_PLACE of a voxel."""
     ends = [(0, max(int(size) - 1, 0)) for size in header["dim"][1:4]]
-    corners = np.array([[*corner, 1] for corner in itertools.product(*ends)], np.float64)
+    corners = np.array([[*corner, 1] for corner in itertools.product(*ends)])
     apart = float(np.linalg.norm((corners @ (one - other).T)[:, :3], axis=1).max())
     return apart <= SAME_PLACE * float(spacing_of(one).min())
 
 
-def _reader_spacing(
-    header: Any, affine: NDArray[np.float64], sizes: NDArray[np.float64], reader: str
-) -> NDArray[np.float64]:
+def _reader_spacing(affine: NDArray[np.float64], sizes: NDArray[np.float64], reader: str) -> NDArray[np.float64]:
     """Returns [3] the distances along i, j, k that `reader` gives; `sizes` are those of `pixdim`."""
     if reader == MONAI:
         return spacing_of(affine)
