@@ -101,6 +101,9 @@ CASES = {
         spacing=(1.0005, 1.5, 2.0),
     ),
     "an sform of zeros": Found({"srow": [0.0] * 12}, warnings=("the sform is zero; the qform counts",)),
+    "an sform of zeros with an origin": Found(
+        {"srow": [0.0, 0, 0, 3, 0, 0, 0, 4, 0, 0, 0, 5]}, warnings=("the sform is zero; the qform counts",)
+    ),
     "an sform of NaN": Found({"srow": [NAN] * 12}, warnings=("the sform is not finite; the qform counts",)),
     "a singular sform": Found(
         {"srow": [1, 0, 0, 0, 1, 0, 0, 0, 0, 0, 2, 0]}, warnings=("the sform is singular; the qform counts",)
