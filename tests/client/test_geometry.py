@@ -95,6 +95,10 @@ CASES = {
         {"pixdim": [1, 1, 1.5, 2.5], "codes": [0, 1]}, NNUNET, spacing=(1.0, 1.5, 2.5),
         warnings=disagreeing("1 × 1.5 × 2.5", "1 × 1.5 × 2", "1 × 1.5 × 2.5", "")[:1],
     ),
+    "pixdim two thousandths off": Found(
+        {"pixdim": [1, 1, 1.5, 2.004], "codes": [0, 1]}, NNUNET, spacing=(1.0, 1.5, 2.004),
+        warnings=disagreeing("1 × 1.5 × 2.004", "1 × 1.5 × 2", "1 × 1.5 × 2.004", "")[:1],
+    ),
     "pixdim a little off": Found({"pixdim": [1, 1.0005, 1.5, 2]}, NNUNET, spacing=(1.0005, 1.5, 2.0)),
     "pixdim a little off, in MONAI": Found(
         {"pixdim": [1, 1.0005, 1.5, 2]}, (MONAI,), np.array([[1.0005, 0, 0, -4], [0, 1.5, 0, 5], [0, 0, 2, 6]]),
@@ -305,6 +309,7 @@ def test_a_form_is_usable_where_it_is_finite_and_spans_space() -> None:
 def test_a_stated_affine_counts_and_the_headers_voxel_size_where_it_agrees() -> None:
     rounded = given_geometry(AFFINE, header_of(pixdim=[1, 1.0005, 1.5, 2]), "scan")
     np.testing.assert_allclose(rounded.spacing, (1.0005, 1.5, 2), rtol=1e-7)
+    assert given_geometry(AFFINE, header_of(pixdim=[1, 1.002, 1.5, 2]), "scan").spacing == SIZES
     header = header_of(pixdim=[1, 3, 3, 3])
     found = given_geometry(AFFINE, header, "scan")
     assert isinstance(found, Geometry)
