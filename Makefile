@@ -30,7 +30,6 @@ $(STAMP): client/pyproject.toml build/pyproject.toml server/pyproject.toml requi
 	$(BIN)/python -m pip install --quiet --editable build --editable "client[all]" --editable server --requirement requirements-dev.txt --constraint constraints.txt
 	$(BIN)/python -m pip install --quiet --no-deps --requirement requirements-nnunet.txt
 	$(BIN)/python -m voxtile_server.install.fetch
-	@if command -v nvidia-smi >/dev/null 2>&1; then $(BIN)/python -m pip install --quiet tensorrt; fi
 	@touch $@
 
 demo: setup

@@ -121,6 +121,7 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     require_free_sizes(spec)
     require_order(spec)
     for engine in chosen:
+        engine.require_input(spec)
         engine.require_buildable(spec)
     built, refused = [], dict[str, BuildError]()
     for fold in folds:
@@ -131,10 +132,11 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     certificates = {engine.name: aggregate([one.certificates[engine.name] for one in built]) for engine in chosen}
     hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
     spec = with_order(spec, [shared for one in built for shared in one.shared])
-    card = card_of(spec, _default_engine(spec, chosen), certificates, _provenance(spec, hashes))
+    default = _default_engine(spec, chosen)
+    card = card_of(spec, default.name, certificates, _provenance(spec, hashes))
     entries = [entry_name(fold.name, engine.name) for fold in folds for engine in chosen]
     if len(folds) > 1:
-        entries.append(write_mean(spec, len(folds), staged))
+        entries.append(write_mean(spec, len(folds), default.serves_on(spec), staged))
     _write_public(spec, card, [fold.name for fold in folds], staged)
     warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
     lines = tuple(line for one in built for line in one.graph_lines)
@@ -214,9 +216,8 @@ def _write_public(spec: Spec, card: Card, folds: Sequence[str], staged: Path) ->
     write_config(public_config(spec, card, folds), entry)
 
 
-def _default_engine(spec: Spec, chosen: Sequence[Engine]) -> str:
-    names = [engine.name for engine in chosen]
-    return spec.serving.default_engine if spec.serving.default_engine in names else names[0]
+def _default_engine(spec: Spec, chosen: Sequence[Engine]) -> Engine:
+    return next((engine for engine in chosen if engine.name == spec.serving.default_engine), chosen[0])
 
 
 def _provenance(spec: Spec, hashes: Mapping[str, str]) -> Provenance:

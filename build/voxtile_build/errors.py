@@ -9,6 +9,7 @@ BuildError               exit code
 ├── RepositoryError      2   the model repository cannot be written, or does not hold what was asked for
 ├── ExportError          3   the network cannot be written as ONNX
 ├── EngineError          3   an engine cannot be made of the ONNX file, or does not run
+│   └── ContainerNeeded      this machine lacks what builds the engine, and a container has it
 ├── VerificationError    1   an entry cannot be verified, or does not hold
 └── AcceptanceError      4   an engine violates a limit of the spec
 
@@ -16,6 +17,9 @@ A build of several engines publishes those that pass, and ends with the code of 
 
 Each message says what was expected, what was found, where, and what to do.
 """
+
+from collections.abc import Sequence
+from pathlib import Path
 
 from voxtile.errors import shortened
 
@@ -63,6 +67,19 @@ class EngineError(BuildError):
     """An engine cannot be made of the ONNX file, or does not run."""
 
     exit_code = 3
+
+
+class ContainerNeeded(EngineError):
+    """This machine lacks what builds the engine, and a container has it.
+
+    Attributes:
+        image: of the container.
+        files: what the build reads.
+    """
+
+    def __init__(self, message: str, image: str, files: Sequence[Path]) -> None:
+        super().__init__(message)
+        self.image, self.files = image, tuple(files)
 
 
 class VerificationError(BuildError):

@@ -7,9 +7,12 @@ import tempfile
 from pathlib import Path
 
 from voxtile_server.errors import ServerError
+from voxtile_server.install import layout
 
 # tritonserver 24.10 passes paths to a shell without quotes: with any other character, a stub hangs or does worse.
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
+
+BACKEND = re.compile(r'^\s*backend\s*:\s*"([^"]*)"', re.MULTILINE)
 
 
 def check_repository(folder: Path) -> list[str]:
@@ -17,7 +20,7 @@ def check_repository(folder: Path) -> list[str]:
 
     Raises:
         ServerError: it is missing, is not a folder, holds no model, holds a folder that is no model, or a model has a
-            name that Triton cannot take.
+            name that Triton cannot take or a backend that this server does not have.
     """
     if not folder.is_dir():
         found = "is not a folder" if folder.exists() else "does not exist"
@@ -34,7 +37,21 @@ def check_repository(folder: Path) -> list[str]:
             )
         if not PLAIN.fullmatch(entry.name):
             raise ServerError(f"Triton cannot take the model name {entry.name!r}; use letters, digits and _ . + - only")
+        _require_backend(entry)
     return [entry.name for entry in entries]
+
+
+def _require_backend(entry: Path) -> None:
+    """Triton would not start, and say so only in its log."""
+    text = (entry / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
+    served = ["python", *layout.backend_names()]  # Triton's own, and ours
+    for backend in BACKEND.findall(text):
+        if backend not in served:
+            raise ServerError(
+                f"the model {entry} needs Triton's backend {backend!r}, which this server does not have (it has "
+                f"{', '.join(served)}); serve the repository in NVIDIA's container, see "
+                "server/deploy, or build the model without this engine"
+            )
 
 
 def plain_link(folder: Path) -> Path | None:

@@ -24,11 +24,12 @@ from voxtile_build.engines import find_engine, select
 from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.openvino.quantize import quantized_convolutions
 from voxtile_build.engines.openvino.variants import has_bf16
+from voxtile_build.engines.release import RELEASE, TENSORRT_IMAGE
 from voxtile_build.engines.select import calibration_metrics, compile_at
 from voxtile_build.engines.shapes import serving_shapes
 from voxtile_build.engines.tensorrt.plan import build_plan
 from voxtile_build.engines.tensorrt.variants import kept_higher, plan_graph
-from voxtile_build.errors import AcceptanceError, EngineError
+from voxtile_build.errors import AcceptanceError, ContainerNeeded, SpecError
 from voxtile_build.evaluation.whole_scan import torch_runner
 from voxtile_build.graph.graphs import Graphs
 from voxtile_build.graph.report import as_json, as_lines
@@ -306,7 +307,7 @@ class Attempted(Engine):
         (folder / "model").write_text(name)
         return Compiled((folder / "model",), name, lambda _: name)  # type: ignore[arg-type, return-value]
 
-    def open(self, folder: Path, _: Any) -> Any:
+    def open(self, folder: Path, _: Any, __: Any = None) -> Any:
         return (folder / "model").read_text
 
 
@@ -365,21 +366,27 @@ def test_auto_ends_at_fp32_where_nothing_may_change(tiny: Graphs, tmp_path: Path
 # TensorRT
 
 
-def test_without_a_gpu_a_plan_is_refused_with_the_command_for_the_container(
+def test_without_a_gpu_a_plan_is_refused_and_the_container_named(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi, whatever the machine has
     asked = spec(serving={"engines": ["tensorrt"]}, precision={"tensorrt": "fp16"})
     repository = tmp_path / "repository"
-    with pytest.raises(EngineError, match="a GPU") as caught:
+    with pytest.raises(ContainerNeeded, match=rf"a GPU and TensorRT is missing.*{RELEASE}.*{RELEASE}") as caught:
         build(asked, repository, network=tiny_unet())
-    message = str(caught.value)
-    assert "docker run --rm --gpus all" in message
-    assert "voxtile-build spec models/tiny.toml --repository model_repository --engines tensorrt" in message
+    assert caught.value.image == TENSORRT_IMAGE
     assert [path.name for path in repository.iterdir() if path.is_dir()] == []
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16", "fp16", "int8"])
+def test_an_input_type_that_an_engine_lacks_is_refused_by_name(tmp_path: Path) -> None:
+    asked = spec(
+        input={"dtype": "int16", "intensity": {"rule": "none"}}, serving={"engines": ["onnxruntime", "tensorrt"]}
+    )
+    with pytest.raises(SpecError, match=r"input\.dtype: expected .*tensorrt takes \(fp32, fp16\), found int16"):
+        build(asked, tmp_path / "repository", network=tiny_unet())
+
+
+@pytest.mark.parametrize("precision", ["fp32", "tf32", "bf16", "fp16", "int8"])
 def test_the_graph_of_each_precision_builds_a_real_engine_of_that_precision(tiny: Graphs, precision: Any) -> None:
     """TensorRT for RTX, whose builder needs no GPU; `build_plan` refuses a plan of another precision."""
     import tensorrt_rtx as trt
@@ -398,8 +405,9 @@ def test_on_gpus_the_server_builds_the_engine_itself(tmp_path: Path) -> None:
     )
     build(asked, tmp_path, network=loud_network())
     config = read_config(tmp_path / "tiny_onnxruntime")
-    (accelerator,) = config.optimization.execution_accelerators.gpu_execution_accelerator
-    assert accelerator.name == "tensorrt"
+    accelerator, cuda = config.optimization.execution_accelerators.gpu_execution_accelerator
+    assert (accelerator.name, cuda.name) == ("tensorrt", "cuda")
+    assert dict(cuda.parameters) == {"use_tf32": "0"}
     assert accelerator.parameters["trt_profile_min_shapes"] == "roi:1x1x16x8x12"
     assert accelerator.parameters["trt_profile_opt_shapes"] == "roi:2x1x16x8x12"
     assert accelerator.parameters["trt_profile_max_shapes"] == "roi:4x1x16x8x12"

@@ -2,7 +2,6 @@
 
 import gc
 import json
-import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -11,24 +10,27 @@ import numpy as np
 import onnx
 import pytest
 import tensorrt_rtx
-from onnx import helper
+import torch
+from onnx import TensorProto, helper
 
 from tests.support.small_networks import graph_of, plain, swin, unet
-from voxtile_build.engines.gpu import Gpu, visible_gpu
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.gpu import Gpu
 from voxtile_build.engines.onnxruntime import accelerator
 from voxtile_build.engines.onnxruntime.accelerator import accelerator_parameters
 from voxtile_build.engines.shapes import ShapesError, batch_shapes, input_shapes
 from voxtile_build.engines.tensorrt import network as network_module
-from voxtile_build.engines.tensorrt.container import container_advice, container_command
 from voxtile_build.engines.tensorrt.errors import EngineBuildError, EnginePrecisionError, OnnxParseError
-from voxtile_build.engines.tensorrt.inspect import check_engine_precision, engine_precisions, inspect_engine
+from voxtile_build.engines.tensorrt.inspect import check_engine_precision, engine_precisions
 from voxtile_build.engines.tensorrt.network import (
     ParsedNetwork,
     allow_decomposed_attention,
     check_network_precision,
     parse_onnx,
 )
-from voxtile_build.engines.tensorrt.plan import build_plan, error_log
+from voxtile_build.engines.tensorrt.plan import build_plan, error_log, plan_config
+from voxtile_build.engines.tensorrt.runner import PlanRunner
+from voxtile_build.engines.tensorrt.variants import VARIANTS
 from voxtile_build.precision.mixed_precision import to_mixed
 from voxtile_build.spec.serving import Serving
 
@@ -61,6 +63,35 @@ def test_mixed_graphs_build_and_every_convolution_keeps_the_promise(
     network: Callable[[], onnx.ModelProto], precision: Any
 ) -> None:
     assert build(to_mixed(network(), precision), precision)
+
+
+def test_fp32_is_not_computed_in_tf32_unless_it_is_asked_for() -> None:
+    """TensorRT sets the flag by default: products would have 10 bits, and the plan would still be called fp32."""
+    builder = parsed(small()).builder
+    assert builder.create_builder_config().get_flag(tensorrt_rtx.BuilderFlag.TF32)
+    for precision in VARIANTS:
+        config = plan_config(tensorrt_rtx, builder, {}, precision.precision)
+        assert config.get_flag(tensorrt_rtx.BuilderFlag.TF32) is (precision.precision == "tf32")
+
+
+@pytest.mark.parametrize(("dtype", "taken"), [("fp32", True), ("fp16", True), ("int16", False)])
+def test_tiles_travel_in_the_types_that_tensorrt_has(dtype: str, taken: bool) -> None:
+    """The parser itself is asked, so that the list of types is not just ours."""
+    kind = {
+        "fp32": TensorProto.FLOAT,
+        "fp16": TensorProto.FLOAT16,
+        "int16": TensorProto.INT16,
+    }
+    model = small()
+    cast = helper.make_node("Cast", ["roi"], ["x"], name="to_fp32", to=TensorProto.FLOAT)
+    model.graph.node.insert(0, cast)
+    model.graph.input[0].name, model.graph.input[0].type.tensor_type.elem_type = "roi", kind[dtype]
+    assert (dtype in find_engine("tensorrt").input_dtypes) is taken
+    if taken:
+        parsed(model)
+    else:
+        with pytest.raises(OnnxParseError, match="no 16-bit integers"):
+            parsed(model)
 
 
 def test_attention_operator_builds_because_it_may_be_decomposed() -> None:
@@ -197,27 +228,10 @@ def test_logger_outlives_a_failed_build_that_it_explains(monkeypatch: pytest.Mon
     assert first.errors == []
 
 
-def test_gpu_is_read_from_the_driver_tool(tmp_path: Path) -> None:
-    tool = tmp_path / "smi"
-    tool.write_text("#!/bin/sh\necho 'NVIDIA H100 80GB HBM3, 9.0'\n")
-    tool.chmod(0o755)
-    gpu = visible_gpu(str(tool))
-    assert gpu is not None
-    assert (gpu.name, gpu.architecture) == ("NVIDIA H100 80GB HBM3", "sm_90")
-
-
-def test_driver_tool_that_fails_means_no_gpu(tmp_path: Path) -> None:
-    tool = tmp_path / "smi"
-    tool.write_text("#!/bin/sh\necho 'No devices were found'\nexit 6\n")
-    tool.chmod(0o755)
-    assert visible_gpu(str(tool)) is None
-    assert visible_gpu(str(tmp_path / "absent")) is None
-
-
-@pytest.mark.skipif(visible_gpu() is not None, reason="states what happens where no GPU is")
-def test_without_gpu_the_inspector_says_so() -> None:
-    with pytest.raises(EngineBuildError, match="no usable GPU"):
-        inspect_engine(tensorrt_rtx, build(small()), error_log(tensorrt_rtx))
+@pytest.mark.skipif(torch.cuda.is_available(), reason="states what happens where no GPU is")
+def test_without_gpu_a_plan_is_not_opened() -> None:
+    with pytest.raises(EngineBuildError, match="PyTorch sees no GPU"):
+        PlanRunner(tensorrt_rtx, build(small()))
 
 
 def information(*types: str) -> str:
@@ -244,23 +258,6 @@ def test_engine_that_hides_its_types_is_refused() -> None:
 def test_network_check_counts_the_layers_in_precision() -> None:
     convolutions = sum(node.op_type.startswith("Conv") for node in unet().graph.node)
     assert check_network_precision(parsed(unet()).network, "fp32") == convolutions
-
-
-def test_container_command_survives_a_shell(tmp_path: Path) -> None:
-    checkout = tmp_path / "a folder"
-    checkout.mkdir()
-    words = shlex.split(container_command(["spec", "models/my brain.toml"], checkout))
-    assert words[:5] == ["docker", "run", "--rm", "--gpus", "all"]
-    assert f"{checkout}:/voxtile" in words
-    assert words[-3:-1] == ["bash", "-c"]
-    assert words[-1].endswith("voxtile-build spec 'models/my brain.toml'")
-
-
-def test_container_advice_names_what_is_missing_and_the_image(tmp_path: Path) -> None:
-    advice = container_advice("a GPU", ["spec", "m.toml"], tmp_path)
-    assert "a GPU is missing" in advice
-    assert "tensorrt:26.01-py3" in advice
-    assert container_command(["spec", "m.toml"], tmp_path) in advice
 
 
 def test_accelerator_keeps_caches_apart_and_gives_the_shapes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -22,7 +22,7 @@ from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 SUPPORTED = {
     "openvino": {"fp32", "bf16", "int8", "auto"},
     "onnxruntime": {"fp32", "fp16", "int8", "int8-dynamic", "auto"},
-    "tensorrt": {"fp32", "bf16", "fp16", "int8", "auto"},
+    "tensorrt": {"fp32", "tf32", "bf16", "fp16", "int8", "auto"},
 }
 ALL = sorted(set().union(*SUPPORTED.values()))
 

@@ -19,6 +19,7 @@ from voxtile_build.repository.config import engine_config, public_config, read_c
 from voxtile_build.spec.engines import ENGINE_NAMES
 
 ORT, OPENVINO = find_engine("onnxruntime"), find_engine("openvino")
+TENSORRT = find_engine("tensorrt")
 CARD = built_card(output={"labels": ['Größe "1"\n']})
 GROUP = pb.ModelInstanceGroup
 
@@ -91,6 +92,8 @@ def test_priorities_default_to_the_middle_level() -> None:
         ("all", ORT, GROUP.KIND_GPU, []),
         ([0, 1], ORT, GROUP.KIND_GPU, [0, 1]),
         ([0, 1], OPENVINO, GROUP.KIND_CPU, []),
+        ("none", TENSORRT, GROUP.KIND_GPU, []),  # a plan runs nowhere else
+        ([1], TENSORRT, GROUP.KIND_GPU, [1]),
     ],
 )
 def test_instances_lie_where_the_engine_can_run(gpus: Any, engine: Any, kind: int, indices: list[int]) -> None:

@@ -11,6 +11,9 @@ import kubernetes_validate
 import pytest
 import yaml
 
+from tests.server.test_compose import GPU_VARIABLES
+from voxtile_build.engines.onnxruntime.accelerator import CACHE
+from voxtile_build.engines.release import SERVER_IMAGE
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import EXIT_TIMEOUT_S, Endpoints, triton_options
 
@@ -81,6 +84,10 @@ def test_cpu_and_gpu_differ_in_nothing_else() -> None:
         # Memory that is not there when it is needed ends the server in the middle of a scan.
         assert wanted["requests"]["memory"] == wanted["limits"]["memory"]
         container["args"] = [option for option in container["args"] if not option.startswith("--allow-gpu-metrics")]
+    [container] = gpu["spec"]["template"]["spec"]["containers"]
+    assert {one["name"]: one["value"] for one in container.pop("env")} == GPU_VARIABLES
+    container["volumeMounts"].remove({"name": "engines", "mountPath": str(CACHE)})
+    assert [one["metadata"]["name"] for one in gpu["spec"].pop("volumeClaimTemplates")] == ["engines"]
     assert cpu == gpu
 
 
@@ -88,7 +95,7 @@ def test_the_image_is_the_one_that_compose_runs(container: Object) -> None:
     compose = yaml.safe_load((SERVER / "compose.yaml").read_text(encoding="utf-8"))
     images = {service["image"] for service in compose["services"].values()}
     [loader] = only("models.yaml", "Pod")["spec"]["containers"]
-    assert {container["image"], loader["image"]} == images
+    assert {container["image"], loader["image"]} == images == {SERVER_IMAGE}
 
 
 def test_service_policy_and_claim_are_of_these_pods(file: str, pod: Object) -> None:
@@ -129,7 +136,7 @@ def test_scans_come_from_pods_with_the_label_alone() -> None:
 
 def test_volumes_are_mounted_and_models_cannot_be_written(pod: Object, container: Object) -> None:
     mounts = {mount["name"]: mount for mount in container["volumeMounts"]}
-    assert set(mounts) == {volume["name"] for volume in pod["spec"]["volumes"]}
+    assert set(mounts) - {"engines"} == {volume["name"] for volume in pod["spec"]["volumes"]}
     assert mounts["models"] == {"name": "models", "mountPath": "/models", "readOnly": True}
     # Without it, 64 MiB are there for what stubs and tritonserver share.
     [shared] = [volume for volume in pod["spec"]["volumes"] if volume["name"] == "shm"]

@@ -12,21 +12,24 @@ from onnx import ModelProto, TensorProto, checker, helper
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile_build.certificate.certificate import VERSION as CERTIFICATE_VERSION
+from voxtile_build.certificate.device import device_name
 from voxtile_build.certificate.mean_error import mean_error
 from voxtile_build.engines import find_engine
 from voxtile_build.errors import AcceptanceError, SpecError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, save
 from voxtile_build.hashing import file_sha256
 from voxtile_build.machine import machine, versions
-from voxtile_build.repository.config import TRITON_TYPES, write_config
+from voxtile_build.repository.config import TRITON_TYPES, instances, write_config
 from voxtile_build.repository.entries import CERTIFICATE, MEAN_ENGINE, mean_name, score_name
 from voxtile_build.spec.spec import Spec
 
 ONNX_TYPES = {"fp32": TensorProto.FLOAT, "fp16": TensorProto.FLOAT16, "uint8": TensorProto.UINT8}
 
 
-def write_mean(spec: Spec, count: int, staged: Path) -> str:
+def write_mean(spec: Spec, count: int, serves_on: str, staged: Path) -> str:
     """Write the entry that averages the scores of `count` folds into the folder `staged`; returns its name.
+
+    It runs where the folds run, `cpu` or `gpu`: scores of folds on a GPU would otherwise travel to the CPU and back.
 
     Raises:
         SpecError: scores are labels, which have no average.
@@ -38,8 +41,8 @@ def write_mean(spec: Spec, count: int, staged: Path) -> str:
     version = entry / str(spec.version)
     version.mkdir(parents=True)
     (file,) = save(mean_graph(spec, count), version / "model.onnx")
-    config = _config(spec, count)
-    _certify(spec, config, file)
+    config = mean_config(spec, count, serves_on)
+    _certify(spec, config, serves_on, file)
     write_config(config, entry)
     return entry.name
 
@@ -64,7 +67,8 @@ def mean_graph(spec: Spec, count: int) -> ModelProto:
     return model
 
 
-def _config(spec: Spec, count: int) -> pb.ModelConfig:
+def mean_config(spec: Spec, count: int, serves_on: str) -> pb.ModelConfig:
+    """The config of that entry."""
     config = pb.ModelConfig(
         name=mean_name(spec.name), backend=find_engine(MEAN_ENGINE).backend, max_batch_size=spec.serving.max_batch_size
     )
@@ -73,11 +77,11 @@ def _config(spec: Spec, count: int) -> pb.ModelConfig:
     for index in range(count):
         config.input.add(name=score_name(index), data_type=kind, dims=dims)
     config.output.add(name="scores", data_type=kind, dims=dims)
-    config.instance_group.add(kind=pb.ModelInstanceGroup.KIND_CPU, count=spec.serving.count)
+    config.instance_group.append(instances(spec.serving, serves_on))
     return config
 
 
-def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
+def _certify(spec: Spec, config: pb.ModelConfig, serves_on: str, file: Path) -> None:
     """Compare the graph in `file` with NumPy's mean in float64, and write certificate.json beside it."""
     engine = find_engine(MEAN_ENGINE)
     error, limit = mean_error(config, engine.open(file.parent, engine.parameters(spec)))
@@ -89,6 +93,8 @@ def _certify(spec: Spec, config: pb.ModelConfig, file: Path) -> None:
         "version": spec.version,
         "engine": MEAN_ENGINE,
         "precision": "fp32",
+        "device": {"kind": engine.measured_on, "name": device_name(engine.measured_on)},
+        "serves_on": serves_on,
         "accepted": True,
         "acceptance": {"max_abs_error": limit},
         "metrics": {"max_abs_error": error},

@@ -227,4 +227,5 @@ def _runner(entry: CertifiedEntry, served: Served | None) -> Iterator[Runner]:
             yield run
         return
     parameters = {key: value.string_value for key, value in read_config(entry.folder).parameters.items()}
-    yield find_engine(entry.certificate["engine"]).open(entry.version, parameters)
+    facts = entry.certificate.get("precision_facts", {})
+    yield find_engine(entry.certificate["engine"]).open(entry.version, parameters, facts)

@@ -16,8 +16,9 @@ import typer
 
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, exit_code, say, warn
+from voxtile_build.cli.container import container_command
 from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, split
-from voxtile_build.errors import BuildError, RepositoryError
+from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
     help="Builds entries of a Triton model repository, each engine with its certificate.",
@@ -206,6 +207,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         result = app(args=arguments, standalone_mode=False)
     except BuildError as error:
         print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
+        if isinstance(error, ContainerNeeded):
+            command = container_command(error.image, sys.argv[1:] if arguments is None else arguments, error.files)
+            print(f"\n  {command}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, ClassVar
 
 from voxtile_build.arrays import Feed, Runner
-from voxtile_build.errors import EngineError
+from voxtile_build.errors import EngineError, SpecError
 from voxtile_build.spec.spec import Spec
 
 if TYPE_CHECKING:  # running a published entry needs no PyTorch
@@ -75,6 +75,7 @@ class Engine(ABC):
         gpu: whether it can run on a GPU.
         measured_on: the kind of device that certificates are made on, `cpu` or `gpu`.
         profiled_elsewhere: how to profile it, as the end of a sentence, where `profile` cannot; else empty.
+        input_dtypes: data types that its backend takes as a tile's.
     """
 
     name: ClassVar[str]
@@ -82,6 +83,7 @@ class Engine(ABC):
     gpu: ClassVar[bool]
     measured_on: ClassVar[str] = "cpu"
     profiled_elsewhere: ClassVar[str] = ""
+    input_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int16")
 
     @property
     @abstractmethod
@@ -108,6 +110,19 @@ class Engine(ABC):
             SpecError: the engine cannot serve what the spec asks for.
         """
 
+    def require_input(self, spec: Spec) -> None:
+        """Checks that the engine takes tiles of the spec's data type.
+
+        Raises:
+            SpecError: it takes other types only.
+        """
+        if spec.input.dtype not in self.input_dtypes:
+            raise SpecError(
+                f"{spec.name}: input.dtype: expected one that the engine {self.name} takes ("
+                f"{', '.join(self.input_dtypes)}), found {spec.input.dtype}; change it, or take {self.name} out of the "
+                "engines"
+            )
+
     def settle(self, found: Compiled, kept: frozenset[str], graphs: Graphs, spec: Spec, folder: Path) -> Compiled:
         """The variant that `auto` found, in its own version folder.
 
@@ -121,15 +136,16 @@ class Engine(ABC):
         files = tuple(Path(shutil.move(file, folder / file.name)) for file in found.files)
         return replace(found, files=files, run=self.open(folder, {**self.parameters(spec), **found.parameters}))
 
-    def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
+    def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
         """Opens a built engine in this process.
 
         Args:
             folder: the version folder.
             parameters: of the entry's config.pbtxt.
+            facts: `precision_facts` of the entry's certificate.
 
         Raises:
-            EngineError: this process cannot open it.
+            EngineError: this process cannot open it, or it was built for another machine.
         """
         raise EngineError(f"{self.name}: opened by its server alone; give --url HOST:PORT")
 

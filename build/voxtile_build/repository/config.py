@@ -43,7 +43,7 @@ def engine_config(
     config = _config(spec, entry_name(spec.name, engine.name))
     config.backend = engine.backend
     config.dynamic_batching.CopyFrom(_batching(spec.serving))
-    config.instance_group.append(_instances(spec, engine))
+    config.instance_group.append(instances(spec.serving, engine.serves_on(spec)))
     if spec.serving.warm_up:
         config.model_warmup.extend(_warm_up(spec, size) for size in warm_up_sizes(spec.serving.max_batch_size))
     for key, value in {**engine.parameters(spec), **parameters}.items():
@@ -142,9 +142,14 @@ def _batching(serving: Serving) -> pb.ModelDynamicBatching:
     return batching
 
 
-def _instances(spec: Spec, engine: Engine) -> pb.ModelInstanceGroup:
-    serving = spec.serving
-    if engine.serves_on(spec) == "cpu":
+def instances(serving: Serving, device: str) -> pb.ModelInstanceGroup:
+    """The instances of an entry: `serving.count` on the CPU or on each of its GPUs, none of which named means all.
+
+    Args:
+        serving: of the spec.
+        device: the kind of device, `cpu` or `gpu`.
+    """
+    if device == "cpu":
         return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_CPU, count=serving.count)
     gpus = serving.gpus if isinstance(serving.gpus, tuple) else ()
     return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_GPU, count=serving.count, gpus=gpus)

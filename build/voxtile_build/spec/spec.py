@@ -74,6 +74,13 @@ class Spec(Table):
         return self.input.intensity.rule in ("zscore", "percentile")
 
     @property
+    def files(self) -> tuple[Path, ...]:
+        """The files that the spec names: weights or network, and scans."""
+        own = [self.network.file, self.weights.file if self.weights else None]
+        scans = (*self.acceptance.scans, *self.precision.calibration)
+        return (*filter(None, own), *(file for scan in scans for file in scan))
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What was stated when the model was imported, and not checked: a sentence each, for certificate and card."""
         return tuple((self.nnunet or {}).get("notes", ()))

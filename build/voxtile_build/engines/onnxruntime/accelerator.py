@@ -1,4 +1,4 @@
-"""How ONNX Runtime's TensorRT provider is to build and keep its engine on the server."""
+"""How ONNX Runtime's providers compute on a GPU, and where its TensorRT provider keeps the engine that it builds."""
 
 from __future__ import annotations
 
@@ -14,8 +14,17 @@ from voxtile_build.spec.serving import Serving
 ACCELERATOR = "tensorrt"
 """Triton's name of the provider in `optimization.execution_accelerators.gpu_execution_accelerator`."""
 
-CACHE = PurePosixPath("/var/cache/voxtile/tensorrt")
-"""Folder for built engines, as the server sees it."""
+CACHE = PurePosixPath("/var/cache/voxtile")
+"""Folder for built engines, as the server sees it; `server/deploy` mounts a volume there.
+
+The provider makes the last folder of a path and none above it, so each entry's folder lies directly in this one.
+Instances of one entry are loaded one after the other, so the first one of each kind of GPU builds for all.
+"""
+
+CUDA = "cuda"
+CUDA_OPTIONS = {"use_tf32": "0"}
+"""ONNX Runtime's CUDA provider computes fp32 in TF32 unless it is told not to. The TensorRT provider has no such option
+in Triton; the variable NVIDIA_TF32_OVERRIDE in `server/deploy` says the same to it."""
 
 HASH_DIGITS = 12
 UNKNOWN_GPU = "gpu"
@@ -31,7 +40,7 @@ def accelerator_parameters(entry: str, onnx_file: Path, serving: Serving) -> dic
     shapes = serving_shapes(onnx.load(onnx_file, load_external_data=False), serving)
     gpu = visible_gpu()
     digest = file_sha256(onnx_file)[:HASH_DIGITS]
-    folder = str(CACHE / f"{entry}-{digest}" / (gpu.architecture if gpu else UNKNOWN_GPU))
+    folder = str(CACHE / f"{entry}-{digest}-{gpu.architecture if gpu else UNKNOWN_GPU}")
     return {
         "trt_engine_cache_enable": "true",
         "trt_engine_cache_path": folder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import onnxruntime as ort
 
@@ -38,22 +39,30 @@ class OnnxRuntime(Engine):
 
         return CPU_SEARCH if spec.serving.gpus == "none" else GPU_SEARCH
 
-    def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
+    def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
         return OnnxRuntimeRunner(folder / FILE, int(parameters.get(THREADS, "0")))
 
     def parameters(self, spec: Spec) -> dict[str, str]:
         return {THREADS: str(spec.serving.threads)} if spec.serving.threads else {}
 
     def accelerators(self, spec: Spec, compiled: Compiled) -> Mapping[str, Mapping[str, str]]:
-        """The TensorRT provider, which builds its engine on the server for shapes that are known.
+        """The TensorRT provider, which builds its engine on the server, and behind it the CUDA provider.
 
-        Slices of any size go to the CUDA provider, which Triton uses by default.
+        Slices of any size go to the CUDA provider alone: TensorRT needs shapes that are known.
         """
-        if spec.serving.gpus == "none" or spec.tiling.multiple is not None:
+        if spec.serving.gpus == "none":
             return {}
-        from voxtile_build.engines.onnxruntime.accelerator import ACCELERATOR, accelerator_parameters
+        from voxtile_build.engines.onnxruntime.accelerator import (
+            ACCELERATOR,
+            CUDA,
+            CUDA_OPTIONS,
+            accelerator_parameters,
+        )
 
-        return {ACCELERATOR: accelerator_parameters(f"{spec.name}_{self.name}", compiled.files[0], spec.serving)}
+        if spec.tiling.multiple is not None:
+            return {CUDA: CUDA_OPTIONS}
+        options = accelerator_parameters(f"{spec.name}_{self.name}", compiled.files[0], spec.serving)
+        return {ACCELERATOR: options, CUDA: CUDA_OPTIONS}
 
     def profile(self, folder: Path, inputs: Feed, parameters: Mapping[str, str], runs: int) -> Timed:
         from voxtile_build.engines.onnxruntime.profiling import profile_onnxruntime

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import openvino as ov
 
@@ -38,7 +39,7 @@ class OpenVino(Engine):
 
         return tuple(variant for variant in VARIANTS if variant.precision != "bf16" or has_bf16())
 
-    def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
+    def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
         return OpenVinoRunner(folder / FILE, int(parameters.get(THREADS, "0")), parameters.get(HINT, "f32"))
 
     def parameters(self, spec: Spec) -> dict[str, str]:

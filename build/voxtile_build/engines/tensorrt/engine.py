@@ -2,40 +2,38 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-from importlib import metadata
+import importlib
+from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+from voxtile_build.arrays import Runner
 from voxtile_build.engines.base import Compiled, Engine, Variant
-from voxtile_build.engines.gpu import visible_gpu
-from voxtile_build.engines.tensorrt.container import container_advice
-from voxtile_build.errors import EngineError, SpecError
+from voxtile_build.engines.gpu import served_gpus, visible_gpu, visible_gpus
+from voxtile_build.engines.release import SERVER_IMAGE, TENSORRT_IMAGE
+from voxtile_build.engines.tensorrt.fits import FILE, MODULE, fitting, here
+from voxtile_build.errors import ContainerNeeded, SpecError
 from voxtile_build.spec.spec import Spec
 
 if TYPE_CHECKING:
     from voxtile_build.graph.graphs import Graphs
 
-MODULE = "tensorrt"
-
 # Modules that load PyTorch are imported in the methods that need them.
 
 
 class TensorRt(Engine):
-    """model.plan, in fp32, bf16, mixed fp16 or int8."""
+    """model.plan, in fp32, tf32, bf16, mixed fp16 or int8."""
 
     name = "tensorrt"
     backend = "tensorrt"
     gpu = True
     measured_on = "gpu"
+    input_dtypes = ("fp32", "fp16")  # TensorRT has no 16-bit integer
     profiled_elsewhere = "is run by the server on a GPU; profile its plan there with trtexec --dumpProfile"
 
     @property
     def version(self) -> str:
-        with contextlib.suppress(metadata.PackageNotFoundError):
-            return metadata.version(MODULE)
-        return "none"
+        return here() or "none"
 
     def variants(self) -> tuple[Variant, ...]:
         from voxtile_build.engines.tensorrt.variants import VARIANTS
@@ -64,19 +62,31 @@ class TensorRt(Engine):
                 f"{spec.name}: tiling.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out "
                 f"of the engines, or {KEEP_THE_ROI}"
             )
-        missing = []
-        if visible_gpu() is None:
-            missing.append("a GPU")
-        if importlib.util.find_spec(MODULE) is None:
-            missing.append("TensorRT")
+        gpus = served_gpus(spec.serving.gpus) if visible_gpu() else {}
+        missing = [what for what, there in (("a GPU", gpus), ("TensorRT", here())) if not there]
         if missing:
-            advice = container_advice(" and ".join(missing), _arguments(spec, self.name), Path.cwd())
-            raise EngineError(f"{spec.name}: {advice}")
+            raise ContainerNeeded(
+                f"{spec.name}: a TensorRT plan cannot be built here: {' and '.join(missing)} is missing. A plan fits "
+                "one version of TensorRT and one architecture of GPU, so build it on the machine that will serve it, "
+                f"in {TENSORRT_IMAGE}, which has the TensorRT of {SERVER_IMAGE}; or take tensorrt out of the engines: "
+                "with gpus set, onnxruntime builds an engine on the server's first start",
+                TENSORRT_IMAGE,
+                spec.files,
+            )
+        kinds = dict.fromkeys(gpu.architecture for gpu in gpus.values())
+        if len(kinds) > 1:
+            alike = {kind: [index for index, gpu in gpus.items() if gpu.architecture == kind] for kind in kinds}
+            raise SpecError(
+                f"{spec.name}: serving.gpus: expected GPUs of one architecture, because a plan fits one, found "
+                f"{' and '.join(f'{kind} (gpus = {indices})' for kind, indices in alike.items())}; name those of "
+                "one, and serve the others from a repository of their own"
+            )
 
+    def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
+        from voxtile_build.engines.tensorrt.runner import PlanRunner
 
-def _arguments(spec: Spec, engine: str) -> list[str]:
-    source = ["nnunet", "FOLDER", "--name", spec.name] if spec.nnunet else ["spec", f"models/{spec.name}.toml"]
-    return [*source, "--repository", "model_repository", "--engines", engine]
+        device = fitting(facts, dict(enumerate(visible_gpus())), here())
+        return PlanRunner(importlib.import_module(MODULE), (folder / FILE).read_bytes(), device)
 
 
 ENGINE = TensorRt()

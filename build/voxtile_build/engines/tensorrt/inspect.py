@@ -6,11 +6,10 @@ Only a machine with a GPU gives that JSON.
 import json
 import re
 from collections import Counter
-from types import ModuleType
 from typing import Any
 
-from voxtile_build.engines.tensorrt.errors import EngineBuildError, EnginePrecisionError
-from voxtile_build.engines.tensorrt.network import Precision
+from voxtile_build.engines.tensorrt.errors import EnginePrecisionError
+from voxtile_build.engines.tensorrt.network import PLAIN, Precision
 
 # Types as inspectors spell them: "Half" in new releases, "Row major linear FP32" in older ones.
 _SPELLINGS = {
@@ -19,20 +18,6 @@ _SPELLINGS = {
     "bf16": {"bf16", "bfloat16"},
     "int8": {"int8"},
 }
-
-
-def inspect_engine(trt: ModuleType, plan: bytes, logger: Any) -> str:
-    """The layers of a plan as JSON.
-
-    Raises:
-        EngineBuildError: this machine lacks the GPU that the plan was built for.
-    """
-    engine = trt.Runtime(logger).deserialize_cuda_engine(plan)
-    if engine is None:
-        raise EngineBuildError(
-            "The engine that was just built cannot be loaded: no usable GPU or driver on this machine."
-        )
-    return str(engine.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON))
 
 
 def engine_precisions(information: str) -> Counter[str]:
@@ -55,7 +40,7 @@ def check_engine_precision(information: str, promised: Precision) -> Counter[str
         EnginePrecisionError: none writes the promised type.
     """
     found = engine_precisions(information)
-    if not found[promised]:
+    if not found["fp32" if promised in PLAIN else promised]:
         raise EnginePrecisionError(
             f"The engine was to compute in {promised}, but none of its layers does: {dict(found)}. "
             "The ONNX graph was not converted, or the builder ignored it."

@@ -12,16 +12,22 @@ from typing import Any, Literal
 
 from voxtile_build.engines.tensorrt.errors import EnginePrecisionError, OnnxParseError
 
-Precision = Literal["fp32", "bf16", "fp16", "int8"]
+Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
+
+PLAIN = ("fp32", "tf32")
+"""Precisions of the graph as it is exported."""
 
 # The layers that do nearly all arithmetic. A precision is a promise about them.
 _COMPUTE_LAYERS = {
     "fp32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
+    # The types of a graph in tf32 are fp32; the builder rounds the factors of products.
+    "tf32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
     "fp16": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
     # There is no transposed convolution in bf16.
     "bf16": ("CONVOLUTION", "MATRIX_MULTIPLY"),
 }
-_DTYPES = {"fp32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
+_DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
+_UNREADABLE = "MODEL_DESERIALIZE_FAILED"
 # Without a GPU each API error ends in this, whatever its cause.
 _NOISE = re.compile(r"\[checkMacros[^\n]*")
 _CAUSE = re.compile(r"API Usage Error \((?:[^:()]+: )?(.*?)\.? In \w+ at ", re.DOTALL)
@@ -98,7 +104,7 @@ def check_network_precision(network: Any, promised: Precision, kept: frozenset[s
                 f"the ONNX graph: convert the graph to {promised}, or name this layer among those kept.",
                 layer=layer.name,
             )
-    if not due and promised != "fp32":
+    if not due and promised not in PLAIN:
         raise EnginePrecisionError(f"No layer computes in {promised}: every one of them was kept higher.")
     return len(due)
 
@@ -112,6 +118,11 @@ def _strongly_typed(trt: ModuleType) -> int:
 def _parse_error(parser: Any) -> OnnxParseError:
     error = parser.get_error(0)
     name, operator, code = error.node_name(), error.node_operator(), error.code().name
+    if not operator and code != _UNREADABLE:
+        return OnnxParseError(
+            f"TensorRT refuses the graph's inputs or outputs ({code}): {_NOISE.sub('', error.desc()).strip()}. It has "
+            "no 16-bit integers, no doubles and no strings: take another data type."
+        )
     if not operator:
         return OnnxParseError(
             f"TensorRT cannot read the file as an ONNX model ({code}): it is truncated, or not ONNX. Export it again."

@@ -1,48 +1,102 @@
-"""Runs a plan on the first GPU, through PyTorch's tensors."""
+"""A plan that is loaded on a GPU: what its layers compute in, and its scores. Through PyTorch's tensors."""
 
 from __future__ import annotations
 
 from types import ModuleType
+from typing import Any
 
 import numpy as np
 
 from voxtile_build.arrays import Array, Feed
+from voxtile_build.engines.shapes import Shapes
+from voxtile_build.engines.tensorrt.errors import EngineBuildError
+from voxtile_build.engines.tensorrt.plan import error_log
 from voxtile_build.errors import EngineError
 
 
 class PlanRunner:
-    """Runs a plan on the first GPU."""
+    """Runs a plan on one GPU.
 
-    def __init__(self, trt: ModuleType, plan: bytes) -> None:
-        """Loads a plan with the module `tensorrt`.
+    Args:
+        trt: the module `tensorrt`.
+        plan: its bytes.
+        device: index of the GPU, as CUDA counts.
 
-        Raises:
-            EngineError: TensorRT cannot load it.
-        """
-        self._trt = trt
-        self._logger = trt.Logger(trt.Logger.ERROR)
-        self._runtime = trt.Runtime(self._logger)
+    Raises:
+        EngineBuildError: the plan cannot be loaded: another version of TensorRT, another architecture, or no GPU.
+    """
+
+    def __init__(self, trt: ModuleType, plan: bytes, device: int = 0) -> None:
+        self._trt, self._device = trt, device
+        logger = error_log(trt)
+        logger.errors.clear()
+        use_gpu(device)
+        self._runtime = trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineError("TensorRT cannot load the plan that it has just built; see its messages above")
+            raise EngineBuildError(
+                "the plan cannot be loaded: no usable GPU or driver, or the plan is of another TensorRT or "
+                f"for another GPU: {' '.join(logger.errors) or 'TensorRT says nothing'}"
+            )
         self._context = self._engine.create_execution_context()
 
+    def information(self, shapes: Shapes) -> str:
+        """The layers as JSON, with their types at the largest of these shapes.
+
+        Without shapes, TensorRT 10 says "N/A due to dynamic shapes" in place of a type.
+        """
+        for name, sizes in shapes.items():
+            self._set_shape(name, sizes.maximum)
+        inspector = self._engine.create_engine_inspector()
+        inspector.execution_context = self._context
+        return str(inspector.get_engine_information(self._trt.LayerInformationFormat.JSON))
+
     def __call__(self, inputs: Feed) -> Array:
-        """`scores` [batch, score, *spatial] for inputs by name, batch first."""
+        """`scores` [batch, score, *spatial] for inputs by name, batch first.
+
+        Raises:
+            EngineError: a shape lies outside the plan's profile, or TensorRT fails.
+        """
         import torch
 
-        if not torch.cuda.is_available():
-            raise EngineError("the plan's certificate needs PyTorch with CUDA; install it in the container")
-        given = {name: torch.from_numpy(np.ascontiguousarray(value)).cuda() for name, value in inputs.items()}
-        for name, tensor in given.items():
-            self._context.set_input_shape(name, tuple(tensor.shape))
-            self._context.set_tensor_address(name, tensor.data_ptr())
-        kind = self._trt.nptype(self._engine.get_tensor_dtype("scores"))
-        empty = np.empty(tuple(self._context.get_tensor_shape("scores")), dtype=kind)
-        scores = torch.from_numpy(empty).cuda()
-        self._context.set_tensor_address("scores", scores.data_ptr())
-        stream = torch.cuda.current_stream()
-        if not self._context.execute_async_v3(stream.cuda_stream):
-            raise EngineError(f"TensorRT fails at a batch of {len(inputs['roi'])}")
+        use_gpu(self._device)
+        # A stream of its own: TensorRT synchronises where it is given the default one.
+        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
+        with torch.cuda.stream(stream):
+            given = {name: torch.from_numpy(np.ascontiguousarray(value)).cuda() for name, value in inputs.items()}
+            for name, tensor in given.items():
+                self._set_shape(name, tuple(tensor.shape))
+                self._context.set_tensor_address(name, tensor.data_ptr())
+            scores = self._scores()
+            self._context.set_tensor_address("scores", scores.data_ptr())
+            if not self._context.execute_async_v3(stream.cuda_stream):
+                raise EngineError(f"TensorRT fails at a batch of {len(next(iter(given.values())))}")
         stream.synchronize()
         return np.asarray(scores.cpu().numpy())
+
+    def _scores(self) -> Any:
+        import torch
+
+        kind = self._trt.nptype(self._engine.get_tensor_dtype("scores"))
+        return torch.from_numpy(np.empty(tuple(self._context.get_tensor_shape("scores")), dtype=kind)).cuda()
+
+    def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
+        if not self._context.set_input_shape(name, shape):
+            raise EngineError(
+                f"TensorRT: expected a shape of '{name}' that the plan was built for, found {list(shape)}"
+            )
+
+
+def use_gpu(device: int) -> None:
+    """Lets this thread build and run on one GPU.
+
+    Raises:
+        EngineBuildError: PyTorch sees no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineBuildError(
+            "a plan runs through PyTorch with CUDA, and this PyTorch sees no GPU; install one that does"
+        )
+    torch.cuda.set_device(device)

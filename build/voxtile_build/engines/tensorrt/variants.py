@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -13,11 +12,13 @@ import onnx
 
 from voxtile_build.arrays import Array, Feed
 from voxtile_build.engines.base import Compiled, Variant
-from voxtile_build.engines.gpu import visible_gpu
+from voxtile_build.engines.gpu import served_gpus
 from voxtile_build.engines.shapes import serving_shapes
-from voxtile_build.engines.tensorrt.network import Precision
+from voxtile_build.engines.tensorrt.fits import FILE, MODULE, as_facts
+from voxtile_build.engines.tensorrt.inspect import check_engine_precision
+from voxtile_build.engines.tensorrt.network import PLAIN, Precision
 from voxtile_build.engines.tensorrt.plan import build_plan
-from voxtile_build.engines.tensorrt.runner import PlanRunner
+from voxtile_build.engines.tensorrt.runner import PlanRunner, use_gpu
 from voxtile_build.graph.graphs import BASE, FP32, Graphs
 from voxtile_build.precision.reduced import (
     Facts,
@@ -29,9 +30,6 @@ from voxtile_build.precision.reduced import (
 )
 from voxtile_build.sessions import open_session
 from voxtile_build.spec.spec import Spec
-
-MODULE = "tensorrt"
-FILE = "model.plan"
 
 GRAPHS = {"bf16": bf16_graph, "fp16": fp16_graph, "int8": int8_graph}
 
@@ -45,22 +43,25 @@ def compile_plan(
         EngineError: the parser or the builder refuses the graph.
     """
     trt = importlib.import_module(MODULE)
+    device, gpu = next(iter(served_gpus(spec.serving.gpus).items()))
     model, facts = plan_graph(graphs, precision, kept)
     shapes = serving_shapes(model, spec.serving)
+    use_gpu(device)
     plan = build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts))
+    run = PlanRunner(trt, plan, device)
+    check_engine_precision(run.information(shapes), precision)
     file = folder / FILE
     file.write_bytes(plan)
-    gpu = visible_gpu()
-    made_of = (BASE, FP32) if precision == "fp32" else (BASE,)
-    facts = {**facts, "gpu": None if gpu is None else asdict(gpu)}
-    return Compiled((file,), precision, PlanRunner(trt, plan), made_of, facts=facts)
+    made_of = (BASE, FP32) if precision in PLAIN else (BASE,)
+    facts = {**facts, **as_facts(gpu, trt.__version__)}
+    return Compiled((file,), precision, run, made_of, facts=facts)
 
 
 def plan_graph(
     graphs: Graphs, precision: Precision, kept: frozenset[str] = frozenset()
 ) -> tuple[onnx.ModelProto, Facts]:
     """The graph that `precision` is written into, which is where TensorRT reads it from, and facts about it."""
-    if precision == "fp32":
+    if precision in PLAIN:
         return onnx.load(graphs.files[0]), {}
     return GRAPHS[precision](graphs, kept)
 
@@ -84,7 +85,7 @@ def _plain_fp32(graphs: Graphs, spec: Spec, _: Path, __: frozenset[str]) -> Comp
     return Compiled((), "fp32", run, (BASE, FP32))
 
 
-PRECISIONS: tuple[Precision, ...] = ("fp32", "bf16", "fp16", "int8")
+PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16", "int8")
 VARIANTS = tuple(Variant(precision, partial(compile_plan, precision=precision)) for precision in PRECISIONS)
 ROUNDED = (Variant("fp16", _rounded_fp16, layers_by_fp16), Variant("fp32", _plain_fp32))
 """What precision `auto` tries, without building a plan."""

@@ -1,0 +1,70 @@
+"""Whether a plan fits the machine that it is opened on: the certificate beside it says what it was built for."""
+
+from __future__ import annotations
+
+import importlib
+import importlib.util
+from collections.abc import Mapping
+from dataclasses import asdict
+from importlib import metadata
+from typing import Any
+
+from voxtile_build.engines.gpu import Gpu
+from voxtile_build.errors import EngineError
+
+MODULE = "tensorrt"
+FILE = "model.plan"
+
+
+def here() -> str:
+    """The version of TensorRT that this process can load; empty if it has none."""
+    if importlib.util.find_spec(MODULE) is None:
+        return ""
+    try:
+        return metadata.version(MODULE)
+    except metadata.PackageNotFoundError:  # of a container, which has it from no package
+        return str(importlib.import_module(MODULE).__version__)
+
+
+def as_facts(gpu: Gpu, version: str) -> dict[str, Any]:
+    """What the certificate says of the machine that a plan fits."""
+    return {"gpu": asdict(gpu), "tensorrt": version}
+
+
+def fitting(facts: Mapping[str, Any], gpus: Mapping[int, Gpu], version: str) -> int:
+    """The index of the first GPU that a plan fits.
+
+    A plan is loaded by the version of TensorRT that made it, on the architecture that it was made for.
+
+    Args:
+        facts: of the certificate, as `as_facts` gives them.
+        gpus: of this machine, by index.
+        version: of TensorRT here; empty if there is none.
+
+    Raises:
+        EngineError: names what differs.
+    """
+    try:
+        name, wanted, built_with = facts["gpu"]["name"], facts["gpu"]["architecture"], facts["tensorrt"]
+    except (KeyError, TypeError):
+        raise EngineError(
+            f"{FILE}: expected a certificate that says what GPU and TensorRT it fits, found none; build it again"
+        ) from None
+    where = "open it on the machine that serves it, or give --url HOST:PORT"
+    if not gpus:
+        raise EngineError(f"{FILE}: expected a GPU {wanted}, found none here; {where}")
+    if not version:
+        raise EngineError(f"{FILE}: expected TensorRT {built_with}, found none here; {where}")
+    if version != built_with:
+        raise EngineError(
+            f"{FILE}: expected TensorRT {built_with}, which built it, found {version}; build the entry again with this "
+            f"one, or {where}"
+        )
+    for index, gpu in gpus.items():
+        if gpu.architecture == wanted:
+            return index
+    raise EngineError(
+        f"{FILE}: expected a GPU {wanted} such as {name}, found "
+        f"{', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in gpus.values())}; build the entry again here, or "
+        f"{where}"
+    )
