@@ -4,7 +4,7 @@ import gc
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 import onnx
@@ -72,6 +72,18 @@ def test_fp32_is_not_computed_in_tf32_unless_it_is_asked_for() -> None:
     for precision in VARIANTS:
         config = plan_config(tensorrt_rtx, builder, {}, precision.precision)
         assert config.get_flag(tensorrt_rtx.BuilderFlag.TF32) is (precision.precision == "tf32")
+
+
+@pytest.mark.parametrize("level", get_args(Serving.model_fields["hardware_compatibility"].annotation))
+def test_every_level_of_compatibility_is_one_of_tensorrts(level: str) -> None:
+    assert level.upper() in tensorrt_rtx.HardwareCompatibilityLevel.__members__
+
+
+def test_a_release_without_the_level_is_not_silently_taken() -> None:
+    """TensorRT for RTX only warns, and would build a plan for one kind of GPU."""
+    builder = parsed(small()).builder
+    with pytest.raises(EngineBuildError, match="builds no plans with hardware_compatibility = 'ampere_plus'"):
+        plan_config(tensorrt_rtx, builder, {}, "fp32", "ampere_plus")
 
 
 @pytest.mark.parametrize(("dtype", "taken"), [("fp32", True), ("fp16", True), ("int16", False)])

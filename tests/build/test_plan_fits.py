@@ -13,7 +13,7 @@ from tests.support.build_specs import spec
 from voxtile_build.engines import find_engine, gpu
 from voxtile_build.engines.gpu import Gpu
 from voxtile_build.engines.tensorrt import engine as engine_module
-from voxtile_build.engines.tensorrt.fits import as_facts, fitting
+from voxtile_build.engines.tensorrt.fits import as_facts, fitting, together
 from voxtile_build.errors import EngineError, SpecError
 
 H200, L4 = Gpu("NVIDIA H200", "sm_90", "GPU-1a"), Gpu("NVIDIA L4", "sm_89", "GPU-2b")
@@ -42,6 +42,32 @@ def test_a_plan_for_another_machine_is_refused(
     with pytest.raises(EngineError, match=message) as caught:
         fitting(facts, gpus, version)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("architectures", "level", "expected"),
+    [
+        (["sm_90", "sm_90"], "none", True),
+        (["sm_90", "sm_89"], "none", False),
+        (["sm_90", "sm_89"], "same_compute_capability", False),
+        (["sm_80", "sm_90", "sm_120"], "ampere_plus", True),
+        (["sm_75", "sm_90"], "ampere_plus", False),
+        (["sm_75", "sm_75"], "ampere_plus", True),
+    ],
+)
+def test_which_gpus_one_plan_fits(architectures: list[str], level: str, expected: bool) -> None:
+    assert together([Gpu("", one) for one in architectures], level) is expected
+
+
+def test_a_plan_for_all_newer_gpus_is_opened_on_another_kind() -> None:
+    facts = as_facts(H200, "11.4", "ampere_plus")
+    assert fitting(facts, {0: Gpu("T4", "sm_75"), 1: L4}, "11.4") == 1
+
+
+def test_unlike_gpus_are_taken_where_one_plan_fits_them(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus_here(monkeypatch, H200, L4)
+    serving = {"engines": ["tensorrt"], "gpus": "all", "hardware_compatibility": "ampere_plus"}
+    find_engine("tensorrt").require_buildable(spec(serving=serving))
 
 
 def test_an_entry_without_a_gpu_says_that_the_server_has_to_be_asked(

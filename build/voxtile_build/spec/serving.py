@@ -38,6 +38,11 @@ class Serving(Table):
     gpus: Literal["none", "all"] | tuple[NaturalInt, ...] = Field(
         default="none", description="GPUs that run the model: 'none' (CPU), 'all', or a list of indices"
     )
+    hardware_compatibility: Literal["none", "same_compute_capability", "ampere_plus"] = Field(
+        default="none",
+        description="other GPUs that a TensorRT plan fits: none, same_compute_capability, or ampere_plus (every "
+        "GPU of compute capability 8.0 or more, which is slower)",
+    )
     count: PositiveInt = Field(default=1, description="copies of the engine, on each GPU or on the CPU")
     threads: NaturalInt = Field(
         default=0, description="CPU threads of one instance; 0: the engine's own choice, all cores"

@@ -11,7 +11,7 @@ from voxtile_build.arrays import Runner
 from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.gpu import served_gpus, visible_gpu, visible_gpus
 from voxtile_build.engines.release import SERVER_IMAGE, TENSORRT_IMAGE
-from voxtile_build.engines.tensorrt.fits import FILE, MODULE, fitting, here
+from voxtile_build.engines.tensorrt.fits import FILE, MODULE, fitting, here, together
 from voxtile_build.errors import ContainerNeeded, SpecError
 from voxtile_build.spec.spec import Spec
 
@@ -73,13 +73,14 @@ class TensorRt(Engine):
                 TENSORRT_IMAGE,
                 spec.files,
             )
-        kinds = dict.fromkeys(gpu.architecture for gpu in gpus.values())
-        if len(kinds) > 1:
+        if not together(gpus.values(), spec.serving.hardware_compatibility):
+            kinds = dict.fromkeys(gpu.architecture for gpu in gpus.values())
             alike = {kind: [index for index, gpu in gpus.items() if gpu.architecture == kind] for kind in kinds}
             raise SpecError(
                 f"{spec.name}: serving.gpus: expected GPUs of one architecture, because a plan fits one, found "
                 f"{' and '.join(f'{kind} (gpus = {indices})' for kind, indices in alike.items())}; name those of "
-                "one, and serve the others from a repository of their own"
+                "one and serve the others from a repository of their own, or, from compute capability 8.0 on, write "
+                "hardware_compatibility = 'ampere_plus' in [serving]"
             )
 
     def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:

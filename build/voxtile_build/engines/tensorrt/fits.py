@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import importlib.util
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import asdict
 from importlib import metadata
 from typing import Any
@@ -14,6 +14,8 @@ from voxtile_build.errors import EngineError
 
 MODULE = "tensorrt"
 FILE = "model.plan"
+AMPERE = 8.0
+"""Compute capability of the first GPUs that a plan for `ampere_plus` fits."""
 
 
 def here() -> str:
@@ -26,9 +28,22 @@ def here() -> str:
         return str(importlib.import_module(MODULE).__version__)
 
 
-def as_facts(gpu: Gpu, version: str) -> dict[str, Any]:
+def as_facts(gpu: Gpu, version: str, compatibility: str = "none") -> dict[str, Any]:
     """What the certificate says of the machine that a plan fits."""
-    return {"gpu": asdict(gpu), "tensorrt": version}
+    return {"gpu": asdict(gpu), "tensorrt": version, "hardware_compatibility": compatibility}
+
+
+def together(gpus: Collection[Gpu], compatibility: str = "none") -> bool:
+    """Whether one plan fits all of these GPUs.
+
+    Source: NVIDIA's TensorRT documentation, "Hardware Compatibility".
+    """
+    kinds = {gpu.architecture for gpu in gpus}
+    return len(kinds) <= 1 or (compatibility == "ampere_plus" and all(map(_is_ampere_plus, gpus)))
+
+
+def _is_ampere_plus(gpu: Gpu) -> bool:
+    return float(gpu.capability) >= AMPERE
 
 
 def fitting(facts: Mapping[str, Any], gpus: Mapping[int, Gpu], version: str) -> int:
@@ -45,14 +60,14 @@ def fitting(facts: Mapping[str, Any], gpus: Mapping[int, Gpu], version: str) -> 
         EngineError: names what differs.
     """
     try:
-        name, wanted, built_with = facts["gpu"]["name"], facts["gpu"]["architecture"], facts["tensorrt"]
+        built_on, built_with = Gpu(**facts["gpu"]), facts["tensorrt"]
     except (KeyError, TypeError):
         raise EngineError(
             f"{FILE}: expected a certificate that says what GPU and TensorRT it fits, found none; build it again"
         ) from None
     where = "open it on the machine that serves it, or give --url HOST:PORT"
     if not gpus:
-        raise EngineError(f"{FILE}: expected a GPU {wanted}, found none here; {where}")
+        raise EngineError(f"{FILE}: expected a GPU {built_on.architecture}, found none here; {where}")
     if not version:
         raise EngineError(f"{FILE}: expected TensorRT {built_with}, found none here; {where}")
     if version != built_with:
@@ -61,10 +76,10 @@ def fitting(facts: Mapping[str, Any], gpus: Mapping[int, Gpu], version: str) -> 
             f"one, or {where}"
         )
     for index, gpu in gpus.items():
-        if gpu.architecture == wanted:
+        if together((built_on, gpu), facts.get("hardware_compatibility", "none")):
             return index
     raise EngineError(
-        f"{FILE}: expected a GPU {wanted} such as {name}, found "
+        f"{FILE}: expected a GPU {built_on.architecture} such as {built_on.name}, found "
         f"{', '.join(f'{gpu.name} ({gpu.architecture})' for gpu in gpus.values())}; build the entry again here, or "
         f"{where}"
     )

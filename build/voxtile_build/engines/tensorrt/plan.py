@@ -15,7 +15,12 @@ from voxtile_build.engines.tensorrt.network import Precision, check_network_prec
 
 
 def build_plan(
-    trt: ModuleType, model: bytes, shapes: Shapes, precision: Precision, kept: frozenset[str] = frozenset()
+    trt: ModuleType,
+    model: bytes,
+    shapes: Shapes,
+    precision: Precision,
+    kept: frozenset[str] = frozenset(),
+    compatibility: str = "none",
 ) -> bytes:
     """A plan of a self-contained ONNX file that is already converted to `precision`.
 
@@ -25,17 +30,18 @@ def build_plan(
         shapes: of its inputs, smallest, best and largest.
         precision: what the plan is promised to compute in.
         kept: names of the ONNX nodes that keep a higher precision on purpose.
+        compatibility: other GPUs that the plan has to fit, in the words of the spec's `hardware_compatibility`.
 
     Raises:
         OnnxParseError: the parser does not understand the file; the error names the layer.
         EnginePrecisionError: a layer has another precision than promised; the error names it.
-        EngineBuildError: the builder gives no plan.
+        EngineBuildError: the builder gives no plan, or none for the GPUs that are asked for.
     """
     logger = error_log(trt)
     logger.errors.clear()
     parsed = parse_onnx(trt, model, logger)
     check_network_precision(parsed.network, precision, kept)
-    config = plan_config(trt, parsed.builder, shapes, precision)
+    config = plan_config(trt, parsed.builder, shapes, precision, compatibility)
     plan = parsed.builder.build_serialized_network(parsed.network, config)
     if plan is None:
         raise _build_error(parsed.network, logger.errors)
@@ -62,11 +68,15 @@ def error_log(trt: ModuleType) -> Any:
     return ErrorLog()
 
 
-def plan_config(trt: ModuleType, builder: Any, shapes: Shapes, precision: Precision) -> Any:
+def plan_config(
+    trt: ModuleType, builder: Any, shapes: Shapes, precision: Precision, compatibility: str = "none"
+) -> Any:
     """TensorRT's settings of a build."""
     config = builder.create_builder_config()
     # TensorRT allows TF32 unless it is told otherwise: products of 10 bits would pass as fp32.
     (config.set_flag if precision == "tf32" else config.clear_flag)(trt.BuilderFlag.TF32)
+    if compatibility != "none":
+        _make_compatible(trt, config, compatibility)
     # Otherwise the inspector gives only names of layers, not their types.
     config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED
     profile = builder.create_optimization_profile()
@@ -74,6 +84,16 @@ def plan_config(trt: ModuleType, builder: Any, shapes: Shapes, precision: Precis
         profile.set_shape(name, sizes.minimum, sizes.optimum, sizes.maximum)
     config.add_optimization_profile(profile)
     return config
+
+
+def _make_compatible(trt: ModuleType, config: Any, compatibility: str) -> None:
+    level = getattr(trt.HardwareCompatibilityLevel, compatibility.upper())
+    config.hardware_compatibility_level = level
+    if config.hardware_compatibility_level != level:  # a release without the level only warns
+        raise EngineBuildError(
+            f"this TensorRT ({trt.__version__}) builds no plans with hardware_compatibility = {compatibility!r}; write "
+            "'none' and build on each kind of GPU"
+        )
 
 
 def _build_error(network: Any, errors: list[str]) -> EngineBuildError:

@@ -47,13 +47,14 @@ def compile_plan(
     model, facts = plan_graph(graphs, precision, kept)
     shapes = serving_shapes(model, spec.serving)
     use_gpu(device)
-    plan = build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts))
+    compatibility = spec.serving.hardware_compatibility
+    plan = build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts), compatibility)
     run = PlanRunner(trt, plan, device)
     check_engine_precision(run.information(shapes), precision)
     file = folder / FILE
     file.write_bytes(plan)
     made_of = (BASE, FP32) if precision in PLAIN else (BASE,)
-    facts = {**facts, **as_facts(gpu, trt.__version__)}
+    facts = {**facts, **as_facts(gpu, trt.__version__, compatibility)}
     return Compiled((file,), precision, run, made_of, facts=facts)
 
 
