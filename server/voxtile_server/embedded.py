@@ -110,7 +110,7 @@ class EmbeddedServer:
         """
         if self.running:
             raise ServerError(f"the server is already running (process {self.pid}); stop() it first")
-        check_repository(self.repository)
+        check_repository(self.repository, layout.served_backends())
         cache = (self.options.cache or fetch.cache_folder()).absolute()
         _refuse_odd_cache(cache)
         libpython = machine.check(machine.Machine.here())

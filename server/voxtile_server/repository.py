@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections.abc import Collection
 from pathlib import Path
 
 from voxtile_server.errors import ServerError
-from voxtile_server.install import layout
 
 # tritonserver 24.10 passes paths to a shell without quotes: with any other character, a stub hangs or does worse.
 PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
@@ -15,8 +15,12 @@ PLAIN = re.compile(r"[A-Za-z0-9_./+-]+")
 BACKEND = re.compile(r'^\s*backend\s*:\s*"([^"]*)"', re.MULTILINE)
 
 
-def check_repository(folder: Path) -> list[str]:
+def check_repository(folder: Path, backends: Collection[str]) -> list[str]:
     """The names of the models in a repository.
+
+    Args:
+        folder: the repository.
+        backends: those that the server has.
 
     Raises:
         ServerError: it is missing, is not a folder, holds no model, holds a folder that is no model, or a model has a
@@ -37,14 +41,13 @@ def check_repository(folder: Path) -> list[str]:
             )
         if not PLAIN.fullmatch(entry.name):
             raise ServerError(f"Triton cannot take the model name {entry.name!r}; use letters, digits and _ . + - only")
-        _require_backend(entry)
+        _require_backend(entry, backends)
     return [entry.name for entry in entries]
 
 
-def _require_backend(entry: Path) -> None:
+def _require_backend(entry: Path, served: Collection[str]) -> None:
     """Triton would not start, and say so only in its log."""
     text = (entry / "config.pbtxt").read_text(encoding="utf-8", errors="replace")
-    served = ["python", *layout.backend_names()]  # Triton's own, and ours
     for backend in BACKEND.findall(text):
         if backend not in served:
             raise ServerError(

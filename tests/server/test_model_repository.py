@@ -8,11 +8,12 @@ import pytest
 
 from tests.support import tiny_entries as tiny
 from voxtile_server.errors import ServerError
+from voxtile_server.install.layout import served_backends
 from voxtile_server.repository import check_repository
 
 
 def test_a_repository_that_cannot_be_served_is_refused(tmp_path: Path, repository: Path) -> None:
-    assert check_repository(repository) == ["double"]
+    assert check_repository(repository, served_backends()) == ["double"]
     (tmp_path / "file").touch()
     (tmp_path / "empty").mkdir()
     (tmp_path / "half" / ".building").mkdir(parents=True)
@@ -29,4 +30,4 @@ def test_a_repository_that_cannot_be_served_is_refused(tmp_path: Path, repositor
         ("odd", "Triton cannot take the model name 'two words'"),
     ):
         with pytest.raises(ServerError, match=message):
-            check_repository(tmp_path / name)
+            check_repository(tmp_path / name, served_backends())

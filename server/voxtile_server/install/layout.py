@@ -31,6 +31,11 @@ def backend_names() -> list[str]:
     return sorted(path.parent.name for path in OURS.glob("*/model.py"))
 
 
+def served_backends() -> list[str]:
+    """The names of all backends that are laid out: ours, and Triton's for models in Python."""
+    return ["python", *backend_names()]
+
+
 def lay_out_backends(cache: Path, triton: Path) -> Path:
     """Make the backend folder: Triton's `python` backend for this interpreter, and our backends.
 
