@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile_build.certificate.mean_error import FREE_SIZE, NUMPY_TYPES, mean_error
+from voxtile_build.certificate.mean_error import FREE_SIZE, NUMPY_TYPES, error_of, mean_error
 
 Array = NDArray[Any]
 KINDS = pytest.mark.parametrize("kind", NUMPY_TYPES, ids=lambda kind: NUMPY_TYPES[kind].__name__)
@@ -74,3 +74,46 @@ def test_tensors_have_the_largest_batch_and_sizes_that_requests_choose() -> None
 def test_an_error_that_is_no_number_is_not_within_the_limit() -> None:
     error, limit = mean_error(config(pb.TYPE_FP32), lambda scores: mean(scores) * np.float32(np.nan))
     assert not error <= limit
+
+
+@pytest.mark.parametrize(("dtype", "limit"), [(np.float32, 8e-6), (np.float16, 8e-3), (np.uint8, 0.5)])
+def test_the_limit_is_a_few_roundings_of_the_type_or_half_a_step(dtype: type, limit: float) -> None:
+    """The largest mean is 8, whatever its sign."""
+    sign = 1 if dtype is np.uint8 else -1
+    scores = [np.array([[6 * sign, 1]], dtype), np.array([[10 * sign, 2]], dtype)]
+    found = np.array([[8 * sign, 1]], dtype)
+    assert error_of(found, scores) == (0.5, pytest.approx(limit))
+    assert error_of(np.array([[8.25 * sign, 1.5]]), scores)[0] == 0.25
+
+
+def given(kind: int, dims: tuple[int, ...] = (3, 20, 21, 22)) -> dict[str, Array]:
+    seen: dict[str, Array] = {}
+
+    def watched(scores: Mapping[str, Array]) -> Array:
+        seen.update(scores)
+        return mean(scores)
+
+    mean_error(config(kind, dims), watched)
+    return seen
+
+
+@KINDS
+def test_every_fold_has_scores_of_its_own_in_the_entrys_type_and_the_same_each_time(kind: int) -> None:
+    first, again = given(kind), given(kind)
+    assert list(first) == ["scores_0", "scores_1", "scores_2"]
+    assert {scores.dtype.type for scores in first.values()} == {NUMPY_TYPES[kind]}
+    for name, scores in first.items():
+        np.testing.assert_array_equal(scores, again[name])
+    assert not np.array_equal(first["scores_0"], first["scores_1"])
+
+
+def test_scores_have_both_signs_alike_and_bytes_have_every_value() -> None:
+    for scores in given(pb.TYPE_FP32).values():
+        assert abs(scores.mean()) < 0.3
+        assert abs(scores.std() - 10) < 0.3
+    for scores in given(pb.TYPE_UINT8).values():
+        assert set(np.unique(scores)) == set(range(256))
+
+
+def test_an_axis_of_one_voxel_stays_one() -> None:
+    assert given(pb.TYPE_FP32, (2, 1, 5, -1))["scores_0"].shape == (2, 2, 1, 5, FREE_SIZE)
