@@ -146,6 +146,8 @@ def test_labels_become_votes_once() -> None:
     assert as_votes(votes, output(**LABELS)) is votes
     scores = np.zeros((1, 2, 2), np.float32)
     assert as_votes(scores, output()) is scores
+    pair = output(**LABELS, labels=["air", "bone"])
+    np.testing.assert_array_equal(as_votes(votes[:2], pair), votes[:2])
     alone = output(**LABELS, labels=["all"])
     assert as_votes(np.array([[[0, 0]]], np.uint8), alone).tolist() == [[[1, 1]]]
 

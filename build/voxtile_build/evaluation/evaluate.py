@@ -232,7 +232,7 @@ def near_boundary(expected: Array, output: Output, error: float) -> int:
 def _errors(expected: Array, found: Array, output: Output) -> Record:
     """Largest and mean |Δ| of probabilities; largest and root mean square |Δ| of scores as stored, and their spread."""
     error = np.abs(probabilities(found, output) - probabilities(expected, output))
-    stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    stored = _apart(expected, found)
     together, spread = error_and_spread(expected, found, output)
     return {
         "max_abs_error": rounded(error.max()),
@@ -249,9 +249,14 @@ def error_and_spread(expected: Array, found: Array, output: Output) -> tuple[flo
 
     One step of the scores' type is no error: rounding makes a step of any small difference now and then.
     """
-    stored = np.abs(found.astype(np.float64) - expected.astype(np.float64))
+    stored = _apart(expected, found)
     beyond = np.maximum(stored - _step(expected, output), 0)
     return float(np.sqrt(np.mean(beyond**2))), _spread(expected, output)
+
+
+def _apart(expected: Array, found: Array) -> Array:
+    """|Δ| of scores as stored, in float64, where bytes do not wrap."""
+    return np.abs(np.subtract(found, expected, dtype=np.float64))
 
 
 def _step(expected: Array, output: Output) -> float:
