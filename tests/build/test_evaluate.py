@@ -162,6 +162,15 @@ def test_labels_that_exclude_each_other_may_both_be_off() -> None:
     assert near_boundary(np.full((3, 2), 1 / 3, np.float32), output(**STORED), 0.0) == 2
 
 
+def test_the_border_is_between_the_two_most_probable_labels_wherever_they_stand() -> None:
+    names = ["air", "a", "b", "c", "d"]
+    likely = np.random.default_rng(6).dirichlet(np.ones(5), 300).T.astype(np.float32)
+    ordered = np.sort(likely, axis=0)
+    for error in (0.01, 0.1):
+        near = int((ordered[-1] - ordered[-2] <= 2 * error).sum())
+        assert near_boundary(likely, output(**STORED, labels=names), error) == near
+
+
 @pytest.mark.parametrize(
     "kind", [{**STORED, "regions": True}, {"scores": "foreground", "foreground": "one"}], ids=["regions", "foreground"]
 )
@@ -217,6 +226,12 @@ def test_the_spread_is_over_voxels_and_not_over_scores() -> None:
     """Scores that differ from one another, but nowhere in space, do not vary."""
     scores = np.array([[5.0, 5.0, 5.0, 5.0], [0.0, 2.0, 2.0, 0.0]])
     assert error_and_spread(scores, scores, output())[1] == math.sqrt((0 + 1) / 2)
+
+
+def test_the_spread_of_scores_far_from_zero_keeps_its_digits() -> None:
+    """Their mean, 2²⁴ + 1, is no float32."""
+    scores = np.array([[2.0**24, 2.0**24 + 2]], np.float32)
+    assert error_and_spread(scores, scores, output(**STORED))[1] == 1.0
 
 
 @pytest.mark.parametrize(
