@@ -23,7 +23,7 @@ def probabilities(scores: Array, output: Output) -> Array:
         return np.asarray(values / np.float32(output.scale))
     if output.regions:
         # tanh takes any magnitude, where exp would overflow.
-        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values), dtype=np.float32)
+        return np.asarray(0.5 + 0.5 * np.tanh(0.5 * values))
     return values if len(values) == 1 else _softmax(values)
 
 
