@@ -75,7 +75,7 @@ def test_without_resampling_the_highest_score_wins_voxel_by_voxel(
     np.testing.assert_array_equal(found, wanted.transpose(card.transpose_backward))
 
 
-@pytest.mark.parametrize("name", ["upsampled", "no resampling"])
+@pytest.mark.parametrize("name", ["upsampled", "no resampling", "cubic scores"])
 @pytest.mark.parametrize("dtype", [np.float16, np.float64])
 def test_other_float_types_are_taken(dtype: Any, name: str) -> None:
     card, grid = prepared(*CHAINS[name])

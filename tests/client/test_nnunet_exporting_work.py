@@ -13,7 +13,7 @@ from skimage.transform import resize
 from tests.support.nnunet_plans import export_labels, fast_resampling, parsed, plans
 from tests.support.strips import fed
 from voxtile.chains.nnunet import exporting
-from voxtile.chains.nnunet.block_argmax import BlockLabels
+from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, BlockLabels
 from voxtile.chains.nnunet.exporting import (
     LabelExporter,
     export_bytes,
@@ -95,6 +95,15 @@ def test_labels_are_decided_on_the_crop_and_put_into_the_scan(
     assert level.mean() < 1e-3
     wrong = found != in_scan(expected, grid, plan)
     assert wrong.sum() <= level.sum()
+
+
+@pytest.mark.parametrize("changes", [LINEAR, CUBIC])
+def test_a_region_begins_above_the_logit_whose_sigmoid_exceeds_one_half(changes: dict[str, Any]) -> None:
+    grid, level = grid_of((3, 4, 5), (5, 4, 6), margin=0), np.float32(REGION_LOGIT)
+    for logit, label in ((level, 0), (np.nextafter(level, np.float32(1)), 1)):
+        scores = np.full((1, 3, 4, 5), logit)
+        found = export_labels(scores, grid, plan_of(changes), n_labels=2, regions_class_order=[1])
+        np.testing.assert_array_equal(found[:5, :4, :6], label)
 
 
 @pytest.mark.parametrize("turned", [{}, TURNED])
