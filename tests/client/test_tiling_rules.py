@@ -70,8 +70,8 @@ def test_monais_weight_is_a_thousandth_at_least() -> None:
     assert found[3, 4] == pytest.approx(middle, rel=1e-5)
 
 
-@pytest.mark.parametrize("roi", [(8,), (9,), (5, 12), (6, 7, 10)])
-@pytest.mark.parametrize("sigma", [1 / 8, 0.05, 0.3])
+@pytest.mark.parametrize("roi", [(8,), (9,), (60,), (5, 12), (6, 7, 10)])
+@pytest.mark.parametrize("sigma", [1 / 8, 0.05, 0.02, 0.3])
 def test_nnunets_weight_is_a_filtered_impulse_whose_peak_is_ten(roi: tuple[int, ...], sigma: float) -> None:
     impulse = np.zeros(roi)
     impulse[tuple(n // 2 for n in roi)] = 1
