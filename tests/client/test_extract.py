@@ -29,10 +29,11 @@ def test_tiles_hold_the_scan_and_the_mark_outside() -> None:
         np.testing.assert_array_equal(cut.cut(tile), padded[(slice(None), *tile.slices)])
 
 
-def test_tiles_of_a_2d_network_lose_their_slice_axis() -> None:
-    data = np.arange(2 * 3 * 8 * 8, dtype=np.int16).reshape(2, 3, 8, 8)
-    cut = cutter(data, (1, 8, 8), slice_axis=0)
-    np.testing.assert_array_equal(np.stack([cut.cut(tile) for tile in cut.plan], axis=1), data)
+@pytest.mark.parametrize(("slice_axis", "roi"), [(0, (1, 8, 6)), (1, (3, 1, 6)), (2, (3, 8, 1))])
+def test_tiles_of_a_2d_network_lose_their_slice_axis(slice_axis: int, roi: tuple[int, int, int]) -> None:
+    data = np.arange(2 * 3 * 8 * 6, dtype=np.int16).reshape(2, 3, 8, 6)
+    cut = cutter(data, roi, slice_axis)
+    np.testing.assert_array_equal(np.stack([cut.cut(tile) for tile in cut.plan], axis=1 + slice_axis), data)
 
 
 def test_mirrorings_are_all_of_them_in_nnunets_order() -> None:

@@ -54,7 +54,6 @@ def test_a_quarter_of_a_gibibyte_is_in_flight_to_one_server() -> None:
     assert at_once(999, 4, 65 * mib) == (3, 1)
     assert at_once(999, 4, 999 * mib) == (2, 1)
     assert at_once(1, 4, 999 * mib) == (1, 1)
-    assert at_once(4, 4, 0) == (4, 4)
 
 
 def test_single_precision_and_one_strip_come_first() -> None:

@@ -113,4 +113,4 @@ def tile_bytes(plan: TilePlan, card: Card, channels: int) -> int:
 
 def _flipped(values: NDArray[Any], axes: tuple[int, ...]) -> NDArray[Any]:
     """`values` [channel, *spatial] flipped along the spatial `axes`."""
-    return np.flip(values, tuple(1 + axis for axis in axes)) if axes else values
+    return np.flip(values, tuple(1 + axis for axis in axes))

@@ -51,7 +51,7 @@ def at_once(in_flight: int, batch: int, tile_bytes: int) -> tuple[int, int]:
     Returns:
         `in_flight` and `batch`.
     """
-    tiles = MAX_INFLIGHT_BYTES // max(tile_bytes, 1)
+    tiles = MAX_INFLIGHT_BYTES // tile_bytes
     batch = min(batch, max(tiles // MIN_IN_FLIGHT, 1))
     return min(in_flight, max(tiles // batch, MIN_IN_FLIGHT)), batch
 

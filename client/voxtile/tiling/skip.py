@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from voxtile.tiling.plan import TilePlan
 
 BYTES_A_VOXEL = 6
-"""Bytes for each voxel during the search: the summed-volume table in 32 bits, and two masks."""
+"""Bytes for each voxel during the search: the summed-volume table, in 32 bits for nearly all scans, and two masks."""
 
 
 def empty_tiles(data: NDArray[Any], plan: TilePlan, at_most: float | Sequence[float]) -> frozenset[int]:
@@ -56,7 +56,7 @@ def _occupied(data: NDArray[Any], at_most: float | Sequence[float]) -> NDArray[n
 
 def _counts_below_each_corner(occupied: NDArray[np.bool_]) -> NDArray[Any]:
     """The summed-volume table: entry [i, j, k] counts the occupied voxels of [:i, :j, :k]."""
-    table = np.zeros([n + 1 for n in occupied.shape], np.uint32 if occupied.size < 2**32 else np.int64)
+    table = np.zeros([n + 1 for n in occupied.shape], np.min_scalar_type(occupied.size))
     inner = table[tuple(slice(1, None) for _ in occupied.shape)]
     inner[...] = occupied
     for axis in range(occupied.ndim):
