@@ -112,7 +112,7 @@ def _zoom_by_plane(part: _Part, zooms: Sequence[AxisZoom | None], clip: bool, ro
 
 def _shares(total: int, count: int) -> Iterator[tuple[int, int]]:
     """`total` rows in at most `count` runs of nearly equal length."""
-    edges = np.linspace(0, total, min(count, total) + 1).astype(int)
+    edges = np.linspace(0, total, min(count, total) + 1)
     return ((int(first), int(last)) for first, last in pairwise(edges))
 
 
