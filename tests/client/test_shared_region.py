@@ -20,7 +20,7 @@ from voxtile import ConnectionConfig
 from voxtile.owners import Owner, this_process
 from voxtile.triton import shared_memory
 from voxtile.triton.connection import connect
-from voxtile.triton.shared_memory import PREFIX, Region, ServerMemory, forget_dead_clients
+from voxtile.triton.shared_memory import Region, ServerMemory, forget_dead_clients
 
 FLOATS, BYTES = np.dtype(np.float32), np.dtype(np.uint8)
 
@@ -146,12 +146,12 @@ def test_a_server_that_has_forgotten_it_or_is_gone_need_not_be_asked_again(
 def test_a_region_that_cannot_be_mapped_leaves_nothing_here(
     memory: ScriptedMemory, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    before = descriptors()
+    before, held = descriptors(), set(shared_memory._held)
     memory.refusals["map"] = [error]
     with pytest.raises(type(error)):
         Region(memory, 10)
     assert descriptors() == before
-    assert not any(name.startswith(f"{PREFIX}{this_process()}") for name in shared_memory._held)
+    assert shared_memory._held == held
 
 
 # Room --------------------------------------------------------------------------------------------------------
