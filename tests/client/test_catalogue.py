@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 from typing import Any
 
 import grpc
@@ -44,6 +45,7 @@ def test_an_entry_is_listed_once_with_its_card_and_version() -> None:
         assert one.card is not None
         assert one.card.title == "Ventricles"
         said = one.as_json()
+        assert json.loads(json.dumps(said)) == said  # plain values: no tuple, which JSON does not know
         assert said.pop("card")["title"] == "Ventricles"
         assert said == {"name": "model", "version": "7", "url": fake.url, "usable": True, "problem": ""}
 

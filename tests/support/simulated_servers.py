@@ -142,6 +142,7 @@ class Simulation:
         caller_s: how long the caller works on an answer; None for a caller that takes none.
         thread_s: how long a question on a thread of its own takes.
         traffic: what the pump has counted.
+        threads: the names of the threads that were made.
         made: the requests that were made.
     """
 
@@ -152,6 +153,7 @@ class Simulation:
         self.caller_s: float | None = 0.0
         self.thread_s = 0.0
         self.traffic = Traffic()
+        self.threads: list[str] = []
         self.made: list[int] = []
         self._coming: list[tuple[float, int, Callable[[], object]]] = []
         self._order = itertools.count()
@@ -200,7 +202,8 @@ class Simulation:
             self.after(self.caller_s, lambda: self.put(("taken",)))
 
     def _thread(self, target: Callable[[], object], name: str, daemon: bool) -> Any:
-        assert daemon
+        assert daemon  # no reason for a program to go on
+        self.threads.append(name)
         return SimpleNamespace(start=lambda: self.after(self.thread_s, target))
 
     # The pump's queue ----------------------------------------------------------------------------------------

@@ -146,7 +146,7 @@ def _check_pem(tls: TlsConfig, roots: bytes | None) -> None:
             context.load_verify_locations(cadata=(roots or b"").decode("ascii"))
         except (ssl.SSLError, ValueError):
             raise InputError(f"{tls.ca}: expected the certificates of authorities as PEM, found none") from None
-    if tls.certificate is not None and tls.key is not None:
+    if tls.certificate is not None:
         try:
             context.load_cert_chain(tls.certificate, tls.key, password="")  # no question on the terminal
         except (ssl.SSLError, ValueError):
