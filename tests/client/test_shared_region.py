@@ -88,9 +88,9 @@ def test_no_descriptor_stays_open_but_that_of_the_memory(memory: ScriptedMemory)
 
 def test_closing_unmaps_it_on_both_sides(memory: ScriptedMemory) -> None:
     region = Region(memory, 10)
-    assert not region.left
+    assert region.left is False
     assert region.close()
-    assert region.left
+    assert region.left is True
     assert not memory.mapped
     with pytest.raises(ValueError, match="closed"):
         region.array(BYTES, (1,))
@@ -268,6 +268,14 @@ def test_names_and_regions_of_the_dead_are_removed_and_no_others(folder: Path, m
     shared_memory._held.discard(held)
     assert {path.name for path in folder.iterdir()} == others
     assert set(memory.mapped) == others
+
+
+def test_regions_that_are_open_are_not_left_and_those_that_were_left_are(memory: ScriptedMemory) -> None:
+    open_one, left = Region(memory, 10), Region(memory, 10)
+    left.leave()
+    forget_dead_clients(memory)
+    assert set(memory.mapped) == {open_one.name}
+    assert open_one.close()
 
 
 def test_one_that_cannot_be_removed_hides_no_other(folder: Path, memory: ScriptedMemory) -> None:
