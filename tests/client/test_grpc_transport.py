@@ -25,7 +25,7 @@ from voxtile import (
 )
 from voxtile.triton import grpc_transport
 from voxtile.triton.endpoint import Endpoint
-from voxtile.triton.grpc_transport import GrpcTransport, connect_transport
+from voxtile.triton.grpc_transport import GrpcAnswers, GrpcTransport, connect_transport
 from voxtile.triton.retry import RetryPolicy
 
 CODE = grpc.StatusCode
@@ -248,6 +248,20 @@ def test_the_threads_are_no_reason_for_a_program_to_go_on() -> None:
         answers = transport.infer(requests(3))
         assert all(thread.daemon for thread in threading.enumerate() if thread.name == "voxtile-pump")
         answers.close()
+
+
+def test_at_the_interpreters_end_a_forgotten_scan_is_quiet() -> None:
+    """Then what it needs may be gone. pytest makes an exception that nobody can catch an error."""
+
+    class Ended:
+        def start(self) -> None: ...
+
+        def stop(self) -> None:
+            raise TypeError("'NoneType' object is not callable")
+
+    answers = GrpcAnswers(Ended())  # type: ignore[arg-type]
+    del answers
+    gc.collect()
 
 
 # The end -----------------------------------------------------------------------------------------------------

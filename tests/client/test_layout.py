@@ -102,6 +102,13 @@ def test_huge_scores_whose_sum_is_beyond_any_float_are_finite() -> None:
         check_finite(largest)
 
 
+def test_infinities_that_cancel_out_are_not_finite_and_no_warning() -> None:
+    scores = np.zeros((1, 1, 8), np.float32)
+    scores[0, 0, 2:4] = np.inf, -np.inf
+    with pytest.raises(ValueError, match="NaN or infinite"):
+        check_finite(scores)
+
+
 def test_whole_numbers_are_always_finite() -> None:
     check_finite(np.full((1, 1, 4), 255, np.uint8))
     check_finite(np.full((1, 1, 4), -1, np.int16))
