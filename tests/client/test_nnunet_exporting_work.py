@@ -106,6 +106,15 @@ def test_a_region_begins_above_the_logit_whose_sigmoid_exceeds_one_half(changes:
         np.testing.assert_array_equal(found[:5, :4, :6], label)
 
 
+@pytest.mark.parametrize("changes", [LINEAR, CUBIC])
+def test_half_precision_is_not_that_of_resampled_scores(changes: dict[str, Any]) -> None:
+    """Around 1000 it has steps of one half, by which most classes would be level between voxels."""
+    grid, plan = grid_of(NETWORK, CROP), plan_of(changes)
+    logits = np.rint(1000 + random_logits(3, NETWORK) / 4).astype(np.float16)
+    expected = export_labels(logits.astype(np.float32), grid, plan, n_labels=3)
+    np.testing.assert_array_equal(export_labels(logits, grid, plan, n_labels=3), expected)
+
+
 @pytest.mark.parametrize("turned", [{}, TURNED])
 @pytest.mark.parametrize("regions", [False, True])
 def test_probabilities_are_those_of_the_resampled_scores(turned: dict[str, Any], regions: bool) -> None:
