@@ -14,7 +14,7 @@ import pytest
 from tritonclient.grpc import service_pb2
 
 from tests.support.fake_triton import ROI, FakeTriton, changed, fails, silent
-from tests.support.scripted_memory import no_new_names
+from tests.support.scripted_memory import REFUSED, no_new_names
 from voxtile import AccessError, ConnectionConfig, ForkError, ModelError, Request, ServerUnavailable, VoxtileError
 from voxtile.errors import NoCardError
 from voxtile.triton import endpoint as endpoint_module
@@ -256,7 +256,7 @@ def test_a_call_has_a_number_a_deadline_and_the_headers(fake: FakeTriton) -> Non
 
 
 @pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
-def test_tiles_are_compressed_where_it_is_asked_for(fake: FakeTriton, algorithm: Any) -> None:
+def test_tiles_that_were_compressed_arrive_as_they_were(fake: FakeTriton, algorithm: Any) -> None:
     with to(fake, shared_memory=False, compression=algorithm) as one:
         _, result, error = answered(one, one.model("model"), Request(0, TILES, None))
         assert error is None
@@ -270,6 +270,21 @@ def test_an_error_is_handed_to_the_caller(fake: FakeTriton) -> None:
         assert result is None
         assert (error.status(), error.message()) == ("StatusCode.INTERNAL", "out of order")
         assert call.slot is None
+
+
+def test_a_request_that_cannot_even_be_sent_has_failed_like_any_other(
+    fake: FakeTriton, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with to(fake) as one:
+        model = one.model("model")
+
+        def refused(*_: object, **__: object) -> None:
+            raise REFUSED
+
+        monkeypatch.setattr(one._client, "async_infer", refused)
+        call, result, error = answered(one, model, Request(0, TILES, None))
+        assert (result, error) == (None, REFUSED)
+        one.release(call, trusted=False)
 
 
 def test_cancelling_ends_the_wait(fake: FakeTriton) -> None:

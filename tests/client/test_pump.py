@@ -453,6 +453,15 @@ def test_a_build_that_changed_during_the_scan_is_noticed_at_its_end(simulation: 
     assert [float(scores.mean()) for scores in simulation.ready[:-1]] == NUMBERS
 
 
+def test_a_build_that_changed_after_a_restart_is_noticed_too(simulation: Simulation) -> None:
+    """It came back with the right one, and answered."""
+    server = simulation.server(first(1, error("UNAVAILABLE")))
+    simulation.after(0.5, lambda: setattr(server, "build", "another card"))
+    with pytest.raises(OtherBuildError, match="server-1:8001"):
+        simulation.run([server], count=40)
+    assert from_start(server.asked) == [0.3]
+
+
 def test_a_card_that_is_gone_is_another_build(simulation: Simulation) -> None:
     from voxtile.errors import NoCardError
 
