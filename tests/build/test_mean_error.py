@@ -84,6 +84,7 @@ def test_the_limit_is_a_few_roundings_of_the_type_or_half_a_step(dtype: type, li
     found = np.array([[8 * sign, 1]], dtype)
     assert error_of(found, scores) == (0.5, pytest.approx(limit))
     assert error_of(np.array([[8.25 * sign, 1.5]]), scores)[0] == 0.25
+    assert error_of(scores[0], scores[:1])[0] == 0.0
 
 
 def given(kind: int, dims: tuple[int, ...] = (3, 20, 21, 22)) -> dict[str, Array]:

@@ -38,7 +38,7 @@ def mean_error(config: pb.ModelConfig, run: Runner) -> tuple[float, float]:
 def error_of(found: Array, scores: Sequence[Array]) -> tuple[float, float]:
     """The largest error of `found` as the mean of `scores`, and the limit that rounding in their type sets."""
     expected = np.mean(np.stack(scores), axis=0, dtype=np.float64)
-    error = float(np.abs(found.astype(np.float64) - expected).max())
+    error = float(np.abs(found - expected).max())
     rounding = ROUNDING.get(scores[0].dtype.type)
     return error, HALF_A_STEP if rounding is None else rounding * float(np.abs(expected).max())
 
