@@ -29,7 +29,14 @@ from voxtile_build.networks.free_sizes import require_free_sizes
 from voxtile_build.prepared import Prepared, Preparer
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import card_of, get_card, same_contract
-from voxtile_build.repository.config import PLACEHOLDER, engine_config, public_config, read_config, write_config
+from voxtile_build.repository.config import (
+    PLACEHOLDER,
+    engine_config,
+    public_config,
+    read_config,
+    write_config,
+    write_engine_config,
+)
 from voxtile_build.repository.entries import entry_name
 from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
@@ -204,7 +211,7 @@ def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Cer
     digest = certificate.write(version)
     reports = graphs.reports_of(compiled.graphs)
     write_facts(version, {"compile": compiling, **compiled.seconds, **certificate.seconds}, reports, compiled.warnings)
-    write_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
+    write_engine_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
     warnings = (warning for warning in certificate.content["warnings"] if warning not in spec.notes)
     return short_form(certificate.content, digest), tuple(warnings)
 

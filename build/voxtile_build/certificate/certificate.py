@@ -123,7 +123,8 @@ def certify(
         own = dict(reference.error())
         limits = raised(limits, spec.acceptance, own)
     samples = pack(spec, reference.tiles, reference.scans)
-    device = {"kind": engine.measured_on, "name": device_name(engine.measured_on)}
+    measured_on = engine.certified_on(spec)
+    device = {"kind": measured_on, "name": device_name(measured_on)}
     serves_on = engine.serves_on(spec)
     content = {
         "schema_version": VERSION,

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from functools import cached_property
 from queue import SimpleQueue
@@ -26,9 +26,14 @@ CONNECTION = ConnectionConfig(shared_memory=False, deadline_s=600.0)
 
 @dataclass(frozen=True)
 class _Tensors(Request):
-    """A request of any named tensors, batch first; `roi` is the first of them."""
+    """A request of any named tensors, batch first; `roi` is the first of them. answer: the name of the scores."""
 
     tensors: Mapping[str, Array] = field(default_factory=dict)
+    answer: str = "scores"
+
+    @property
+    def output(self) -> str:
+        return self.answer
 
     @cached_property
     def inputs(self) -> list[tuple[str, Array]]:
@@ -42,13 +47,14 @@ class ServedRunner:
         url: HOST:PORT of the server's gRPC service.
         card: of the public model that the entry belongs to; says of which type scores are.
         entry: the entry's name.
+        tensor_name: what the entry calls `roi`, `intensity` and `scores`; without it, so.
 
     Raises:
         VerificationError: no server answers, or the server does not offer the entry.
     """
 
-    def __init__(self, url: str, card: Card, entry: str) -> None:
-        self._entry = entry
+    def __init__(self, url: str, card: Card, entry: str, tensor_name: Callable[[str], str] = str) -> None:
+        self._entry, self._tensor_name = entry, tensor_name
         self._model = ServedModel(card.model_copy(update={"name": entry}), "", 1, "")
         self._endpoint = Endpoint(url, CONNECTION)
         try:
@@ -70,7 +76,8 @@ class ServedRunner:
             VerificationError: with what the server says, or what is wrong with its answer.
         """
         answers: SimpleQueue[tuple[Any, Any]] = SimpleQueue()
-        request = _Tensors(0, next(iter(inputs.values())), None, inputs)
+        tensors = {self._tensor_name(name): array for name, array in inputs.items()}
+        request = _Tensors(0, next(iter(inputs.values())), None, tensors, self._tensor_name("scores"))
         call = self._endpoint.send(self._model, request, lambda _, result, error: answers.put((result, error)))
         result, error = answers.get()
         if error is not None:

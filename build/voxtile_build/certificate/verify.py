@@ -7,7 +7,7 @@ is the acceptance test of the machine that serves.
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -191,7 +191,9 @@ def _verify_public(entries: Sequence[Path], served: Served) -> Verdict:
     try:
         stored = unpack(read_entry(entries[0]).samples)
         tile = most_varied(stored)
-        found, *behind = [_answer(served, entry, stored, tile) for entry in (name, *(entry.name for entry in entries))]
+        found = _answer(served, name, stored, tile)
+        names_of = find_engine(served.card.engine).tensor_name
+        behind = [_answer(served, entry.name, stored, tile, names_of) for entry in entries]
     except VerificationError as error:
         return Verdict(name, (str(error),))
     if any(found.shape != scores.shape or found.dtype != scores.dtype for scores in behind):
@@ -214,18 +216,19 @@ def most_varied(stored: Stored) -> Tile:
     return max(stored.tiles, key=lambda pair: spread(pair[1]))[0]
 
 
-def _answer(served: Served, entry: str, stored: Stored, tile: Tile) -> Array:
+def _answer(served: Served, entry: str, stored: Stored, tile: Tile, tensor_name: Callable[[str], str] = str) -> Array:
     """Scores of the tile by an entry of the server."""
-    with ServedRunner(served.url, served.card, entry) as run:
+    with ServedRunner(served.url, served.card, entry, tensor_name) as run:
         return run_tiles([tile], stored.spec, run)
 
 
 @contextlib.contextmanager
 def _runner(entry: CertifiedEntry, served: Served | None) -> Iterator[Runner]:
+    engine = find_engine(entry.certificate["engine"])
     if served is not None:
-        with ServedRunner(served.url, served.card, entry.name) as run:
+        with ServedRunner(served.url, served.card, entry.name, engine.tensor_name) as run:
             yield run
         return
     parameters = {key: value.string_value for key, value in read_config(entry.folder).parameters.items()}
     facts = entry.certificate.get("precision_facts", {})
-    yield find_engine(entry.certificate["engine"]).open(entry.version, parameters, facts)
+    yield engine.open(entry.version, parameters, facts)

@@ -76,6 +76,8 @@ class Engine(ABC):
         measured_on: the kind of device that certificates are made on, `cpu` or `gpu`.
         profiled_elsewhere: how to profile it, as the end of a sentence, where `profile` cannot; else empty.
         input_dtypes: data types that its backend takes as a tile's.
+        platform: Triton's `platform`, where its backend runs files of several kinds; else empty.
+        default_model_filename: the file that Triton's backend opens, where it must be told; else empty.
     """
 
     name: ClassVar[str]
@@ -84,6 +86,8 @@ class Engine(ABC):
     measured_on: ClassVar[str] = "cpu"
     profiled_elsewhere: ClassVar[str] = ""
     input_dtypes: ClassVar[tuple[str, ...]] = ("fp32", "fp16", "int16")
+    platform: ClassVar[str] = ""
+    default_model_filename: ClassVar[str] = ""
 
     @property
     @abstractmethod
@@ -97,6 +101,14 @@ class Engine(ABC):
     def serves_on(self, spec: Spec) -> str:
         """The kind of device that a server runs it on, `cpu` or `gpu`."""
         return "cpu" if spec.serving.gpus == "none" or not self.gpu else "gpu"
+
+    def certified_on(self, spec: Spec) -> str:
+        """The kind of device that the certificate is made on, `cpu` or `gpu`."""
+        return self.measured_on
+
+    def tensor_name(self, name: str) -> str:
+        """What the engine's entry calls the tensor that a public model calls `roi`, `intensity` or `scores`."""
+        return name
 
     def search(self, spec: Spec) -> Sequence[Variant]:
         """What precision `auto` tries for this spec, in this order: those that are faster wherever they pay, first."""

@@ -16,6 +16,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from voxtile import card
 from voxtile.card import SCHEMA_VERSION, Card, parse_card
 from voxtile.errors import ModelError
+from voxtile_build.engines import find_engine
+from voxtile_build.engines.base import Engine
 from voxtile_build.errors import BuildError, RepositoryError
 from voxtile_build.repository.entries import entry_name, fold_name, mean_name
 from voxtile_build.spec.input import PADDING
@@ -88,8 +90,19 @@ def set_card(config: pb.ModelConfig, content: Card) -> None:
     """Put the card into a public config, and point the step of every fold at the engine that the card names."""
     for step in config.ensemble_scheduling.step:
         if step.model_name != mean_name(config.name):
-            step.model_name = entry_name(fold_name(step.model_name), content.engine)
+            _point(step, find_engine(content.engine))
     config.parameters[PARAMETER].string_value = card_text(content)
+
+
+def _point(step: pb.ModelEnsembling.Step, engine: Engine) -> None:
+    """Point a step at the entry of another engine, which may have other names of tensors."""
+    step.model_name = entry_name(fold_name(step.model_name), engine.name)
+    inputs, (scores,) = sorted(step.input_map.values()), step.output_map.values()
+    step.ClearField("input_map")
+    step.ClearField("output_map")
+    for name in inputs:
+        step.input_map[engine.tensor_name(name)] = name
+    step.output_map[engine.tensor_name("scores")] = scores
 
 
 def get_card(config: pb.ModelConfig, where: Path) -> Card:

@@ -23,6 +23,8 @@ if TYPE_CHECKING:  # reading a repository should not load the engines
 TRITON_TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}
 # Above this, warming up every batch size costs more at start than it saves: powers of two and the largest must do.
 WARM_EVERY_SIZE_TO = 8
+EMBEDDED_CONFIG = "configs/embedded.pbtxt"
+"""Triton reads it in place of config.pbtxt if it is started with `--model-config-name=embedded`."""
 PLACEHOLDER = "An ensemble has no file of its own; Triton only asks for the version folder.\n"
 
 
@@ -41,11 +43,14 @@ def engine_config(
         accelerators: execution accelerators that the engine gives its graph to on a GPU, each with its options.
     """
     config = _config(spec, entry_name(spec.name, engine.name))
-    config.backend = engine.backend
+    for tensor in (*config.input, *config.output):
+        tensor.name = engine.tensor_name(tensor.name)
+    config.backend, config.platform = engine.backend, engine.platform
+    config.default_model_filename = engine.default_model_filename
     config.dynamic_batching.CopyFrom(_batching(spec.serving))
     config.instance_group.append(instances(spec.serving, engine.serves_on(spec)))
     if spec.serving.warm_up:
-        config.model_warmup.extend(_warm_up(spec, size) for size in warm_up_sizes(spec.serving.max_batch_size))
+        config.model_warmup.extend(_warm_up(spec, engine, size) for size in warm_up_sizes(spec.serving.max_batch_size))
     for key, value in {**engine.parameters(spec), **parameters}.items():
         config.parameters[key].string_value = value
     for name, options in accelerators.items():
@@ -92,6 +97,21 @@ def write_config(config: pb.ModelConfig, folder: Path) -> None:
     """Write config.pbtxt into `folder`, in one step."""
     # Protobuf writes the keys of maps sorted, so the same model gives the same bytes.
     replace_text(folder / CONFIG, text_format.MessageToString(config))
+
+
+def write_engine_config(config: pb.ModelConfig, folder: Path) -> None:
+    """Write config.pbtxt of an engine's entry; where it names a platform, also one without it.
+
+    The embedded server is older than some platforms and would refuse to start; its own backends need none.
+    """
+    write_config(config, folder)
+    if config.platform:
+        embedded = pb.ModelConfig()
+        embedded.CopyFrom(config)
+        embedded.ClearField("platform")
+        file = folder / EMBEDDED_CONFIG
+        file.parent.mkdir(exist_ok=True)
+        replace_text(file, text_format.MessageToString(embedded))
 
 
 def read_config(folder: Path) -> pb.ModelConfig:
@@ -155,13 +175,13 @@ def instances(serving: Serving, device: str) -> pb.ModelInstanceGroup:
     return pb.ModelInstanceGroup(kind=pb.ModelInstanceGroup.KIND_GPU, count=serving.count, gpus=gpus)
 
 
-def _warm_up(spec: Spec, batch: int) -> pb.ModelWarmup:
+def _warm_up(spec: Spec, engine: Engine, batch: int) -> pb.ModelWarmup:
     sample = pb.ModelWarmup(name=f"batch_{batch}", batch_size=batch)
-    roi = sample.inputs["roi"]
+    roi = sample.inputs[engine.tensor_name("roi")]
     roi.data_type, roi.zero_data = TRITON_TYPES[spec.input.dtype], True
     roi.dims.extend(spec.roi_shape)
     if spec.whole_scan_intensity:
-        intensity = sample.inputs["intensity"]
+        intensity = sample.inputs[engine.tensor_name("intensity")]
         intensity.data_type, intensity.zero_data = pb.TYPE_FP32, True
         intensity.dims.extend((len(spec.input.channels), 2))
     return sample

@@ -219,12 +219,12 @@ class Endpoint:
         card, slot = model.card, call.slot
         shape, dtype = scores_shape(card, call.request), np.dtype(NUMPY_TYPES[card.output.dtype])
         check_answer(result.get_response(), card.name, self._versions.get(card.name, ""), call.number)
-        check_tensor(result.get_output("scores"), wire_type(dtype), shape)
+        check_tensor(result.get_output(call.request.output), wire_type(dtype), shape)
         if slot is not None:
             scores = slot.array(dtype, shape, scores_offset(call.request)).copy()
             self._check_written(call, scores)
         else:
-            scores = result.as_numpy("scores")
+            scores = result.as_numpy(call.request.output)
         check_finite(scores)
         return scores
 
@@ -292,7 +292,7 @@ def _tensors(model: ServedModel, call: Call) -> tuple[list[Any], Any]:
     from tritonclient.grpc import InferInput, InferRequestedOutput
 
     request, slot = call.request, call.slot
-    output = InferRequestedOutput("scores")
+    output = InferRequestedOutput(request.output)
     inputs, offset = [], 0
     for name, array in request.inputs:
         tensor = InferInput(name, array.shape, wire_type(array.dtype))

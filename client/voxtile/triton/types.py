@@ -62,6 +62,11 @@ class Request:
         return arrays
 
     @property
+    def output(self) -> str:
+        """The name of the output tensor with the scores."""
+        return "scores"
+
+    @property
     def nbytes(self) -> int:
         return sum(array.nbytes for _, array in self.inputs)
 
