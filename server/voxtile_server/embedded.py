@@ -15,7 +15,7 @@ from pathlib import Path
 from types import TracebackType
 
 from voxtile_server.errors import ServerError
-from voxtile_server.install import fetch, layout, machine
+from voxtile_server.install import fetch, layout, machine, pytorch
 from voxtile_server.options import EXIT_TIMEOUT_S, GRPC, HTTP, METRICS, Endpoints, ServerOptions, triton_options
 from voxtile_server.process import log as server_log
 from voxtile_server.process import ports, questions, shared_memory
@@ -26,6 +26,7 @@ from voxtile_server.repository import PLAIN, check_repository, plain_link
 GRACE_S = EXIT_TIMEOUT_S + 10.0  # tritonserver itself waits EXIT_TIMEOUT_S for requests in flight
 MARGIN_S = 5.0  # for the supervisor, beyond that
 POLL_S = 0.05
+CONFIG_NAME = "embedded"  # an entry's configs/embedded.pbtxt, where it has one, goes before its config.pbtxt
 ATTEMPTS = 3  # another process can take a port that we chose as free before tritonserver listens on it
 # What is listened on everywhere is reached here.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -166,6 +167,8 @@ class EmbeddedServer:
 
     def _environment(self, library_path: str) -> dict[str, str]:
         environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
+        if (torch := pytorch.folder()) is not None:
+            environment[pytorch.VARIABLE] = str(torch)
         if self.options.threads is not None:
             environment["VOXTILE_ENGINE_THREADS"] = str(self.options.threads)
         return environment
@@ -213,6 +216,7 @@ class EmbeddedServer:
         return [
             *triton_options(str(repository), endpoints, gpu=False, control_mode=options.model_control_mode),
             *(f"--load-model={name}" for name in options.load_models),
+            f"--model-config-name={CONFIG_NAME}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
             *options.triton_arguments,
         ]

@@ -417,7 +417,7 @@ def test_openvino_answers_each_sample_as_if_it_were_alone() -> None:
     memory = np.zeros((1, 2, 3), np.float32)
     x, offset = np.arange(24, dtype=np.float32).reshape(4, 2, 3), np.arange(4, dtype=np.float32).reshape(4, 1, 1)
     for count in (1, 2, 4):
-        answers = ov_variants.one_by_one(run)({"roi": x[:count], "offset": offset[:count]}, ["a", "b"])
+        answers = batching.one_by_one(run)({"roi": x[:count], "offset": offset[:count]}, ["a", "b"])
         for name in ("a", "b"):
             np.testing.assert_array_equal(answers[name], 2 * x[:count] + offset[:count])
             assert answers[name].dtype == np.float32

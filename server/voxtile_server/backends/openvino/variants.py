@@ -9,10 +9,9 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import openvino as ov
 
-from ..batching import Array, Run
+from ..batching import Array, one_by_one
 from ..contract import ConfigError, Contract, InGraph
 from ..entry import Entry, Loaded, count, one_of, threads
 from .pages import forget_pages, return_freed
@@ -55,36 +54,6 @@ def load(entry: Entry, contract: Contract) -> Loaded:
     variants.prepare(contract)
     run = one_by_one(variants.run) if contract.batched else variants.run
     return Loaded(run, _in_graph(variants.model.inputs), _in_graph(variants.model.outputs))
-
-
-def one_by_one(run: Run) -> Run:
-    """Run each sample of a batch alone, so that the answer for a tile never depends on the tiles beside it.
-
-    OpenVINO's sums differ in their last digits from one batch size to the next, and the server makes a batch of
-    whatever waits. On a CPU a batch is no faster, and each batch size is another copy of the engine.
-
-    Args:
-        run: takes a batch of one.
-
-    Returns:
-        A function that takes any batch. Its next run overwrites the arrays that it returns.
-    """
-    buffers: dict[str, Array] = {}  # new memory for each answer would cost more time than the copy into it
-
-    def each(inputs: Mapping[str, Array], outputs: Sequence[str]) -> Mapping[str, Array]:
-        count = min(len(array) for array in inputs.values())
-        if count == 1:
-            return run(inputs, outputs)
-        for index in range(count):
-            found = run({name: array[index : index + 1] for name, array in inputs.items()}, outputs)
-            for name, array in found.items():
-                held = buffers.get(name)
-                if held is None or len(held) < count or held.shape[1:] != array.shape[1:] or held.dtype != array.dtype:
-                    held = buffers[name] = np.empty((count, *array.shape[1:]), array.dtype)
-                held[index] = array[0]
-        return {name: buffers[name][:count] for name in outputs}
-
-    return each
 
 
 class Variants:
