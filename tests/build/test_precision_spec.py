@@ -22,6 +22,7 @@ from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 SUPPORTED = {
     "openvino": {"fp32", "bf16", "int8", "auto"},
     "onnxruntime": {"fp32", "fp16", "int8", "int8-dynamic", "auto"},
+    "aotinductor": {"fp32", "bf16", "fp16", "auto"},
     "tensorrt": {"fp32", "tf32", "bf16", "fp16", "int8", "auto"},
 }
 ALL = sorted(set().union(*SUPPORTED.values()))
@@ -46,7 +47,7 @@ def scan_values(shape: tuple[int, int, int] = (20, 10, 14), seed: int = 0) -> An
 
 
 def test_fp32_is_what_nobody_has_to_ask_for() -> None:
-    assert [spec().precision.of(engine) for engine in ENGINE_NAMES] == ["fp32"] * 3
+    assert [spec().precision.of(engine) for engine in ENGINE_NAMES] == ["fp32"] * len(ENGINE_NAMES)
     assert spec().precision.calibration == ()
 
 

@@ -38,13 +38,13 @@ def test_an_engines_config_declares_exactly_the_graphs_tensors(engine: Any) -> N
         engine,
     )
     assert config.name == f"tiny_{engine.name}"
-    assert config.backend == engine.name
+    assert config.backend == engine.backend
     assert config.max_batch_size == 2
     tensors = {tensor.name: (tensor.data_type, list(tensor.dims)) for tensor in (*config.input, *config.output)}
     assert tensors == {
-        "roi": (pb.TYPE_INT16, [1, *ROI]),
-        "intensity": (pb.TYPE_FP32, [1, 2]),
-        "scores": (pb.TYPE_UINT8, [3, *ROI]),
+        engine.tensor_name("roi"): (pb.TYPE_INT16, [1, *ROI]),
+        engine.tensor_name("intensity"): (pb.TYPE_FP32, [1, 2]),
+        engine.tensor_name("scores"): (pb.TYPE_UINT8, [3, *ROI]),
     }
 
 

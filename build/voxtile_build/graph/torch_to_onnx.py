@@ -125,7 +125,7 @@ def _trace(
                 inputs,
                 dynamo=True,
                 opset_version=opset,
-                dynamic_shapes=_dynamic_shapes(len(inputs), multiple),
+                dynamic_shapes=dynamic_shapes(len(inputs), multiple),
                 optimize=False,  # `simplify` does the same in a fraction of the time
                 verbose=False,
             )
@@ -149,7 +149,8 @@ def _rename(values: Sequence[ir.Value], names: Sequence[str]) -> None:
         value.name = name
 
 
-def _dynamic_shapes(inputs: int, multiple: int | None) -> tuple[dict[int, Any], ...]:
+def dynamic_shapes(inputs: int, multiple: int | None) -> tuple[dict[int, Any], ...]:
+    """Which axes `torch.export` leaves free: the batch of each input, and with `multiple` the sizes of the first."""
     batch = torch.export.Dim("batch")
     shapes: list[dict[int, Any]] = [{0: batch} for _ in range(inputs)]
     if multiple is not None:

@@ -43,8 +43,12 @@ class Wrapper(nn.Module):
         self.cval = spec.tiling.cval
 
     def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
-        scores: Tensor = self.finish(_one_output(self.network(self.image(roi, intensity))))
+        scores: Tensor = self.finish(self.logits(self.image(roi, intensity)))
         return scores
+
+    def logits(self, image: Tensor) -> Tensor:
+        """What the network gives for its image: [batch, class, *spatial]."""
+        return _one_output(self.network(image))
 
     def image(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
         """What the network gets: [batch, channel, *spatial] float32, normalised, `tiling.cval` outside the scan."""

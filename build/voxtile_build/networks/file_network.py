@@ -45,6 +45,12 @@ class FileNetwork(nn.Module):
         self._source = (source,)
         self.path, self.head = path, head
 
+    @property
+    def program(self) -> nn.Module | None:
+        """The file's own module, whose weights can be moved and compiled; None where it is no module."""
+        run = self._source[0].run
+        return run if isinstance(run, nn.Module) else None
+
     def forward(self, image: Tensor) -> Tensor:
         return choose(self._source[0].run(image), self.head)
 

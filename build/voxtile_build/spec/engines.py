@@ -25,6 +25,7 @@ class KnownEngine(NamedTuple):
 KNOWN_ENGINES = (
     KnownEngine("onnxruntime", "ONNX Runtime", ("fp32", "fp16", "int8", "int8-dynamic")),
     KnownEngine("openvino", "OpenVINO", ("fp32", "bf16", "int8")),
+    KnownEngine("aotinductor", "AOTInductor", ("fp32", "bf16", "fp16")),
     KnownEngine("tensorrt", "TensorRT", ("fp32", "tf32", "bf16", "fp16", "int8")),
 )
 ENGINE_NAMES = tuple(engine.name for engine in KNOWN_ENGINES)
