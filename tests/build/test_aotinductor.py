@@ -220,6 +220,20 @@ def test_auto_tries_what_pays_on_the_device(
     assert [one.precision for one in ENGINE.search(spec(serving={"gpus": "all"}))] == ["fp16", "bf16", "fp32"]
 
 
+def test_a_package_for_a_gpu_warns_of_tf32_and_of_gpus_that_it_does_not_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No GPU is here: only what the user is told is tested."""
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 3)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: [(9, 0), (8, 0), (9, 0)][index])
+    unlike, tf32 = variants._warnings("fp32", "cuda")
+    assert "compiled for sm_90" in unlike
+    assert "GPUs of sm_80 too" in unlike
+    assert "NVIDIA_TF32_OVERRIDE=0" in tf32
+    assert len(list(variants._warnings("fp16", "cuda"))) == 1
+    monkeypatch.setattr(torch.cuda, "device_count", lambda: 1)
+    assert not list(variants._warnings("fp16", "cuda"))
+    assert not list(variants._warnings("fp32", "cpu"))
+
+
 def test_the_certificate_is_made_on_the_kind_of_device_that_serves() -> None:
     for gpus, kind in (("none", "cpu"), ("all", "gpu"), ([1], "gpu")):
         made = spec(serving={"gpus": gpus})

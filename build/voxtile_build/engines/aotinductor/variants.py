@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import asdict
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -14,7 +13,6 @@ from voxtile_build.engines.aotinductor.package import FILE, compile_package
 from voxtile_build.engines.aotinductor.program import check_precision, export_program, tensors_of
 from voxtile_build.engines.aotinductor.runner import PackageRunner
 from voxtile_build.engines.base import Compiled, Variant
-from voxtile_build.engines.gpu import visible_gpu
 from voxtile_build.graph.graphs import Graphs
 from voxtile_build.spec.spec import Spec
 
@@ -35,8 +33,7 @@ def compile_variant(
     interface = compile_package(program, *tensors_of(program, spec), folder / FILE, device)
     facts["instructions"] = list(interface.instructions)
     if device != "cpu":
-        gpu = visible_gpu()
-        facts["gpu"] = None if gpu is None else asdict(gpu)
+        facts["gpu"] = {"name": torch.cuda.get_device_name(), "architecture": _architecture(0)}
     run = PackageRunner(folder / FILE, spec.serving.threads)
     return Compiled((folder / FILE,), precision, run, facts=facts, warnings=tuple(_warnings(precision, device)))
 
@@ -46,7 +43,20 @@ def has_bf16() -> bool:
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 
+def _architecture(index: int) -> str:
+    """Of the GPU with this number, such as `sm_90`."""
+    major, minor = torch.cuda.get_device_capability(index)
+    return f"sm_{major}{minor}"
+
+
 def _warnings(precision: str, device: str) -> Iterator[str]:
+    others = {_architecture(index) for index in range(torch.cuda.device_count())} if device == "cuda" else set()
+    if len(others) > 1:
+        yield (
+            f"compiled for {_architecture(0)}, the first GPU's architecture, and this machine has GPUs of "
+            f"{', '.join(sorted(others - {_architecture(0)}))} too, on which it does not run; name those of the "
+            "first kind in serving.gpus"
+        )
     if device == "cuda" and precision == "fp32":
         yield (
             "fp32: measured without TF32, which a server uses for convolutions unless NVIDIA_TF32_OVERRIDE=0 is in its "
