@@ -2,7 +2,8 @@
 
 Written down apart from the build, from Triton's sources, so that a repository is not judged by what built it. Sources:
 `InstanceHasKindGPU` and `ConvertTrtTypeToDataType` of tensorrt_backend, `ModelState::LoadModel` and
-`ConvertFromOnnxDataType` of onnxruntime_backend, `ConvertFromOpenVINOElement` of openvino_backend.
+`ConvertFromOnnxDataType` of onnxruntime_backend, `ConvertFromOpenVINOElement` of openvino_backend,
+`ModelConfigDataTypeToTorchType` of pytorch_backend.
 """
 
 from __future__ import annotations
@@ -17,11 +18,13 @@ UNSIGNED = {pb.TYPE_UINT8, pb.TYPE_UINT16, pb.TYPE_UINT32, pb.TYPE_UINT64}
 FLOATS = {pb.TYPE_FP16, pb.TYPE_FP32}
 
 KINDS = {
+    "pytorch": {GROUP.KIND_CPU, GROUP.KIND_GPU},
     "tensorrt": {GROUP.KIND_GPU},
     "onnxruntime": {GROUP.KIND_CPU, GROUP.KIND_GPU},
     "openvino": {GROUP.KIND_CPU},
 }
 TYPES = {
+    "pytorch": {*FLOATS, *INTEGERS, pb.TYPE_FP64, pb.TYPE_UINT8, pb.TYPE_BOOL},
     "tensorrt": {*FLOATS, pb.TYPE_BF16, pb.TYPE_INT8, pb.TYPE_INT32, pb.TYPE_INT64, pb.TYPE_UINT8, pb.TYPE_BOOL},
     "onnxruntime": {*FLOATS, *INTEGERS, *UNSIGNED, pb.TYPE_FP64, pb.TYPE_BOOL, pb.TYPE_STRING, pb.TYPE_BF16},
     "openvino": {*FLOATS, *INTEGERS, *UNSIGNED, pb.TYPE_BOOL},

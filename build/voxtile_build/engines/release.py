@@ -10,3 +10,6 @@ SERVER_IMAGE = f"nvcr.io/nvidia/tritonserver:{RELEASE}-py3"
 
 TENSORRT_IMAGE = f"nvcr.io/nvidia/tensorrt:{RELEASE}-py3"
 """Has the TensorRT of SERVER_IMAGE, its parser and its builder."""
+
+PYTORCH_IMAGE = f"nvcr.io/nvidia/pytorch:{RELEASE}-py3"
+"""Has the PyTorch of SERVER_IMAGE, and a compiler."""

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from importlib import metadata
 from pathlib import Path
+from typing import Any
 
 from voxtile_build.arrays import Runner
 from voxtile_build.engines.aotinductor.interface import NAMES
@@ -65,9 +66,9 @@ class AotInductor(Engine):
             )
         require_compiler(spec.name)
         if self.serves_on(spec) == "gpu":
-            require_gpu(spec.name)
+            require_gpu(spec)
 
-    def open(self, folder: Path, parameters: Mapping[str, str]) -> Runner:
+    def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
         try:
             from voxtile_build.engines.aotinductor.runner import THREADS, PackageRunner
         except ImportError:

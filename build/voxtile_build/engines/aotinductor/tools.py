@@ -6,14 +6,9 @@ import os
 import shutil
 
 from voxtile_build.engines.gpu import visible_gpu
-from voxtile_build.errors import EngineError
-
-RELEASE = "26.07"
-"""Of Triton: the first whose `torch_aoti` takes batches."""
-
-BUILD_IMAGE = f"nvcr.io/nvidia/pytorch:{RELEASE}-py3"
-"""Has the PyTorch of SERVER_IMAGE, which runs the package."""
-SERVER_IMAGE = f"nvcr.io/nvidia/tritonserver:{RELEASE}-py3"
+from voxtile_build.engines.release import PYTORCH_IMAGE, SERVER_IMAGE
+from voxtile_build.errors import ContainerNeeded, EngineError
+from voxtile_build.spec.spec import Spec
 
 
 def require_compiler(name: str) -> None:
@@ -31,19 +26,21 @@ def require_compiler(name: str) -> None:
         )
 
 
-def require_gpu(name: str) -> None:
-    """Checks that PyTorch sees a GPU; `name`: of the model, for the error.
+def require_gpu(spec: Spec) -> None:
+    """Checks that PyTorch sees a GPU.
 
     Raises:
-        EngineError: it sees none.
+        ContainerNeeded: it sees none.
     """
     import torch
 
     if torch.cuda.is_available():
         return
     missing = "a GPU" if visible_gpu() is None else f"a PyTorch that sees the GPU (this one is {torch.__version__})"
-    raise EngineError(
-        f"{name}: serving.gpus asks for GPUs, and a package for them cannot be compiled here: {missing} is missing. A "
-        f"package fits one architecture and one PyTorch, so build on the GPU machine that will serve, in {BUILD_IMAGE} "
-        f"(the PyTorch of {SERVER_IMAGE}), or set serving.gpus = 'none' for the CPU"
+    raise ContainerNeeded(
+        f"{spec.name}: serving.gpus asks for GPUs; a package cannot be compiled for them here: {missing} is missing. "
+        "A package fits one architecture and one PyTorch, so build on the GPU machine that will serve, in "
+        f"{PYTORCH_IMAGE} (the PyTorch of {SERVER_IMAGE}), or set serving.gpus = 'none' for the CPU",
+        PYTORCH_IMAGE,
+        spec.files,
     )
