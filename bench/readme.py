@@ -1,7 +1,8 @@
 """What is published of docs/performance.json: the README's summary, the chart, and the tables of docs/performance.md.
 
-`python -m bench.readme adopt out/bench` publishes a run's figures and writes all three; `python -m bench.readme write`
-writes them again from the published figures.
+`python -m bench.readme adopt out/bench` publishes a run's figures and writes all three. `python -m bench.readme
+adopt-gpu FILE.json` publishes a run of `python -m bench.gpu`, in docs/performance-gpu.json and in the page's section on
+GPUs. `python -m bench.readme write` writes everything again from the published figures.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from typing import Any
 
 from docs.generate import chart, summary
 
+from .gpu.report import gpu_block
 from .tables import ENGINE_COLUMNS, EXPLANATION, PART_COLUMNS, SCAN_COLUMNS, grouped, machine
 
 Figures = Mapping[str, Any]
@@ -22,7 +24,8 @@ Figures = Mapping[str, Any]
 
 ROOT = Path(__file__).parent.parent
 FILES = ("scans", "parts", "engines")
-BEGIN, END = "<!-- bench:begin -->", "<!-- bench:end -->"
+BEGIN, END = BENCH = "<!-- bench:begin -->", "<!-- bench:end -->"
+GPU = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 CHART = "performance.svg"
 NO_FIGURES = "No figures have been published yet; `make bench` measures this machine."
 NO_GPU = "No row was measured on a GPU; `python -m bench --device cuda` is ready to, and has not been run on one."
@@ -70,35 +73,41 @@ def _no_gpu(figures: Figures) -> list[str]:
     return [] if "gpu" in figures["machine"] else [NO_GPU]
 
 
-def with_block(text: str, content: str) -> str:
-    """Returns `text` with `content` between the marks.
+def with_block(text: str, content: str, marks: tuple[str, str] = BENCH) -> str:
+    """Returns `text` with `content` between two marks.
 
     Raises:
         ValueError: the marks are not there once each, in order.
     """
-    if text.count(BEGIN) != 1 or text.count(END) != 1 or text.index(BEGIN) > text.index(END):
-        raise ValueError(f"expected {BEGIN} and {END} once each, in this order")
-    return f"{text.split(BEGIN)[0]}{BEGIN}\n{content}\n{END}{text.split(END)[1]}"
+    begin, end = marks
+    if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
+        raise ValueError(f"expected {begin} and {end} once each, in this order")
+    return f"{text.split(begin)[0]}{begin}\n{content}\n{end}{text.split(end)[1]}"
 
 
-def block_of(text: str) -> str:
-    """Returns what stands between the marks of `text`."""
-    found = re.search(f"{re.escape(BEGIN)}\n(.*)\n{re.escape(END)}", text, re.DOTALL)
+def block_of(text: str, marks: tuple[str, str] = BENCH) -> str:
+    """Returns what stands between two marks of `text`."""
+    found = re.search(f"{re.escape(marks[0])}\n(.*)\n{re.escape(marks[1])}", text, re.DOTALL)
     return found[1] if found else ""
 
 
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Publishes a run, or writes the published figures again."""
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", choices=("adopt", "write"))
+    parser.add_argument("action", choices=("adopt", "adopt-gpu", "write"))
     parser.add_argument("out", nargs="?", type=Path, default=Path("out/bench"))
     chosen = parser.parse_args(arguments)
-    published = root / "docs" / "performance.json"
+    published, published_gpu = (root / "docs" / name for name in ("performance.json", "performance-gpu.json"))
     if chosen.action == "adopt":
         published.write_text(json.dumps(figures_of(chosen.out), indent=1) + "\n", encoding="utf-8")
-    figures = _read(published)
-    for page, content in ((root / "README.md", summary_block), (root / "docs" / "performance.md", tables_block)):
-        page.write_text(with_block(page.read_text(encoding="utf-8"), content(figures)), encoding="utf-8")
+    if chosen.action == "adopt-gpu":
+        gpu_block(run := _read(chosen.out))
+        published_gpu.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
+    figures, gpu = _read(published), _read(published_gpu) if published_gpu.exists() else None
+    readme, page = root / "README.md", root / "docs" / "performance.md"
+    readme.write_text(with_block(readme.read_text(encoding="utf-8"), summary_block(figures)), encoding="utf-8")
+    text = with_block(page.read_text(encoding="utf-8"), tables_block(figures))
+    page.write_text(with_block(text, gpu_block(gpu), GPU), encoding="utf-8")
     (root / "docs" / CHART).write_text(chart.draw(summary.lines(figures)), encoding="utf-8")
     return 0
 

@@ -29,30 +29,30 @@ def _seconds(row: Row) -> str:
     return f"{number(row['seconds'])} ({number(row['seconds_low'])}–{number(row['seconds_high'])})"
 
 
-def _column(title: str, key: str, text: Callable[[Any], str] = str) -> Column:
+def column(title: str, key: str, text: Callable[[Any], str] = str) -> Column:
     """Returns a column of one key; a cell is empty if the row has no value."""
     return title, lambda row: "" if row.get(key) is None else text(row[key])
 
 
-def _mebibytes(value: float) -> str:
+def mebibytes(value: float) -> str:
     return f"{value / 2**20:,.0f} MiB"
 
 
-RATIO, SECONDS = _column("ratio", "ratio", "{:.2f}×".format), ("seconds", _seconds)
-OVERHEAD = _column("wall / engine", "overhead", number)
-AGREEMENT = (_column("Dice min", "dice_min", "{:.4f}".format), _column("changed", "changed_fraction", share))
+RATIO, SECONDS = column("ratio", "ratio", "{:.2f}×".format), ("seconds", _seconds)
+OVERHEAD = column("wall / engine", "overhead", number)
+AGREEMENT = (column("Dice min", "dice_min", "{:.4f}".format), column("changed", "changed_fraction", share))
 SCAN_COLUMNS = (
-    _column("way", "row"), RATIO, SECONDS, OVERHEAD, _column("peak memory", "peak_rss_bytes", _mebibytes), *AGREEMENT,
-    _column("Dice to nnU-Net's", "dice_min_to_nnunet", "{:.4f}".format),
+    column("way", "row"), RATIO, SECONDS, OVERHEAD, column("peak memory", "peak_rss_bytes", mebibytes), *AGREEMENT,
+    column("Dice to nnU-Net's", "dice_min_to_nnunet", "{:.4f}".format),
 )  # fmt: skip
 PART_COLUMNS = (
-    _column("way", "way"), RATIO, SECONDS, OVERHEAD, _column("memory", "peak_rss_bytes", _mebibytes),
-    _column("predicted", "predicted_peak_bytes", _mebibytes), _column("error", "error", "{:.1e}".format),
-    _column("note", "note"),
+    column("way", "way"), RATIO, SECONDS, OVERHEAD, column("memory", "peak_rss_bytes", mebibytes),
+    column("predicted", "predicted_peak_bytes", mebibytes), column("error", "error", "{:.1e}".format),
+    column("note", "note"),
 )  # fmt: skip
 ENGINE_COLUMNS = (
-    _column("engine", "engine"), _column("precision", "precision"), _column("batch", "batch"), RATIO,
-    _column("seconds a ROI", "seconds_per_roi", number), *AGREEMENT,
+    column("engine", "engine"), column("precision", "precision"), column("batch", "batch"), RATIO,
+    column("seconds a ROI", "seconds_per_roi", number), *AGREEMENT,
 )  # fmt: skip
 EXPLANATION = (
     "Ratios are to the first row of each table. Seconds run from the scan's file to the mask's, medians of "
