@@ -13,7 +13,7 @@ from typing import Any
 import torch
 
 from .networks import subject_of
-from .scan import fastest
+from .scan import fastest, unmeasured
 from .settings import Known, Row, Settings, in_one_line
 from .timing import digits, synchronise
 from .ways import Way, new_stream, open_way
@@ -24,7 +24,7 @@ COUNTS = (1, 2, 4)
 
 def on_one(settings: Settings, known: Known, key: str) -> Iterator[Row]:
     """Yields tiles a second of one copy and of several on one device, at a small batch and at the fastest."""
-    way, best = fastest(known, key, ("eager",)) or (Way(dtype="bf16", last=True), settings.batches[-1])
+    way, best = fastest(known, key, ("eager",)) or unmeasured(("eager",), settings)
     for batch in sorted({1, best}):
         places = [[settings.device] * count for count in settings.pick(COUNTS, COUNTS[:2])]
         yield from _rows("copies on one GPU", settings, key, way, batch, places)
@@ -39,7 +39,7 @@ def on_all(settings: Settings, known: Known, key: str) -> Iterator[Row]:
     there = [f"cuda:{index}" for index in range(torch.cuda.device_count())] if settings.device != "cpu" else ["cpu"] * 2
     if len(there) < 2:
         raise RuntimeError(f"expected several GPUs, found {len(there)}")
-    way, batch = fastest(known, key, ("eager",)) or (Way(dtype="bf16", last=True), settings.batches[-1])
+    way, batch = fastest(known, key, ("eager",)) or unmeasured(("eager",), settings)
     yield from _rows("GPUs", settings, key, way, batch, [there[:count] for count in range(1, len(there) + 1)])
 
 

@@ -107,9 +107,10 @@ def fit_head(network: nn.Module, tiles: torch.Tensor, labels: torch.Tensor, scor
     head = last_layer(network, scores)
     kept: list[torch.Tensor] = []
     hook = head.register_forward_pre_hook(lambda _, inputs: kept.append(inputs[0].detach()))
-    allow_tf32(False)
+    before = allow_tf32(False)
     with hook, torch.no_grad():
         network(tiles)
+    allow_tf32(before)
     inputs = kept[0][0].flatten(1).double()
     inputs = torch.cat([inputs, torch.ones_like(inputs[:1])])
     truth = nn.functional.one_hot(labels.flatten().long(), scores).double()

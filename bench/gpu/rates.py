@@ -79,10 +79,12 @@ def _products(settings: Settings) -> Iterator[Row]:
     allow_tf32(False)
 
 
-def allow_tf32(allowed: bool) -> None:
-    """Lets fp32 products and convolutions be computed in TF32, or not."""
+def allow_tf32(allowed: bool) -> bool:
+    """Lets fp32 products and convolutions be computed in TF32, or not; returns whether they were."""
+    before = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
+    return before
 
 
 def _rate(what: str, work: float, unit: str, call: Callable[[], object], settings: Settings) -> Row:
