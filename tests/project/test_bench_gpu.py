@@ -56,10 +56,10 @@ def tiny(tmp_path: Path) -> Settings:
 def rehearsed(stages: list[str], folder: Path) -> dict[str, Any]:
     """The JSON of a whole run at tiny size, through the command."""
     out = folder / "gpu.json"
-    command_line = [sys.executable, "-m", "bench.gpu", "--tiny", "--device", "cpu", "--out", str(out)]
+    command_line = [sys.executable, "-m", "bench.gpu", "--tiny", "--device", "cpu", "--minutes", "60", "--out"]
     paths = os.pathsep.join(str(ROOT / name) for name in ("client", "build", "server", "."))
     done = subprocess.run(
-        [*command_line, "--stages", ",".join(stages)], cwd=ROOT, capture_output=True, text=True,
+        [*command_line, str(out), "--stages", ",".join(stages)], cwd=ROOT, capture_output=True, text=True,
         env={**os.environ, "PYTHONPATH": paths},
     )  # fmt: skip
     assert done.returncode == 0, done.stderr[-4000:]
