@@ -81,7 +81,7 @@ def _products(settings: Settings) -> Iterator[Row]:
 
 def allow_tf32(allowed: bool) -> bool:
     """Lets fp32 products and convolutions be computed in TF32, or not; returns whether they were."""
-    before = torch.backends.cuda.matmul.allow_tf32
+    before: bool = torch.backends.cuda.matmul.allow_tf32
     torch.backends.cuda.matmul.allow_tf32 = allowed
     torch.backends.cudnn.allow_tf32 = allowed
     return before
