@@ -100,6 +100,15 @@ def test_an_engine_that_changes_nothing_has_dice_1_of_every_label() -> None:
     assert metrics.changed == 0.0
 
 
+def test_of_a_single_mask_the_change_is_a_share_of_the_scan_too() -> None:
+    foreground = chosen_spec(output={"labels": ["background", "one"], "scores": "foreground", "foreground": "one"})
+    wanted = scores(2000)[1:2]
+    found = changed(wanted, 0, 20)
+    metrics = calibration_metrics(graphs_of(foreground, wanted), answers(found))
+    assert metrics.dice == {"one": 2 * 1980 / (2000 + 1980)}
+    assert metrics.changed == 20 / np.prod(SHAPE)
+
+
 @pytest.mark.parametrize(
     ("size", "lost", "counts"),
     [

@@ -169,6 +169,13 @@ def test_what_counts_is_found_and_told(case: Found) -> None:
             assert found.header == header
 
 
+@pytest.mark.parametrize(("slices", "apart"), [(1, False), (2, True)])
+def test_forms_that_differ_beyond_the_last_slice_place_voxels_alike(slices: int, apart: bool) -> None:
+    thicker = AFFINE[:3] * np.array([1, 1, 4.5, 1])
+    header = nib.Nifti1Header.from_fileobj(io.BytesIO(content(np.zeros((9, 8, slices), np.int16), srow=thicker)))
+    assert (APART in header_geometry(header, NIBABEL, "scan").warnings) is apart
+
+
 LARGER_SFORM = np.diag([1.0, 1.5, 9, 1])[:3]
 
 
