@@ -90,8 +90,9 @@ def test_two_models_of_one_build_share_no_entry(tmp_path: Path) -> None:
 # Names alone, without a build
 
 
-BRAIN = ("brain_onnxruntime", "brain_openvino", "brain_tensorrt")
-FOLDS = ("left_onnxruntime", "left_openvino", "left_tensorrt", "up_onnxruntime", "up_openvino", "up_tensorrt")
+ENGINES = ("onnxruntime", "openvino", "aotinductor", "tensorrt")
+BRAIN = tuple(f"brain_{engine}" for engine in ENGINES)
+FOLDS = tuple(f"{fold}_{engine}" for fold in ("left", "up") for engine in ENGINES)
 
 
 @pytest.mark.parametrize(("folds", "entries"), [(("brain",), BRAIN), (("up", "left"), (*BRAIN, *FOLDS))])
