@@ -236,3 +236,12 @@ def test_a_certificate_of_ones_own_that_is_none(files: Files, tmp_path: Path, te
     tls = TlsConfig(files.authority.certificate, tmp_path / "own.pem", files.client.key)
     with pytest.raises(InputError, match=r"own\.pem, .*: expected a certificate and its private key"):
         ask("127.0.0.1:9", ConnectionConfig(tls))
+
+
+def test_every_connection_has_the_channels_limits(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Without them, gRPC waits up to two minutes before it looks for a server that has started again."""
+    given: list[dict[str, object]] = []
+    monkeypatch.setattr("tritonclient.grpc.InferenceServerClient", lambda _, **options: given.append(options))
+    connection.connect("localhost:8001", ConnectionConfig())
+    (options,) = given
+    assert dict(options["channel_args"])["grpc.max_reconnect_backoff_ms"] <= 1000  # type: ignore[call-overload]

@@ -312,3 +312,23 @@ def test_where_the_server_does_not_answer_the_names_are_removed_all_the_same(
     memory.refusals["names"] = [REFUSED]
     forget_dead_clients(memory)
     assert not list(folder.iterdir())
+
+
+def test_a_name_that_cannot_be_taken_away_costs_no_region(
+    memory: ScriptedMemory, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A later client takes it away."""
+    named: list[Path] = []
+
+    def refuses(path: Path) -> None:
+        named.append(path)
+        raise OSError(errno.EROFS, "read-only")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "unlink", refuses)
+        region = Region(memory, 100)
+    for path in named:
+        path.unlink()
+    assert named
+    assert region.name in memory.mapped
+    region.close()
