@@ -17,7 +17,7 @@ import typer
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, exit_code, say, warn
 from voxtile_build.cli.container import container_command
-from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, split
+from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, join_values, split
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -64,16 +64,23 @@ def spec(
 @app.command()
 def nnunet(
     folder: Annotated[
-        Path, typer.Argument(metavar="FOLDER", help="A trained nnU-Net v2 model: TRAINER__PLANS__CONFIGURATION.")
+        Path,
+        typer.Argument(
+            metavar="FOLDER", help="A trained nnU-Net v2 model, TRAINER__PLANS__CONFIGURATION, or an exported zip file."
+        ),
     ],
     name: NewName,
     repository: Repository,
     folds: Annotated[
-        list[str] | None, typer.Option("--folds", metavar="0,1,…|all", help="Left out: every fold that was trained.")
+        list[str] | None,
+        typer.Option("--folds", "-f", metavar="0 1 …|all", help="Left out: every fold that was trained."),
     ] = None,
-    checkpoint: Annotated[str, typer.Option(help="File in each fold.")] = "checkpoint_final.pth",
+    checkpoint: Annotated[
+        str, typer.Option("--checkpoint", "-chk", help="File in each fold.")
+    ] = "checkpoint_final.pth",
     configuration: Annotated[
-        str | None, typer.Option(help="3d_fullres, 3d_lowres, 2d, …; chooses where FOLDER holds several.")
+        str | None,
+        typer.Option("--configuration", "-c", help="3d_fullres, 3d_lowres, 2d, …; chooses where FOLDER holds several."),
     ] = None,
     engines: Engines = None,
     settings: Settings = None,
@@ -204,7 +211,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """
     _silence_libraries()
     try:
-        result = app(args=arguments, standalone_mode=False)
+        given = sys.argv[1:] if arguments is None else arguments
+        result = app(args=join_values(given), standalone_mode=False)
     except BuildError as error:
         print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
         if isinstance(error, ContainerNeeded):

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Annotated
 
 import typer
+
+from voxtile_build.spec.engines import ENGINE_NAMES
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")]
 NewName = Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")]
@@ -18,6 +22,27 @@ Settings = Annotated[
     Path | None,
     typer.Option("--settings", metavar="FILE.toml", help=r"\[serving], \[precision] and \[acceptance] as in a spec."),
 ]
+
+SEVERAL = {
+    "--folds": re.compile("(fold_)?([0-9]+|all)"),
+    "-f": re.compile("(fold_)?([0-9]+|all)"),
+    "--engines": re.compile("|".join(ENGINE_NAMES)),
+}
+"""Options that take several values, and what a value looks like: what comes after them may be an argument."""
+
+
+def join_values(arguments: Iterable[str]) -> list[str]:
+    """The arguments with the values of such an option in one: `--folds 0 1`, as nnU-Net takes it, is `--folds 0,1`."""
+    joined: list[str] = []
+    values: re.Pattern[str] | None = None
+    given = False
+    for word in arguments:
+        if values and given and values.fullmatch(word):
+            joined[-1] += f",{word}"
+            continue
+        values, given = (values, True) if values and not given else (SEVERAL.get(word), False)
+        joined.append(word)
+    return joined
 
 
 def split(values: list[str] | None) -> list[str] | None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
@@ -12,8 +11,7 @@ from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_name
 from voxtile_build.repository.folds import Model
 from voxtile_build.spec.engines import ENGINE_NAMES
-
-INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
+from voxtile_build.spec.name import checked_name
 
 
 def check_names(models: Sequence[Model], repository: Path) -> None:
@@ -29,12 +27,10 @@ def check_names(models: Sequence[Model], repository: Path) -> None:
     taken = dict(_taken(repository, {model.spec.name for model in models}))
     for model in models:
         name = model.spec.name
-        ending = INNER.search(name)
-        if ending:
-            raise SpecError(
-                f"{name}: name: must not end in {ending[0]!r}: entries behind the public name "
-                f"{name[: ending.start()]!r} end so; {name.replace('_', '-')!r} will do"
-            )
+        try:
+            checked_name(name)
+        except ValueError as error:
+            raise SpecError(f"{name}: name: {error}") from None
         for entry in (name, *inner_names(name, [fold.name for fold in model.folds])):
             if entry in taken:
                 raise SpecError(

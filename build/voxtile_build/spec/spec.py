@@ -6,18 +6,17 @@ reads TOML and knows nothing of networks, engines or servers.
 
 from __future__ import annotations
 
-import re
 from pathlib import Path
 from typing import Annotated, Any
 
 import tomllib
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
-from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
+from voxtile_build.spec.name import checked_name
 from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.precision import Precision
@@ -29,7 +28,7 @@ from voxtile_build.spec.tiling import Tiling
 class Spec(Table):
     """A model: the whole file. Tables that are left out have their defaults."""
 
-    name: Annotated[str, Field(pattern="^[a-z0-9][a-z0-9_-]*$")] = Field(
+    name: Annotated[str, AfterValidator(checked_name)] = Field(
         description="public name of the model: small letters, digits, - and _"
     )
     title: str = Field(default="", description="what the model does, in one line for people")
@@ -48,9 +47,6 @@ class Spec(Table):
 
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
-        ending = re.search(rf"_({'|'.join(ENGINE_NAMES)})$", self.name)
-        if ending:
-            raise ValueError(f"name {self.name!r} must not end in {ending[0]!r}: entries of engines end so")
         if self.network.file is not None and self.weights is not None:
             raise ValueError("[weights] belongs to a network by name; network.file holds its own weights")
         if self.tiling.multiple is not None and len(self.tiling.roi_size) != 2:

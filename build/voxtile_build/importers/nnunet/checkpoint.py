@@ -57,7 +57,11 @@ def read_checkpoint(path: Path, fold: str) -> Checkpoint:
             numbers; such an object is named, and none of its code is run.
     """
     if not path.is_file():
-        raise SourceError(f"fold {fold}: expected its checkpoint {path}, found no such file; train it, or leave it out")
+        trained = sorted(file.parent.name.removeprefix("fold_") for file in path.parents[1].glob(f"fold_*/{path.name}"))
+        raise SourceError(
+            f"fold {fold}: expected its checkpoint {path}, found no such file; train it, or leave it out "
+            f"(trained are {', '.join(trained) or 'none'})"
+        )
     content = read_torch(path)
     arguments = content.get("init_args") if isinstance(content, Mapping) else None
     if not isinstance(content, Mapping) or "network_weights" not in content or not isinstance(arguments, Mapping):

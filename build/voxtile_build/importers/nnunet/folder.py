@@ -6,17 +6,15 @@ Knows names and JSON, not what the values mean.
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from voxtile_build.errors import SourceError
+from voxtile_build.importers.nnunet.found import SEPARATOR, trained_folders, what_was_found
 from voxtile_build.importers.nnunet.old_plans import with_architecture
 from voxtile_build.importers.nnunet.shapes import Configuration, Dataset, Inheriting, Plans, check_kinds
-
-SEPARATOR = "__"
-"""Trained models are called TRAINER__PLANS__CONFIGURATION."""
 
 
 @dataclass(frozen=True)
@@ -122,16 +120,12 @@ def _inherited(configurations: Mapping[str, Any], name: str, where: str, visited
 
 
 def _choose(path: Path, configuration: str | None) -> Path:
-    models = sorted(file.parent for file in path.glob(f"*{SEPARATOR}*/plans.json"))
+    models = trained_folders(path)
     wanted = [model for model in models if configuration in (None, model.name.split(SEPARATOR)[-1])]
     if len(wanted) == 1:
         return wanted[0]
-    what = "a trained nnU-Net v2 folder (dataset.json, plans.json, fold_X)"
+    of = f" of configuration {configuration!r}" if configuration else ""
     raise SourceError(
-        f"{path}: expected {what}{f' of configuration {configuration!r}' if configuration else ''}, found "
-        f"{_listed(wanted or models)}; give the folder TRAINER__PLANS__CONFIGURATION of one of them"
+        f"{path}: expected a trained nnU-Net v2 folder (dataset.json, plans.json, fold_X){of}, "
+        f"found {what_was_found(path)}"
     )
-
-
-def _listed(models: Sequence[Path]) -> str:
-    return ", ".join(model.name for model in models) or "none"

@@ -20,11 +20,13 @@ from voxtile.errors import ModelError
 from voxtile_build.errors import SourceError, WeightsError
 from voxtile_build.importers.nnunet.checkpoint import Checkpoint, load_into, read_checkpoints
 from voxtile_build.importers.nnunet.folder import ModelFolder, configuration_of, open_folder
+from voxtile_build.importers.nnunet.found import unfinished
 from voxtile_build.importers.nnunet.labels import Labels, channels_of, labels_of
 from voxtile_build.importers.nnunet.network import network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
 from voxtile_build.importers.nnunet.spec import check_names, plan_of, spec_of
 from voxtile_build.importers.nnunet.trainers import check_trainer
+from voxtile_build.importers.nnunet.zipped import is_zip, unpacked
 from voxtile_build.importers.settings import check_settings, refuse_scans
 from voxtile_build.repository.folds import Fold, Model
 
@@ -44,7 +46,7 @@ def models_of(
     """The public models of a trained folder, ready to be built.
 
     Args:
-        folder: the trained model, or a results folder that holds several.
+        folder: the trained model, a results folder that holds several, or a zip file of these.
         name: the public name.
         folds: such as ("0", "1") or ("all",). Default: all that have the file `checkpoint`.
         checkpoint: name of the file in each fold.
@@ -59,6 +61,18 @@ def models_of(
         BuildError: names the file and what is wrong with it.
     """
     check_settings(settings or {})
+    if is_zip(folder):
+        with unpacked(folder) as inside:
+            models = models_of(
+                inside.models,
+                name,
+                folds=folds,
+                checkpoint=checkpoint,
+                configuration=configuration,
+                settings=settings,
+                trainer_keeps_network=trainer_keeps_network,
+            )
+        return tuple(map(inside.later, models))
     opened = open_folder(folder, configuration)
     checkpoints = _checkpoints(opened, folds, checkpoint, configuration)
     notes = check_trainer(checkpoints[0].trainer, str(checkpoints[0].path), keeps_network=trainer_keeps_network)
@@ -82,9 +96,9 @@ def _checkpoints(
     folder: ModelFolder, folds: Sequence[str] | None, name: str, configuration: str | None
 ) -> tuple[Checkpoint, ...]:
     """The chosen folds, trained by the folder's own plan."""
-    chosen = tuple(dict.fromkeys(folds or folder.folds_with(name)))
+    chosen = tuple(dict.fromkeys(fold.removeprefix("fold_") for fold in folds or folder.folds_with(name)))
     if not chosen:
-        raise SourceError(f"{folder.path}: expected a trained fold (fold_0/{name}, …), found none")
+        raise SourceError(f"{folder.path}: expected a trained fold (fold_0/{name}, …), {unfinished(folder.path, name)}")
     found = read_checkpoints(folder.path, chosen, name)
     if configuration not in (None, found[0].configuration):
         raise SourceError(
