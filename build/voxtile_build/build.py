@@ -42,7 +42,7 @@ from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
 from voxtile_build.repository.names import check_names, entries_of
 from voxtile_build.repository.publishing import publish, staging
-from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.spec import Spec, check_done
 
 
 @dataclass(frozen=True)
@@ -97,6 +97,8 @@ def build_models(
     Consecutive models with the same `Fold.load` share export and reference if their specs allow it: they may differ in
     precision, for example. Arguments and errors are those of `build`. The last model's public entry appears last.
     """
+    for model in models:
+        check_done(model.spec)
     check_names(models, repository)  # before anything is written
     with staging(repository) as staged:
         check_names(models, repository)  # again: now no other build can take a name

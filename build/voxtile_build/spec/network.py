@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import Field, model_validator
+from pydantic import BeforeValidator, Field, model_validator
 
-from voxtile_build.spec.table import AnyPath, Sha256, Table
+from voxtile_build.spec.table import AnyPath, Sha256, Table, from_json
 
 
 class Network(Table):
     """A network by its name and arguments, or a file that holds the network together with its weights."""
 
     name: str = Field(default="", description="name of the network; `voxtile-build networks` lists them")
-    args: dict[str, Any] = Field(default={}, description="arguments of the network's constructor, by name")
+    args: Annotated[dict[str, Any], BeforeValidator(from_json)] = Field(
+        default={},
+        description="arguments of the network's constructor, by name; as JSON text where one of them is null",
+    )
     file: AnyPath | None = Field(
         default=None,
         description="in place of name and weights, a file that holds both, relative to the spec: .onnx, .pt "

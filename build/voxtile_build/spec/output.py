@@ -44,7 +44,7 @@ class Output(Table):
     def _values_of_names(cls, data: Any) -> Any:
         if not isinstance(data, dict) or not isinstance(data.get("labels"), list | tuple):
             return data
-        first = 1 if data.get("regions") is True else 0
+        first = _first_value(data.get("regions") is True)
         labels = tuple(
             {"name": label, "value": index} if isinstance(label, str) else label
             for index, label in enumerate(data["labels"], first)
@@ -83,6 +83,13 @@ class Output(Table):
         if self.scores == "labels" and len(self.labels) > 256:
             raise ValueError(f"uint8 holds 256 labels, found {len(self.labels)}; use probabilities")
 
+    def said(self, key: str) -> Any:
+        """The labels as their names alone, where the values are those that names get."""
+        natural = range(_first_value(self.regions), _first_value(self.regions) + len(self.labels))
+        if key == "labels" and [label.value for label in self.labels] == list(natural):
+            return tuple(label.name for label in self.labels)
+        return super().said(key)
+
     @property
     def foreground_index(self) -> int:
         """Index among the labels of the class that is returned alone."""
@@ -97,3 +104,8 @@ class Output(Table):
     def scale(self) -> float:
         """The stored value of probability 1."""
         return 255.0 if self.dtype == "uint8" and self.scores != "labels" else 1.0
+
+
+def _first_value(regions: bool) -> int:
+    """The value of the first label that is a name alone: labels begin with the background, regions do not."""
+    return 1 if regions else 0

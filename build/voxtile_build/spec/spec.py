@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import tomllib
-from pydantic import AfterValidator, Field, ValidationError, model_validator
+from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
@@ -21,7 +21,7 @@ from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.precision import Precision
 from voxtile_build.spec.serving import Serving
-from voxtile_build.spec.table import PositiveInt, Table
+from voxtile_build.spec.table import PositiveInt, Table, from_json
 from voxtile_build.spec.tiling import Tiling
 
 
@@ -41,8 +41,13 @@ class Spec(Table):
     serving: Serving = Field(default=Serving(), description="how the server runs the model: [serving]")
     acceptance: Acceptance = Field(default=Acceptance(), description="limits that each engine must keep: [acceptance]")
     precision: Precision = Field(default=Precision(), description="arithmetic of each engine: [precision]")
-    nnunet: dict[str, Any] | None = Field(
-        default=None, description="what an imported nnU-Net model tells the client; written by the importer"
+    nnunet: Annotated[dict[str, Any] | None, BeforeValidator(from_json)] = Field(
+        default=None,
+        description="what an imported nnU-Net model tells the client, also as JSON text; written by the importer",
+    )
+    todo: tuple[str, ...] = Field(
+        default=(),
+        description="what is still to be checked or filled in, a sentence each; nothing is built while one is left",
     )
 
     @model_validator(mode="after")
@@ -90,6 +95,20 @@ class Spec(Table):
     def spatial_dims(self) -> tuple[int, ...]:
         """Spatial sizes of a tile as a Triton entry declares them: those of roi_size, or -1 where any size is taken."""
         return self.tiling.roi_size if self.tiling.multiple is None else (-1,) * len(self.tiling.roi_size)
+
+
+def check_done(spec: Spec) -> None:
+    """Refuse a spec that says of itself that something is still to be checked.
+
+    Raises:
+        SpecError: a line for each.
+    """
+    if spec.todo:
+        lines = "".join(f"\n  - {sentence}" for sentence in spec.todo)
+        raise SpecError(
+            f"{spec.name}: todo: nothing is built while the spec says what is still to be done; "
+            f"do it, and take the line out of todo:{lines}"
+        )
 
 
 def input_names(spec: Spec) -> tuple[str, ...]:

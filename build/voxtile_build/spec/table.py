@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -32,12 +33,30 @@ class Table(BaseModel):
             return data
         return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
 
+    def said(self, key: str) -> Any:
+        """The value of a key as people write it; reading it back gives the same value."""
+        return getattr(self, key)
+
 
 def as_scans(value: Any) -> Any:
     """The scans of a TOML array, each as a tuple of files; a file alone is a scan of one channel."""
     if not isinstance(value, list | tuple):
         return value
     return tuple(_files_of(scan) for scan in value)
+
+
+def from_json(value: Any) -> Any:
+    """A table that stands in a TOML file as JSON text, because a value in it is null; any other value as it is.
+
+    Raises:
+        ValueError: the text is not JSON.
+    """
+    if not isinstance(value, str):
+        return value
+    try:
+        return json.loads(value)
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"expected a table, or one as JSON text, found text that is no JSON: {error}") from None
 
 
 def _files_of(scan: Any) -> Any:
