@@ -58,6 +58,9 @@ class Section:
         return "\n\n".join(block for block in blocks if block)
 
 
+TAGS = ("rule", "transform")
+"""Keys that choose among several classes where the field does not say which one does: that of a list."""
+
 KEY_COLUMNS = ("key", "type", "default", "meaning")
 
 
@@ -128,7 +131,7 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def _choice(model: type[BaseModel], discriminator: Any) -> str:
     """Returns the key and the value that choose `model` among the members of a union."""
-    key = str(discriminator or "rule")
+    key = str(discriminator or next(name for name in TAGS if name in model.model_fields))
     return f"{key} = {json.dumps(get_args(model.model_fields[key].annotation)[0])}"
 
 

@@ -68,7 +68,7 @@ def _ellipsoid(grid: Sequence[Array], centre: tuple[float, ...], half_axes: tupl
 
 
 def _in_units(unit: Array, spec: Spec) -> Array:
-    rule = spec.input.intensity
+    rule = spec.preparation.intensity
     if isinstance(rule, IntensityRange):
         return rule.a_min + unit * (rule.a_max - rule.a_min)
     if isinstance(rule, IntensityFixed):

@@ -55,7 +55,7 @@ def gather_scans(spec: Spec) -> tuple[Scan, ...]:
 def phantom_scan(spec: Spec) -> Scan:
     """The generated scan."""
     scan = _scan(f"phantom, seed {SEED}", phantom(spec), spec)
-    return replace(scan, spacing=tuple(spec.input.spacing or scan.spacing))
+    return replace(scan, spacing=tuple(spec.preparation.spacing or scan.spacing))
 
 
 def scans_of(files: Sequence[tuple[Path, ...]], spec: Spec, key: str) -> tuple[Scan, ...]:
@@ -118,7 +118,7 @@ def intensity_statistics(values: Array, spec: Spec) -> Array:
 
 
 def _statistics(channel: Array, spec: Spec) -> tuple[float, float]:
-    rule = spec.input.intensity
+    rule = spec.preparation.intensity
     if not isinstance(rule, IntensityZscore | IntensityPercentile):
         return 0.0, 1.0
     chosen = channel if rule.mask == "all" else channel[channel != 0]

@@ -46,10 +46,10 @@ def read_scan(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans"
 
 def spacing_of(file: Path, spec: Spec) -> tuple[float, ...]:
     """Size of a voxel in mm once the scan in `file` is prepared, in the order of the prepared axes."""
-    if spec.input.spacing is not None:
-        spacing = tuple(float(size) for size in spec.input.spacing)
+    if spec.preparation.spacing is not None:
+        spacing = tuple(float(size) for size in spec.preparation.spacing)
     else:
-        spacing = _stored_spacing(file, spec.input.orientation)
+        spacing = _stored_spacing(file, spec.preparation.orientation)
     return spacing[::-1] if _turned(spec) else spacing
 
 
@@ -71,10 +71,10 @@ def _read(file: Path, spec: Spec, key: str) -> Array:
     from monai.transforms import Compose, LoadImage, Orientation, Spacing
 
     steps: list[Any] = [LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float64)]
-    if spec.input.orientation is not None:
-        steps.append(Orientation(axcodes=spec.input.orientation, labels=AXES))
-    if spec.input.spacing is not None:
-        steps.append(Spacing(pixdim=spec.input.spacing, mode="bilinear", padding_mode="border"))
+    if spec.preparation.orientation is not None:
+        steps.append(Orientation(axcodes=spec.preparation.orientation, labels=AXES))
+    if spec.preparation.spacing is not None:
+        steps.append(Spacing(pixdim=spec.preparation.spacing, mode="bilinear", padding_mode="border"))
     if not file.is_file():
         raise ScanError(f"{file}: no such file; {key} must name NIfTI files, relative to the spec")
     try:

@@ -59,7 +59,7 @@ class Wrapper(nn.Module):
 
 
 def _normaliser(spec: Spec) -> nn.Module:
-    rule, axes = spec.input.intensity, len(spec.tiling.roi_size)
+    rule, axes = spec.preparation.intensity, len(spec.tiling.roi_size)
     if isinstance(rule, IntensityRange):
         return Range(rule)
     if isinstance(rule, IntensityFixed):

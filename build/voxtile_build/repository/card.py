@@ -41,15 +41,16 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
     Raises:
         BuildError: the parts do not make a card that a client would take.
     """
+    _check_carried_out(spec)
     fields = {
         "schema_version": SCHEMA_VERSION,
         "name": spec.name,
         "title": spec.title,
         "channels": spec.input.channels,
-        "orientation": spec.input.orientation,
-        "spacing": spec.input.spacing,
+        "orientation": spec.preparation.orientation,
+        "spacing": spec.preparation.spacing,
         # keep_zero concerns the graph alone.
-        "intensity": spec.input.intensity.model_dump(exclude={"keep_zero"}),
+        "intensity": spec.preparation.intensity.model_dump(exclude={"keep_zero"}),
         "roi_size": spec.tiling.roi_size,
         "slice_axis": spec.tiling.slice_axis,
         "multiple": spec.tiling.multiple,
@@ -72,6 +73,25 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
         first = error.errors()[0]
         where = ".".join(map(str, first["loc"])) or "card"
         raise BuildError(f"{spec.name}: the card does not fit its schema at {where}: {first['msg']}") from error
+
+
+def _check_carried_out(spec: Spec) -> None:
+    """Refuse chains that the card has no words for."""
+    finishing = spec.finishing
+    usual = 0.5 if "sigmoid" in (spec.output.activation, finishing.after if finishing else "") else 0.0
+    usual = 0.5 if spec.output.scores != "logits" else usual
+    if spec.preparation.client or spec.preparation.graph:
+        raise BuildError(f"{spec.name}: this chain of pre-processing is not carried out yet")
+    if finishing and (
+        finishing.cleans
+        or finishing.nearest
+        or finishing.decided_first
+        or finishing.values
+        or finishing.threshold not in (None, usual)
+    ):
+        raise BuildError(f"{spec.name}: this chain of post-processing is not carried out yet")
+    if spec.network.output != "logits":
+        raise BuildError(f"{spec.name}: network.output is not carried out yet")
 
 
 def card_text(content: Card) -> str:

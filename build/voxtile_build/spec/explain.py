@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import re
 import typing
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -12,23 +14,54 @@ from pydantic_core import ErrorDetails
 SHOWN = 20
 """Lines of an error at most: one list of a thousand wrong entries should not fill the screen."""
 
+_NOT_NEEDED = "leave it out: the client reads the scan, and sends it in the right type"
+OTHER_TRANSFORMS = {
+    **dict.fromkeys(
+        ("LoadImage", "EnsureChannelFirst", "AddChannel", "EnsureType", "CastToType", "ToTensor", "ToDevice"),
+        _NOT_NEEDED,
+    ),
+    "SaveImage": "leave it out: the client writes the mask",
+    "Resize": "its size differs from scan to scan, and it has no exact inverse; use Spacing with the voxel size that "
+    "the network was trained with, or ResizeWithPadOrCrop",
+    "Lambda": "Python is not run; use the transform that it stands for, such as MapLabelValue",
+}
+"""Transforms of MONAI that a chain cannot hold, and what to do."""
 
-def explain(error: ValidationError, model: type[BaseModel], where: str) -> str:
+
+def explain(error: ValidationError, model: type[BaseModel], where: str, words: Mapping[str, str] | None = None) -> str:
     """A line for every fault: `FILE: key.path: what is wrong, what was found (what the key means)`.
 
     Args:
         error: pydantic's error.
         model: the class that was validated.
         where: names the file.
+        words: for tables that the file calls by another name, that name.
     """
-    faults = [f"{where}: {_fault(details, model)}" for details in error.errors(include_url=False)]
+    found = [details for details in error.errors(include_url=False) if not _follows(details)]
+    faults = [f"{where}: {_in_words(_fault(details, model), words or {})}" for details in found]
     more = [f"{where}: {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else []
     return "\n".join([*faults[:SHOWN], *more])
+
+
+def _follows(details: ErrorDetails) -> bool:
+    """Whether a fault follows from another one: a list counts as too short once its wrong entries are left out."""
+    least = details.get("ctx", {}).get("min_length", 0)
+    return details["type"] == "too_short" and len(details["input"]) >= least
+
+
+def _in_words(fault: str, words: Mapping[str, str]) -> str:
+    for name, other in words.items():
+        fault = re.sub(rf"(?<![\w.])(\[?){name}(?=[.:\]])", rf"\g<1>{other}", fault)
+    return fault
 
 
 def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:
     path, parent, meaning = _walk(details["loc"], model)
     key = ".".join(path)
+    if details["type"] == "union_tag_invalid":
+        return f"{key}: {_wrong_tag(details['ctx'])}"
+    if details["type"] == "union_tag_not_found":
+        return f"{key}: expected the key {details['ctx']['discriminator']}, which says what it is, found none{meaning}"
     if details["type"] == "extra_forbidden":
         return f"{key}: unknown key{_nearest(path[-1], parent)}; {_known(path[:-1], parent)}"
     if details["type"] == "missing":
@@ -64,9 +97,24 @@ def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str]
     return path, parent, meaning
 
 
+def _wrong_tag(context: Mapping[str, Any]) -> str:
+    """What is wrong with the key that chooses among several tables."""
+    key, found = context["discriminator"].strip("'"), str(context["tag"])
+    known = re.findall(r"'([^']*)'", context["expected_tags"])
+    hint = OTHER_TRANSFORMS.get(_base_name(found), "") if key == "transform" else ""
+    near = difflib.get_close_matches(_base_name(found), known, 1)
+    mean = f" (did you mean {near[0]!r}?)" if near and not hint else ""
+    return f"expected {key} to be one of {', '.join(known)}, found {found!r}{mean}{'; ' if hint else ''}{hint}"
+
+
+def _base_name(name: str) -> str:
+    """The name of a transform without its dictionary ending: `Spacing` for `Spacingd`."""
+    return re.sub(r"(d|D|Dict)$", "", name)
+
+
 def _tags(model: type[BaseModel]) -> tuple[Any, ...]:
-    rule = model.model_fields.get("rule")
-    return typing.get_args(rule.annotation) if rule is not None else ()
+    tag = model.model_fields.get("rule") or model.model_fields.get("transform")
+    return typing.get_args(tag.annotation) if tag is not None else ()
 
 
 def _models(annotation: Any) -> list[type[BaseModel]]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import BeforeValidator, Field, model_validator
 
@@ -27,6 +27,10 @@ class Network(Table):
     )
     head: int | None = Field(
         default=None, description="which of several outputs holds the scores, 0 the first, -1 the last"
+    )
+    output: Literal["logits", "probabilities"] = Field(
+        default="logits",
+        description="what the network gives: logits, or probabilities where it ends in softmax or sigmoid itself",
     )
 
     @model_validator(mode="after")

@@ -12,14 +12,19 @@ from typing import Annotated, Any
 import tomllib
 from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, model_validator
 
+from voxtile.transforms.finishing import Finishing, finishing_of
+from voxtile.transforms.postprocessing import Postprocessing
+from voxtile.transforms.preprocessing import Preprocessing
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
+from voxtile_build.spec.chains import check_preprocessing, with_chains
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
 from voxtile_build.spec.name import checked_name
 from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.precision import Precision
+from voxtile_build.spec.preparation import Preparation, preparation_of
 from voxtile_build.spec.serving import Serving
 from voxtile_build.spec.table import PositiveInt, Table, from_json
 from voxtile_build.spec.tiling import Tiling
@@ -36,8 +41,18 @@ class Spec(Table):
     network: Network = Field(description="the network: [network] with name and args")
     weights: Weights | None = Field(default=None, description="the weights: [weights] with file and sha256")
     input: Input = Field(description="what the network takes: [input]")
+    preprocessing: Annotated[tuple[Preprocessing, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="steps before the network, in order: a [[preprocessing]] for each, in place of input.orientation, "
+        "spacing and intensity",
+    )
     output: Output = Field(description="what the network gives: [output]")
-    tiling: Tiling = Field(description="how a scan is cut and stitched: [tiling]")
+    postprocessing: Annotated[tuple[Postprocessing, ...], Field(min_length=1)] | None = Field(
+        default=None,
+        description="steps after the network, in order: a [[postprocessing]] for each; left out: scores are brought "
+        "back to the scan's grid, and decided there",
+    )
+    tiling: Tiling = Field(description="how a scan is cut and stitched")
     serving: Serving = Field(default=Serving(), description="how the server runs the model: [serving]")
     acceptance: Acceptance = Field(default=Acceptance(), description="limits that each engine must keep: [acceptance]")
     precision: Precision = Field(default=Precision(), description="arithmetic of each engine: [precision]")
@@ -50,6 +65,11 @@ class Spec(Table):
         description="what is still to be checked or filled in, a sentence each; nothing is built while one is left",
     )
 
+    @model_validator(mode="before")
+    @classmethod
+    def _chains(cls, data: Any) -> Any:
+        return with_chains(data) if isinstance(data, dict) else data
+
     @model_validator(mode="after")
     def _consistent(self) -> Spec:
         if self.network.file is not None and self.weights is not None:
@@ -60,6 +80,8 @@ class Spec(Table):
                 f"{list(self.tiling.roi_size)} is tiled: leave it out"
             )
         channels = len(self.input.channels)
+        check_preprocessing(self.preprocessing or (), self.input)
+        self._check_finishing()
         for key, scans in (
             ("acceptance.scans", self.acceptance.scans),
             ("precision.calibration", self.precision.calibration),
@@ -69,10 +91,47 @@ class Spec(Table):
                     raise ValueError(f"expected {key} with {channels} files a scan, found {len(scan)}")
         return self
 
+    def _check_finishing(self) -> None:
+        network, output = self.network.output, self.output
+        if network == "probabilities" and output.scores == "logits":
+            raise ValueError(
+                "network.output = 'probabilities' and output.scores = 'logits' contradict each other: leave scores out"
+            )
+        if self.postprocessing is None:
+            return
+        try:
+            finishing = finishing_of(self.postprocessing)
+        except ValueError as error:
+            raise ValueError(f"postprocessing: {error}") from None
+        if network == "probabilities" and finishing.activation != "none":
+            raise ValueError(
+                f"network.output = 'probabilities' says that the network ends in {finishing.activation} or the like: "
+                "leave Activations out, or network.output"
+            )
+        if output.regions != (finishing.threshold is not None):
+            found = "argmax" if finishing.threshold is None else "a threshold"
+            raise ValueError(
+                f"output.regions = {str(output.regions).lower()} and AsDiscrete with {found} contradict each other: "
+                "leave regions out"
+            )
+
+    @property
+    def preparation(self) -> Preparation:
+        """What happens to a scan before the network, by the chain or by the short keys of [input]."""
+        if self.preprocessing is None:
+            given = self.input
+            return Preparation(given.orientation, given.spacing, intensity=given.intensity)
+        return preparation_of(self.preprocessing, len(self.input.channels))
+
+    @property
+    def finishing(self) -> Finishing | None:
+        """What happens to scores after stitching, by the chain; None where there is none."""
+        return None if self.postprocessing is None else finishing_of(self.postprocessing)
+
     @property
     def whole_scan_intensity(self) -> bool:
         """Whether the graph takes the tensor `intensity` [batch, channel, 2]: what to subtract and to divide by."""
-        return self.input.intensity.rule in ("zscore", "percentile")
+        return self.preparation.intensity.rule in ("zscore", "percentile")
 
     @property
     def files(self) -> tuple[Path, ...]:
@@ -154,7 +213,8 @@ def parse_spec(fields: dict[str, Any], where: str, folder: Path) -> Spec:
     try:
         spec = Spec.model_validate(fields)
     except ValidationError as error:
-        raise SpecError(explain(error, Spec, where)) from None
+        words = {"tiling": "inferer"} if "inferer" in fields and "tiling" not in fields else {}
+        raise SpecError(explain(error, Spec, where, words)) from None
     return _with_files_in(spec, folder)
 
 

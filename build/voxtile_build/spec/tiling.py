@@ -1,4 +1,4 @@
-"""The table [tiling]: how the client cuts a scan into tiles and blends their scores."""
+"""The table [inferer], by its older name [tiling]: how the client cuts a scan into tiles and blends their scores."""
 
 from __future__ import annotations
 
@@ -21,6 +21,9 @@ class Tiling(Table):
     roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)] = Field(
         description="size of a tile in voxels, one number an axis"
     )
+    sw_batch_size: PositiveInt | None = Field(
+        default=None, description="tiles in one run of the network; what serving.max_batch_size is where it is left out"
+    )
     slice_axis: Literal[0, 1, 2] | None = Field(
         default=None, description="the axis along which a 2D network goes through the scan slice by slice"
     )
@@ -42,6 +45,9 @@ class Tiling(Table):
     ] = Field(
         default=0.125,
         description="width of the Gaussian as a share of the ROI: one number, or one for each axis of roi_size",
+    )
+    padding_mode: Literal["constant"] = Field(
+        default="constant", description="what the network sees outside the scan: constant, which is cval"
     )
     cval: Finite = Field(
         default=0.0, description="what the network sees outside the scan, after normalisation (MONAI's cval)"
