@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -13,7 +14,6 @@ from . import phantom
 from .agreement import agreement
 from .networks import Subject, subject_of
 from .settings import Known, Row, Settings, in_one_line
-from .stitching import DeviceStitcher, cut, padded
 from .tiles import AOT, EAGER
 from .timing import digits, event, forget_peak, peak, spread, synchronise
 from .ways import Runner, Way, open_way
@@ -51,16 +51,19 @@ class Pass:
 
         On a GPU the scan should be in pinned memory.
         """
-        device, tiles, clock = self.settings.device, list(self.plan), Clock(self.settings.device)
-        scan = padded(phantom.normalised(values.to(device, non_blocking=True)), self.plan)
-        stitcher = DeviceStitcher(self.plan, self.settings.scores, device)
-        for first in range(0, len(tiles), self.batch):
-            some = tiles[first : first + self.batch]
-            scores = clock.around(self.run, cut(scan, [*some, *[some[-1]] * (self.batch - len(some))]))
-            stitcher.add(some, scores[: len(some)])
-        labels = stitcher.labels()
+        from voxtile.tiling.on_device import VolumePass
+
+        device, clock = self.settings.device, Clock(self.settings.device)
+        whole = VolumePass(self.plan, partial(clock.around, self._filled), self.batch, padding=0.0)
+        scan = phantom.normalised(values.to(device, non_blocking=True))
+        labels = whole.scores(scan[None]).argmax(0).to(torch.uint8)
         found = torch.empty(labels.shape, dtype=labels.dtype, pin_memory=device != "cpu").copy_(labels)
         return found, clock.seconds()
+
+    def _filled(self, tiles: torch.Tensor) -> torch.Tensor:
+        """Returns the scores of tiles [tile, 1, *roi]. The last call is filled up: a CUDA graph has one shape."""
+        full = torch.cat([tiles, *[tiles[-1:]] * (self.batch - len(tiles))])
+        return self.run(full)[: len(tiles)]
 
 
 class Clock:

@@ -16,7 +16,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
@@ -30,12 +30,10 @@ from bench.gpu.report import NO_RUN, gpu_block, tables
 from bench.gpu.run import Stage, keep, run_stages
 from bench.gpu.settings import LONGEST_ERROR, Row, Settings, in_one_line
 from bench.gpu.stages import STAGES
-from bench.gpu.stitching import DeviceStitcher, cut, padded
 from bench.gpu.ways import Way, open_way
 from tests.support.gpu_stages import dying, failing, good, hanging
 from voxtile.card import Tiling
-from voxtile.tiling.plan import TilePlan, plan_tiles
-from voxtile.tiling.stitch import Stitcher
+from voxtile.tiling.plan import plan_tiles
 
 ROOT = Path(__file__).parents[2]
 COMPILING = [stage.name for stage in STAGES if stage.name.endswith(("aot", "aot-scan", "compile", "autotuned"))]
@@ -260,6 +258,7 @@ for name in ("voxtile_build", "tritonclient", "onnx", "scipy", "nnunetv2", "tens
     sys.modules[name] = None
 from bench.gpu import __main__
 from bench.gpu.scan import plan_of
+from voxtile.tiling import on_device
 from bench.gpu.networks import subject_of
 from bench.gpu.settings import Settings
 subject = subject_of("swinunetr", Settings("cpu", None, True))
@@ -414,60 +413,6 @@ def test_a_scan_by_a_package_that_was_not_made_says_so(tiny: Settings) -> None:
 
 
 # Arithmetic ---------------------------------------------------------------------------------------------------------
-
-
-@settings(max_examples=40, deadline=None)
-@given(st.tuples(*[st.integers(3, 21)] * 3), st.tuples(*[st.integers(2, 9)] * 3), st.floats(0, 0.7), st.integers(0, 99))
-def test_stitching_on_the_device_gives_the_stitchers_labels(
-    image: tuple[int, ...], roi: tuple[int, ...], overlap: float, seed: int
-) -> None:
-    plan = plan_tiles(image, roi, Tiling(overlap=overlap))
-    generator = torch.Generator().manual_seed(seed)
-    scores = torch.randn(len(plan), 3, *roi, generator=generator)
-    means = stitched(plan, scores)
-    stitcher = DeviceStitcher(plan, 3, "cpu")
-    every = list(plan)
-    for first in range(0, len(every), 4):
-        stitcher.add(every[first : first + 4], scores[first : first + 4])
-    found = stitcher.labels().numpy()
-    assert found.shape == image
-    assert found.dtype == np.uint8
-    # Where two labels score alike but for rounding, either may win.
-    first, second = np.sort(means, 0)[:-3:-1]
-    assert (found == means.argmax(0))[first - second > CLOSE].all()
-
-
-def stitched(plan: TilePlan, scores: torch.Tensor) -> np.ndarray:
-    """The scores [score, *image] by Voxtile's own Stitcher."""
-    stitcher, planes = Stitcher(plan, scores.shape[1]), []
-    for tile, one in zip(plan, scores.numpy(), strict=True):
-        planes += [part.copy() for part in stitcher.add(tile, one)]
-    planes += [part.copy() for part in stitcher.finish()]
-    return np.concatenate(planes, 1)
-
-
-def test_reduced_scores_are_added_up_in_fp32() -> None:
-    plan = plan_tiles((8, 8, 8), (8, 8, 8), Tiling())
-    stitcher = DeviceStitcher(plan, 2, "cpu")
-    for value in (256.0, 1.0):
-        stitcher.add(
-            list(plan), torch.tensor([256.0, value], dtype=torch.bfloat16).reshape(1, 2, 1, 1, 1).expand(1, 2, 8, 8, 8)
-        )
-    assert (stitcher._sums[0] / stitcher._weights - 512).abs().max() < 1e-3
-    assert (stitcher._sums[1] / stitcher._weights - 257).abs().max() < 1e-3
-
-
-@pytest.mark.parametrize("image", [(20, 17, 9), (5, 17, 30)])
-def test_tiles_are_cut_and_put_back_where_they_were(image: tuple[int, ...]) -> None:
-    plan, values = plan_tiles(image, (8, 8, 8), Tiling(overlap=0.4)), torch.rand(image) + 0.1
-    every = list(plan)
-    volume = padded(values, plan)
-    assert tuple(volume.shape) == plan.padded
-    assert volume.sum() == pytest.approx(float(values.sum()), rel=1e-5)
-    stitcher = DeviceStitcher(plan, 2, "cpu")
-    windows = cut(volume, every)
-    stitcher.add(every, torch.cat([windows - 0.5, 0.5 - windows], 1))
-    assert torch.equal(stitcher.labels() == 0, values >= 0.5)
 
 
 def test_the_scan_is_the_same_whatever_the_batch(tiny: Settings) -> None:
