@@ -161,29 +161,15 @@ def _tensorrt(subject: Subject, way: Way, batch: int) -> Runner:
 
     from voxtile_build.engines.shapes import batch_shapes
     from voxtile_build.engines.tensorrt.plan import build_plan
+    from voxtile_build.engines.tensorrt.runner import PlanRunner
     from voxtile_build.graph.torch_to_onnx import export
 
     module = Typed(subject.network(way.fused), way)
     model = export(module, (subject.tiles(2),))
     shapes = batch_shapes(model, batch, batch, batch)
-    plan = build_plan(tensorrt, model.SerializeToString(), shapes, "fp32" if way.dtype == "tf32" else way.dtype)
-    engine = tensorrt.Runtime(tensorrt.Logger()).deserialize_cuda_engine(plan)
-    return _plan_runner(engine, engine.create_execution_context(), subject, DTYPES[way.dtype])
-
-
-def _plan_runner(engine: Any, context: Any, subject: Subject, dtype: torch.dtype) -> Runner:
-    """Runs a plan on tensors that are on the GPU already. `engine` is kept for as long as its context."""
-
-    def run(tiles: torch.Tensor) -> torch.Tensor:
-        scores = torch.empty(len(tiles), subject.settings.scores, *tiles.shape[2:], dtype=dtype, device=tiles.device)
-        context.set_input_shape("roi", tuple(tiles.shape))
-        context.set_tensor_address("roi", tiles.data_ptr())
-        context.set_tensor_address("scores", scores.data_ptr())
-        if not context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
-            raise RuntimeError(f"expected {engine.name} to run a batch of {len(tiles)}, TensorRT refused")
-        return scores
-
-    return run
+    plan = build_plan(tensorrt, model.SerializeToString(), shapes, way.dtype)
+    opened = PlanRunner(tensorrt, plan.content)
+    return lambda tiles: opened.on_device({"roi": tiles})
 
 
 MAKERS: Mapping[str, Callable[[Subject, Way, int], Runner]] = {

@@ -75,11 +75,12 @@ class ContainerNeeded(EngineError):
     Attributes:
         image: of the container.
         files: what the build reads.
+        cache: of the variable VOXTILE_CACHE there: what the build keeps for the next one; None if it keeps nothing.
     """
 
-    def __init__(self, message: str, image: str, files: Sequence[Path]) -> None:
+    def __init__(self, message: str, image: str, files: Sequence[Path], cache: Path | None = None) -> None:
         super().__init__(message)
-        self.image, self.files = image, tuple(files)
+        self.image, self.files, self.cache = image, tuple(files), cache
 
 
 class VerificationError(BuildError):

@@ -126,6 +126,8 @@ def test_the_certificate_is_accepted_and_says_what_computes_where(published: Pub
     assert (certificate["device"]["kind"], certificate["serves_on"]) == ("cpu", "cpu")
     facts = certificate["precision_facts"]
     assert facts["layers"] == {precision: 3}
+    page = published.repository / f"{name}_aotinductor/1/certificate.md"
+    assert f"Layers by type: 3 in {precision}." in page.read_text(encoding="utf-8")
     assert not cpu.missing(facts["instructions"], cpu.features())
     assert certificate["versions"]["aotinductor"] == torch.__version__
     assert set(certificate["hashes"]["files"]) == {"model.pt2"}

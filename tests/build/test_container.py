@@ -10,6 +10,7 @@ from typing import NamedTuple
 import pytest
 
 from tests.support.build_specs import ROI
+from voxtile_build.cache import VARIABLE
 from voxtile_build.cli import commands, container
 from voxtile_build.engines.release import TENSORRT_IMAGE
 
@@ -38,6 +39,7 @@ class Printed(NamedTuple):
     folder: str
     image: str
     script: str
+    environment: list[str]
 
 
 def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Printed:
@@ -54,7 +56,8 @@ def printed(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> Printed
         assert here == there
         mounts[here] = mode[0] if mode else "rw"
     bash = words.index("bash")
-    return Printed(mounts, words[words.index("--workdir") + 1], words[bash - 1], words[bash + 2])
+    environment = [words[at + 1] for at, word in enumerate(words) if word == "--env"]
+    return Printed(mounts, words[words.index("--workdir") + 1], words[bash - 1], words[bash + 2], environment)
 
 
 def build_words(script: str) -> list[str]:
@@ -76,6 +79,7 @@ def place(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.chdir(folder)
     monkeypatch.setenv("PATH", "/usr/bin:/bin")
     monkeypatch.setattr("voxtile_build.engines.gpu.shutil.which", lambda _: None)
+    monkeypatch.setenv(VARIABLE, str(folder / "cache"))
     return folder
 
 
@@ -106,6 +110,23 @@ def test_what_lies_elsewhere_has_the_same_path_inside(place: Path, capsys: pytes
     assert "exit $code" in found.script
 
 
+def test_timings_of_earlier_builds_are_there_too(
+    place: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    cache = place.parent / "a cache"
+    monkeypatch.setenv(VARIABLE, str(cache))
+    arguments = ["spec", "specs/tiny.toml", "--repository", "r", "--engines", "tensorrt"]
+    found = printed(arguments, capsys)
+    assert found.mounts[str(cache / "tensorrt")] == "rw"
+    assert found.environment == [f"{VARIABLE}={cache}"]
+    assert (cache / "tensorrt").owner() == place.owner()  # docker would make it for root
+    chown = shlex.split(found.script.partition("chown ")[2].partition(";")[0])
+    assert chown[-2:] == [str(place / "r"), str(cache / "tensorrt")]
+    monkeypatch.setenv(VARIABLE, str(place / "specs" / "tiny.toml"))  # no folder can be made there
+    without = printed(arguments, capsys)
+    assert (without.environment, list(without.mounts)) == ([], [one for one in found.mounts if "cache" not in one])
+
+
 def test_sources_are_installed_from_a_copy(place: Path, capsys: pytest.CaptureFixture[str]) -> None:
     found = printed(["spec", "specs/tiny.toml", "--repository", "r", "--engines", "tensorrt"], capsys)
     assert found.mounts[str(container.SOURCES)] == "ro"
@@ -122,4 +143,4 @@ def test_an_installed_package_is_installed_there_in_the_same_version(
     monkeypatch.setattr(container, "SOURCES", tmp_path)
     found = printed(["spec", "specs/tiny.toml", "--repository", "r", "--engines", "tensorrt"], capsys)
     assert found.script.startswith("pip install --quiet voxtile-build==")
-    assert list(found.mounts) == [str(place)]
+    assert list(found.mounts) == [str(place), str(place / "cache" / "tensorrt")]

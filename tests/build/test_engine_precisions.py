@@ -20,13 +20,17 @@ from tests.support.build_specs import spec, tiny_unet
 from tests.support.precision_graphs import Attending, graphs_of
 from tests.support.small_networks import loud_network
 from voxtile_build.build import build
+from voxtile_build.cache import VARIABLE
 from voxtile_build.engines import find_engine, select
 from voxtile_build.engines.base import Compiled, Engine, Variant
+from voxtile_build.engines.gpu import Gpu
 from voxtile_build.engines.openvino.quantize import quantized_convolutions
 from voxtile_build.engines.openvino.variants import has_bf16
 from voxtile_build.engines.release import RELEASE, TENSORRT_IMAGE
 from voxtile_build.engines.select import calibration_metrics, compile_at
-from voxtile_build.engines.shapes import serving_shapes
+from voxtile_build.engines.shapes import Shapes, serving_shapes
+from voxtile_build.engines.tensorrt import variants as tensorrt_variants
+from voxtile_build.engines.tensorrt.fits import fitting
 from voxtile_build.engines.tensorrt.plan import build_plan
 from voxtile_build.engines.tensorrt.variants import kept_higher, plan_graph
 from voxtile_build.errors import AcceptanceError, ContainerNeeded, SpecError
@@ -394,7 +398,46 @@ def test_the_graph_of_each_precision_builds_a_real_engine_of_that_precision(tiny
     model, facts = plan_graph(tiny, precision)
     shapes = serving_shapes(model, tiny.spec.serving)
     assert shapes["roi"].maximum == (2, *tiny.spec.roi_shape)
-    assert build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts))
+    assert build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts)).content
+
+
+class NoGpu:
+    """In place of the GPU that a plan runs on: what the inspector would say of it, and no scores."""
+
+    def __init__(self, _: Any, plan: bytes, device: int) -> None:
+        assert len(plan) > 10_000
+        assert device == 1
+
+    def information(self, shapes: Shapes) -> str:
+        assert shapes["roi"].maximum[0] == 2
+        return json.dumps({"Layers": [{"Name": "conv", "Outputs": [{"Datatype": "Half"}]}]})
+
+
+@pytest.mark.filterwarnings("ignore:.*no-ops in TensorRT-RTX:DeprecationWarning")
+def test_what_auto_finds_on_the_cpu_becomes_a_plan_with_all_that_is_told_of_it(
+    tiny: Graphs, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The plan is TensorRT's for RTX; only the GPU that would run it is made up."""
+    h200 = Gpu("NVIDIA H200", "sm_90", "GPU-1a")
+    monkeypatch.setenv(VARIABLE, str(tmp_path / "cache"))
+    monkeypatch.setattr(tensorrt_variants, "MODULE", "tensorrt_rtx")
+    monkeypatch.setattr(tensorrt_variants, "served_gpus", lambda _: {1: h200})
+    monkeypatch.setattr(tensorrt_variants, "use_gpu", lambda _: None)
+    monkeypatch.setattr(tensorrt_variants, "PlanRunner", NoGpu)
+    found = compiled_at(tiny, "tensorrt", tmp_path, wanted="auto")
+    version = tmp_path / "entry" / "1"
+    assert found.precision == "fp16"
+    assert found.files == (version / "model.plan",)
+    assert json.loads((version / "layers.json").read_text())["Layers"][0]["Name"] == "conv"
+    assert found.facts["layers"] == {"fp16": 1}
+    assert (found.facts["gpu"]["name"], found.facts["hardware_compatibility"]) == ("NVIDIA H200", "none")
+    assert found.facts["search"]["order"] == ["fp16", "fp32"]
+    assert [*found.seconds] == ["auto 1: fp16", "plan, without earlier timings"]
+    (timings,) = (tmp_path / "cache" / "tensorrt").iterdir()
+    assert timings.name == f"NVIDIA-H200-sm-90-{found.facts['tensorrt']}.timings"
+    again = compiled_at(tiny, "tensorrt", tmp_path / "again", wanted="fp16")
+    assert [*again.seconds] == ["plan, with earlier timings"]
+    assert fitting(json.loads(json.dumps(again.facts)), {0: h200}, again.facts["tensorrt"]) == 0
 
 
 def test_on_gpus_the_server_builds_the_engine_itself(tmp_path: Path) -> None:

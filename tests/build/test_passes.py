@@ -490,7 +490,7 @@ def test_quantised_graph_runs_close_to_fp32_and_builds() -> None:
     reference = run_graph(plain(), PLAIN_FEEDS)[0]["scores"]
     found = run_graph(quantised, PLAIN_FEEDS)[0]["scores"]
     assert np.mean(reference.argmax(1) != found.argmax(1)) < 0.05
-    assert build_plan(tensorrt_rtx, quantised.SerializeToString(), batch_shapes(plain(), 1, 2, 4), "int8")
+    assert build_plan(tensorrt_rtx, quantised.SerializeToString(), batch_shapes(plain(), 1, 2, 4), "int8").content
 
 
 def test_weights_are_symmetric_with_a_scale_a_channel() -> None:

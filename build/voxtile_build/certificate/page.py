@@ -117,7 +117,11 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
         yield ""
         yield "Red: voxels whose label changes. Blue: borders of the labels in fp32."
     yield from _tiles(content["tiles"])
-    yield from _search(content.get("precision_facts", {}).get("search"))
+    facts = content.get("precision_facts", {})
+    yield from _search(facts.get("search"))
+    if facts.get("layers"):
+        yield ""
+        yield f"Layers by type: {', '.join(f'{count} in {kind}' for kind, count in facts['layers'].items())}."
     yield ""
     machine = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())

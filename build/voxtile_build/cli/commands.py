@@ -216,7 +216,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BuildError as error:
         print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
         if isinstance(error, ContainerNeeded):
-            command = container_command(error.image, sys.argv[1:] if arguments is None else arguments, error.files)
+            given = sys.argv[1:] if arguments is None else arguments
+            command = container_command(error.image, given, error.files, error.cache)
             print(f"\n  {command}", file=sys.stderr)  # noqa: T201
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):

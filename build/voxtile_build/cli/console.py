@@ -11,6 +11,8 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from voxtile_build.progress import listening
+
 if TYPE_CHECKING:
     from voxtile_build.build import Published
 
@@ -28,7 +30,8 @@ class Steps:
             yield
             return
         started = time.perf_counter()
-        with self.console.status(f"{self.name}: {what}"):
+        line = f"{self.name}: {what}"
+        with self.console.status(line) as shown, listening(lambda share: shown.update(f"{line}: {share:.0%}")):
             yield
         self.console.print(f"{self.name}: {what:32} {time.perf_counter() - started:6.1f} s", highlight=False)
 

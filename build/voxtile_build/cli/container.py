@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
 import voxtile_build
+from voxtile_build.cache import VARIABLE
 
 SOURCES = Path(voxtile_build.__file__).resolve().parents[2]
 """The folder of the distributions, where this package is installed from its sources."""
@@ -15,7 +16,9 @@ SOURCES = Path(voxtile_build.__file__).resolve().parents[2]
 COPY = "/tmp/voxtile"
 
 
-def container_command(image: str, arguments: Sequence[str], files: Iterable[Path] = ()) -> str:
+def container_command(
+    image: str, arguments: Sequence[str], files: Iterable[Path] = (), cache: Path | None = None
+) -> str:
     """The command line that runs `voxtile-build ARGUMENTS` in `image`, from the working directory.
 
     Every folder that is needed has the same path in the container, so that relative and absolute paths mean there what
@@ -25,15 +28,29 @@ def container_command(image: str, arguments: Sequence[str], files: Iterable[Path
         image: of the container.
         arguments: of voxtile-build.
         files: what the command reads beside its arguments.
+        cache: a folder that the command keeps files in for the next one; it is made, and left out where it cannot be.
     """
     folder = Path.cwd()
     build = shlex.join(["voxtile-build", *arguments])
+    kept = [cache] if cache is not None and _made(cache) else []
+    written = shlex.join(map(str, [_repository(arguments), *kept]))
     # Whoever runs docker is another user in the container.
-    return_files = f"chown --recursive {os.getuid()}:{os.getgid()} {shlex.quote(str(_repository(arguments)))}"
+    return_files = f"chown --recursive {os.getuid()}:{os.getgid()} {written}"
     script = f"{_install(arguments)} && {{ {build}; code=$?; {return_files}; exit $code; }}"
     mounts = [word for path, mode in _mounts(folder, arguments, files) for word in ("--volume", f"{path}:{path}{mode}")]
+    for one in kept:
+        mounts += ["--volume", f"{one}:{one}", "--env", f"{VARIABLE}={one.parent}"]
     words = ["docker", "run", "--rm", "--gpus", "all", *mounts, "--workdir", str(folder), image, "bash", "-c", script]
     return shlex.join(words)
+
+
+def _made(folder: Path) -> bool:
+    """Makes a folder for this user, because docker would make it for root; whether it is there."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError:
+        return False
+    return True
 
 
 def _install(arguments: Sequence[str]) -> str:

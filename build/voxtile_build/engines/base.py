@@ -30,7 +30,7 @@ class Compiled:
         parameters: of config.pbtxt; they take precedence over those of the engine.
         facts: what the certificate says of the precision.
         warnings: what the user should know of it, in sentences.
-        seconds: how long the attempts of a search took, each with its name.
+        seconds: how long parts of the build took, such as the attempts of a search, each with its name.
     """
 
     files: tuple[Path, ...]

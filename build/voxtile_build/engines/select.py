@@ -67,6 +67,7 @@ def _searched(engine: Engine, graphs: Graphs, spec: Spec, folder: Path) -> Compi
         compiled = engine.settle(result.engine, frozenset(result.accepted.kept), graphs, spec, folder)
     order = [variant.precision for variant in wanted]
     facts = {**compiled.facts, "search": {"order": order, **result.as_dict()}}
+    seconds |= compiled.seconds
     return replace(compiled, facts=facts, seconds=seconds, warnings=(*compiled.warnings, *warnings))
 
 

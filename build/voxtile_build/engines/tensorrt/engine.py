@@ -11,6 +11,7 @@ from voxtile_build.arrays import Runner
 from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.gpu import served_gpus, visible_gpu, visible_gpus
 from voxtile_build.engines.release import SERVER_IMAGE, TENSORRT_IMAGE
+from voxtile_build.engines.tensorrt import timings
 from voxtile_build.engines.tensorrt.fits import FILE, MODULE, fitting, here, together
 from voxtile_build.errors import ContainerNeeded, SpecError
 from voxtile_build.spec.spec import Spec
@@ -72,6 +73,7 @@ class TensorRt(Engine):
                 "with gpus set, onnxruntime builds an engine on the server's first start",
                 TENSORRT_IMAGE,
                 spec.files,
+                timings.folder(),
             )
         if not together(gpus.values(), spec.serving.hardware_compatibility):
             kinds = dict.fromkeys(gpu.architecture for gpu in gpus.values())

@@ -3,10 +3,8 @@
 from __future__ import annotations
 
 import importlib
-import importlib.util
 from collections.abc import Collection, Mapping
 from dataclasses import asdict
-from importlib import metadata
 from typing import Any
 
 from voxtile_build.engines.gpu import Gpu
@@ -19,13 +17,11 @@ AMPERE = 8.0
 
 
 def here() -> str:
-    """The version of TensorRT that this process can load; empty if it has none."""
-    if importlib.util.find_spec(MODULE) is None:
-        return ""
+    """The version of TensorRT that this process can load; empty if it has none, or one without its libraries."""
     try:
-        return metadata.version(MODULE)
-    except metadata.PackageNotFoundError:  # of a container, which has it from no package
         return str(importlib.import_module(MODULE).__version__)
+    except (ImportError, OSError, AttributeError, RuntimeError):
+        return ""
 
 
 def as_facts(gpu: Gpu, version: str, compatibility: str = "none") -> dict[str, Any]:
@@ -66,10 +62,9 @@ def fitting(facts: Mapping[str, Any], gpus: Mapping[int, Gpu], version: str) -> 
             f"{FILE}: expected a certificate that says what GPU and TensorRT it fits, found none; build it again"
         ) from None
     where = "open it on the machine that serves it, or give --url HOST:PORT"
-    if not gpus:
-        raise EngineError(f"{FILE}: expected a GPU {built_on.architecture}, found none here; {where}")
-    if not version:
-        raise EngineError(f"{FILE}: expected TensorRT {built_with}, found none here; {where}")
+    for needed, there in ((f"a GPU {built_on.architecture}", gpus), (f"TensorRT {built_with}", version)):
+        if not there:
+            raise EngineError(f"{FILE}: expected {needed}, found none here; {where}")
     if version != built_with:
         raise EngineError(
             f"{FILE}: expected TensorRT {built_with}, which built it, found {version}; build the entry again with this "

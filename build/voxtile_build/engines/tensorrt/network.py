@@ -4,57 +4,51 @@ Networks are always strongly typed: each layer has the precision that is written
 other kind; TensorRT 10 needs a flag for it. Therefore precision is checked on the network, layer by layer.
 """
 
+from __future__ import annotations
+
 import re
 from collections.abc import Iterator
-from dataclasses import dataclass
 from types import ModuleType
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
-from voxtile_build.engines.tensorrt.errors import EnginePrecisionError, OnnxParseError
+from voxtile_build.errors import EngineError
 
 Precision = Literal["fp32", "tf32", "bf16", "fp16", "int8"]
 
 PLAIN = ("fp32", "tf32")
-"""Precisions of the graph as it is exported."""
+"""Precisions of the graph as it is exported: in tf32 the builder rounds the factors of products."""
 
-# The layers that do nearly all arithmetic. A precision is a promise about them.
-_COMPUTE_LAYERS = {
-    "fp32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
-    # The types of a graph in tf32 are fp32; the builder rounds the factors of products.
-    "tf32": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
-    "fp16": ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY"),
-    # There is no transposed convolution in bf16.
-    "bf16": ("CONVOLUTION", "MATRIX_MULTIPLY"),
-}
-_DTYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
+_COMPUTE = ("CONVOLUTION", "DECONVOLUTION", "MATRIX_MULTIPLY")
+"""The layers that do nearly all arithmetic. A precision is a promise about them."""
+_TYPES = {"fp32": "FLOAT", "tf32": "FLOAT", "bf16": "BF16", "fp16": "HALF"}
 _UNREADABLE = "MODEL_DESERIALIZE_FAILED"
 # Without a GPU each API error ends in this, whatever its cause.
 _NOISE = re.compile(r"\[checkMacros[^\n]*")
 _CAUSE = re.compile(r"API Usage Error \((?:[^:()]+: )?(.*?)\.? In \w+ at ", re.DOTALL)
 
 
-@dataclass(frozen=True)
-class ParsedNetwork:
-    """A network, its builder and its parser; the builder must live as long as the network that it made."""
+class Parsed(NamedTuple):
+    """A network with what made it; both must live as long as the network."""
 
     builder: Any
     network: Any
     parser: Any
 
 
-def parse_onnx(trt: ModuleType, model: bytes, logger: Any) -> ParsedNetwork:
+def parse_onnx(trt: ModuleType, model: bytes, logger: Any) -> Parsed:
     """Parses a self-contained ONNX file.
 
     Raises:
-        OnnxParseError: TensorRT does not understand it; the error names the node.
+        EngineError: TensorRT does not understand it; the error names the node.
     """
-    builder = trt.Builder(logger)
-    network = builder.create_network(_strongly_typed(trt))
+    builder, flags = trt.Builder(logger), trt.NetworkDefinitionCreationFlag
+    # In TensorRT 11 every network is strongly typed, and the flag may go away.
+    network = builder.create_network(1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0)
     parser = trt.OnnxParser(network, logger)
     if not parser.parse(model):
-        raise _parse_error(parser)
+        raise _parse_error(parser.get_error(0))
     allow_decomposed_attention(trt, network)
-    return ParsedNetwork(builder, network, parser)
+    return Parsed(builder, network, parser)
 
 
 def allow_decomposed_attention(trt: ModuleType, network: Any) -> int:
@@ -90,76 +84,60 @@ def check_network_precision(network: Any, promised: Precision, kept: frozenset[s
         How many layers have the promised precision.
 
     Raises:
-        EnginePrecisionError: a layer has another one; the error names the first.
+        EngineError: a layer has another one, and the error names the first; or no layer has a reduced one.
     """
     if promised == "int8":
         return _check_quantised(network)
-    kinds = _COMPUTE_LAYERS[promised]
-    due = [layer for layer in layers(network) if _computes(layer, kinds) and layer.name not in kept]
+    due = [layer for layer in layers(network) if _computes(layer, promised) and layer.name not in kept]
     for layer in due:
-        found = layer.get_output(0).dtype.name
-        if found != _DTYPES[promised]:
-            raise EnginePrecisionError(
+        if (found := layer.get_output(0).dtype.name) != _TYPES[promised]:
+            raise EngineError(
                 f"Layer '{layer.name}' computes in {found}, but {promised} was promised. Precision lives in "
-                f"the ONNX graph: convert the graph to {promised}, or name this layer among those kept.",
-                layer=layer.name,
+                f"the ONNX graph: convert the graph to {promised}, or name this layer among those kept."
             )
     if not due and promised not in PLAIN:
-        raise EnginePrecisionError(f"No layer computes in {promised}: every one of them was kept higher.")
+        raise EngineError(f"No layer computes in {promised}: every one of them was kept higher.")
     return len(due)
 
 
-def _strongly_typed(trt: ModuleType) -> int:
-    flags = trt.NetworkDefinitionCreationFlag
-    # Since 11 every network is strongly typed, and the flag may go away.
-    return 1 << int(flags.STRONGLY_TYPED) if hasattr(flags, "STRONGLY_TYPED") else 0
-
-
-def _parse_error(parser: Any) -> OnnxParseError:
-    error = parser.get_error(0)
-    name, operator, code = error.node_name(), error.node_operator(), error.code().name
-    if not operator and code != _UNREADABLE:
-        return OnnxParseError(
-            f"TensorRT refuses the graph's inputs or outputs ({code}): {_NOISE.sub('', error.desc()).strip()}. It has "
-            "no 16-bit integers, no doubles and no strings: take another data type."
-        )
-    if not operator:
-        return OnnxParseError(
-            f"TensorRT cannot read the file as an ONNX model ({code}): it is truncated, or not ONNX. Export it again."
-        )
-    return OnnxParseError(f"Layer '{name}' ({operator}): {_explain(error.desc(), operator, code)}", layer=name)
-
-
-def _explain(description: str, operator: str, code: str) -> str:
-    if "Plugin not found" in description or code.startswith("UNSUPPORTED"):
-        return (
-            f"TensorRT has no operator {operator} for these inputs or attributes ({code}{_quoted(description)}). "
-            "Replace it in the network, or serve this model with ONNX Runtime or OpenVINO."
-        )
-    cause = _CAUSE.search(description)
-    return f"{cause.group(1) if cause else _NOISE.sub('', description).strip()} ({code})."
-
-
-def _quoted(description: str) -> str:
-    # If the parser gives a reason, it is the string literal of the assertion that failed.
-    reason = re.search(r'"([^"]+)"', description)
-    return f": {reason.group(1)}" if reason else ""
-
-
-def _computes(layer: Any, kinds: tuple[str, ...]) -> bool:
+def _computes(layer: Any, promised: Precision) -> bool:
+    if promised == "bf16" and layer.type.name == "DECONVOLUTION":  # there is none in bf16
+        return False
     # Products of shapes and indices have no promised precision.
-    return layer.type.name in kinds and layer.get_output(0).dtype.name in {"FLOAT", "HALF", "BF16"}
+    return layer.type.name in _COMPUTE and layer.get_output(0).dtype.name in _TYPES.values()
 
 
 def _check_quantised(network: Any) -> int:
     dequantised = {layer.get_output(0).name for layer in layers(network) if layer.type.name == "DEQUANTIZE"}
     convolutions = [layer for layer in layers(network) if layer.type.name == "CONVOLUTION"]
-    quantised = [layer for layer in convolutions if layer.get_input(0).name in dequantised]
+    quantised = sum(layer.get_input(0).name in dequantised for layer in convolutions)
     if not quantised:
-        first = convolutions[0].name if convolutions else None
-        raise EnginePrecisionError(
-            f"None of {len(convolutions)} convolutions is fed by a dequantised tensor, but int8 was promised "
-            f"(the first is '{first}'). Quantise the ONNX graph with Q/DQ pairs first.",
-            layer=first,
+        raise EngineError(
+            f"None of {len(convolutions)} convolutions is fed by a dequantised tensor, but int8 was promised. Quantise "
+            "the ONNX graph with Q/DQ pairs first."
         )
-    return len(quantised)
+    return quantised
+
+
+def _parse_error(error: Any) -> EngineError:
+    name, operator, code = error.node_name(), error.node_operator(), error.code().name
+    description = _NOISE.sub("", error.desc()).strip()
+    if not operator and code == _UNREADABLE:
+        return EngineError(
+            f"TensorRT cannot read the file as an ONNX model ({code}): it is truncated, or not ONNX. Export it again."
+        )
+    if not operator:
+        return EngineError(
+            f"TensorRT refuses the graph's inputs or outputs ({code}): {description}. It has no 16-bit integers, no "
+            "doubles and no strings: take another data type."
+        )
+    if "Plugin not found" in description or code.startswith("UNSUPPORTED"):
+        # If the parser gives a reason, it is the string literal of the assertion that failed.
+        reason = re.search(r'"([^"]+)"', description)
+        return EngineError(
+            f"Layer '{name}' ({operator}): TensorRT has no operator {operator} for these inputs or attributes "
+            f"({code}{f': {reason[1]}' if reason else ''}). Replace it in the network, or serve this model with ONNX "
+            "Runtime or OpenVINO."
+        )
+    cause = _CAUSE.search(description)
+    return EngineError(f"Layer '{name}' ({operator}): {cause[1] if cause else description} ({code}).")

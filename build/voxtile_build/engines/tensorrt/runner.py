@@ -2,16 +2,22 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
 from voxtile_build.arrays import Array, Feed
 from voxtile_build.engines.shapes import Shapes
-from voxtile_build.engines.tensorrt.errors import EngineBuildError
 from voxtile_build.engines.tensorrt.plan import error_log
 from voxtile_build.errors import EngineError
+
+if TYPE_CHECKING:
+    import torch
+
+TORCH_TYPES = {"FLOAT": "float32", "HALF": "float16", "BF16": "bfloat16", "UINT8": "uint8"}
+"""PyTorch's names of TensorRT's types, of those that tiles and scores may have."""
 
 
 class PlanRunner:
@@ -23,7 +29,7 @@ class PlanRunner:
         device: index of the GPU, as CUDA counts.
 
     Raises:
-        EngineBuildError: the plan cannot be loaded: another version of TensorRT, another architecture, or no GPU.
+        EngineError: the plan cannot be loaded: another version of TensorRT, another architecture, or no GPU.
     """
 
     def __init__(self, trt: ModuleType, plan: bytes, device: int = 0) -> None:
@@ -34,11 +40,15 @@ class PlanRunner:
         self._runtime = trt.Runtime(logger)
         self._engine = self._runtime.deserialize_cuda_engine(plan)
         if self._engine is None:
-            raise EngineBuildError(
+            raise EngineError(
                 "the plan cannot be loaded: no usable GPU or driver, or the plan is of another TensorRT or "
                 f"for another GPU: {' '.join(logger.errors) or 'TensorRT says nothing'}"
             )
         self._context = self._engine.create_execution_context()
+        if self._context is None:
+            raise EngineError(f"the plan does not fit into the GPU's memory: {' '.join(logger.errors)}")
+        # A stream of its own: TensorRT synchronises where it is given the default one.
+        self._stream = new_stream(device)
 
     def information(self, shapes: Shapes) -> str:
         """The layers as JSON, with their types at the largest of these shapes.
@@ -60,25 +70,31 @@ class PlanRunner:
         import torch
 
         use_gpu(self._device)
-        # A stream of its own: TensorRT synchronises where it is given the default one.
-        stream = torch.cuda.Stream(self._device)  # type: ignore[no-untyped-call]
-        with torch.cuda.stream(stream):
+        with torch.cuda.stream(self._stream):
             given = {name: torch.from_numpy(np.ascontiguousarray(value)).cuda() for name, value in inputs.items()}
-            for name, tensor in given.items():
-                self._set_shape(name, tuple(tensor.shape))
-                self._context.set_tensor_address(name, tensor.data_ptr())
-            scores = self._scores()
-            self._context.set_tensor_address("scores", scores.data_ptr())
-            if not self._context.execute_async_v3(stream.cuda_stream):
-                raise EngineError(f"TensorRT fails at a batch of {len(next(iter(given.values())))}")
-        stream.synchronize()
-        return np.asarray(scores.cpu().numpy())
+            return np.asarray(self.on_device(given).cpu().numpy())  # waits for the stream
 
-    def _scores(self) -> Any:
+    def on_device(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
+        """The same of tensors that are on the GPU, contiguous, in PyTorch's current stream."""
         import torch
 
-        kind = self._trt.nptype(self._engine.get_tensor_dtype("scores"))
-        return torch.from_numpy(np.empty(tuple(self._context.get_tensor_shape("scores")), dtype=kind)).cuda()
+        for name, tensor in inputs.items():
+            if tensor.dtype != self._type_of(name):
+                raise EngineError(f"TensorRT: expected '{name}' in {self._type_of(name)}, found {tensor.dtype}")
+            self._set_shape(name, tuple(tensor.shape))
+            self._context.set_tensor_address(name, tensor.data_ptr())
+        shape = tuple(self._context.get_tensor_shape("scores"))
+        scores = torch.empty(shape, dtype=self._type_of("scores"), device="cuda")
+        self._context.set_tensor_address("scores", scores.data_ptr())
+        if not self._context.execute_async_v3(torch.cuda.current_stream().cuda_stream):
+            raise EngineError(f"TensorRT fails at a batch of {len(next(iter(inputs.values())))}")
+        return scores
+
+    def _type_of(self, name: str) -> torch.dtype:
+        import torch
+
+        kind: torch.dtype = getattr(torch, TORCH_TYPES[self._engine.get_tensor_dtype(name).name])
+        return kind
 
     def _set_shape(self, name: str, shape: tuple[int, ...]) -> None:
         if not self._context.set_input_shape(name, shape):
@@ -91,12 +107,17 @@ def use_gpu(device: int) -> None:
     """Lets this thread build and run on one GPU.
 
     Raises:
-        EngineBuildError: PyTorch sees no GPU.
+        EngineError: PyTorch sees no GPU.
     """
     import torch
 
     if not torch.cuda.is_available():
-        raise EngineBuildError(
-            "a plan runs through PyTorch with CUDA, and this PyTorch sees no GPU; install one that does"
-        )
+        raise EngineError("a plan runs through PyTorch with CUDA, and this PyTorch sees no GPU; install one that does")
     torch.cuda.set_device(device)
+
+
+def new_stream(device: int) -> torch.cuda.Stream:
+    """A stream of one GPU."""
+    import torch
+
+    return torch.cuda.Stream(device)  # type: ignore[no-untyped-call]

@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import importlib
+import time
 from functools import partial
 from pathlib import Path
-from typing import Any
 
-import numpy as np
 import onnx
 
-from voxtile_build.arrays import Array, Feed
 from voxtile_build.engines.base import Compiled, Variant
 from voxtile_build.engines.gpu import served_gpus
 from voxtile_build.engines.shapes import serving_shapes
 from voxtile_build.engines.tensorrt.fits import FILE, MODULE, as_facts
-from voxtile_build.engines.tensorrt.inspect import check_engine_precision
+from voxtile_build.engines.tensorrt.layers import LISTING, layers_by_type
 from voxtile_build.engines.tensorrt.network import PLAIN, Precision
 from voxtile_build.engines.tensorrt.plan import build_plan
 from voxtile_build.engines.tensorrt.runner import PlanRunner, use_gpu
+from voxtile_build.engines.tensorrt.timings import timings_file
+from voxtile_build.evaluation.whole_scan import torch_runner
 from voxtile_build.graph.graphs import BASE, FP32, Graphs
 from voxtile_build.precision.reduced import (
     Facts,
@@ -28,7 +28,6 @@ from voxtile_build.precision.reduced import (
     layers_by_fp16,
     stepwise_runner,
 )
-from voxtile_build.sessions import open_session
 from voxtile_build.spec.spec import Spec
 
 GRAPHS = {"bf16": bf16_graph, "fp16": fp16_graph, "int8": int8_graph}
@@ -37,25 +36,31 @@ GRAPHS = {"bf16": bf16_graph, "fp16": fp16_graph, "int8": int8_graph}
 def compile_plan(
     graphs: Graphs, spec: Spec, folder: Path, kept: frozenset[str] = frozenset(), *, precision: Precision
 ) -> Compiled:
-    """model.plan for the GPU of this machine; the certificate names the GPU.
+    """model.plan for the GPU of this machine, and a listing of its layers; the certificate names the GPU.
 
     Raises:
         EngineError: the parser or the builder refuses the graph.
     """
     trt = importlib.import_module(MODULE)
     device, gpu = next(iter(served_gpus(spec.serving.gpus).items()))
+    compatibility = spec.serving.hardware_compatibility
     model, facts = plan_graph(graphs, precision, kept)
     shapes = serving_shapes(model, spec.serving)
     use_gpu(device)
-    compatibility = spec.serving.hardware_compatibility
-    plan = build_plan(trt, model.SerializeToString(), shapes, precision, kept_higher(facts), compatibility)
-    run = PlanRunner(trt, plan, device)
-    check_engine_precision(run.information(shapes), precision)
+    started = time.perf_counter()
+    plan = build_plan(
+        trt, model.SerializeToString(), shapes, precision, kept_higher(facts), compatibility,
+        timings_file(gpu, trt.__version__),
+    )  # fmt: skip
+    seconds = {f"plan, {'with' if plan.timed_before else 'without'} earlier timings": time.perf_counter() - started}
+    run = PlanRunner(trt, plan.content, device)
+    information = run.information(shapes)
     file = folder / FILE
-    file.write_bytes(plan)
+    file.write_bytes(plan.content)
+    (folder / LISTING).write_text(information, encoding="utf-8")
     made_of = (BASE, FP32) if precision in PLAIN else (BASE,)
-    facts = {**facts, **as_facts(gpu, trt.__version__, compatibility)}
-    return Compiled((file,), precision, run, made_of, facts=facts)
+    facts = {**facts, "layers": layers_by_type(information), **as_facts(gpu, trt.__version__, compatibility)}
+    return Compiled((file,), precision, run, made_of, facts=facts, warnings=plan.warnings, seconds=seconds)
 
 
 def plan_graph(
@@ -77,13 +82,8 @@ def _rounded_fp16(graphs: Graphs, _: Spec, __: Path, kept: frozenset[str]) -> Co
     return Compiled((), "fp16", stepwise_runner(model), (BASE,), facts=facts)
 
 
-def _plain_fp32(graphs: Graphs, spec: Spec, _: Path, __: frozenset[str]) -> Compiled:
-    session: Any = open_session(graphs.files[0], threads=spec.serving.threads)
-
-    def run(inputs: Feed) -> Array:
-        return np.asarray(session.run(["scores"], dict(inputs))[0])
-
-    return Compiled((), "fp32", run, (BASE, FP32))
+def _plain_fp32(graphs: Graphs, _: Spec, __: Path, ___: frozenset[str]) -> Compiled:
+    return Compiled((), "fp32", torch_runner(graphs.wrapper), (BASE, FP32))
 
 
 PRECISIONS: tuple[Precision, ...] = ("fp32", "tf32", "bf16", "fp16", "int8")
