@@ -76,6 +76,41 @@ def test_any_name_and_argument_reads_back(title: str, names: list[str], argument
     assert again(found, FOLDER) == again(found, FOLDER, remarks) == found
 
 
+CHAIN: dict[str, Any] = {
+    "preprocessing": [
+        {"transform": "Orientation", "axcodes": "PLI"},
+        {"transform": "Spacing", "pixdim": [1.5, 1, 2.0]},
+        {"transform": "ScaleIntensity", "minv": -1, "maxv": 1},
+        {"transform": "CropForeground", "select_fn": "x > 0.25", "margin": [1, 2, 3]},
+        {"transform": "NormalizeIntensity", "subtrahend": [3.0], "divisor": 2.0},
+    ],
+    "postprocessing": [
+        {"transform": "Activations", "sigmoid": True},
+        {"transform": "Invert", "nearest_interp": False},
+        {"transform": "AsDiscrete", "threshold": 0.25},
+        {"transform": "KeepLargestConnectedComponent", "applied_labels": [1]},
+    ],
+}
+
+
+def test_chains_read_back_in_their_order() -> None:
+    fields = spec().model_dump() | CHAIN
+    del fields["output"]["regions"], fields["output"]["activation"]
+    found = parse_spec(fields, "chain.toml", FOLDER)
+    text = spec_to_toml(found, FOLDER)
+    assert text.count("[[preprocessing]]") == 5
+    assert 'transform = "Orientation"\naxcodes = "PLI"' in text
+    assert "[inferer]" in text
+    assert again(found, FOLDER) == found
+
+
+def test_what_would_read_back_as_another_spec_is_not_written() -> None:
+    found = spec()
+    other = found.model_copy(update={"tiling": found.tiling.model_copy(update={"cval": None})})
+    with pytest.raises(SpecError, match="tiny: cannot be written as TOML: it would read back as another spec"):
+        spec_to_toml(other, FOLDER)
+
+
 @pytest.mark.parametrize(
     ("labels", "regions", "expected"),
     [
@@ -105,7 +140,7 @@ def test_files_below_the_folder_are_named_from_it_and_others_in_full() -> None:
 def test_the_keys_of_a_whole_table_are_there_as_comments_that_can_be_taken_in() -> None:
     """Taking away the mark of the comment in front of every default changes nothing."""
     found = spec()
-    text = spec_to_toml(found, FOLDER, Remarks(whole=("tiling", "serving", "acceptance", "precision")))
+    text = spec_to_toml(found, FOLDER, Remarks(whole=("inferer", "serving", "acceptance", "precision")))
     assert '# mode = "gaussian"' in text
     keys = {*type(found.tiling).model_fields, *type(found.serving).model_fields, *type(found.precision).model_fields}
     lines = [line for line in text.splitlines() if line.startswith("# ")]

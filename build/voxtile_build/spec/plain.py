@@ -1,16 +1,19 @@
-"""A spec as the plain values that TOML knows: tables, arrays, texts, numbers. Knows neither comments nor files."""
+"""A spec as the plain values that TOML knows: tables, arrays, texts, numbers. Knows no comments."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, Literal, get_args, get_origin
+from typing import Any, get_args
 
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
 from voxtile_build.spec.table import Table
+
+TAGS = ("rule", "transform")
+"""Keys that say which of several tables one is."""
 
 
 class JsonText(str):
@@ -25,7 +28,7 @@ def plain_table(table: BaseModel, folder: Path) -> dict[str, Any]:
         folder: of the file, as an absolute path; files below it are named relative to it.
     """
     said = {key_of(name, info): _said(table, name) for name, info in fields_of(table) if is_said(table, name, info)}
-    return {key: plain_value(value, folder) for key, value in said.items()}
+    return {key: plain_value(value, folder) for key, value in said.items() if value is not None}
 
 
 def fields_of(table: BaseModel | type[BaseModel]) -> list[tuple[str, FieldInfo]]:
@@ -43,13 +46,12 @@ def models_in(annotation: Any) -> list[type[BaseModel]]:
 
 def key_of(name: str, info: FieldInfo) -> str:
     """What a field is called in a file."""
-    return info.alias or name
+    return info.serialization_alias or name
 
 
 def is_said(table: BaseModel, name: str, info: FieldInfo) -> bool:
     """Whether a key is written: it must be given, differs from its default, or says which of several tables this is."""
-    tag = get_origin(info.annotation) is Literal and len(get_args(info.annotation)) == 1
-    return tag or info.is_required() or getattr(table, name) != info.get_default(call_default_factory=True)
+    return name in TAGS or info.is_required() or getattr(table, name) != info.get_default(call_default_factory=True)
 
 
 def plain_value(value: Any, folder: Path) -> Any:

@@ -52,7 +52,7 @@ class Spec(Table):
         description="steps after the network, in order: a [[postprocessing]] for each; left out: scores are brought "
         "back to the scan's grid, and decided there",
     )
-    tiling: Tiling = Field(description="how a scan is cut and stitched")
+    tiling: Tiling = Field(serialization_alias="inferer", description="how a scan is cut and stitched")
     serving: Serving = Field(default=Serving(), description="how the server runs the model: [serving]")
     acceptance: Acceptance = Field(default=Acceptance(), description="limits that each engine must keep: [acceptance]")
     precision: Precision = Field(default=Precision(), description="arithmetic of each engine: [precision]")

@@ -1,4 +1,4 @@
-"""Writes a spec as the TOML file that reads back as an equal spec, with a comment for each key. Knows no key by name.
+"""Writes a spec as the TOML file that reads back as an equal spec, with a comment for each key.
 
 What a key means is taken from the classes of the spec, so the comments say what the refusals say.
 """
@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 import tomlkit
+import tomllib
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from tomlkit.exceptions import TOMLKitError
@@ -20,7 +21,7 @@ from tomlkit.items import Item
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.plain import JsonText, fields_of, key_of, models_in, plain_table, plain_value
-from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.spec import Spec, parse_spec
 
 COLUMNS = 100
 """Width that comments are wrapped to."""
@@ -90,6 +91,8 @@ def spec_to_toml(spec: Spec, folder: Path, remarks: Remarks | None = None) -> st
         text.encode()
     except (TOMLKitError, UnicodeEncodeError, ValueError) as error:
         raise SpecError(f"{spec.name}: cannot be written as TOML: {error}") from None
+    if parse_spec(tomllib.loads(text), spec.name, folder) != spec:
+        raise SpecError(f"{spec.name}: cannot be written as TOML: it would read back as another spec")
     return text.lstrip("\n")
 
 
