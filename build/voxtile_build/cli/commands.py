@@ -62,6 +62,25 @@ def spec(
 
 
 @app.command()
+def init(
+    source: Annotated[
+        Path, typer.Argument(metavar="SOURCE", help="Weights, a network in a file, a MONAI bundle, or a folder.")
+    ],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="SPEC.toml", help="The new file; its name becomes the model's.")
+    ],
+) -> None:
+    """Look at what you have, and write a commented spec."""
+    from voxtile_build.importers.initial.write import write_initial_spec
+
+    draft = write_initial_spec(source, output)
+    typer.echo(f"found: {draft.found}")
+    left = len(draft.spec.todo)
+    typer.echo(f"wrote: {output}" + (f", in which todo says the {left} things that you must check" if left else ""))
+    typer.echo(f"next:  voxtile-build explain {output}; voxtile-build spec {output} --repository model_repository")
+
+
+@app.command()
 def nnunet(
     folder: Annotated[
         Path,

@@ -64,7 +64,7 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
             constructor refuses the arguments.
     """
     spec = find_network(name)
-    constructor = getattr(importlib.import_module(spec.module), spec.attribute)
+    constructor = constructor_of(spec)
     _check_names(spec, constructor, arguments)
     _check_count(spec, spec.in_channels, arguments, channels, "input.channels")
     _check_count(spec, spec.out_channels, arguments, classes, "output.labels")
@@ -85,6 +85,11 @@ def find_network(name: str) -> NetworkSpec:
         if spec.name == name:
             return spec
     raise NetworkError(f"network.name: expected one of {', '.join(n.name for n in NETWORKS)}, found {name!r}")
+
+
+def constructor_of(spec: NetworkSpec) -> Any:
+    """The class of a network."""
+    return getattr(importlib.import_module(spec.module), spec.attribute)
 
 
 def _check_names(spec: NetworkSpec, constructor: Any, arguments: Mapping[str, Any]) -> None:

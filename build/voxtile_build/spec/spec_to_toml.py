@@ -17,14 +17,16 @@ import tomllib
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 from tomlkit.exceptions import TOMLKitError
-from tomlkit.items import Item
+from tomlkit.items import Comment, Item, Trivia
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.plain import JsonText, fields_of, key_of, models_in, plain_table, plain_value
 from voxtile_build.spec.spec import Spec, parse_spec
 
 COLUMNS = 100
-"""Width that comments are wrapped to."""
+"""Width that comments are wrapped to, and beyond which a list of texts has a line for each."""
+OFF = "#"
+"""In front of a key without a space, it means that the key would be valid there; comments in words have a space."""
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Remarks:
     """What a file says besides the keys of its spec.
 
     Attributes:
-        head: lines above everything.
-        before: lines above a table, by the table's name.
+        head: comments above everything; a line that begins with # already is a key that is switched off.
+        before: the same above a table, by the table's name.
         whole: tables whose other keys are shown too, as comments with their defaults.
     """
 
@@ -110,13 +112,17 @@ def _document(values: Mapping[str, Any], remarks: Remarks) -> tomlkit.TOMLDocume
     _add_keys(document, Spec, values, tables, whole=False)
     for name, info in fields_of(Spec):
         key = key_of(name, info)
-        if key not in tables and not (key in remarks.whole and models_in(info.annotation)):
+        if key not in tables and not (key in remarks.whole and _may_be_empty(info)):
             continue
         document.add(tomlkit.nl())
         _comment(document, remarks.before.get(key, ()))
         value = values.get(key, {})
         document.add(key, _tables(value) if isinstance(value, list) else _table(info, value, key in remarks.whole))
     return document
+
+
+def _may_be_empty(info: FieldInfo) -> bool:
+    return not any(inner.is_required() for model in models_in(info.annotation) for _, inner in fields_of(model))
 
 
 def _add_keys(
@@ -171,6 +177,8 @@ def _item(value: Any) -> Item:
         array = tomlkit.array()
         for one in value:
             array.append(_item(one))
+        if len(array.as_string()) > COLUMNS and all(isinstance(one, str) for one in value):
+            array.multiline(True)
         return array
     item: Item = tomlkit.item(value)
     return item
@@ -178,7 +186,8 @@ def _item(value: Any) -> Item:
 
 def _comment(lines: _Lines, texts: Iterable[str]) -> None:
     for text in texts:
-        lines.add(tomlkit.comment(text) if text else tomlkit.nl())
+        mark = "" if text.startswith(OFF) else f"{OFF} "
+        lines.add(Comment(Trivia(comment=f"{mark}{text}")) if text else tomlkit.nl())
 
 
 def _meaning(info: FieldInfo | None) -> list[str]:
@@ -190,4 +199,4 @@ def _left_out(key: str, info: FieldInfo) -> list[str]:
     value = plain_value(info.get_default(call_default_factory=True), Path("/"))
     if isinstance(value, Mapping):
         return []
-    return [*_meaning(info), f"{key} =" if value is None else f"{key} = {_item(value).as_string()}"]
+    return [*_meaning(info), f"{OFF}{key} =" if value is None else f"{OFF}{key} = {_item(value).as_string()}"]
