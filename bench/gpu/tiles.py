@@ -30,7 +30,8 @@ EAGER = (
     Way(dtype="bf16", last=True, autocast=True),
 )
 """fp32 comes first: the others are compared with it."""
-AOT = (Way("aot", "bf16", last=True, fused=True), Way("aot", "fp16", last=True, fused=True))
+AOT = (Way("aot", "fp16", fused=True), Way("aot", "bf16", last=True, fused=True))
+"""The layout that the build compiles, and the other one, of which a package on a CPU may give wrong scores."""
 COMPILED = (Way("compile", "bf16", last=True, fused=True),)
 AUTOTUNED = (Way("autotuned", "bf16", last=True, fused=True),)
 TENSORRT = (Way("tensorrt", "fp16"),)

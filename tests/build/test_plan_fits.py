@@ -10,11 +10,14 @@ from typing import Any
 import pytest
 
 from tests.support.build_specs import spec
+from voxtile_build.certificate.entry_files import CertifiedEntry
+from voxtile_build.certificate.verify import _runner
 from voxtile_build.engines import find_engine, gpu
 from voxtile_build.engines.gpu import Gpu
 from voxtile_build.engines.tensorrt import engine as engine_module
 from voxtile_build.engines.tensorrt.fits import as_facts, fitting, together
 from voxtile_build.errors import EngineError, SpecError
+from voxtile_build.repository.config import engine_config, write_config
 
 H200, L4 = Gpu("NVIDIA H200", "sm_90", "GPU-1a"), Gpu("NVIDIA L4", "sm_89", "GPU-2b")
 FACTS = json.loads(json.dumps(as_facts(H200, "11.4.0.106")))
@@ -76,6 +79,16 @@ def test_an_entry_without_a_gpu_says_that_the_server_has_to_be_asked(
     monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
     with pytest.raises(EngineError, match="--url HOST:PORT"):
         find_engine("tensorrt").open(tmp_path, {}, FACTS)
+
+
+def test_verify_tells_what_the_plan_needs_by_its_certificate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(gpu.shutil, "which", lambda _: None)
+    folder = tmp_path / "tiny_tensorrt"
+    (folder / "1").mkdir(parents=True)
+    write_config(engine_config(spec(serving={"gpus": "all"}), find_engine("tensorrt")), folder)
+    entry = CertifiedEntry(folder, folder / "1", {"engine": "tensorrt", "precision_facts": FACTS})
+    with pytest.raises(EngineError, match=r"expected a GPU sm_90, found none here.*--url"), _runner(entry, None):
+        pass
 
 
 def gpus_here(monkeypatch: pytest.MonkeyPatch, *found: Gpu) -> None:
