@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
 from tests.support.build_specs import spec
 from voxtile_build.certificate.entry_files import CertifiedEntry
@@ -96,6 +98,14 @@ def gpus_here(monkeypatch: pytest.MonkeyPatch, *found: Gpu) -> None:
     for module in (gpu, engine_module):
         monkeypatch.setattr(module, "visible_gpus", lambda: found)
     monkeypatch.setattr(engine_module, "here", lambda: "11.4.0.106")
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: True)
+
+
+def test_a_pytorch_that_sees_no_gpu_is_told_before_anything_is_built(monkeypatch: pytest.MonkeyPatch) -> None:
+    gpus_here(monkeypatch, H200)
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    with pytest.raises(EngineError, match=rf"PyTorch {re.escape(torch.__version__)} sees no GPU here; install"):
+        find_engine("tensorrt").require_buildable(spec(serving={"engines": ["tensorrt"]}))
 
 
 def test_unlike_gpus_are_refused_with_the_indices_of_each_kind(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -84,6 +84,9 @@ class TensorRt(Engine):
                 "one and serve the others from a repository of their own, or, from compute capability 8.0 on, write "
                 "hardware_compatibility = 'ampere_plus' in [serving]"
             )
+        from voxtile_build.engines.tensorrt.runner import require_cuda
+
+        require_cuda()  # before minutes of export and reference
 
     def open(self, folder: Path, parameters: Mapping[str, str], facts: Mapping[str, Any] = {}) -> Runner:
         from voxtile_build.engines.tensorrt.runner import PlanRunner

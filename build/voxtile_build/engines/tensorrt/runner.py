@@ -103,6 +103,21 @@ class PlanRunner:
             )
 
 
+def require_cuda() -> None:
+    """Checks that PyTorch can run a plan.
+
+    Raises:
+        EngineError: it sees no GPU.
+    """
+    import torch
+
+    if not torch.cuda.is_available():
+        raise EngineError(
+            f"a plan is measured through PyTorch with CUDA, and PyTorch {torch.__version__} sees no GPU here; install "
+            "a build of PyTorch for this driver"
+        )
+
+
 def use_gpu(device: int) -> None:
     """Lets this thread build and run on one GPU.
 
@@ -111,8 +126,7 @@ def use_gpu(device: int) -> None:
     """
     import torch
 
-    if not torch.cuda.is_available():
-        raise EngineError("a plan runs through PyTorch with CUDA, and this PyTorch sees no GPU; install one that does")
+    require_cuda()
     torch.cuda.set_device(device)
 
 
