@@ -15,6 +15,9 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from voxtile.errors import ModelError
+from voxtile.transforms.finishing import Finishing, finishing_of
+from voxtile.transforms.postprocessing import Postprocessing
+from voxtile.transforms.preprocessing import Preprocessing
 
 SCHEMA_VERSION = 1
 """Increased when a client of the older version would misread a card; an added optional field does not increase it."""
@@ -35,6 +38,7 @@ ScoreKind = Literal["logits", "probabilities", "foreground", "labels"]
 Activation = Literal["none", "softmax", "sigmoid"]
 Semantics = Literal["monai", "nnunet"]
 Mode = Literal["constant", "gaussian"]
+PaddingMode = Literal["constant", "replicate", "reflect", "circular"]
 DeviceKind = Literal["", "cpu", "gpu"]
 
 
@@ -178,12 +182,15 @@ class Tiling(_Part):
     Attributes:
         semantics: The library whose result is reproduced.
         overlap: The fraction of the ROI that neighbouring tiles share (nnU-Net's tile_step_size is 1 - overlap).
+        padding_mode: How a scan smaller than the ROI is padded: with the value that marks a voxel outside the scan, or
+            with its own voxels, as `torch.nn.functional.pad` does.
         mode: How tiles are weighted where they overlap.
         sigma_scale: The Gaussian's standard deviation, as a fraction of the ROI's size.
     """
 
     semantics: Semantics = "monai"
     overlap: Fractions = 0.25
+    padding_mode: PaddingMode = "constant"
     mode: Mode = "gaussian"
     sigma_scale: PositiveFloats = 0.125
 
@@ -280,6 +287,11 @@ class Card(_Part):
         channels: The names of the input channels, in order.
         orientation: The axis codes of the model's grid, as nibabel names them; None for the scan's own.
         spacing: The voxel size of the model's grid in millimetres; None for the scan's own.
+        preprocessing: Steps that the client carries out in place of an orientation and a spacing, before `intensity`:
+            MONAI's transforms with their arguments.
+        postprocessing: Steps that scores go through after stitching, where they do more than `output.activation`,
+            resampling to the scan's grid, and the largest score or one half. MONAI's transforms with their arguments;
+            labels are numbers of scores, from 0, and `labels` says what they become.
         intensity: How voxel values are normalised.
         roi_size: The size of a tile: three axes, or two for a 2D network.
         slice_axis: The axis of the scan that a 2D network's slices are taken across.
@@ -306,6 +318,8 @@ class Card(_Part):
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
     orientation: Orientation | None
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None
+    preprocessing: Annotated[tuple[Preprocessing, ...], Field(min_length=1)] | None = None
+    postprocessing: Annotated[tuple[Postprocessing, ...], Field(min_length=1)] | None = None
     intensity: Intensity
     roi_size: Annotated[tuple[PositiveInt, ...], Field(min_length=2, max_length=3)]
     slice_axis: Literal[0, 1, 2] | None = None
@@ -327,6 +341,11 @@ class Card(_Part):
     def whole_scan_intensity(self) -> bool:
         """Whether the model takes the tensor `intensity` [batch, channel, 2]: what to subtract and to divide by."""
         return self.intensity.rule in ("zscore", "percentile")
+
+    @property
+    def finishing(self) -> Finishing | None:
+        """What `postprocessing` amounts to; None without it."""
+        return None if self.postprocessing is None else finishing_of(self.postprocessing)
 
     @property
     def input_channels(self) -> tuple[str, ...]:
@@ -369,9 +388,23 @@ class Card(_Part):
         for key, kinds in (("label_channels", (list, tuple)), ("previous_stage", (str,))):
             if key in plan and plan[key] is not None and not isinstance(plan[key], kinds):
                 raise ValueError(f"nnunet.{key}: expected {kinds[0].__name__}, found {plan[key]!r}")
+        self._check_chains()
         if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that roi_size {self.roi_size} lacks")
         return self
+
+    def _check_chains(self) -> None:
+        if self.preprocessing is not None and (self.orientation is not None or self.spacing is not None):
+            raise ValueError("preprocessing stands in place of orientation and spacing, found both")
+        if self.nnunet is not None and (self.preprocessing is not None or self.postprocessing is not None):
+            raise ValueError("nnunet has its own chain, found also preprocessing or postprocessing")
+        finishing = self.finishing
+        if finishing is None:
+            return
+        if self.regions != (finishing.threshold is not None):
+            raise ValueError("postprocessing: regions are decided by a threshold, and classes by argmax")
+        if self.output.kind == "foreground":
+            raise ValueError("postprocessing: expected a score for each label, found kind 'foreground'")
 
 
 def parse_card(text: str, model: str) -> Card:

@@ -6,7 +6,7 @@ The card's class is the client's, `voxtile.card.Card`. This module fills it in a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from voxtile import card
 from voxtile.card import SCHEMA_VERSION, Card, parse_card
 from voxtile.errors import ModelError
+from voxtile.transforms.base import Transform
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.errors import BuildError, RepositoryError
@@ -41,7 +42,6 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
     Raises:
         BuildError: the parts do not make a card that a client would take.
     """
-    _check_carried_out(spec)
     fields = {
         "schema_version": SCHEMA_VERSION,
         "name": spec.name,
@@ -49,6 +49,8 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
         "channels": spec.input.channels,
         "orientation": spec.preparation.orientation,
         "spacing": spec.preparation.spacing,
+        "preprocessing": _plain(spec.preparation.client),
+        "postprocessing": _plain(spec.postprocessing or ()) if _needs_steps(spec) else None,
         # keep_zero concerns the graph alone.
         "intensity": spec.preparation.intensity.model_dump(exclude={"keep_zero"}),
         "roi_size": spec.tiling.roi_size,
@@ -75,25 +77,6 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
         raise BuildError(f"{spec.name}: the card does not fit its schema at {where}: {first['msg']}") from error
 
 
-def _check_carried_out(spec: Spec) -> None:
-    """Refuse chains that the card has no words for."""
-    finishing = spec.finishing
-    usual = 0.5 if "sigmoid" in (spec.output.activation, finishing.after if finishing else "") else 0.0
-    usual = 0.5 if spec.output.scores != "logits" else usual
-    if spec.preparation.client or spec.preparation.graph:
-        raise BuildError(f"{spec.name}: this chain of pre-processing is not carried out yet")
-    if finishing and (
-        finishing.cleans
-        or finishing.nearest
-        or finishing.decided_first
-        or finishing.values
-        or finishing.threshold not in (None, usual)
-    ):
-        raise BuildError(f"{spec.name}: this chain of post-processing is not carried out yet")
-    if spec.network.output != "logits":
-        raise BuildError(f"{spec.name}: network.output is not carried out yet")
-
-
 def card_text(content: Card) -> str:
     """The card as JSON, the same bytes for the same card; optional fields that do not apply are left out."""
     fields = content.model_dump()
@@ -103,6 +86,12 @@ def card_text(content: Card) -> str:
         del fields["region_order"]
     if content.output.activation == "none":
         del fields["output"]["activation"]
+    if content.tiling.padding_mode == "constant":
+        del fields["tiling"]["padding_mode"]
+    for key, steps in (("preprocessing", content.preprocessing), ("postprocessing", content.postprocessing)):
+        fields[key] = _plain(steps or ())
+        if fields[key] is None:
+            del fields[key]
     return json.dumps(fields, sort_keys=True, separators=(",", ":"))
 
 
@@ -154,6 +143,21 @@ def same_contract(one: Card, other: Card) -> bool:
     return one.model_dump(exclude=NOT_IN_CONTRACT) == other.model_dump(exclude=NOT_IN_CONTRACT)
 
 
+def _plain(steps: Sequence[Transform]) -> list[dict[str, Any]] | None:
+    """Steps as a card has them, without the arguments that have their defaults; None without any."""
+    return [{"transform": type(step).__name__, **step.model_dump(exclude_defaults=True)} for step in steps] or None
+
+
+def _needs_steps(spec: Spec) -> bool:
+    """Whether the chain of post-processing does more than the card's other fields say."""
+    finishing = spec.finishing
+    if finishing is None:
+        return False
+    probabilities = spec.output.scores != "logits" or finishing.activation == "sigmoid"
+    usual = finishing.threshold in (None, 0.5 if probabilities else 0.0)
+    return finishing.cleans or finishing.nearest or finishing.decided_first or not usual
+
+
 def _output(spec: Spec) -> dict[str, Any]:
     output = spec.output
     return {
@@ -167,7 +171,7 @@ def _output(spec: Spec) -> dict[str, Any]:
 
 def _tiling(tiling: Tiling) -> dict[str, Any]:
     """In the card, numbers for each axis are those of the scan's axes: a 2D network's slices have a third one."""
-    fields = tiling.model_dump(mode="json", include={"semantics", "overlap", "mode", "sigma_scale"})
+    fields = tiling.model_dump(mode="json", include={"semantics", "overlap", "padding_mode", "mode", "sigma_scale"})
     for key, unused in (("overlap", 0.0), ("sigma_scale", 1.0)):
         if tiling.slice_axis is not None and isinstance(fields[key], list):
             fields[key].insert(tiling.slice_axis, unused)

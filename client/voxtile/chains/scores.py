@@ -33,16 +33,46 @@ def decider(card: Card) -> Decide:
     label of that index.
     """
     values = np.array([label.value for label in card.labels], label_type(card))
-    plain = card.output.kind == "logits" and card.output.activation == "none"
-    threshold = 0.0 if plain else 0.5 * card.output.scale
     if card.output.kind == "labels":
         return lambda scores: _indexed(scores[0], values)
     if card.output.kind == "foreground":
         background = values[0] if len(values) > 1 else values.dtype.type(0)
+        threshold = _half(card)
         return lambda scores: np.where(scores[0] > threshold, values[-1], background)
     if card.regions:
-        return lambda scores: _layered(scores, values, threshold, card.painting_order)
+        chosen = region_chooser(card)
+        return lambda scores: _layered(scores, values, chosen, card.painting_order)
     return lambda scores: _largest(scores, values)
+
+
+def winner(scores: NDArray[np.float32], card: Card, kind: np.dtype[Any]) -> NDArray[Any]:
+    """Returns the number of the class that wins [...], counted from 0, as `kind`."""
+    numbers = np.arange(len(card.labels), dtype=kind)
+    return _indexed(scores[0], numbers) if card.output.kind == "labels" else _largest(scores, numbers)
+
+
+def region_chooser(card: Card) -> Callable[[NDArray[np.float32]], NDArray[np.bool_]]:
+    """Returns the function that says, of the scores [...] of one region, where the region is.
+
+    Without a chain of post-processing, it is where the probability is one half or more.
+    """
+    finishing = card.finishing
+    if finishing is None or finishing.threshold is None:
+        least = np.float32(_half(card))
+        return lambda scores: scores >= least
+    if finishing.after != "sigmoid" or card.output.kind != "logits":
+        least = np.float32(finishing.threshold * card.output.scale)
+        return lambda scores: scores >= least
+    if finishing.threshold == 0.5:
+        return lambda scores: scores >= np.float32(0)
+    share = np.float32(finishing.threshold)
+    return lambda scores: sigmoid(scores) >= share
+
+
+def _half(card: Card) -> float:
+    """The score of probability one half."""
+    plain = card.output.kind == "logits" and card.output.activation == "none"
+    return 0.0 if plain else 0.5 * card.output.scale
 
 
 def label_type(card: Card) -> np.dtype[Any]:
@@ -60,17 +90,25 @@ def region_masks(scores: NDArray[np.float32], card: Card) -> NDArray[np.uint8]:
     """
     if card.nnunet is not None:
         return (scores > 0.5).astype(np.uint8)
-    plain = card.output.kind == "logits" and card.output.activation == "none"
-    return (scores >= (0.0 if plain else 0.5)).astype(np.uint8)
+    finishing = card.finishing
+    if finishing is not None and finishing.decided_first:
+        raise ModelError(
+            f"model {card.name!r}: its labels are decided before they are brought back to the scan's grid, so its "
+            "scores there say nothing of them"
+        )
+    # Kept scores are divided by the scale.
+    chosen = region_chooser(card.model_copy(update={"output": card.output.model_copy(update={"scale": 1.0})}))
+    return chosen(scores).astype(np.uint8)
 
 
 def holds_label(scores: NDArray[np.float32], card: Card) -> bool:
     """Returns whether any voxel of the model's `scores` [score, *spatial] gets another label than background."""
     if card.output.kind == "labels":
         return bool(scores.any())
-    if card.output.kind == "foreground" or card.regions:
-        threshold = 0.0 if card.output.kind == "logits" else 0.5 * card.output.scale
-        return bool((scores > threshold).any() if card.output.kind == "foreground" else (scores >= threshold).any())
+    if card.output.kind == "foreground":
+        return bool((scores > 0.5 * card.output.scale).any())
+    if card.regions:
+        return bool(region_chooser(card)(activator(card)(scores)).any())
     return bool((scores[1:] > scores[0]).any())
 
 
@@ -104,10 +142,15 @@ def _largest(scores: NDArray[np.float32], values: NDArray[Any]) -> NDArray[Any]:
     return _looked_up(winner, values)
 
 
-def _layered(scores: NDArray[np.float32], values: NDArray[Any], threshold: float, order: Sequence[int]) -> NDArray[Any]:
+def _layered(
+    scores: NDArray[np.float32],
+    values: NDArray[Any],
+    chosen: Callable[[NDArray[np.float32]], NDArray[np.bool_]],
+    order: Sequence[int],
+) -> NDArray[Any]:
     result = np.zeros(scores.shape[1:], values.dtype)
     for index in order:
-        np.copyto(result, values[index], where=scores[index] >= threshold)
+        np.copyto(result, values[index], where=chosen(scores[index]))
     return result
 
 

@@ -87,7 +87,7 @@ class Selection(NamedTuple):
     number: float
 
     def __call__(self, values: Any) -> Any:
-        """Returns for each of `values`, of an array of any library, whether it is selected."""
+        """Returns for each of `values`, of an array of any library, whether it is selected; compared in float32."""
         return COMPARISONS[self.comparison](values, self.number)
 
 

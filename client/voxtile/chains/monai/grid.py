@@ -75,7 +75,7 @@ def plan_grid(affine: NDArray[np.float64], shape: tuple[int, int, int], card: Ca
     """
     orientation = Orientation() if card.orientation is None else Orientation.towards(card.orientation, affine)
     oriented = orientation.apply_to_affine(affine, shape)
-    maps, prepared = _spacing(oriented, orientation.reorder(shape), card.spacing)
+    maps, prepared = spaced_anew(oriented, orientation.reorder(shape), card.spacing)
     return Grid(shape, orientation, maps, prepared)
 
 
@@ -86,10 +86,16 @@ def skewed(affine: NDArray[np.float64]) -> bool:
     return bool(cosines.max() > SKEW)
 
 
-def _spacing(
+def spaced_anew(
     affine: NDArray[np.float64], shape: tuple[int, int, int], wanted: tuple[float, float, float] | None
 ) -> tuple[tuple[AxisMap, AxisMap, AxisMap], NDArray[np.float64]]:
-    """Returns the map of each axis and the new affine."""
+    """Returns the map of each axis and the new affine of a grid with another spacing.
+
+    Args:
+        affine: [4, 4] voxel of the grid to RAS millimetres.
+        shape: its voxels along each axis.
+        wanted: millimetres between the new voxels; None for those of the grid.
+    """
     found = spacing_of(affine)
     target = found if wanted is None else np.where(np.abs(found - wanted) <= SAME_SPACING, found, wanted)
     if np.array_equal(target, found):

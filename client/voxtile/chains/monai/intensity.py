@@ -6,7 +6,8 @@ Knows nothing of grids or of how values are sent.
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterator
+import math
+from collections.abc import Iterable, Iterator
 from typing import Any
 
 import numpy as np
@@ -118,16 +119,30 @@ def percentiles(values: NDArray[Any], wanted: tuple[float, ...], nonzero: bool) 
         wanted: percentiles, 0 to 100.
         nonzero: whether only values other than 0 count.
     """
-    counts = _short_histogram(values, nonzero) if _short(values) else _upper_histogram(values, nonzero)
-    last = int(counts.sum()) - 1
-    places = [percent / 100 * last for percent in wanted]
-    ranks = sorted({rank for place in places for rank in (int(place), min(int(place) + 1, last))})
-    if _short(values):
-        at = np.searchsorted(np.cumsum(counts), ranks, side="right") - HALF // 2
-        found = dict(zip(ranks, at.astype(float).tolist(), strict=True))
-    else:
-        found = dict(zip(ranks, _values_at(values, nonzero, counts, ranks), strict=True))
-    return [_between(found[int(place)], found[min(int(place) + 1, last)], place % 1) for place in places]
+    places = [percent / 100 * (_count(values, nonzero) - 1) for percent in wanted]
+    found = order_statistics(values, [rank for place in places for rank in (int(place), math.ceil(place))], nonzero)
+    return [_between(found[int(place)], found[math.ceil(place)], place % 1) for place in places]
+
+
+def order_statistics(values: NDArray[Any], ranks: Iterable[int], nonzero: bool) -> dict[int, float]:
+    """Returns the values of `ranks`, counted from 0, the lowest, up; of `values` rounded to float32.
+
+    Args:
+        values: of any shape.
+        ranks: below the number of values that count.
+        nonzero: whether only values other than 0 count.
+    """
+    wanted = sorted(set(ranks))
+    if not _short(values):
+        upper = _upper_histogram(values, nonzero)
+        return dict(zip(wanted, _values_at(values, nonzero, upper, wanted), strict=True))
+    at = np.searchsorted(np.cumsum(_short_histogram(values, nonzero)), wanted, side="right") - HALF // 2
+    return dict(zip(wanted, at.astype(float).tolist(), strict=True))
+
+
+def _count(values: NDArray[Any], nonzero: bool) -> int:
+    """Returns how many values count."""
+    return sum(int(np.count_nonzero(part)) for part in chunks(values)) if nonzero else values.size
 
 
 def _short(values: NDArray[Any]) -> bool:

@@ -9,17 +9,19 @@ from __future__ import annotations
 
 import math
 from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
+from voxtile.chains.decision import Decision, decision_of
 from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.resample import SLAB_BYTES, AxisMap, Taps, blend, usable_threads
-from voxtile.chains.scores import activator, decider, label_type
+from voxtile.chains.scores import activator
 from voxtile.tiling.strips import Strip, spans, whole
 
-Labels = NDArray[np.uint8] | NDArray[np.uint16]
+Labels = NDArray[Any]
 
 BOOKKEEPING = 1 << 16
 """Bytes of taps, threads and everything else that does not depend on the size of the planes."""
@@ -33,19 +35,31 @@ class Restorer:
         card: the model's card, whose rule decides the labels.
         threads: threads that share the planes; by default the usable cores.
         keep_scores: also keep the scores on the scan's own grid, as float32 (see `scores`).
+        decision: how scores become labels; by default the card's.
+        activated: whether the scores that come have gone through the card's activation.
     """
 
-    def __init__(self, grid: Grid, card: Card, *, threads: int | None = None, keep_scores: bool = False) -> None:
+    def __init__(
+        self,
+        grid: Grid,
+        card: Card,
+        *,
+        threads: int | None = None,
+        keep_scores: bool = False,
+        decision: Decision | None = None,
+        activated: bool = False,
+    ) -> None:
+        decision = decision or decision_of(card)
         self._grid = grid
         self._channels = card.output.scores
         self._scale = card.output.scale
-        self._decide = decider(card)
-        self._activate = activator(card)
+        self._decide = decision.decide
+        self._activate = (lambda scores: scores) if activated else activator(card)
         self._threads = threads or usable_threads()
-        self._whole_taps = _inverse_taps(grid, nearest=card.output.kind == "labels")
+        self._whole_taps = _inverse_taps(grid, nearest=takes_nearest(card))
         self._order = _blend_order(grid, self._channels)
         self._depth = self._whole_taps[0] or _nearest_taps(grid.maps[0].inverse)
-        self._labels = np.zeros(grid.oriented, label_type(card))
+        self._labels = np.zeros(grid.oriented, decision.dtype)
         self._scores = np.zeros((self._channels, *grid.oriented), np.float32) if keep_scores else None
         self._received = 0
         self.start_strip(whole(grid.shape, grid.oriented))
@@ -146,7 +160,7 @@ def restore_bytes(grid: Grid, card: Card, planes: int, threads: int | None = Non
     channels, threads = card.output.scores, threads or usable_threads()
     strip = strip or whole(grid.shape, grid.oriented)
     prepared = math.prod(strip.narrowed(grid.shape)[1:])
-    labels = math.prod(grid.oriented) * label_type(card).itemsize + BOOKKEEPING
+    labels = math.prod(grid.oriented) * decision_of(card).dtype.itemsize + BOOKKEEPING
     if card.output.activation != "none":
         labels += 2 * 4 * channels * planes * prepared
     step = _planes_a_job(grid, channels, strip)
@@ -166,10 +180,16 @@ def grid_strips(grid: Grid, card: Card, axis: int, count: int) -> tuple[Strip, .
     """Returns the scan in `count` strips along `axis` (1 or 2), each with the model's rows that its labels need."""
     if count == 1:
         return (whole(grid.shape, grid.oriented),)
-    taps = _inverse_taps(grid, nearest=card.output.kind == "labels")[axis]
+    taps = _inverse_taps(grid, nearest=takes_nearest(card))[axis]
     parts = spans(grid.oriented[axis], count)
     reads = [taps.span(*part) if taps else slice(*part) for part in parts]
     return tuple(Strip(axis, (read.start, read.stop), part) for read, part in zip(reads, parts, strict=True))
+
+
+def takes_nearest(card: Card) -> bool:
+    """Whether scores are brought back by their nearest neighbours: class indices, or where the card's chain says so."""
+    finishing = card.finishing
+    return card.output.kind == "labels" or (finishing is not None and finishing.nearest)
 
 
 def _inverse_taps(grid: Grid, nearest: bool) -> tuple[Taps | None, ...]:

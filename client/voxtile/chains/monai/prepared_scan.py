@@ -1,4 +1,4 @@
-"""A scan prepared by MONAI's transforms; its scores are resampled back to the scan's grid and then decided."""
+"""A scan prepared by MONAI's transforms; its scores are brought back to the scan's grid and decided."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ from voxtile.card import Card
 from voxtile.chains.base import PlaneSink
 from voxtile.chains.monai.encoding import choose_encoding
 from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
-from voxtile.chains.monai.preprocess import preprocess
+from voxtile.chains.monai.preprocess import Preprocessed, preprocess
+from voxtile.chains.monai.way_back import WayBack
 from voxtile.chains.scores import holds_label
 from voxtile.io.volume import Volume
 from voxtile.tiling.strips import Strip
@@ -27,7 +28,7 @@ class MonaiPreparedScan:
         max_bytes: limit for the scan on the model's grid.
 
     Raises:
-        InputError: the scan has nothing to normalise by, or values that the input type cannot hold.
+        InputError: the scan has nothing to normalise by, no foreground, or values that the input type cannot hold.
         MemoryLimitError: the scan on the model's grid needs more than `max_bytes`.
     """
 
@@ -35,9 +36,10 @@ class MonaiPreparedScan:
         ready = preprocess(volume, card, max_bytes=max_bytes)
         self._card = card
         self._grid = ready.grid
+        self._back = _way_back(ready, volume, card)
         self._encoding = choose_encoding(ready.data, ready.statistics, card, ready.names)
         self.data = ready.data
-        self.own_bytes = 0 if np.shares_memory(ready.data, volume.data) else ready.data.nbytes
+        self.own_bytes = 0 if np.may_share_memory(ready.data, volume.data) else ready.data.nbytes
         self.statistics = self._encoding.statistics
         self.input_rounding = self._encoding.max_rounding
 
@@ -48,14 +50,32 @@ class MonaiPreparedScan:
         return [threshold] * len(self.data)
 
     def restorer(self, keep_scores: bool) -> PlaneSink:
-        return Restorer(self._grid, self._card, keep_scores=keep_scores)
+        if self._back is None:
+            return Restorer(self._grid, self._card, keep_scores=keep_scores)
+        return self._back.sink(keep_scores)
 
     def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
-        return grid_strips(self._grid, self._card, axis, count)
+        if self._back is None:
+            return grid_strips(self._grid, self._card, axis, count)
+        return self._back.strips(axis, count)
 
     def restore_bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int:
+        if self._back is not None:
+            return self._back.bytes(planes, strip, keep_scores)
         kept = 4 * self._card.output.scores * math.prod(self._grid.scan) if keep_scores else 0
         return restore_bytes(self._grid, self._card, planes, strip=strip) + kept
 
     def holds_label(self, scores: NDArray[np.float32]) -> bool:
         return holds_label(scores, self._card)
+
+
+def _way_back(ready: Preprocessed, volume: Volume, card: Card) -> WayBack | None:
+    """The way back of a chain of steps; None where a Restorer goes all of it."""
+    if card.preprocessing is None and card.postprocessing is None:
+        return None
+    return WayBack(ready.way, ready.way.grid(ready.grid.affine), card, _mm3(ready.grid.affine), _mm3(volume.affine))
+
+
+def _mm3(affine: NDArray[np.float64]) -> float:
+    """Cubic millimetres of a voxel as MONAI counts them: the product of the spacings."""
+    return float(np.prod(np.linalg.norm(affine[:3, :3], axis=0)))

@@ -17,6 +17,7 @@ from voxtile.card import Card, IntensityPercentile, IntensityZscore
 from voxtile.chains.grid_limit import GridLimit, check_unit
 from voxtile.chains.monai.grid import Grid, plan_grid
 from voxtile.chains.monai.intensity import intensity_statistics
+from voxtile.chains.monai.journey import Carried, Way, carry_out
 from voxtile.chains.monai.resample import resample, resample_bytes
 from voxtile.io.volume import Volume
 
@@ -30,18 +31,20 @@ class Preprocessed:
             scan) where nothing had to be resampled.
         statistics: [channel, 2] float32, what to subtract and what to divide by, in the scan's own units; None where
             the model needs neither.
-        grid: maps to the scan's own grid.
+        grid: maps to the scan's own grid; for a card with a chain of steps, `way` does.
         names: what messages call each channel.
+        way: how the model's grid came from the scan's.
     """
 
     data: NDArray[Any]
     statistics: NDArray[np.float32] | None
     grid: Grid
     names: tuple[str, ...]
+    way: Way
 
 
 def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, threads: int | None = None) -> Preprocessed:
-    """Returns `volume` in the orientation and spacing of `card`.
+    """Returns `volume` in the orientation and spacing of `card`, or after its chain of steps.
 
     Args:
         volume: the scan.
@@ -53,6 +56,19 @@ def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, thre
         MemoryLimitError: resampling would need more than `max_bytes`, or more than the machine has.
         InputError: the scan has nothing to normalise by, or its spacing leaves no grid to segment.
     """
+    carried = _carried(volume, card, max_bytes, threads)
+    statistics = None
+    if isinstance(card.intensity, (IntensityZscore, IntensityPercentile)):
+        statistics = intensity_statistics(carried.data, card.intensity, volume.channel_names)
+    way = carried.way
+    grid = Grid(volume.shape, way.orientation, way.maps, carried.affine)
+    return Preprocessed(carried.data, statistics, grid, volume.channel_names, way)
+
+
+def _carried(volume: Volume, card: Card, max_bytes: int | None, threads: int | None) -> Carried:
+    """The scan after the card's steps; without any, in its orientation and spacing."""
+    if card.preprocessing is not None:
+        return carry_out(card.preprocessing, volume, max_bytes, threads)
     grid = plan_grid(volume.affine, volume.shape, card)
     spacing = grid.orientation.reorder(volume.spacing)
     if card.spacing is not None:
@@ -62,10 +78,7 @@ def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, thre
     data = grid.orientation.apply(volume.data)
     if grid.resampled:
         data = resample(data, grid.maps, threads)
-    statistics = None
-    if isinstance(card.intensity, (IntensityZscore, IntensityPercentile)):
-        statistics = intensity_statistics(data, card.intensity, volume.channel_names)
-    return Preprocessed(data, statistics, grid, volume.channel_names)
+    return Carried(data, grid.affine, Way.start(volume.shape).turned(grid.orientation).spaced(grid.maps))
 
 
 def preprocess_bytes(grid: Grid, channels: int) -> int:

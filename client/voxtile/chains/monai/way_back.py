@@ -1,0 +1,206 @@
+"""From scores on a model's grid to labels of the scan, over the whole way of a chain of steps.
+
+`SpreadSink` brings scores back: the planes that were cut away come back as zeros, a `Restorer` resamples and decides,
+and the cuts before resampling come back as the label of zeros. `LabelSink` decides first, and brings labels back.
+Knows nothing of tiles or servers.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.card import Card
+from voxtile.chains.base import PlaneSink
+from voxtile.chains.decision import Decision, decision_of
+from voxtile.chains.monai.grid import Grid
+from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
+from voxtile.chains.monai.journey import Way
+from voxtile.chains.monai.window import place, spread, taken
+from voxtile.chains.scores import activator
+from voxtile.errors import ModelError
+from voxtile.tiling.strips import Strip, whole
+
+
+@dataclass(frozen=True)
+class WayBack:
+    """The way of a scan, with what a model's card says of labels.
+
+    Attributes:
+        way: how the model's grid came from the scan's.
+        grid: what resampling did on it.
+        card: the model's card.
+        model_mm3: cubic millimetres of a voxel of the model's grid.
+        scan_mm3: cubic millimetres of a voxel of the scan.
+    """
+
+    way: Way
+    grid: Grid
+    card: Card
+    model_mm3: float
+    scan_mm3: float
+
+    def sink(self, keep_scores: bool) -> PlaneSink:
+        """Returns a sink for scores on the model's grid.
+
+        Raises:
+            ModelError: scores are to be kept, and labels are decided before they are brought back.
+        """
+        if not self.decided_first:
+            return SpreadSink(self, keep_scores)
+        if keep_scores:
+            raise ModelError(
+                f"model {self.card.name!r}: its labels are decided before they are brought back to the scan's grid, so "
+                "there are no scores on the scan's grid to keep"
+            )
+        return LabelSink(self)
+
+    @property
+    def decided_first(self) -> bool:
+        """Whether labels are decided on the model's grid."""
+        finishing = self.card.finishing
+        return finishing is not None and finishing.decided_first
+
+    @property
+    def shape(self) -> tuple[int, int, int]:
+        """Voxels of the model's grid."""
+        x, y, z = (window.target for window in self.way.after)
+        return x, y, z
+
+    @property
+    def spreads(self) -> bool:
+        """Whether anything was cut after resampling."""
+        return not all(window.identity for window in self.way.after)
+
+    def finish(self, codes: NDArray[Any], decision: Decision, outside: Any) -> NDArray[Any]:
+        """Returns the labels [i, j, k] of the scan.
+
+        Args:
+            codes: [x, y, z] on the grid before resampling, along the model's axes.
+            decision: gives codes their meaning.
+            outside: the code of what was cut away before resampling.
+        """
+        codes = self.way.orientation.undo(spread(codes, self.way.before, outside))
+        finishing = self.card.finishing
+        cleaned = decision.cleaned(codes, finishing.on_scan_grid if finishing else (), self.scan_mm3)
+        return decision.labels(cleaned)
+
+    def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
+        """Returns the model's grid in `count` strips; in one where planes are cut or decided as a whole."""
+        if self.spreads or self.decided_first:
+            return (whole(self.shape, self.shape),)
+        return grid_strips(self.grid, self.card, axis, count)
+
+    def bytes(self, planes: int, strip: Strip, keep_scores: bool) -> int:
+        """Returns the bytes of a sink at its peak; arguments are those of `PreparedScan.restore_bytes`."""
+        decision, scan = decision_of(self.card), math.prod(self.way.scan)
+        after = scan * (2 * decision.dtype.itemsize + (decision.cleaning_bytes if decision.coded else 0))
+        if self.decided_first:
+            model = math.prod(self.shape)
+            activated = 2 * 4 * self.card.output.scores * planes * math.prod(self.shape[1:])
+            steps = model * (decision.dtype.itemsize + decision.cleaning_bytes)
+            moved = decision.dtype.itemsize * (model + 2 * math.prod(self.grid.shape) + math.prod(self.grid.oriented))
+            return activated + max(steps, moved + after)
+        kept = 4 * self.card.output.scores * (math.prod(self.grid.oriented) + scan) if keep_scores else 0
+        if not self.spreads:
+            return restore_bytes(self.grid, self.card, planes, strip=strip) + kept + after
+        plane = 4 * self.card.output.scores * math.prod(self.grid.shape[1:])
+        inner = restore_bytes(self.grid, self.card, planes, strip=whole(self.grid.shape, self.grid.oriented))
+        return inner + 3 * planes * plane + kept + after
+
+
+class SpreadSink:
+    """Implements `voxtile.chains.base.PlaneSink` for scores that are brought back before they are decided.
+
+    Args:
+        back: the way.
+        keep_scores: also keep the scores on the scan's own grid.
+    """
+
+    def __init__(self, back: WayBack, keep_scores: bool) -> None:
+        self._back, self._decision = back, decision_of(back.card)
+        self._activate = activator(back.card) if back.spreads else None
+        self._restorer = Restorer(
+            back.grid, back.card, keep_scores=keep_scores, decision=self._decision, activated=back.spreads
+        )
+        self._received, self._most = 0, 1
+
+    def start_strip(self, strip: Strip) -> None:
+        if not self._back.spreads:
+            self._restorer.start_strip(strip)
+
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
+        if self._activate is None:
+            self._restorer.add_planes(planes)
+            return
+        after = self._back.way.after
+        if self._received == 0:
+            self._most = planes.shape[1]
+            self._add_zeros(after[0].low)
+        first, last = after[0].taken.start, after[0].taken.stop
+        here = planes[:, max(first - self._received, 0) : max(last - self._received, 0)]
+        self._received += planes.shape[1]
+        if here.shape[1]:
+            wide = np.zeros((len(here), here.shape[1], *self._back.grid.shape[1:]), np.float32)
+            wide[(slice(None), slice(None), *place(after[1:]))] = self._activate(here)[(..., *taken(after[1:]))]
+            self._restorer.add_planes(wide)
+        if self._received == after[0].target:
+            self._add_zeros(after[0].source - after[0].high)
+
+    def _add_zeros(self, count: int) -> None:
+        """Scores of the planes that were cut away; as many at once as there come planes."""
+        for first in range(0, count, self._most):
+            step = min(self._most, count - first)
+            shape = (self._back.card.output.scores, step, *self._back.grid.shape[1:])
+            self._restorer.add_planes(np.zeros(shape, np.float32))
+
+    def finish(self) -> NDArray[Any]:
+        nothing = np.zeros((self._back.card.output.scores, 1, 1, 1), np.float32)
+        outside = self._decision.decide(nothing).item()
+        return self._back.finish(self._restorer.finish(), self._decision, outside)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The scores [score, i, j, k] on the scan's own grid, 0 where the scan was cut away."""
+        kept = spread(self._restorer.scores, self._back.way.before)
+        return self._back.way.orientation.undo(kept)
+
+
+class LabelSink:
+    """Implements `voxtile.chains.base.PlaneSink` for labels that are decided before they are brought back.
+
+    Args:
+        back: the way.
+    """
+
+    def __init__(self, back: WayBack) -> None:
+        self._back, self._decision = back, decision_of(back.card)
+        self._activate = activator(back.card)
+        self._codes = np.zeros(back.shape, self._decision.dtype)
+        self._received = 0
+
+    def start_strip(self, strip: Strip) -> None:
+        """Does nothing: planes are whole."""
+
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
+        last = self._received + planes.shape[1]
+        self._codes[self._received : last] = self._decision.decide(self._activate(planes))
+        self._received = last
+
+    def finish(self) -> NDArray[Any]:
+        back, finishing = self._back, self._back.card.finishing
+        assert finishing is not None
+        codes = self._decision.cleaned(self._codes, finishing.on_model_grid, back.model_mm3)
+        codes = spread(codes, back.way.after)
+        for axis, one in enumerate(back.way.maps):
+            if not one.identity:
+                codes = codes.take(one.inverse.nearest, axis)
+        return back.finish(codes, self._decision, 0)
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        raise ValueError("labels are decided before they are brought back, and no scores are kept")

@@ -1,0 +1,282 @@
+"""A chain of steps against MONAI's own: the image that the network gets, and the labels that come back."""
+
+from __future__ import annotations
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from monai import transforms as monai
+from monai.data import MetaTensor
+from numpy.typing import NDArray
+
+from tests.support.phantoms import card_of, phantom_volume
+from voxtile.card import Card
+from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
+from voxtile.io.volume import Volume
+from voxtile.transforms.base import selection
+
+FLOAT32_ROUNDING = 3e-6
+"""Of the largest value: MONAI blends in float64 and sums in float32, the client the other way round."""
+
+AXES = (("L", "R"), ("P", "A"), ("I", "S"))
+LPS = {"transform": "Orientation", "axcodes": "LPS"}
+PIR = {"transform": "Orientation", "axcodes": "PIR"}
+SPACING = {"transform": "Spacing", "pixdim": (1.5, 2.5, 1.25)}
+CROP = {"transform": "CropForeground", "select_fn": "x > 300", "margin": (1, 0, 2)}
+BEYOND = {**CROP, "margin": 40}
+DIVISIBLE = {**CROP, "k_divisible": (8, 5, 1), "mode": "edge"}
+PAD = {"transform": "SpatialPad", "spatial_size": (40, 33, -1), "value": -7.0}
+PAD_END = {"transform": "DivisiblePad", "k": (7, 16, 0), "method": "end", "mode": "reflect"}
+CENTRE = {"transform": "CenterSpatialCrop", "roi_size": (15, 100, 13)}
+RESIZE = {"transform": "ResizeWithPadOrCrop", "spatial_size": (29, 12, 41)}
+RANGE = {"transform": "ScaleIntensityRange", "a_min": 20, "a_max": 700.5, "b_min": -1, "b_max": 0.7, "clip": True}
+ZSCORE = {"transform": "NormalizeIntensity", "nonzero": True, "channel_wise": True}
+TOGETHER = {"transform": "NormalizeIntensity"}
+HALF_GIVEN = {"transform": "NormalizeIntensity", "subtrahend": 33.3}
+CLIP = {"transform": "ClipIntensityPercentiles", "lower": 2.5, "upper": 97, "channel_wise": True}
+PERCENTILES = {
+    "transform": "ScaleIntensityRangePercentiles", "lower": 5, "upper": 95, "b_min": -2, "b_max": 3, "relative": True,
+}  # fmt: skip
+UNSCALED = {"transform": "ScaleIntensityRangePercentiles", "lower": 1, "upper": 99.5, "channel_wise": True}
+MINMAX = {"transform": "ScaleIntensity", "minv": -1, "maxv": 1, "channel_wise": True}
+FACTOR = {"transform": "ScaleIntensity", "factor": -0.3}
+THRESHOLD = {"transform": "ThresholdIntensity", "threshold": 400, "above": False, "cval": 99.9}
+MASK = {"transform": "MaskIntensity", "select_fn": "x >= 250.5"}
+
+
+def monai_step(step: dict[str, Any]) -> Any:
+    """The dictionary transform of MONAI for the key `image`."""
+    given = {key: value for key, value in step.items() if key != "transform"}
+    if step["transform"] == "Orientation":
+        given["labels"] = AXES
+    if "select_fn" in given:
+        given["select_fn"] = selection(given["select_fn"])
+    if step["transform"] == "CropForeground":
+        given |= {"source_key": "image", "allow_smaller": given.get("allow_smaller", False)}
+    if step["transform"] == "MaskIntensity":
+        given["mask_key"] = "image"
+    if step["transform"] == "ScaleIntensityRangePercentiles":
+        given = {"b_min": None, "b_max": None, **given}
+    if step["transform"] == "ScaleIntensity" and "factor" in given:
+        given |= {"minv": None, "maxv": None}
+    if step["transform"] == "ClipIntensityPercentiles":
+        given = {"lower": None, "upper": None, **given}
+    return getattr(monai, step["transform"] + "d")("image", **given)
+
+
+def monai_image(volume: Volume, steps: list[dict[str, Any]]) -> tuple[Any, Any]:
+    """What MONAI's chain makes of a scan, and the chain."""
+    chain = monai.Compose([monai_step(step) for step in steps])
+    image = MetaTensor(torch.as_tensor(volume.data.astype(np.float32)), affine=torch.as_tensor(volume.affine))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        return chain({"image": image}), chain
+
+
+def chain_card(steps: list[dict[str, Any]], channels: int = 1, **changes: Any) -> Card:
+    names = tuple(f"c{number}" for number in range(channels))
+    return card_of(orientation=None, preprocessing=steps, channels=names, **changes)
+
+
+CHAINS = [
+    [LPS, SPACING],
+    [SPACING, LPS],
+    [LPS, SPACING, CROP],
+    [LPS, CROP, SPACING],
+    [CROP, PIR, SPACING, LPS],
+    [SPACING, PIR, BEYOND],
+    [LPS, SPACING, {**BEYOND, "allow_smaller": True}],
+    [DIVISIBLE, LPS, SPACING, DIVISIBLE],
+    [PAD, SPACING, CENTRE],
+    [SPACING, PAD, PIR, RESIZE],
+    [RESIZE, LPS, PAD_END],
+    [LPS, CENTRE, PAD, SPACING, CROP, PAD_END],
+    [LPS, RANGE, ZSCORE],
+    [CLIP, ZSCORE, CROP | {"select_fn": "x > 0.5"}],
+    [SPACING, CROP, PERCENTILES, MINMAX],
+    [UNSCALED, TOGETHER],
+    [MASK, HALF_GIVEN, FACTOR],
+    [THRESHOLD, CROP, TOGETHER, PAD],
+    [ZSCORE | {"channel_wise": False}, FACTOR, MINMAX],
+]
+
+
+@pytest.mark.parametrize("channels", [1, 2])
+@pytest.mark.parametrize("steps", CHAINS, ids=lambda steps: "-".join(step["transform"][:6] for step in steps))
+def test_the_image_is_monais(steps: list[dict[str, Any]], channels: int) -> None:
+    volume = phantom_volume((24, 31, 27), codes="PSL", angles=(0, 0, 9.0), channels=channels)
+    found = MonaiPreparedScan(volume, chain_card(steps, channels)).data
+    expected = monai_image(volume, steps)[0]["image"].numpy()
+    assert found.shape == expected.shape
+    limit = FLOAT32_ROUNDING * float(np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=limit)
+
+
+@pytest.mark.parametrize("step", [RANGE, FACTOR, THRESHOLD, MASK, CLIP, UNSCALED, PERCENTILES, MINMAX, PAD, CROP])
+def test_without_sums_every_value_is_monais_to_the_last_bit_or_two(step: dict[str, Any]) -> None:
+    volume = phantom_volume((24, 31, 27), dtype=np.float32)
+    found = MonaiPreparedScan(volume, chain_card([step])).data
+    expected = monai_image(volume, [step])[0]["image"].numpy()
+    np.testing.assert_array_max_ulp(np.asarray(found, np.float32), expected.astype(np.float32), maxulp=2)
+
+
+def test_the_scan_itself_is_never_changed() -> None:
+    volume = phantom_volume(dtype=np.float32)
+    before = volume.data.copy()
+    MonaiPreparedScan(volume, chain_card([LPS, CROP, RANGE, ZSCORE]))
+    np.testing.assert_array_equal(volume.data, before)
+
+
+def brought_back(scores: NDArray[np.float32], prepared: MonaiPreparedScan, planes: int) -> NDArray[Any]:
+    sink = prepared.restorer(False)
+    sink.start_strip(prepared.strips(1, 1)[0])
+    for first in range(0, scores.shape[1], planes):
+        sink.add_planes(scores[:, first : first + planes].copy())
+    return sink.finish()
+
+
+def monai_labels(
+    scores: NDArray[np.float32], data: Any, chain: Any, after: list[Any], nearest: bool | None = None
+) -> NDArray[Any]:
+    """What MONAI's post-processing makes of scores: [channel, i, j, k]."""
+    image = data["image"]
+    data["pred"] = MetaTensor(torch.as_tensor(scores), meta=image.meta, applied_operations=image.applied_operations)
+    steps: list[Any] = []
+    for step in after:
+        if step["transform"] == "Invert":
+            steps.append(
+                monai.Invertd("pred", chain, orig_keys="image", nearest_interp=step["nearest_interp"], to_tensor=True)
+            )
+            continue
+        given = {key: value for key, value in step.items() if key != "transform"}
+        steps.append(getattr(monai, step["transform"] + "d")("pred", **given))
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        result: NDArray[Any] = monai.Compose(steps)(data)["pred"].numpy()
+    return result
+
+
+SOFTMAX = {"transform": "Activations", "softmax": True}
+SIGMOID = {"transform": "Activations", "sigmoid": True}
+LINEAR = {"transform": "Invert", "nearest_interp": False}
+NEAREST = {"transform": "Invert", "nearest_interp": True}
+ARGMAX = {"transform": "AsDiscrete", "argmax": True}
+HALF = {"transform": "AsDiscrete", "threshold": 0.5}
+OTHER = {"transform": "AsDiscrete", "threshold": 0.37}
+LARGEST = {"transform": "KeepLargestConnectedComponent"}
+LARGEST_TWO = {**LARGEST, "applied_labels": (2, 1), "num_components": 2, "connectivity": 1}
+UNION = {**LARGEST, "independent": False, "applied_labels": (1, 2)}
+HOLES = {"transform": "FillHoles", "connectivity": 1}
+HOLES_OF_ONE = {"transform": "FillHoles", "applied_labels": (1,)}
+SMALL = {"transform": "RemoveSmallObjects", "min_size": 9}
+MILLIMETRES = {"transform": "RemoveSmallObjects", "min_size": 60, "by_measure": True, "independent_channels": False}
+FILTER = {"transform": "LabelFilter", "applied_labels": (2,)}
+
+
+def smooth_scores(shape: tuple[int, ...], count: int, seed: int) -> NDArray[np.float32]:
+    """Scores with blobs of several sizes, some with holes."""
+    from scipy.ndimage import gaussian_filter
+
+    rng = np.random.default_rng(seed)
+    noise = rng.normal(0, 1, (count, *shape))
+    fine = np.stack([gaussian_filter(one, 0.9) for one in noise]) * 4
+    coarse = np.stack([gaussian_filter(one, 2.5) for one in noise[::-1]]) * 12
+    return (fine + coarse).astype(np.float32)
+
+
+FINISHES = [
+    [ARGMAX],
+    [SOFTMAX, LINEAR, ARGMAX],
+    [SOFTMAX, NEAREST, ARGMAX],
+    [LINEAR, SOFTMAX, ARGMAX, LARGEST],
+    [ARGMAX, NEAREST],
+    [SOFTMAX, ARGMAX, LARGEST_TWO, NEAREST],
+    [ARGMAX, HOLES, NEAREST, LARGEST],
+    [SOFTMAX, LINEAR, ARGMAX, UNION, HOLES_OF_ONE],
+    [LINEAR, ARGMAX, SMALL],
+    [LINEAR, ARGMAX, MILLIMETRES, FILTER],
+    [ARGMAX, MILLIMETRES, NEAREST],
+    [SIGMOID, LINEAR, HALF],
+    [SIGMOID, LINEAR, OTHER],
+    [LINEAR, SIGMOID, OTHER],
+    [LINEAR, SIGMOID, HALF],
+    [LINEAR, OTHER],
+    [SIGMOID, LINEAR, HALF, LARGEST],
+    [SIGMOID, LINEAR, OTHER, {**LARGEST, "applied_labels": (0, 2), "num_components": 3}, HOLES],
+    [SIGMOID, HALF, UNION | {"applied_labels": [0, 1]}, NEAREST],
+    [SIGMOID, HALF, NEAREST, SMALL],
+    [SIGMOID, LINEAR, HALF, MILLIMETRES],
+]
+WAYS = [
+    [LPS],
+    [LPS, SPACING],
+    [LPS, SPACING, CROP],
+    [CROP, LPS, SPACING],
+    [SPACING, PIR, BEYOND],
+    [DIVISIBLE, PIR, SPACING, LPS, CENTRE, PAD_END],
+]
+TIES = 2e-4
+"""Share of voxels whose scores are so near to one another that rounding decides."""
+
+
+@pytest.mark.parametrize("way", WAYS, ids=lambda steps: "-".join(step["transform"][:6] for step in steps))
+@pytest.mark.parametrize("after", FINISHES, ids=lambda steps: "-".join(step["transform"][:4] for step in steps))
+def test_the_labels_are_monais(way: list[dict[str, Any]], after: list[dict[str, Any]]) -> None:
+    volume = phantom_volume((24, 31, 27), codes="PSL", angles=(0, 0, 9.0))
+    regions = any(step.get("threshold") for step in after)
+    card = chain_card(
+        way,
+        output={"kind": "logits", "scores": 3, "activation": first_activation(after)},
+        labels=[{"name": name, "value": number + regions} for number, name in enumerate("abc")],
+        regions=regions,
+        postprocessing=after,
+    )
+    prepared = MonaiPreparedScan(volume, card)
+    data, chain = monai_image(volume, way)
+    scores = smooth_scores(data["image"].shape[1:], 3, seed=11)
+    told = after if any(step["transform"] == "Invert" for step in after) else [LINEAR, *after]
+    expected = monai_labels(scores, data, chain, told)
+    found = brought_back(scores, prepared, planes=5)
+    mask = expected[0] if not regions else np.max([(r + 1) * (one > 0) for r, one in enumerate(expected)], axis=0)
+    assert found.shape == volume.shape
+    changed = int((found != mask).sum())
+    assert changed <= TIES * mask.size, f"{changed} of {mask.size} voxels, found {np.unique(found)}"
+    assert len(np.unique(mask)) > 1
+
+
+def first_activation(after: list[dict[str, Any]]) -> str:
+    """What comes before Invert, as the card has it."""
+    names = [step["transform"] for step in after]
+    ends = [names.index(name) for name in ("Invert", "AsDiscrete") if name in names]
+    early = [step for step in after[: min(ends)] if step["transform"] == "Activations"]
+    return "none" if not early else "softmax" if early[0].get("softmax") else "sigmoid"
+
+
+@given(st.integers(1, 30), st.integers(0, 5))
+@settings(max_examples=12, deadline=None)
+def test_the_number_of_planes_that_come_at_once_changes_nothing(planes: int, seed: int) -> None:
+    volume = phantom_volume((24, 31, 27), codes="PSL")
+    card = chain_card([LPS, SPACING, CROP])
+    prepared = MonaiPreparedScan(volume, card)
+    scores = smooth_scores(prepared.data.shape[1:], 2, seed)
+    np.testing.assert_array_equal(brought_back(scores, prepared, planes), brought_back(scores, prepared, 1000))
+
+
+def test_kept_scores_are_zero_outside_the_crop() -> None:
+    volume = phantom_volume((24, 31, 27), codes="PSL")
+    way = [CROP, LPS, SPACING, CENTRE]
+    prepared = MonaiPreparedScan(volume, chain_card(way))
+    data, chain = monai_image(volume, way)
+    scores = smooth_scores(data["image"].shape[1:], 2, seed=3)
+    expected = monai_labels(scores, data, chain, [LINEAR])
+    sink = prepared.restorer(True)
+    sink.start_strip(prepared.strips(1, 1)[0])
+    sink.add_planes(scores.copy())
+    sink.finish()
+    np.testing.assert_allclose(sink.scores, expected, atol=FLOAT32_ROUNDING * float(np.abs(scores).max()))
+    assert (sink.scores == 0).all(axis=0).any()
