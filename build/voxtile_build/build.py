@@ -181,7 +181,7 @@ def _build_fold(
 ) -> _BuiltFold:
     """The entries of one network, one an engine. The error of an engine that is refused is put into `refused`."""
     certificates: dict[str, Certificate] = {}
-    warnings: list[str] = []
+    warnings = [f"{prepared.spec.name}: {warning}" for warning in prepared.warnings]
     for engine in chosen:
         with step(f"build and certify {engine.name}"):
             try:

@@ -39,12 +39,16 @@ CacheKey = tuple[Callable[[], nn.Module], str]
 
 @dataclass(frozen=True)
 class Prepared:
-    """A network's spec, its graphs, its reference, and the hashes of its weights and of its ONNX file."""
+    """A network's spec, its graphs, its reference, and the hashes of its weights and of its ONNX file.
+
+    warnings: what the user should know of the network, a sentence each.
+    """
 
     spec: Spec
     graphs: Graphs
     reference: Reference
     hashes: Mapping[str, str]
+    warnings: tuple[str, ...] = ()
 
 
 class Preparer:
@@ -89,7 +93,8 @@ class Preparer:
         weights = fold.weights_sha256 or weights_sha256(spec, wrapper.network)
         with self._step("run the reference in PyTorch"):
             reference = make_reference(wrapper, spec)
-        return Prepared(spec, graphs, reference, {"weights": weights, "onnx": file_sha256(*graphs.files)})
+        hashes = {"weights": weights, "onnx": file_sha256(*graphs.files)}
+        return Prepared(spec, graphs, reference, hashes, wrapper.warnings)
 
 
 def cache_key(fold: Fold, spec: Spec) -> CacheKey:

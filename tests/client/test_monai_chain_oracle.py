@@ -2,28 +2,22 @@
 
 from __future__ import annotations
 
-import warnings
 from typing import Any
 
 import numpy as np
 import pytest
-import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
-from monai import transforms as monai
-from monai.data import MetaTensor
 from numpy.typing import NDArray
 
+from tests.support.monai_chains import first_activation, monai_image, monai_labels, smooth_scores
 from tests.support.phantoms import card_of, phantom_volume
 from voxtile.card import Card
 from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
-from voxtile.io.volume import Volume
-from voxtile.transforms.base import selection
 
 FLOAT32_ROUNDING = 3e-6
 """Of the largest value: MONAI blends in float64 and sums in float32, the client the other way round."""
 
-AXES = (("L", "R"), ("P", "A"), ("I", "S"))
 LPS = {"transform": "Orientation", "axcodes": "LPS"}
 PIR = {"transform": "Orientation", "axcodes": "PIR"}
 SPACING = {"transform": "Spacing", "pixdim": (1.5, 2.5, 1.25)}
@@ -47,35 +41,6 @@ MINMAX = {"transform": "ScaleIntensity", "minv": -1, "maxv": 1, "channel_wise": 
 FACTOR = {"transform": "ScaleIntensity", "factor": -0.3}
 THRESHOLD = {"transform": "ThresholdIntensity", "threshold": 400, "above": False, "cval": 99.9}
 MASK = {"transform": "MaskIntensity", "select_fn": "x >= 250.5"}
-
-
-def monai_step(step: dict[str, Any]) -> Any:
-    """The dictionary transform of MONAI for the key `image`."""
-    given = {key: value for key, value in step.items() if key != "transform"}
-    if step["transform"] == "Orientation":
-        given["labels"] = AXES
-    if "select_fn" in given:
-        given["select_fn"] = selection(given["select_fn"])
-    if step["transform"] == "CropForeground":
-        given |= {"source_key": "image", "allow_smaller": given.get("allow_smaller", False)}
-    if step["transform"] == "MaskIntensity":
-        given["mask_key"] = "image"
-    if step["transform"] == "ScaleIntensityRangePercentiles":
-        given = {"b_min": None, "b_max": None, **given}
-    if step["transform"] == "ScaleIntensity" and "factor" in given:
-        given |= {"minv": None, "maxv": None}
-    if step["transform"] == "ClipIntensityPercentiles":
-        given = {"lower": None, "upper": None, **given}
-    return getattr(monai, step["transform"] + "d")("image", **given)
-
-
-def monai_image(volume: Volume, steps: list[dict[str, Any]]) -> tuple[Any, Any]:
-    """What MONAI's chain makes of a scan, and the chain."""
-    chain = monai.Compose([monai_step(step) for step in steps])
-    image = MetaTensor(torch.as_tensor(volume.data.astype(np.float32)), affine=torch.as_tensor(volume.affine))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        return chain({"image": image}), chain
 
 
 def chain_card(steps: list[dict[str, Any]], channels: int = 1, **changes: Any) -> Card:
@@ -140,27 +105,6 @@ def brought_back(scores: NDArray[np.float32], prepared: MonaiPreparedScan, plane
     return sink.finish()
 
 
-def monai_labels(
-    scores: NDArray[np.float32], data: Any, chain: Any, after: list[Any], nearest: bool | None = None
-) -> NDArray[Any]:
-    """What MONAI's post-processing makes of scores: [channel, i, j, k]."""
-    image = data["image"]
-    data["pred"] = MetaTensor(torch.as_tensor(scores), meta=image.meta, applied_operations=image.applied_operations)
-    steps: list[Any] = []
-    for step in after:
-        if step["transform"] == "Invert":
-            steps.append(
-                monai.Invertd("pred", chain, orig_keys="image", nearest_interp=step["nearest_interp"], to_tensor=True)
-            )
-            continue
-        given = {key: value for key, value in step.items() if key != "transform"}
-        steps.append(getattr(monai, step["transform"] + "d")("pred", **given))
-    with warnings.catch_warnings():
-        warnings.simplefilter("ignore")
-        result: NDArray[Any] = monai.Compose(steps)(data)["pred"].numpy()
-    return result
-
-
 SOFTMAX = {"transform": "Activations", "softmax": True}
 SIGMOID = {"transform": "Activations", "sigmoid": True}
 LINEAR = {"transform": "Invert", "nearest_interp": False}
@@ -176,17 +120,6 @@ HOLES_OF_ONE = {"transform": "FillHoles", "applied_labels": (1,)}
 SMALL = {"transform": "RemoveSmallObjects", "min_size": 9}
 MILLIMETRES = {"transform": "RemoveSmallObjects", "min_size": 60, "by_measure": True, "independent_channels": False}
 FILTER = {"transform": "LabelFilter", "applied_labels": (2,)}
-
-
-def smooth_scores(shape: tuple[int, ...], count: int, seed: int) -> NDArray[np.float32]:
-    """Scores with blobs of several sizes, some with holes."""
-    from scipy.ndimage import gaussian_filter
-
-    rng = np.random.default_rng(seed)
-    noise = rng.normal(0, 1, (count, *shape))
-    fine = np.stack([gaussian_filter(one, 0.9) for one in noise]) * 4
-    coarse = np.stack([gaussian_filter(one, 2.5) for one in noise[::-1]]) * 12
-    return (fine + coarse).astype(np.float32)
 
 
 FINISHES = [
@@ -247,14 +180,6 @@ def test_the_labels_are_monais(way: list[dict[str, Any]], after: list[dict[str, 
     changed = int((found != mask).sum())
     assert changed <= TIES * mask.size, f"{changed} of {mask.size} voxels, found {np.unique(found)}"
     assert len(np.unique(mask)) > 1
-
-
-def first_activation(after: list[dict[str, Any]]) -> str:
-    """What comes before Invert, as the card has it."""
-    names = [step["transform"] for step in after]
-    ends = [names.index(name) for name in ("Invert", "AsDiscrete") if name in names]
-    early = [step for step in after[: min(ends)] if step["transform"] == "Activations"]
-    return "none" if not early else "softmax" if early[0].get("softmax") else "sigmoid"
 
 
 @given(st.integers(1, 30), st.integers(0, 5))

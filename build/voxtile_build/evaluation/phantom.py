@@ -8,7 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile_build.spec.input import IntensityFixed, IntensityRange
+from voxtile.chains.monai.intensity_steps import change_values
+from voxtile_build.spec.input import Intensity, IntensityFixed, IntensityRange, IntensityZscore
+from voxtile_build.spec.preparation import fixed_rule
 from voxtile_build.spec.spec import Spec
 
 Array = NDArray[Any]
@@ -68,7 +70,18 @@ def _ellipsoid(grid: Sequence[Array], centre: tuple[float, ...], half_axes: tupl
 
 
 def _in_units(unit: Array, spec: Spec) -> Array:
-    rule = spec.preparation.intensity
+    """In the units of the first step for values, and then after those steps that the client carries out."""
+    preparation = spec.preparation
+    if not preparation.value_steps:
+        return _scaled(unit, preparation.intensity, spec)
+    rule = fixed_rule(preparation.value_steps[0], len(unit)) or IntensityZscore()
+    values = _scaled(unit, rule, spec).astype(np.float32)
+    for step in preparation.value_steps:
+        change_values(step, values)
+    return values.astype(np.float64)
+
+
+def _scaled(unit: Array, rule: Intensity, spec: Spec) -> Array:
     if isinstance(rule, IntensityRange):
         return rule.a_min + unit * (rule.a_max - rule.a_min)
     if isinstance(rule, IntensityFixed):

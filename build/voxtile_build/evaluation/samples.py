@@ -10,6 +10,8 @@ import numpy as np
 
 from voxtile.chains.monai.encoding import SCALED_TO
 from voxtile.tensor_types import NUMPY_TYPES
+from voxtile.transforms.base import per_axis
+from voxtile.transforms.preprocessing import Spacing
 from voxtile_build.arrays import Array
 from voxtile_build.errors import ScanError
 from voxtile_build.evaluation.phantom import SEED, phantom
@@ -55,7 +57,8 @@ def gather_scans(spec: Spec) -> tuple[Scan, ...]:
 def phantom_scan(spec: Spec) -> Scan:
     """The generated scan."""
     scan = _scan(f"phantom, seed {SEED}", phantom(spec), spec)
-    return replace(scan, spacing=tuple(spec.preparation.spacing or scan.spacing))
+    steps = (per_axis(step.pixdim) for step in spec.preparation.client if isinstance(step, Spacing))
+    return replace(scan, spacing=tuple(spec.preparation.spacing or next(steps, scan.spacing)))
 
 
 def scans_of(files: Sequence[tuple[Path, ...]], spec: Spec, key: str) -> tuple[Scan, ...]:
@@ -70,7 +73,7 @@ def scans_of(files: Sequence[tuple[Path, ...]], spec: Spec, key: str) -> tuple[S
         ScanError: as `gather_scans`.
     """
     return tuple(
-        replace(_scan(scan[0].name, read_scan(scan, spec, key), spec), spacing=spacing_of(scan[0], spec))
+        replace(_scan(scan[0].name, read_scan(scan, spec, key), spec), spacing=spacing_of(scan, spec, key))
         for scan in files
     )
 

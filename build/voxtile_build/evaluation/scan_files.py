@@ -1,6 +1,7 @@
 """Reads scans from files and prepares them with MONAI's own transforms: orientation and spacing.
 
-nnU-Net models have a preparation of their own, which `voxtile prepare` writes to files; those are taken as they are.
+A chain of other steps is carried out by the client's own code, which tests compare with MONAI's. nnU-Net models have a
+preparation of their own, which `voxtile prepare` writes to files; those are taken as they are.
 """
 
 from __future__ import annotations
@@ -11,8 +12,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 
+from voxtile.chains.monai.journey import Carried, carry_out
+from voxtile.errors import VoxtileError
 from voxtile.io.geometry import MONAI, header_geometry
+from voxtile.io.geometry import spacing_of as affine_spacing
 from voxtile.io.orientation import Orientation
+from voxtile.io.scan import open_scan
 from voxtile.io.stored import PREPARED_MARK
 from voxtile.outputs.prepared_files import DIGITS
 from voxtile_build.arrays import Array
@@ -36,6 +41,8 @@ def read_scan(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans"
     Raises:
         ScanError: a file is no 3D scan of one channel, or the channels have different shapes.
     """
+    if spec.preparation.client:
+        return np.asarray(_carried_out(files, spec, key).data, np.float64)
     volumes = [_read(file, spec, key) for file in files]
     if len({volume.shape for volume in volumes}) > 1:
         shapes = ", ".join(f"{file.name} {list(v.shape[1:])}" for file, v in zip(files, volumes, strict=True))
@@ -44,13 +51,32 @@ def read_scan(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans"
     return joined.transpose(0, 3, 2, 1) if _turned(spec) else joined
 
 
-def spacing_of(file: Path, spec: Spec) -> tuple[float, ...]:
-    """Size of a voxel in mm once the scan in `file` is prepared, in the order of the prepared axes."""
+def spacing_of(files: tuple[Path, ...], spec: Spec, key: str = "acceptance.scans") -> tuple[float, ...]:
+    """Size of a voxel in mm once the scan in `files` is prepared, in the order of the prepared axes."""
+    file = files[0]
+    if spec.preparation.client:
+        return tuple(float(size) for size in affine_spacing(_carried_out(files, spec, key).affine))
     if spec.preparation.spacing is not None:
         spacing = tuple(float(size) for size in spec.preparation.spacing)
     else:
         spacing = _stored_spacing(file, spec.preparation.orientation)
     return spacing[::-1] if _turned(spec) else spacing
+
+
+def _carried_out(files: tuple[Path, ...], spec: Spec, key: str) -> Carried:
+    """The scan after the steps of the client.
+
+    Raises:
+        ScanError: a file is no scan, or the steps leave nothing of it.
+    """
+    for file in files:
+        if not file.is_file():
+            raise ScanError(f"{file}: no such file; {key} must name scans, relative to the spec")
+    try:
+        volume = open_scan([str(file) for file in files], spec.input.channels, MONAI, None)
+        return carry_out(spec.preparation.client, volume, None, None)
+    except VoxtileError as error:
+        raise ScanError(f"{key}: {error}") from None
 
 
 def _turned(spec: Spec) -> bool:

@@ -58,8 +58,8 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
         overlap=spec.tiling.overlaps,
         mode=spec.tiling.mode,
         sigma_scale=spec.tiling.sigma_scale,
-        padding_mode="constant",
-        cval=PADDING[spec.input.dtype],
+        padding_mode=spec.tiling.padding_mode,
+        cval=PADDING[spec.input.dtype] if spec.tiling.padding_mode == "constant" else 0.0,
     )
     if not isinstance(scores, Tensor):
         raise TypeError(f"expected one tensor of scores, found {type(scores).__name__}")

@@ -6,11 +6,14 @@ In plain PyTorch this module is also the fp32 reference for the engines. Knows n
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
 from voxtile_build.errors import NetworkError, reason_of
+from voxtile_build.graph.pointwise import pointwise
+from voxtile_build.graph.probabilities import check_scores
 from voxtile_build.spec.input import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.spec import Spec
@@ -22,6 +25,9 @@ its input (OpenVINO does so in bf16 with free shapes), and below every value of 
 
 FREE_SIZES = ((1, 1), (3, 2), (1, 5))
 """Sizes that networks with free sizes are tried on, in steps of `multiple`: the smallest, and odd numbers of steps."""
+
+SEED = 5
+"""Of the noise that a network is tried on."""
 
 TORCH_DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "int16": torch.int16, "uint8": torch.uint8}
 
@@ -38,9 +44,11 @@ class Wrapper(nn.Module):
         super().__init__()
         self.network = network
         self.normalise = _normaliser(spec)
-        self.finish = Finish(spec.output)
+        self.steps = nn.Sequential(*(pointwise(step, spec) for step in spec.preparation.graph))
+        self.finish = Finish(spec.output, spec.network.output)
         self.mark = MARK_AT_MOST[spec.input.dtype]
         self.cval = spec.tiling.cval
+        self.warnings: tuple[str, ...] = ()
 
     def forward(self, roi: Tensor, intensity: Tensor | None = None) -> Tensor:
         scores: Tensor = self.finish(self.logits(self.image(roi, intensity)))
@@ -55,6 +63,7 @@ class Wrapper(nn.Module):
         # Exact for every input type. ONNX Runtime cannot compare 16-bit integers.
         values = roi.to(torch.float32)
         normal = self.normalise(values) if intensity is None else self.normalise(values, intensity)
+        normal = self.steps(normal)
         return torch.where(values <= self.mark, self.cval, normal)
 
 
@@ -126,11 +135,14 @@ class WholeScan(nn.Module):
 
 
 class Finish(nn.Module):
-    """Logits [batch, class, *spatial], fp32 -> scores of the spec's kind and type."""
+    """What the network gives [batch, class, *spatial], fp32 -> scores of the spec's kind and type.
 
-    def __init__(self, output: Output) -> None:
+    A network that gives probabilities gets no second softmax or sigmoid.
+    """
+
+    def __init__(self, output: Output, given: Literal["logits", "probabilities"] = "logits") -> None:
         super().__init__()
-        self.output = output
+        self.output, self.given = output, given
 
     def forward(self, logits: Tensor) -> Tensor:
         output = self.output
@@ -138,7 +150,9 @@ class Finish(nn.Module):
             return logits.to(TORCH_DTYPES[output.dtype])
         if output.scores == "labels":
             return logits.argmax(dim=1, keepdim=True).to(torch.uint8)
-        chosen = logits.sigmoid() if output.regions else logits.softmax(dim=1)
+        chosen = logits
+        if self.given == "logits":
+            chosen = logits.sigmoid() if output.regions else logits.softmax(dim=1)
         if output.scores == "foreground":
             chosen = chosen[:, output.foreground_index : output.foreground_index + 1]
         if output.dtype == "uint8":
@@ -170,13 +184,15 @@ def example_inputs(spec: Spec, batch: int) -> tuple[Tensor, ...]:
 
 
 def wrap(network: nn.Module, spec: Spec) -> Wrapper:
-    """The wrapped network in evaluation mode. It is tried on an empty ROI, and on other sizes if sizes are free.
+    """The wrapped network in evaluation mode. It is tried on a ROI of noise, and on other sizes if sizes are free.
 
     Raises:
-        NetworkError: the network refuses the ROI, or has another number of classes than labels.
+        NetworkError: the network refuses the ROI, has another number of classes than labels, or does not give the
+            probabilities that the spec promises.
     """
     wrapper = Wrapper(network, spec).eval()
-    _try(network, spec, spec.tiling.roi_size, "tiling.roi_size", "choose sizes that its strides divide")
+    scores = _try(network, spec, spec.tiling.roi_size, "tiling.roi_size", "choose sizes that its strides divide")
+    wrapper.warnings = check_scores(scores, spec)
     if (step := spec.tiling.multiple) is not None:
         advice = f"multiple = {2 * step} leaves out the smallest"
         for steps in FREE_SIZES:
@@ -184,11 +200,12 @@ def wrap(network: nn.Module, spec: Spec) -> Wrapper:
     return wrapper
 
 
-def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> None:
-    """Runs the network on an empty ROI. The message of the NetworkError begins with the spec's `key`."""
+def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> Tensor:
+    """What the network gives for noise. The message of the NetworkError begins with the spec's `key`."""
+    noise = torch.randn(1, len(spec.input.channels), *roi, generator=torch.Generator().manual_seed(SEED))
     try:
         with torch.inference_mode():
-            logits = _one_output(network(torch.zeros(1, len(spec.input.channels), *roi)))
+            logits = _one_output(network(noise))
     except NetworkError:
         raise
     except Exception as error:  # networks raise many kinds of errors
@@ -204,3 +221,4 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
             f"output.labels: expected the network to give {list(expected)} [batch, label, *roi], "
             f"found {list(logits.shape)}; labels, regions or network.args are wrong"
         )
+    return logits

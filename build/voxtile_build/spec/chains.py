@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from voxtile.transforms.base import Transform
+from voxtile.transforms.base import Transform, several
+from voxtile.transforms.finishing import Finishing
+from voxtile.transforms.postprocessing import KeepLargestConnectedComponent, LabelFilter
 from voxtile.transforms.preprocessing import CropForeground, NormalizeIntensity
 from voxtile_build.spec.input import Input
+from voxtile_build.spec.output import Output
+from voxtile_build.spec.preparation import Preparation
 
 SHORT_KEYS = ("orientation", "spacing", "intensity")
 """Keys of [input] that a chain replaces."""
@@ -72,11 +76,26 @@ def _take_decision(data: dict[str, Any]) -> None:
     names = [step.get("transform") for step in steps]
     if any(step.get("transform") == "AsDiscrete" and step.get("threshold") is not None for step in steps):
         output.setdefault("regions", True)
+    if output.get("regions") is not True and isinstance(output.get("labels"), list | tuple):
+        output["labels"] = _mapped(output["labels"], steps)
     ends = [names.index(name) for name in ("Invert", "AsDiscrete") if name in names]
     early = [step for step in steps[: min(ends, default=0)] if step.get("transform") == "Activations"]
     kind = "sigmoid" if output.get("regions") is True else "softmax"
     if early and early[0].get(kind) is True and output.get("scores", "logits") == "logits":
         output.setdefault("activation", kind)
+
+
+def _mapped(labels: Sequence[Any], steps: Sequence[dict[str, Any]]) -> tuple[Any, ...]:
+    """Labels that are names alone, with the values that MapLabelValue gives them."""
+    values: dict[Any, Any] = {}
+    for step in steps:
+        pairs = step.get("orig_labels"), step.get("target_labels")
+        if all(isinstance(numbers, list | tuple) for numbers in pairs):
+            values |= {orig: target for orig, target in zip(*pairs, strict=False) if isinstance(orig, int)}  # type: ignore[arg-type]
+    return tuple(
+        {"name": label, "value": values.get(index, index)} if isinstance(label, str) else label
+        for index, label in enumerate(labels)
+    )
 
 
 def _plain(steps: Any) -> Iterator[dict[str, Any]]:
@@ -95,9 +114,17 @@ def check_preprocessing(steps: Sequence[Transform], given: Input) -> None:
         ValueError: names the step.
     """
     channels = len(given.channels)
+    names = [type(step).__name__ for step in steps]
+    if names.count("Spacing") > 1:
+        raise ValueError(
+            "preprocessing: expected Spacing once, found it several times: the way back would not be exact"
+        )
     for place, step in enumerate(steps):
         where = f"preprocessing[{place}] {type(step).__name__}"
         if isinstance(step, NormalizeIntensity):
+            each = [isinstance(numbers, tuple) for numbers in (step.subtrahend, step.divisor)]
+            if any(each) and None in (step.subtrahend, step.divisor) and not step.channel_wise and channels > 1:
+                raise ValueError(f"{where}: a number for each channel goes with channel_wise = true")
             for key in ("subtrahend", "divisor"):
                 numbers = getattr(step, key)
                 if isinstance(numbers, tuple) and len(numbers) != channels:
@@ -109,3 +136,89 @@ def check_preprocessing(steps: Sequence[Transform], given: Input) -> None:
             raise ValueError(
                 f"{where}: expected channel_indices from 0 to {channels - 1}, found {list(step.channel_indices or ())}"
             )
+
+
+def check_values_sent(preparation: Preparation, given: Input, background: bool) -> None:
+    """Checks that the values which the client sends are those that other keys speak of.
+
+    Args:
+        preparation: what the client does.
+        given: the table [input].
+        background: whether there is a limit for what is outside the body.
+
+    Raises:
+        ValueError: names the key and the step.
+    """
+    if not preparation.value_steps:
+        return
+    step = type(preparation.value_steps[0]).__name__
+    if given.dtype == "int16":
+        raise ValueError(
+            f"input.dtype = 'int16' is for values as they are stored, and the client carries out {step} before it "
+            "sends them: use fp16 or fp32"
+        )
+    if background:
+        raise ValueError(
+            f"background_at_most is in the scan's units, and the client carries out {step} before it looks: leave it "
+            "out"
+        )
+
+
+def check_finishing(finishing: Finishing, steps: Sequence[Transform], output: Output, resampled: bool) -> None:
+    """Checks that a chain of post-processing has a meaning for the labels.
+
+    Args:
+        finishing: what the chain amounts to.
+        steps: the chain.
+        output: the labels.
+        resampled: whether the scan is resampled.
+
+    Raises:
+        ValueError: names the step, and what to write.
+    """
+    regions, count = finishing.threshold is not None, len(output.labels)
+    if output.regions != regions:
+        found = "a threshold" if regions else "argmax"
+        raise ValueError(
+            f"output.regions = {str(output.regions).lower()} and AsDiscrete with {found} contradict each other: leave "
+            "regions out"
+        )
+    if finishing.decided_first and resampled and not finishing.nearest:
+        raise ValueError(
+            "postprocessing: Invert comes after AsDiscrete and would blend numbers of labels: write nearest_interp = "
+            "true, or let Invert come before AsDiscrete"
+        )
+    if (finishing.cleans or finishing.decided_first) and output.scores == "foreground":
+        raise ValueError("postprocessing counts the network's channels, and scores = 'foreground' returns one alone")
+    _check_map(finishing, output)
+    for step in steps:
+        _check_cleaning(step, regions, count)
+
+
+def _check_map(finishing: Finishing, output: Output) -> None:
+    values = [label.value for label in output.labels]
+    if not finishing.values:
+        return
+    if output.regions:
+        raise ValueError("postprocessing: MapLabelValue is for classes; give regions their values in output.labels")
+    wanted = [finishing.values.get(number, number) for number in range(len(values))]
+    if values != wanted:
+        raise ValueError(
+            f"postprocessing: MapLabelValue gives the labels the values {wanted}, and output.labels {values}: write "
+            "names alone into output.labels"
+        )
+
+
+def _check_cleaning(step: Transform, regions: bool, count: int) -> None:
+    name = f"postprocessing: {type(step).__name__}"
+    if isinstance(step, LabelFilter) and regions:
+        raise ValueError(f"{name} is for classes; regions have a mask each")
+    if isinstance(step, KeepLargestConnectedComponent) and step.is_onehot is not None:
+        onehot = regions and count > 1
+        if step.is_onehot != onehot:
+            raise ValueError(f"{name}: labels lie in {'channels' if onehot else 'one channel'}: leave is_onehot out")
+    given = getattr(step, "applied_labels", None)
+    most = max(count - 1, 1)
+    wrong = [number for number in (several(given) if given is not None else ()) if number > most]
+    if wrong:
+        raise ValueError(f"{name}: expected applied_labels from 0 to {most}, the network's channels, found {wrong}")

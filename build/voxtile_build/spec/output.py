@@ -54,9 +54,7 @@ class Output(Table):
     @model_validator(mode="after")
     def _consistent(self) -> Output:
         names = [label.name for label in self.labels]
-        values = {label.value for label in self.labels}
-        # Two regions may be painted with one value, as nnU-Net does.
-        if len(set(names)) < len(names) or (len(values) < len(names) and not self.regions):
+        if len(set(names)) < len(names):
             raise ValueError(f"expected every label's name and value once, found {names}")
         if (self.scores == "foreground") != (self.foreground is not None):
             raise ValueError("scores = 'foreground' and the key foreground go together")

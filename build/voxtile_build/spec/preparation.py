@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from voxtile.transforms.base import Transform, per_axis
 from voxtile.transforms.preprocessing import (
+    MOVING,
     NormalizeIntensity,
     Orientation,
     ScaleIntensity,
@@ -48,6 +49,11 @@ class Preparation:
     intensity: Intensity = NO_RULE
     graph: tuple[Transform, ...] = ()
 
+    @property
+    def value_steps(self) -> tuple[Transform, ...]:
+        """The steps of the client that change values; the others only move voxels."""
+        return tuple(step for step in self.client if not isinstance(step, MOVING))
+
 
 def preparation_of(steps: Sequence[Transform], channels: int) -> Preparation:
     """How `steps` are carried out for a scan of `channels` channels.
@@ -60,7 +66,7 @@ def preparation_of(steps: Sequence[Transform], channels: int) -> Preparation:
     rule = _statistical_rule(before[-1], channels) if before else None
     if rule is not None:
         before = before[:-1]
-    elif after and (rule := _fixed_rule(after[0], channels)) is not None:
+    elif after and (rule := fixed_rule(after[0], channels)) is not None:
         after = after[1:]
     intensity = rule or NO_RULE
     grid = _grid(before)
@@ -92,8 +98,10 @@ def _statistical_rule(step: Transform, channels: int) -> Intensity | None:
     return None
 
 
-def _fixed_rule(step: Transform, channels: int) -> Intensity | None:
+def fixed_rule(step: Transform, channels: int) -> Intensity | None:
     """The rule of the graph with numbers of its own that is the same as `step`; None without one."""
+    if not is_pointwise(step):
+        return None
     if isinstance(step, ScaleIntensityRange) and step.a_max > step.a_min:
         if step.b_min is None or step.b_max is None:
             return IntensityRange(a_min=step.a_min, a_max=step.a_max, clip=False)

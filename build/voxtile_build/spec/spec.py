@@ -14,10 +14,10 @@ from pydantic import AfterValidator, BeforeValidator, Field, ValidationError, mo
 
 from voxtile.transforms.finishing import Finishing, finishing_of
 from voxtile.transforms.postprocessing import Postprocessing
-from voxtile.transforms.preprocessing import Preprocessing
+from voxtile.transforms.preprocessing import Preprocessing, Spacing
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
-from voxtile_build.spec.chains import check_preprocessing, with_chains
+from voxtile_build.spec.chains import check_finishing, check_preprocessing, check_values_sent, with_chains
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
 from voxtile_build.spec.name import checked_name
@@ -82,6 +82,8 @@ class Spec(Table):
         channels = len(self.input.channels)
         check_preprocessing(self.preprocessing or (), self.input)
         self._check_finishing()
+        self._check_values()
+        check_values_sent(self.preparation, self.input, self.tiling.background_at_most is not None)
         for key, scans in (
             ("acceptance.scans", self.acceptance.scans),
             ("precision.calibration", self.precision.calibration),
@@ -108,12 +110,15 @@ class Spec(Table):
                 f"network.output = 'probabilities' says that the network ends in {finishing.activation} or the like: "
                 "leave Activations out, or network.output"
             )
-        if output.regions != (finishing.threshold is not None):
-            found = "argmax" if finishing.threshold is None else "a threshold"
-            raise ValueError(
-                f"output.regions = {str(output.regions).lower()} and AsDiscrete with {found} contradict each other: "
-                "leave regions out"
-            )
+        resampled = any(isinstance(step, Spacing) for step in self.preprocessing or ())
+        check_finishing(finishing, self.postprocessing, output, resampled or self.input.spacing is not None)
+
+    def _check_values(self) -> None:
+        """Two labels may have one value where regions are painted, or where the chain says so."""
+        values, finishing = [label.value for label in self.output.labels], self.finishing
+        if len(set(values)) < len(values) and not self.output.regions and not (finishing and finishing.values):
+            names = [label.name for label in self.output.labels]
+            raise ValueError(f"expected every label's name and value once, found {names} with values {values}")
 
     @property
     def preparation(self) -> Preparation:

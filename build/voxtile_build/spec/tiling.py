@@ -46,8 +46,10 @@ class Tiling(Table):
         default=0.125,
         description="width of the Gaussian as a share of the ROI: one number, or one for each axis of roi_size",
     )
-    padding_mode: Literal["constant"] = Field(
-        default="constant", description="what the network sees outside the scan: constant, which is cval"
+    padding_mode: card.PaddingMode = Field(
+        default="constant",
+        description="what the network sees outside a scan that is smaller than the ROI: constant, which is cval, or "
+        "the scan's own voxels: replicate, reflect or circular",
     )
     cval: Finite = Field(
         default=0.0, description="what the network sees outside the scan, after normalisation (MONAI's cval)"
@@ -91,6 +93,11 @@ class Tiling(Table):
                 raise ValueError(f"expected {key} to have one number for each axis of roi_size, found {list(value)}")
         if self.semantics == "nnunet" and self.cval:
             raise ValueError(f"nnU-Net pads with 0 after normalisation, found cval = {self.cval:g}")
+        if self.padding_mode != "constant" and (self.cval or self.semantics == "nnunet"):
+            raise ValueError(
+                f"padding_mode {self.padding_mode!r} goes with MONAI's semantics, and without cval, which is for "
+                "constant"
+            )
         if (len(self.roi_size) == 2) != (self.slice_axis is not None):
             raise ValueError(
                 f"a roi_size of two sizes and slice_axis go together, found roi_size {list(self.roi_size)}"

@@ -10,6 +10,7 @@ from typing import Any, TypeAlias
 from array_api_compat import array_namespace, device
 
 from voxtile.card import Card
+from voxtile.errors import ModelError
 
 Array: TypeAlias = Any
 """An array of any library."""
@@ -19,7 +20,14 @@ def labels_on_device(scores: Array, card: Card) -> Array:
     """Returns the labels [...] of stitched scores [score, ...]: uint8, or int32 where a label's value exceeds 255.
 
     The rules are those of `activator` and `decider` in `voxtile.chains.scores`.
+
+    Raises:
+        ModelError: the card has a chain of post-processing.
     """
+    if card.postprocessing is not None:
+        raise ModelError(
+            f"model {card.name!r}: its chain of post-processing is carried out on whole scans by the client alone"
+        )
     xp = array_namespace(scores)
     numbers = [label.value for label in card.labels]
     values = xp.asarray(numbers, dtype=xp.uint8 if max(numbers) <= 255 else xp.int32, device=device(scores))

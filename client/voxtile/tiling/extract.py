@@ -27,6 +27,8 @@ Encode = Callable[[NDArray[Any]], NDArray[Any]]
 class Cutter:
     """Cuts tiles out of a prepared scan, in the form that the network takes.
 
+    Where the plan's tiling pads with the scan's own voxels, `padding` is not used.
+
     Attributes:
         data: [channel, *grid] the prepared scan.
         plan: where the tiles lie.
@@ -49,6 +51,9 @@ class Cutter:
             inside.append(slice(start, last))
             target.append(slice(before, before + last - start))
         values = self.encode(self.data[tuple(inside)])
+        for axis, own in enumerate(self.plan.sources, 1):
+            if own is not None:
+                values = values.take(own, axis)
         if values.shape[1:] != tile.shape:
             padded = np.full((len(values), *tile.shape), self.padding, values.dtype)
             padded[tuple(target)] = values

@@ -64,6 +64,11 @@ class VolumePass:
         return tuple(slice(first, first + size) for first, size in spans)
 
     def _padded(self, xp: ModuleType, volume: Array) -> Array:
+        if self.plan.tiling.padding_mode != "constant":
+            for axis, own in enumerate(self.plan.sources):
+                if own is not None:
+                    volume = xp.take(volume, xp.asarray(own, device=device(volume)), axis=axis + 1)
+            return volume
         shape = (volume.shape[0], *self.plan.padded)
         padded = xp.full(shape, self.padding, dtype=volume.dtype, device=device(volume))
         padded[(slice(None), *self._inside)] = volume

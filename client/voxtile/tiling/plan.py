@@ -15,8 +15,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card, Tiling
+from voxtile.errors import InputError
 from voxtile.tiling.rules.all import RULES
 from voxtile.tiling.rules.base import for_each_axis
+
+NUMPY_MODES = {"replicate": "edge", "reflect": "reflect", "circular": "wrap"}
+"""PyTorch's ways to pad with a volume's own voxels, and NumPy's names for them."""
+
+MOST_OWN = {"reflect": 1, "circular": 0}
+"""Ways to pad that repeat no voxel: how many of an axis are too few for padding as wide as the axis."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +73,16 @@ class TilePlan:
         return tuple((full - size) // 2 for full, size in zip(self.padded, self.image, strict=True))
 
     @cached_property
+    def sources(self) -> tuple[NDArray[np.intp] | None, ...]:
+        """For each axis that is padded with the volume's own voxels, which voxel each padded one is; else None."""
+        mode = NUMPY_MODES.get(self.tiling.padding_mode)
+        widths = zip(self.image, self.padded, self.before, strict=True)
+        return tuple(
+            None if mode is None or full == size else np.pad(np.arange(size), (before, full - size - before), mode)  # type: ignore[call-overload]
+            for size, full, before in widths
+        )
+
+    @cached_property
     def weights(self) -> NDArray[np.float32]:
         """[*roi] float32: what each voxel of a tile weighs where tiles overlap."""
         if self.tiling.mode == "constant":
@@ -81,8 +98,20 @@ class TilePlan:
 
 
 def plan_tiles(image: Sequence[int], roi: Sequence[int], tiling: Tiling) -> TilePlan:
-    """Returns the tiles of shape `roi` of a volume of shape `image`, by the rule `tiling` of a card."""
+    """Returns the tiles of shape `roi` of a volume of shape `image`, by the rule `tiling` of a card.
+
+    Raises:
+        InputError: the volume has too few voxels to be padded with its own, as PyTorch pads.
+    """
     shape, tile = tuple(map(int, image)), tuple(map(int, roi))
+    spare = MOST_OWN.get(tiling.padding_mode)
+    for size, wanted in zip(shape, tile, strict=True):
+        if spare is not None and wanted - size - (wanted - size) // 2 > size - spare:
+            raise InputError(
+                f"the model pads small scans by {tiling.padding_mode}, which takes at most {size - spare} voxels on a "
+                f"side of {size}; expected a scan of {' × '.join(map(str, tile))} voxels or little less, found "
+                f"{' × '.join(map(str, shape))} on the model's grid"
+            )
     starts = RULES[tiling.semantics].starts
     axes = zip(shape, tile, for_each_axis(tiling.overlap, tile), strict=True)
     return TilePlan(shape, tile, tuple(starts(*axis) for axis in axes), tiling)
