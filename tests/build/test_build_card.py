@@ -60,7 +60,7 @@ def test_the_client_reads_what_the_spec_says(changes: dict[str, Any]) -> None:
     assert (found.output.scores, found.output.scale) == (chosen.output.score_count, chosen.output.scale)
     assert found.regions == chosen.output.regions
     assert found.tiling.model_dump() == {
-        key: getattr(chosen.tiling, key) for key in ("semantics", "overlap", "mode", "sigma_scale")
+        key: getattr(chosen.tiling, key) for key in ("semantics", "overlap", "padding_mode", "mode", "sigma_scale")
     }
     assert found.mirror_axes == chosen.tiling.mirror_axes
     assert (found.background.at_most if found.background else None) == chosen.tiling.background_at_most
@@ -107,3 +107,43 @@ def test_a_card_that_no_client_would_take_is_not_made() -> None:
     broken = chosen.model_copy(update={"tiling": chosen.tiling.model_copy(update={"roi_size": (0, 8, 8)})})
     with pytest.raises(BuildError, match=r"at roi_size\.0"):
         card_of(broken, "openvino", CERTIFICATES, PROVENANCE)
+
+
+STEPS = [
+    {"transform": "Orientation", "axcodes": "LPS"},
+    {"transform": "CropForeground", "select_fn": "x > 3", "margin": [1, 2, 3]},
+    {"transform": "ScaleIntensity", "factor": 0.5},
+    {"transform": "NormalizeIntensity", "nonzero": True},
+]
+FINISH = [
+    {"transform": "AsDiscrete", "argmax": True},
+    {"transform": "KeepLargestConnectedComponent"},
+    {"transform": "Invert"},
+]
+
+
+def test_the_client_reads_the_steps_that_are_its_own() -> None:
+    chosen = spec(preprocessing=STEPS, postprocessing=FINISH)
+    found = read(preprocessing=STEPS, postprocessing=FINISH)
+    assert found.preprocessing == chosen.preparation.client
+    assert len(chosen.preparation.client) == 3
+    assert found.intensity.rule == "zscore"
+    assert found.postprocessing == chosen.postprocessing
+    assert found.finishing is not None
+    assert found.finishing.decided_first
+
+
+def test_a_classic_chain_leaves_the_card_as_older_clients_know_it() -> None:
+    chain = [STEPS[0], {"transform": "Spacing", "pixdim": [1, 2, 3]}, STEPS[3]]
+    usual = [
+        {"transform": "Activations", "softmax": True},
+        {"transform": "Invert", "nearest_interp": False},
+        FINISH[0],
+        {"transform": "MapLabelValue", "orig_labels": [2], "target_labels": [9]},
+    ]
+    text = card_text(card_of(spec(preprocessing=chain, postprocessing=usual), "openvino", CERTIFICATES, PROVENANCE))
+    fields = json.loads(text)
+    assert not {"preprocessing", "postprocessing"} & set(fields)
+    assert "padding_mode" not in fields["tiling"]
+    assert fields["output"]["activation"] == "softmax"
+    assert [label["value"] for label in fields["labels"]] == [0, 1, 9]
