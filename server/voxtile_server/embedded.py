@@ -15,13 +15,13 @@ from pathlib import Path
 from types import TracebackType
 
 from voxtile_server.errors import ServerError
-from voxtile_server.install import fetch, layout, machine, pytorch
+from voxtile_server.install import client, fetch, layout, machine, pytorch
 from voxtile_server.options import EXIT_TIMEOUT_S, GRPC, HTTP, METRICS, Endpoints, ServerOptions, triton_options
 from voxtile_server.process import log as server_log
 from voxtile_server.process import ports, questions, shared_memory
 from voxtile_server.process.supervised import SupervisedProgram, Task
 from voxtile_server.process.supervisor import remove_link
-from voxtile_server.repository import PLAIN, check_repository, plain_link
+from voxtile_server.repository import PLAIN, check_repository, plain_link, uses_backend
 
 GRACE_S = EXIT_TIMEOUT_S + 10.0  # tritonserver itself waits EXIT_TIMEOUT_S for requests in flight
 MARGIN_S = 5.0  # for the supervisor, beyond that
@@ -111,7 +111,8 @@ class EmbeddedServer:
         """
         if self.running:
             raise ServerError(f"the server is already running (process {self.pid}); stop() it first")
-        check_repository(self.repository, layout.served_backends())
+        for folder in self._repositories():
+            check_repository(folder, layout.served_backends())
         cache = (self.options.cache or fetch.cache_folder()).absolute()
         _refuse_odd_cache(cache)
         libpython = machine.check(machine.Machine.here())
@@ -123,7 +124,7 @@ class EmbeddedServer:
         shared_memory.remove_stale()
         self._start_on_free_ports(
             [str(layout.binary(triton)), f"--backend-directory={backends}"],
-            self._environment(f"{layout.libraries(triton)}:{libpython}"),
+            self._environment(f"{layout.libraries(triton)}:{libpython}", cache),
             engines,
         )
         return self
@@ -161,12 +162,18 @@ class EmbeddedServer:
         """Why the server has ended or is not ready, from its log."""
         return server_log.explain(self._log.text())
 
+    def _repositories(self) -> list[Path]:
+        volumes = self.options.volume_repository
+        return [self.repository, *([volumes.absolute()] if volumes else [])]
+
     def _authority(self, option: str) -> str:
         host = EVERYWHERE.get(self.options.host, self.options.host)
         return f"[{host}]:{self._ports[option]}" if ":" in host else f"{host}:{self._ports[option]}"
 
-    def _environment(self, library_path: str) -> dict[str, str]:
+    def _environment(self, library_path: str, cache: Path) -> dict[str, str]:
         environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
+        if any(uses_backend(folder, client.BACKEND) for folder in self._repositories()):
+            environment[client.VARIABLE] = client.fetch_client(cache)
         if (torch := pytorch.folder()) is not None:
             environment[pytorch.VARIABLE] = str(torch)
         if self.options.threads is not None:
@@ -189,32 +196,42 @@ class EmbeddedServer:
                 raise
 
     def _launch(self, command: Sequence[str], environment: Mapping[str, str], engines: Path) -> None:
-        link = plain_link(self.repository)
+        links = {folder: plain_link(folder) for folder in self._repositories()}
         try:
             with shared_memory.locked_prefix() as (prefix, lock), self._log.open() as log_file:
                 task = Task(
-                    command=[*command, *self._triton_options(link or self.repository, prefix)],
+                    command=[
+                        *command,
+                        *self._triton_options([link or folder for folder, link in links.items()], prefix),
+                    ],
                     environment=environment,
                     # The stub ignores PYTHONPATH, and looks for modules in its working folder first.
                     folder=str(engines),
                     grace_s=GRACE_S,
                     shm_prefix=prefix,
-                    link=str(link) if link else None,
+                    links=[str(link) for link in links.values() if link],
                     parent=os.getpid(),
                 )
                 self._program = SupervisedProgram(task, log_file, lock)
         except BaseException:
-            if link:
+            for link in filter(None, links.values()):
                 remove_link(link)
             raise
         if not self._program.start():
             self._fail("tritonserver could not be started")
 
-    def _triton_options(self, repository: Path, shm_prefix: str) -> list[str]:
+    def _triton_options(self, repositories: Sequence[Path], shm_prefix: str) -> list[str]:
         options = self.options
+        models, *volumes = map(str, repositories)
         endpoints = Endpoints(options.host, self._ports[HTTP], self._ports[GRPC], self._ports[METRICS])
         return [
-            *triton_options(str(repository), endpoints, gpu=False, control_mode=options.model_control_mode),
+            *triton_options(
+                models,
+                endpoints,
+                gpu=False,
+                control_mode=options.model_control_mode,
+                volumes=volumes[0] if volumes else None,
+            ),
             *(f"--load-model={name}" for name in options.load_models),
             f"--model-config-name={CONFIG_NAME}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",

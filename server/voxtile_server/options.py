@@ -13,6 +13,15 @@ from typing import Annotated, Any, NamedTuple
 from voxtile_server.errors import ServerError
 
 EXIT_TIMEOUT_S = 30
+VOLUME_OPTIONS = (
+    # Scans and masks go through the stub's shared memory, which never shrinks: in large steps, its pages count once.
+    "--backend-config=python,shm-growth-byte-size=67108864",
+    # tritonserver would keep messages of whole scans for later ones.
+    "--grpc-infer-allocation-pool-size=0",
+    "--http-header-forward-pattern=voxtile-.*",
+    "--grpc-header-forward-pattern=voxtile-.*",
+)
+"""What tritonserver needs beside a repository whose entries segment whole scans."""
 HTTP, GRPC, METRICS = "--http-port", "--grpc-port", "--metrics-port"
 PORT = {"type": int, "metavar": "PORT"}
 FILE = {"type": Path, "metavar": "FILE"}
@@ -74,6 +83,14 @@ class ServerOptions:
             {"action": "append", "metavar": "NAME"},
         ),
     ] = ()
+    volume_repository: Annotated[
+        Path | None,
+        Option(
+            "--volume-repository",
+            "a second folder of model entries: those that segment whole scans, as voxtile-build volume writes them",
+            FOLDER,
+        ),
+    ] = None
     engines: Annotated[
         Path | None,
         Option("--engines", "folder with NumPy 1.x and the engines, instead of the fetched one", FOLDER),
@@ -123,7 +140,9 @@ class Endpoints:
     metrics: int
 
 
-def triton_options(repository: str, endpoints: Endpoints, *, gpu: bool, control_mode: str = "none") -> list[str]:
+def triton_options(
+    repository: str, endpoints: Endpoints, *, gpu: bool, control_mode: str = "none", volumes: str | None = None
+) -> list[str]:
     """Command-line options for tritonserver, the same for release 24.10 and the pinned container.
 
     Args:
@@ -131,9 +150,12 @@ def triton_options(repository: str, endpoints: Endpoints, *, gpu: bool, control_
         endpoints: where it listens.
         gpu: whether it measures GPUs; where there are none, the log would fill with errors about missing drivers.
         control_mode: what decides which models are loaded: "none" (all, at the start), "explicit" or "poll".
+        volumes: a second model repository, whose entries segment whole scans; None without one.
     """
+    whole_scans = [f"--model-repository={volumes}", *VOLUME_OPTIONS] if volumes else []
     return [
         f"--model-repository={repository}",
+        *whole_scans,
         f"--model-control-mode={control_mode}",
         # Our entries are complete; completing them would start each Python stub twice.
         "--disable-auto-complete-config",

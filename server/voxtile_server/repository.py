@@ -45,6 +45,12 @@ def check_repository(folder: Path, backends: Collection[str]) -> list[str]:
     return [entry.name for entry in entries]
 
 
+def uses_backend(folder: Path, backend: str) -> bool:
+    """Whether an entry of the repository in `folder` names `backend`."""
+    texts = (config.read_text(encoding="utf-8", errors="replace") for config in folder.glob("*/config.pbtxt"))
+    return any(backend in BACKEND.findall(text) for text in texts)
+
+
 def _require_backend(entry: Path, served: Collection[str]) -> None:
     """Triton would not start, and say so only in its log."""
     text = (entry / "config.pbtxt").read_text(encoding="utf-8", errors="replace")

@@ -183,6 +183,34 @@ def point(
 
 
 @app.command()
+def volume(
+    name: Name,
+    repository: Repository,
+    to: Annotated[
+        Path | None,
+        typer.Option(
+            "--to", metavar="DIR", help="Folder for the entries. Left out: beside the repository, DIR-volume."
+        ),
+    ] = None,
+    count: Annotated[int, typer.Option("--count", min=1, help="Scans that are segmented at once.")] = 1,
+    queue: Annotated[
+        int, typer.Option("--queue", min=1, help="Scans that wait; a further one is refused at once.")
+    ] = 8,
+    max_ram: Annotated[
+        float | None, typer.Option("--max-ram", metavar="MIB", min=1, help="Most memory for one scan on the server.")
+    ] = None,
+) -> None:
+    """Write NAME_scan and NAME_scan_stream: a scan in, its mask out, by one request to Triton."""
+    from voxtile_build.repository.volume import volume_repository, write_volume_entries
+
+    target = to or volume_repository(repository)
+    folders = write_volume_entries(name, repository, target, count=count, queue=queue, max_ram_mib=max_ram)
+    for folder in folders:
+        typer.echo(str(folder))
+    typer.echo(f"serve them with: voxtile-server --repository {repository} --volume-repository {target}")
+
+
+@app.command()
 def verify(
     name: Name,
     repository: Repository,

@@ -6,6 +6,7 @@ Knows nothing of models.
 from __future__ import annotations
 
 import contextlib
+import io
 import sys
 import zlib
 from collections.abc import Iterable, Iterator
@@ -94,6 +95,18 @@ def write_images(images: Iterable[tuple[Any, str | Path]]) -> None:
         for image, path in images:
             check_mask_name(path)
             _write_image(image, whole.enter_context(atomic_file(path)), compressed=str(path).endswith(".gz"))
+
+
+def image_bytes(image: Any, compressed: bool) -> bytes:
+    """Returns the bytes that `write_image` puts into a file.
+
+    Args:
+        image: the nibabel image.
+        compressed: whether as `.nii.gz`, else as `.nii`.
+    """
+    file = io.BytesIO()
+    _write_image(image, file, compressed)
+    return file.getvalue()
 
 
 def _write_image(image: Any, file: BinaryIO, compressed: bool) -> None:

@@ -35,7 +35,7 @@ class PythonModel:
 
     def initialize(self, args: dict[str, str]) -> None:
         """Load the model; `args` are Triton's words about this instance."""
-        _refuse_numpy_2()
+        refuse_numpy_2()
         config = json.loads(args["model_config"])
         device = int(args["model_instance_device_id"])
         self.contract = parse_contract(config)
@@ -61,7 +61,7 @@ def _read(request: Any) -> Request:
     return Request(tensors, tuple(request.requested_output_names()))
 
 
-def _refuse_numpy_2() -> None:
+def refuse_numpy_2() -> None:
     if int(np.__version__.split(".")[0]) >= 2:
         raise ConfigError(
             f"NumPy {np.__version__} in the server's interpreter: with it, Triton's stub answers with empty tensors; "

@@ -30,7 +30,7 @@ class Task:
         folder: the working folder.
         grace_s: seconds that the program may take to end before it is killed.
         shm_prefix: beginning of the names of the program's regions of shared memory.
-        link: a link, alone in a temporary folder; both are removed at the end.
+        links: links, each alone in a temporary folder; all are removed at the end.
         parent: the process with which the program ends.
     """
 
@@ -39,7 +39,7 @@ class Task:
     folder: str
     grace_s: float
     shm_prefix: str
-    link: str | None
+    links: Sequence[str]
     parent: int
 
 
@@ -124,5 +124,5 @@ class SupervisedProgram:
     def _clean_up(self) -> None:
         """Remove what is left; the supervisor does so itself, unless it was killed."""
         remove_shared_memory(self._task.shm_prefix)
-        if self._task.link is not None:
-            remove_link(Path(self._task.link))
+        for link in self._task.links:
+            remove_link(Path(link))

@@ -45,8 +45,8 @@ def main() -> int:
     finally:
         _end_group(program.pid)
         remove_shared_memory(task["shm_prefix"])
-        if task["link"] is not None:
-            remove_link(Path(task["link"]))
+        for link in task["links"]:
+            remove_link(Path(link))
     return status
 
 

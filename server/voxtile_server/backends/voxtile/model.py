@@ -1,0 +1,126 @@
+"""What Triton's stub loads for the backend `voxtile`: the bytes of a scan in, those of its mask out.
+
+One instance segments one scan at a time, and `execute` returns when it is done: Triton notices only then that a stub
+has died, and queues, refuses and times out what waits.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import triton_python_backend_utils as pb_utils
+
+from ..entry import Entry
+from ..serving import refuse_numpy_2
+from .packages import import_client
+
+import_client()
+
+from voxtile.errors import VoxtileError, in_one_line  # noqa: E402
+from voxtile.io.writing import image_bytes  # noqa: E402
+from voxtile.segmenter import Segmentation, Segmenter  # noqa: E402
+
+from .bls import BlsTransport  # noqa: E402
+from .networks import networks_of  # noqa: E402
+from .request import asked_for  # noqa: E402
+
+BETWEEN_S = 0.1
+"""Seconds between two questions whether a request was cancelled, and between two reports of progress."""
+
+LIMIT = "max_ram_mib"
+"""The parameter of config.pbtxt with the most memory that a scan may take, in MiB."""
+
+Report = Callable[[float], None]
+
+
+class _Cancelled(Exception):
+    """The caller has gone."""
+
+
+class TritonPythonModel:
+    """One instance of a scan entry."""
+
+    def initialize(self, args: dict[str, str]) -> None:
+        """Read the networks' cards. Nothing can be asked of other models yet."""
+        refuse_numpy_2()
+        config = json.loads(args["model_config"])
+        # `model_repository` is the entry's own folder.
+        parameters = Entry(config, Path(args["model_repository"])).parameters
+        self.name = config["name"]
+        self.networks = networks_of(parameters, Path(args["model_repository"]))
+        self.limit_mib = float(parameters[LIMIT]) if LIMIT in parameters else None
+        self.streams = pb_utils.using_decoupled_model_transaction_policy(config)
+
+    def execute(self, requests: Sequence[Any]) -> list[Any] | None:
+        """Triton's responses, one for each of its requests; a streaming entry sends its own."""
+        if not self.streams:
+            return [self._response(request, lambda _: None) for request in requests]
+        for request in requests:
+            self._stream(request)
+        return None
+
+    def _stream(self, request: Any) -> None:
+        sender = request.get_response_sender()
+
+        def report(share: float) -> None:
+            sender.send(pb_utils.InferenceResponse([pb_utils.Tensor("progress", np.full((1, 1), share, np.float32))]))
+
+        response = self._response(request, report)
+        sender.send(response, flags=pb_utils.TRITONSERVER_RESPONSE_COMPLETE_FINAL)
+
+    def _response(self, request: Any, report: Report) -> Any:
+        """The mask and its report, or why there is none."""
+        try:
+            options, compressed = asked_for(request.parameters(), self.limit_mib)
+            scan = pb_utils.get_input_tensor_by_name(request, "scan").as_numpy().tobytes()
+            with self._segmenter(options) as segmenter:
+                return _answered(segmenter.segment(scan, _progress(request, report)), compressed, self.streams)
+        except _Cancelled:
+            return _failed("cancelled", pb_utils.TritonError.CANCELLED)
+        except VoxtileError as error:
+            kind = pb_utils.TritonError.INTERNAL if error.exit_code == 3 else pb_utils.TritonError.INVALID_ARG
+            return _failed(in_one_line(error), kind)
+        except Exception as error:  # one scan must not end the stub
+            return _failed(in_one_line(error), pb_utils.TritonError.INTERNAL)
+
+    def _segmenter(self, options: Any) -> Segmenter:
+        network, *before = self.networks
+        previous = Segmenter(transport=BlsTransport(before[0]), options=options) if before else None
+        return Segmenter(transport=BlsTransport(network), options=options, previous=previous)
+
+
+def _progress(request: Any, report: Report) -> Callable[[int, int], None]:
+    """What to call after each tile: it ends the work once the caller has gone, and reports now and then."""
+    asked = time.monotonic()
+
+    def after_tile(done: int, total: int) -> None:
+        nonlocal asked
+        now = time.monotonic()
+        if now - asked < BETWEEN_S:
+            return
+        asked = now
+        if request.is_cancelled():
+            raise _Cancelled
+        report(done / total)
+
+    return after_tile
+
+
+def _answered(found: Segmentation, compressed: bool, streams: bool) -> Any:
+    mask = np.frombuffer(image_bytes(found.mask, compressed), np.uint8)
+    tensors = [
+        pb_utils.Tensor("report", np.array([[found.report.model_dump_json().encode()]], object)),
+        # The last of all: a caller of raw HTTP takes the end of the answer for the mask.
+        pb_utils.Tensor("mask", mask[None]),
+    ]
+    done = [pb_utils.Tensor("progress", np.ones((1, 1), np.float32))] if streams else []
+    return pb_utils.InferenceResponse([*done, *tensors])
+
+
+def _failed(text: str, kind: int) -> Any:
+    return pb_utils.InferenceResponse(error=pb_utils.TritonError(text, kind))

@@ -1,0 +1,72 @@
+"""The networks that a scan entry segments with, read from its config.pbtxt.
+
+Knows nothing of Triton's Python interface.
+"""
+
+from __future__ import annotations
+
+import codecs
+import json
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from voxtile.card import parse_card
+from voxtile.triton.types import ServedModel
+
+from ..contract import ConfigError
+
+NETWORKS = "networks"
+"""The parameter of config.pbtxt with a JSON list: the network, and the first stage before it where it is a cascade's.
+
+Each is `{"name": text, "card": text, "version": text, "max_batch_size": number, "config": path}`. `config` leads from
+the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
+"""
+
+CARD = re.compile(r'key:\s*"card"\s*value\s*\{\s*string_value:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
+"""The card in a config.pbtxt, as protobuf writes it."""
+
+
+def networks_of(parameters: Mapping[str, str], entry: Path) -> tuple[ServedModel, ...]:
+    """The networks that an entry names, the one whose labels are the mask first.
+
+    A network may have been built again since the entry was written, so its own config.pbtxt goes before the card in
+    the entry. There is none where the entry lies elsewhere, such as in a cloud's storage.
+
+    Args:
+        parameters: those of config.pbtxt.
+        entry: the entry's folder.
+
+    Raises:
+        ConfigError: none can be read.
+        ModelError: a card is not one that this client reads.
+    """
+    try:
+        described = json.loads(parameters[NETWORKS])
+        found = tuple(_network(one, entry) for one in described)
+    except (KeyError, TypeError, ValueError) as error:
+        raise ConfigError(f"parameter {NETWORKS!r} cannot be read ({error!r}); {_AGAIN}") from error
+    if not found:
+        raise ConfigError(f"parameter {NETWORKS!r} names no network; {_AGAIN}")
+    return found
+
+
+_AGAIN = "write the entry again with voxtile-build volume"
+
+
+def _network(described: Mapping[str, Any], entry: Path) -> ServedModel:
+    name = str(described["name"])
+    text = _own_card(entry / str(described["config"])) or str(described["card"])
+    return ServedModel(parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text)
+
+
+def _own_card(config: Path) -> str | None:
+    try:
+        found = CARD.search(config.read_text(encoding="utf-8"))
+    except OSError:
+        return None
+    if found is None:
+        return None
+    data, _ = codecs.escape_decode(found[1].encode())
+    return bytes(data).decode()
