@@ -5,7 +5,9 @@ from __future__ import annotations
 import gzip
 import json
 import queue
+import re
 import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -262,3 +264,21 @@ def test_of_eight_callers_those_that_find_the_queue_full_are_refused_at_once(ser
     # One runs, two wait, and Triton may have handed a further one to the instance before it counted.
     assert 3 <= len(found) - len(refusals) <= 4
     assert all("exceeds maximum queue size" in text.lower() for text in refusals)
+
+
+def test_the_lines_of_the_page_give_the_clients_mask(served: Served, tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/how-to/volume.md").read_text(encoding="utf-8")
+    for written, real in (
+        ("localhost:8000", served.server.http_url),
+        ("localhost:8001", served.server.grpc_url),
+        ("brain-unet", "small-unet"),
+    ):
+        page = page.replace(written, real)
+    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
+    lines = [text for kind, text in blocks if kind == "sh" and ("/infer" in text or "perl" in text)]
+    (program,) = (text for kind, text in blocks if kind == "python")
+    (tmp_path / "scan.nii.gz").write_bytes(served.scan.read_bytes())
+    for command in (["sh", "-ec", "\n".join(lines)], [sys.executable, "-c", program]):
+        (tmp_path / "mask.nii.gz").unlink(missing_ok=True)
+        subprocess.run(command, cwd=tmp_path, check=True)
+        assert (tmp_path / "mask.nii.gz").read_bytes() == served.masks["small-unet"]
