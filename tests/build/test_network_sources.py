@@ -33,7 +33,6 @@ from tests.support.network_files import (
     tiny,
     write_exported,
     write_onnx,
-    write_scripted,
     write_traced,
 )
 from voxtile_build.build import build
@@ -490,17 +489,6 @@ def test_a_file_takes_no_weights_beside_it() -> None:
     given["network"] = {"file": "n.onnx", "sha256": "0" * 64}
     with pytest.raises(SpecError, match=r"\[weights\] belongs to a network by name"):
         parse_spec(given, "tiny.toml", Path())
-
-
-def test_a_scripted_network_that_the_exporter_gets_wrong_is_refused(tmp_path: Path) -> None:
-    torch.manual_seed(0)
-    file = write_scripted(SegResNet(3, 8, 1, 3).eval(), tmp_path / "net.pt")
-    spec = spec_of(file, tiling={"roi_size": [16, 8, 8]})
-    with pytest.raises(
-        ExportError, match=r"net.pt: .*save torch.jit.trace\(network.eval\(\), image\) in place of a scripted"
-    ):
-        build(spec, tmp_path / "models")
-    assert entries(tmp_path / "models") == []
 
 
 class Residual(nn.Module):

@@ -1,8 +1,8 @@
 """Opens a network in a TorchScript file.
 
 torch.export takes no ScriptModule, and its converter (TS2EPConverter) fails at loops and computed sizes. The graph
-therefore comes from PyTorch's older exporter, which is deprecated. It may write a wrong graph without an error, so the
-results of every graph are compared with those of the file.
+therefore comes from PyTorch's older exporter, which is deprecated, or where that fails from the operators that the
+network runs. Either may be wrong without an error, so the results of every graph are compared with those of the file.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import os
 import re
 import sys
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, redirect_stdout
 from pathlib import Path
 from typing import Any
@@ -26,8 +26,10 @@ from onnx import ModelProto
 
 from voxtile_build.arrays import Array
 from voxtile_build.errors import ExportError, NetworkError, reason_of
+from voxtile_build.graph.torch_to_onnx import export
 from voxtile_build.importers.files.archive import pack, read_archive, refuse_others, unsafe
 from voxtile_build.importers.files.onnx_file import between
+from voxtile_build.importers.files.torchscript_operators import DataDependentError, record
 from voxtile_build.networks.file_network import IMAGE, LOGITS, Source
 from voxtile_build.networks.float64 import in_float64
 from voxtile_build.networks.heads import choose
@@ -118,33 +120,58 @@ def _check_code(path: Path, name: str, data: bytes) -> None:
 
 
 def _graph(path: Path, module: Any, shape: Sequence[int], opset: int, head: int | None) -> ModelProto:
+    """The graph by PyTorch's older exporter, or else by the operators that run; the first reason if neither will do."""
     if opset > NEWEST_OPSET:
         raise ExportError(f"{path}: TorchScript goes to ONNX up to opset {NEWEST_OPSET}, found {opset} asked for")
-    stream: Any = io.BytesIO()  # the older exporter writes to streams, which its types do not say
     batch, count = _traced(path, module, shape)
-    example = torch.zeros(batch, *shape)
-    outputs = [f"{LOGITS}_{index}" for index in range(count)]
+    example, outputs = torch.zeros(batch, *shape), [f"{LOGITS}_{index}" for index in range(count)]
+    failed: ExportError | None = None
+    for write in (_by_exporter, _by_operators) if batch > 1 else (_by_exporter,):
+        try:
+            model = between(_written(path, write, module, example, opset, outputs), shape, head, str(path))
+            require_same(path, module, model, shape, head, BATCHES if batch > 1 else (1,))
+            return model
+        except ExportError as error:
+            failed = error if failed is None or isinstance(error, DataDependentError) else failed
+    assert failed is not None
+    raise failed
+
+
+Write = Callable[[Any, torch.Tensor, int, Sequence[str]], ModelProto]
+
+
+def _written(
+    path: Path, write: Write, module: Any, example: torch.Tensor, opset: int, outputs: Sequence[str]
+) -> ModelProto:
     try:
         with _quiet(), torch.no_grad():
-            # Freezing removes branches and loops over constants, and changes no numbers.
-            frozen = torch.jit.freeze(module, optimize_numerics=False)
-            torch.onnx.export(
-                frozen,
-                (example,),
-                stream,
-                dynamo=False,
-                opset_version=opset,
-                input_names=[IMAGE],
-                output_names=outputs,
-                dynamic_axes={name: {0: "batch"} for name in (IMAGE, *outputs)} if batch > 1 else None,
-            )
-    except Exception as error:  # the exporter raises its own kinds and those of TorchScript
+            return write(module, example, opset, outputs)
+    except DataDependentError as error:
+        raise DataDependentError(f"{path}: {error}") from error
+    except Exception as error:  # the exporters raise their own kinds and those of TorchScript
         raise ExportError(
             f"{path}: this TorchScript cannot be written as ONNX: {reason_of(error)}; {ADVICE}"
         ) from error
-    model = between(onnx.load_from_string(stream.getvalue()), shape, head, str(path))
-    require_same(path, module, model, shape, head, BATCHES if batch > 1 else (1,))
-    return model
+
+
+def _by_exporter(module: Any, example: torch.Tensor, opset: int, outputs: Sequence[str]) -> ModelProto:
+    stream: Any = io.BytesIO()  # the older exporter writes to streams, which its types do not say
+    torch.onnx.export(
+        # Freezing removes branches and loops over constants, and changes no numbers.
+        torch.jit.freeze(module, optimize_numerics=False),
+        (example,),
+        stream,
+        dynamo=False,
+        opset_version=opset,
+        input_names=[IMAGE],
+        output_names=list(outputs),
+        dynamic_axes={name: {0: "batch"} for name in (IMAGE, *outputs)} if len(example) > 1 else None,
+    )
+    return onnx.load_from_string(stream.getvalue())
+
+
+def _by_operators(module: Any, example: torch.Tensor, opset: int, outputs: Sequence[str]) -> ModelProto:
+    return export(record(module, example), (example,), input_names=(IMAGE,), output_names=outputs, opset=opset)
 
 
 ADVICE = (
