@@ -19,7 +19,11 @@ def import_nnunet(
 
 
 def import_bundle(
-    folder: Path, name: str, repository: Path, settings: Mapping[str, Any] | None = None
+    folder: Path,
+    name: str,
+    repository: Path,
+    settings: Mapping[str, Any] | None = None,
+    values: Sequence[str] = (),
 ) -> tuple[Published, ...]:
     """The model of a MONAI bundle, built into `repository`."""
-    return build_models([model_of(folder, name, settings)], repository)
+    return build_models([model_of(folder, name, settings, values)], repository)

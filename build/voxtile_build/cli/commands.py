@@ -138,13 +138,29 @@ def bundle(
     repository: Repository,
     engines: Engines = None,
     settings: Settings = None,
+    values: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--set",
+            metavar="KEY=VALUE",
+            help="In place of a value of configs/inference, such as inferer::overlap=0.5. May be given more than once.",
+        ),
+    ] = None,
+    spec_file: Annotated[
+        Path | None,
+        typer.Option("--write-spec", metavar="FILE.toml", help="Write the bundle's spec there as well, to go on from."),
+    ] = None,
 ) -> None:
     """Import a MONAI bundle; what cannot be translated is named and refused."""
     from voxtile_build.build import build_models
     from voxtile_build.importers.bundle.bundle import model_of
     from voxtile_build.importers.settings import read_settings
+    from voxtile_build.spec.spec_to_toml import write_spec
 
-    model = model_of(folder, name, read_settings(settings) if settings else None)
+    model = model_of(folder, name, read_settings(settings) if settings else None, values or ())
+    if spec_file is not None:
+        write_spec(model.spec, spec_file)
+        typer.echo(f"{name}: spec written to {spec_file}")
     (built,) = build_models([model], repository, engines=split(engines), step=Steps(name))
     announce(built)
     raise typer.Exit(exit_code([built]))

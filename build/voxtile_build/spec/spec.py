@@ -60,6 +60,11 @@ class Spec(Table):
         default=None,
         description="what an imported nnU-Net model tells the client, also as JSON text; written by the importer",
     )
+    remarks: tuple[str, ...] = Field(
+        default=(),
+        description="what was assumed when the model was imported, and not checked: a sentence each, for certificate "
+        "and card",
+    )
     todo: tuple[str, ...] = Field(
         default=(),
         description="what is still to be checked or filled in, a sentence each; nothing is built while one is left",
@@ -148,7 +153,7 @@ class Spec(Table):
     @property
     def notes(self) -> tuple[str, ...]:
         """What was stated when the model was imported, and not checked: a sentence each, for certificate and card."""
-        return tuple((self.nnunet or {}).get("notes", ()))
+        return (*self.remarks, *(self.nnunet or {}).get("notes", ()))
 
     @property
     def roi_shape(self) -> tuple[int, ...]:

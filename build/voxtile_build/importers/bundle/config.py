@@ -1,6 +1,6 @@
 """Reads the configuration of a MONAI bundle without running any of it: literals and references, nothing else.
 
-In a bundle, a text that begins with `$` is Python. It is refused where its value is needed, except for a few forms
+In a bundle, a text that begins with `$` is Python. It is refused where its value is needed, except for those forms
 whose value follows from their text (see `folding`).
 """
 
@@ -13,11 +13,15 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from monai.bundle import ConfigParser
 
 from voxtile_build.errors import SourceError
-from voxtile_build.importers.bundle.folding import REFERENCE, NotFoldable, fold
+from voxtile_build.importers.bundle.folding import fold
+from voxtile_build.importers.bundle.functions import NotFoldable
 
-DTYPE = re.compile(r"\$(?:torch|np|numpy)\.(float32|float64|float16|int16|int32|int64|uint8)")
+REFERENCE = re.compile(r"[@%](\w+(?:(?:::|#)\w+)*)")
+"""A reference that is the whole value. `%` copies what it names, which gives the same here."""
+RELATIVE = re.compile(r"(?:@|%)(?:::|#)+")
 DISABLED = "_disabled_"
 ROOT = "bundle_root"
 """The id under which a bundle finds its own folder."""
@@ -25,6 +29,8 @@ NAMES = {"json": ("json",), "yaml": ("yaml", "yml")}
 MOST_VALUES = 1_000_000
 DEEPEST = 32
 """The longest chain of references; a longer one is taken for a circle."""
+SHOWN = 120
+"""Letters of an expression that an error shows."""
 
 
 class Config:
@@ -75,20 +81,28 @@ class Config:
             )
         if target is not None:
             return self._plain(self._referred(target, where), target, depth + 1)
-        return self._literal(value, where, depth) if isinstance(value, str) and value.startswith("$") else value
+        return self._folded(value, where, depth) if isinstance(value, str) and value.startswith("$") else value
 
-    def _literal(self, text: str, where: str, depth: int) -> Any:
+    def _folded(self, text: str, where: str, depth: int) -> Any:
         """`$torch.float32`, `$(1, 2)` and `$@folder + '/a'` are other ways to write a value; other code is refused."""
-        dtype = DTYPE.fullmatch(text)
-        if dtype:
-            return dtype[1]
         try:
             return fold(text[1:], lambda key: self._plain(self._referred(key, where), key, depth + 1))
         except NotFoldable:
+            shown = text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
             raise SourceError(
-                f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {text!r}, "
-                "which is not run; write its value in its place"
+                f"{self.where}: {where}: expected a plain value or a reference, found the Python expression {shown!r}, "
+                f"which is not run; give its value by --set {where}=VALUE"
             ) from None
+
+    def parts(self, value: Any, where: str) -> Any:
+        """`value`, a list that may be joined by Python such as `$@first + @last`; references inside are left."""
+        value = self.followed(value, where)
+        if not isinstance(value, str) or not value.startswith("$"):
+            return value
+        try:
+            return fold(value[1:], self.raw)
+        except NotFoldable:
+            return value
 
     def _target(self, value: Any) -> str | None:
         """The id that `@a::b`, `%a::b` or `$@a::b` refers to."""
@@ -129,7 +143,21 @@ def read_config(folder: Path, name: str) -> Config:
         raise SourceError(
             f"{folder}: expected one file configs/{name}.json or .yaml, as in a MONAI bundle, found {listed}"
         )
-    return Config({**_read(found[0]), ROOT: str(folder)}, str(found[0]))
+    try:
+        return Config(_absolute({**_read(found[0]), ROOT: str(folder)}, ""), str(found[0]))
+    except (ValueError, RecursionError) as error:
+        raise SourceError(f"{found[0]}: {error}") from None
+
+
+def _absolute(value: Any, key: str) -> Any:
+    """`value` with references that start from their own place, such as `@::channels`, written in full."""
+    if isinstance(value, Mapping):
+        return {name: _absolute(part, f"{key}::{name}" if key else str(name)) for name, part in value.items()}
+    if isinstance(value, list):
+        return [_absolute(part, f"{key}::{index}") for index, part in enumerate(value)]
+    if isinstance(value, str) and RELATIVE.search(value) and value[:1] in "@%$":
+        return ConfigParser.resolve_relative_ids(key, value.replace("#", "::"))
+    return value
 
 
 def _read(path: Path) -> Mapping[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.bundle.config import DISABLED, Config
+from voxtile_build.importers.bundle.refusals import Refusals
 from voxtile_build.importers.bundle.targets import TARGET, TRANSFORMS, monai_name
 
 HARMLESS = {"allow_missing_keys": (False, True), "lazy": (False, None)}
@@ -38,6 +39,24 @@ class Step:
     where: str
     given: Mapping[str, Any]
     config: Config
+
+    @property
+    def place(self) -> str:
+        """Where the step stands, for errors."""
+        return f"{self.config.where}: {self.where} ({self.given_name})"
+
+    def value(self, key: str, default: Any = None) -> Any:
+        """The argument `key` as a plain value; `default` where it is not given.
+
+        Raises:
+            SourceError: it is Python that is not run.
+        """
+        return self.config.plain(self.given[key], f"{self.where}::{key}") if key in self.given else default
+
+    def text(self, key: str) -> str | None:
+        """The argument `key` as it is written, such as a function; None where it is no text."""
+        written = self.config.followed(self.given.get(key), f"{self.where}::{key}")
+        return written if isinstance(written, str) else None
 
     def arguments(self, defaults: Mapping[str, Any], *, ignored: tuple[str, ...] = ()) -> dict[str, Any]:
         """The arguments by name.
@@ -101,7 +120,7 @@ class Step:
 
     def refusal(self, reason: str) -> SourceError:
         """An error that names this step."""
-        return SourceError(f"{self.config.where}: {self.where} ({self.given_name}): cannot be translated: {reason}")
+        return SourceError(f"{self.place}: cannot be translated: {reason}")
 
 
 def first(value: Any) -> Any:
@@ -109,8 +128,13 @@ def first(value: Any) -> Any:
     return value[0] if isinstance(value, list) and value else value
 
 
-def steps_of(config: Config, key: str) -> tuple[Step, ...]:
+def steps_of(config: Config, key: str, refusals: Refusals) -> tuple[Step, ...]:
     """The transforms of the Compose with the id `key`, without disabled ones; none if there is no such id.
+
+    Args:
+        config: the configuration.
+        key: the id.
+        refusals: gets the error of each transform that is not one of MONAI's.
 
     Raises:
         SourceError: it is neither Compose nor a list of transforms.
@@ -120,11 +144,17 @@ def steps_of(config: Config, key: str) -> tuple[Step, ...]:
         return ()
     if isinstance(chain, Mapping):
         _check_compose(config, key, chain)
-        key, chain = f"{key}::transforms", config.followed(chain.get("transforms"), key)
+        key, chain = f"{key}::transforms", chain.get("transforms")
+    chain = config.parts(chain, key)
     if not isinstance(chain, list):
         raise SourceError(f"{config.where}: {key}: expected a list of transforms, found {chain!r}")
-    parts = [(f"{key}::{index}", config.followed(part, key)) for index, part in enumerate(chain)]
-    return tuple(_step(config, where, part) for where, part in parts if not _is_disabled(config, where, part))
+    found = []
+    for index, part in enumerate(chain):
+        with refusals.collect():
+            where, part = f"{key}::{index}", config.followed(part, key)
+            if not _is_disabled(config, where, part):
+                found.append(_step(config, where, part))
+    return tuple(found)
 
 
 def _step(config: Config, where: str, part: Any) -> Step:

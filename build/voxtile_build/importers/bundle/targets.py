@@ -45,10 +45,11 @@ def monai_name(part: Mapping[str, Any], home: str, where: str) -> str:
     name = str(target).rpartition(".")[2]
     found = _monai_class(target) if isinstance(target, str) and DOTTED.fullmatch(target) else None
     if found is None or found is not getattr(importlib.import_module(home), name, None):
+        same = f"{home}.{name}" if hasattr(importlib.import_module(home), name) else None
+        advice = f"; if it does what {same} does, write that in a copy of the bundle" if same else ""
         raise SourceError(
-            f"{where}: {TARGET}: expected a class of MONAI, such as {home}.{name or 'Name'}, found {target!r}, which "
-            "is other code and is not run; if it does what MONAI's class of that name does, write that class in a copy "
-            "of the bundle, or export the network and give it by network.file in a spec"
+            f"{where}: {TARGET}: expected a class of MONAI, found {target!r}, which is other code and is not run"
+            f"{advice}"
         )
     return name
 

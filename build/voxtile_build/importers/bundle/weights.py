@@ -52,7 +52,7 @@ def weights_of(config: Config, folder: Path, network: Mapping[str, Any]) -> Path
         _check_entry(path, entry, f"{config.where}: {key}::load_dict")
     else:
         path = _usual(folder)
-    _check_hash(folder, path)
+    check_hash(folder, path)
     return path
 
 
@@ -190,8 +190,12 @@ def _texts(value: Any, key: str) -> Iterator[tuple[str, str]]:
             yield from _texts(part, place)
 
 
-def _check_hash(folder: Path, path: Path) -> None:
-    """Refuse a file with another hash than the bundle's list of large files states."""
+def check_hash(folder: Path, path: Path) -> None:
+    """Refuse a file with another hash than the bundle's list of large files states.
+
+    Raises:
+        SourceError: names both hashes; or the list cannot be read.
+    """
     for stated in (folder / name for name in LISTS if (folder / name).is_file()):
         try:
             files = (yaml.safe_load(stated.read_text(encoding="utf-8")) or {}).get("large_files") or []

@@ -1,0 +1,82 @@
+"""Bundles in the shapes of MONAI's model zoo import as they are published, and give what MONAI gives with them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from tests.support.bundles import write_scan
+from tests.support.importing import import_bundle
+from tests.support.zoo_bundles import SHAPES, run_zoo_bundle, write_zoo_bundle
+from voxtile import Segmenter
+from voxtile_build.importers.bundle.bundle import spec_of
+from voxtile_server.embedded import EmbeddedServer
+
+DIFFERENT = 1e-5
+"""Share of voxels whose two best scores are equal to float32's rounding: they have no right label."""
+SERVING = {"max_batch_size": 2, "warm_up": False, "engines": ["onnxruntime"]}
+STEPS = {
+    "spleen": ["Orientation", "Spacing", "ScaleIntensityRange", "Activations", "Invert", "AsDiscrete"],
+    "ventricular": ["ScaleIntensity", "Activations", "Invert", "AsDiscrete"],
+    "swin_btcv": ["Orientation", "Spacing", "ScaleIntensityRange", "Activations", "Invert", "AsDiscrete"],
+    "pediatric": [
+        *("Orientation", "Spacing", "ScaleIntensityRange", "CropForeground"),
+        *("Activations", "Invert", "AsDiscrete"),
+    ],
+    "brats": ["NormalizeIntensity", "Activations", "Invert", "AsDiscrete"],
+    "wholebody": [
+        *("Orientation", "Spacing", "NormalizeIntensity", "ScaleIntensity"),
+        *("Activations", "AsDiscrete", "Invert"),
+    ],
+    "prostate": [
+        *("Orientation", "Spacing", "ScaleIntensity", "NormalizeIntensity"),
+        *("AsDiscrete", "KeepLargestConnectedComponent", "Invert"),
+    ],
+    "template": ["ScaleIntensity", "Activations", "AsDiscrete"],
+    "dints": ["Orientation", "Spacing", "ScaleIntensityRange", "Activations", "Invert", "AsDiscrete"],
+}
+FRACTIONS = ("prostate",)
+"""Bundles that put labels back by blending their numbers: fractions are no labels, and only whole ones are compared."""
+
+
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_published_shape_is_translated_step_by_step(name: str, tmp_path: Path) -> None:
+    shape = SHAPES[name]
+    spec = spec_of(write_zoo_bundle(tmp_path / name, shape), name)
+    assert [type(step).__name__ for step in (*(spec.preprocessing or ()), *(spec.postprocessing or ()))] == STEPS[name]
+    assert [label.name for label in spec.output.labels] == shape.labels
+    assert len(spec.input.channels) == shape.count
+    assert (spec.network.file is not None) == (shape.exported is not None)
+    if shape.files:
+        assert spec.weights is not None
+        assert spec.weights.file.name == shape.files[0]
+
+
+@pytest.fixture(scope="module")
+def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
+    root = tmp_path_factory.mktemp("zoo")
+    for name, shape in SHAPES.items():
+        import_bundle(write_zoo_bundle(root / name, shape), name, root / "models", {"serving": SERVING})
+    with EmbeddedServer(root / "models") as server:
+        yield root, server.grpc_url
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", SHAPES)
+def test_a_served_bundle_gives_the_labels_of_monai(served: tuple[Path, str], tmp_path: Path, name: str) -> None:
+    root, url = served
+    shape = SHAPES[name]
+    names = [tmp_path / f"scan_{index}.nii.gz" for index in range(shape.count)]
+    files = [write_scan(file, shape.size, shape.codes, index) for index, file in enumerate(names)]
+    expected = run_zoo_bundle(root / name, shape, files)
+    with Segmenter(url, name, keep_scores=True) as segmenter:
+        labels = np.asarray(segmenter.segment(files).mask.dataobj)
+    whole = expected == np.round(expected)
+    assert whole.all() or name in FRACTIONS
+    assert len(np.unique(expected[whole])) >= 2, "the scan must hold more than one label to prove anything"
+    different = int((labels != expected)[whole].sum())
+    print(f"{name}: {different} of {labels.size} voxels differ, {int((~whole).sum())} are fractions in MONAI")
+    assert different <= DIFFERENT * labels.size
