@@ -16,8 +16,8 @@ import yaml
 from monai.bundle import ConfigParser
 
 from voxtile_build.errors import SourceError
-from voxtile_build.importers.bundle.folding import fold
-from voxtile_build.importers.bundle.functions import NotFoldable
+from voxtile_build.importers.bundle.expressions.folding import fold
+from voxtile_build.importers.bundle.expressions.functions import NotFoldable
 
 REFERENCE = re.compile(r"[@%](\w+(?:(?:::|#)\w+)*)")
 """A reference that is the whole value. `%` copies what it names, which gives the same here."""

@@ -15,8 +15,8 @@ from contextlib import suppress
 from dataclasses import dataclass, replace
 from typing import Any
 
-from voxtile_build.importers.bundle import functions
-from voxtile_build.importers.bundle.functions import MOST, NotFoldable, is_number
+from voxtile_build.importers.bundle.expressions import functions
+from voxtile_build.importers.bundle.expressions.functions import MOST, NotFoldable, is_number
 
 REFERENCE = re.compile(r"@(\w+(?:(?:::|#)\w+)*)")
 """MONAI's references; `#` is an older form of `::`."""
