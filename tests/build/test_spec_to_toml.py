@@ -138,6 +138,15 @@ def test_files_below_the_folder_are_named_from_it_and_others_in_full() -> None:
     assert again(found, FOLDER) == found
 
 
+def test_relative_files_are_those_of_the_working_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "specs").mkdir()
+    write_spec(spec(weights={"file": "w.pt", "sha256": SHA256}), Path("specs/x.toml"))
+    found = load_spec(tmp_path / "specs" / "x.toml")
+    assert found.weights is not None
+    assert found.weights.file == tmp_path / "w.pt"
+
+
 def test_the_keys_of_a_whole_table_are_there_as_comments_that_can_be_taken_in() -> None:
     """Taking away the mark of the comment in front of every default changes nothing."""
     found = spec()

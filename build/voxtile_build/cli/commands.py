@@ -17,7 +17,7 @@ import typer
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, exit_code, say, warn
 from voxtile_build.cli.container import container_command
-from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, join_values, split
+from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, join_values, sizes, split
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -78,6 +78,32 @@ def init(
     left = len(draft.spec.todo)
     typer.echo(f"wrote: {output}" + (f", in which todo says the {left} things that you must check" if left else ""))
     typer.echo(f"next:  voxtile-build explain {output}; voxtile-build spec {output} --repository model_repository")
+
+
+@app.command()
+def explain(
+    file: Annotated[Path, typer.Argument(metavar="SPEC.toml", help="A spec; its weights need not exist.")],
+    scan: Annotated[
+        list[Path] | None,
+        typer.Argument(metavar="SCAN…", help="A scan, a file a channel; else a made-up one."),
+    ] = None,
+    shape: Annotated[str, typer.Option("--shape", metavar="IxJxK", help="Voxels of the made-up scan.")] = "512x512x300",
+    spacing: Annotated[
+        str, typer.Option("--spacing", metavar="IxJxK", help="Voxel size of the made-up scan, in mm.")
+    ] = "0.8x0.8x1.5",
+    json_output: Annotated[bool, typer.Option("--json", help="Print JSON; sizes in voxels and bytes.")] = False,
+) -> None:
+    """Say in words what a spec does to a scan, with the sizes at each step."""
+    from voxtile_build.explaining.explanation import explain_spec
+    from voxtile_build.explaining.words import as_json, as_text
+    from voxtile_build.spec.spec import load_spec
+
+    size, step = sizes("--shape", shape), sizes("--spacing", spacing)
+    voxels = (int(size[0]), int(size[1]), int(size[2]))
+    if voxels != size:
+        raise typer.BadParameter(f"--shape: expected whole numbers of voxels, found {shape!r}")
+    found = explain_spec(load_spec(file), scan or (), voxels, step)
+    typer.echo(as_json(found) if json_output else as_text(found))
 
 
 @app.command()

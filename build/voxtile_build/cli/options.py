@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Iterable
 from pathlib import Path
@@ -10,6 +11,9 @@ from typing import Annotated
 import typer
 
 from voxtile_build.spec.engines import ENGINE_NAMES
+
+LARGEST = 32_768
+"""Voxels along an axis that a NIfTI-1 file can hold, and one more."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")]
 NewName = Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")]
@@ -48,3 +52,18 @@ def join_values(arguments: Iterable[str]) -> list[str]:
 def split(values: list[str] | None) -> list[str] | None:
     """Values of an option that may be repeated, or hold several with commas; None where it was not given."""
     return [name for group in values or () for name in group.replace(",", " ").split()] or None
+
+
+def sizes(option: str, text: str) -> tuple[float, float, float]:
+    """The three numbers of an option such as 512x512x300.
+
+    Raises:
+        typer.BadParameter: it is anything else.
+    """
+    try:
+        x, y, z = (float(part) for part in text.lower().replace("×", "x").split("x"))
+    except ValueError:
+        x = y = z = math.nan
+    if not all(0 < value < LARGEST for value in (x, y, z)):
+        raise typer.BadParameter(f"{option}: expected three numbers above 0, such as 512x512x300, found {text!r}")
+    return x, y, z

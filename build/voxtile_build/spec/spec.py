@@ -225,10 +225,12 @@ def parse_spec(fields: dict[str, Any], where: str, folder: Path) -> Spec:
     except ValidationError as error:
         words = {"tiling": "inferer"} if "inferer" in fields and "tiling" not in fields else {}
         raise SpecError(explain(error, Spec, where, words)) from None
-    return _with_files_in(spec, folder)
+    return with_files_in(spec, folder)
 
 
-def _with_files_in(spec: Spec, folder: Path) -> Spec:
+def with_files_in(spec: Spec, folder: Path) -> Spec:
+    """`spec` with its relative file names taken from `folder`."""
+
     def absolute(scans: tuple[tuple[Path, ...], ...]) -> tuple[tuple[Path, ...], ...]:
         return tuple(tuple(folder / file for file in scan) for scan in scans)
 

@@ -21,7 +21,7 @@ from tomlkit.items import Comment, Item, Trivia
 
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.plain import JsonText, fields_of, key_of, models_in, plain_table, plain_value
-from voxtile_build.spec.spec import Spec, parse_spec
+from voxtile_build.spec.spec import Spec, parse_spec, with_files_in
 
 COLUMNS = 100
 """Width that comments are wrapped to, and beyond which a list of texts has a line for each."""
@@ -81,13 +81,14 @@ def spec_to_toml(spec: Spec, folder: Path, remarks: Remarks | None = None) -> st
     """The TOML text of `spec`. Keys with their default are left out.
 
     Args:
-        spec: the spec.
+        spec: the spec; relative file names in it are those of the working directory.
         folder: of the file, as an absolute path; files below it are named relative to it.
         remarks: what the file says besides.
 
     Raises:
         SpecError: TOML cannot say a value, such as a file name that is no Unicode.
     """
+    spec = with_files_in(spec, Path.cwd())
     try:
         text = tomlkit.dumps(_document(plain_table(spec, folder), remarks or Remarks()))
         text.encode()

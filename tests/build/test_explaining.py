@@ -1,0 +1,162 @@
+"""What `explain` says beforehand is what the client's report says afterwards, for a scan of the same size."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+from tests.support.build_specs import spec
+from tests.support.in_memory import InMemoryTransport
+from tests.support.phantoms import affine_of, saved
+from voxtile import Segmenter
+from voxtile.card import Provenance
+from voxtile.outputs.report import Report
+from voxtile_build.cli.commands import main
+from voxtile_build.explaining.explanation import Explanation, explain_spec
+from voxtile_build.explaining.words import as_text
+from voxtile_build.repository.card import card_of
+from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.spec_to_toml import write_spec
+
+SHAPE, SPACING = (23, 30, 17), (1.5, 1.0, 2.0)
+PLAIN: dict[str, Any] = {}
+RESAMPLED = {"input": {"orientation": "LPS", "spacing": [2.0, 1.0, 1.0], "intensity": {"rule": "zscore"}}}
+CASES: dict[str, dict[str, Any]] = {
+    "plain": PLAIN,
+    "resampled": RESAMPLED,
+    "mirrored": {**RESAMPLED, "tiling": {"overlap": 0.5, "mirror_axes": [0, 2]}},
+    "chain": {
+        "preprocessing": [
+            {"transform": "Orientation", "axcodes": "PIR"},
+            {"transform": "Spacing", "pixdim": [1.0, 2.0, 1.5]},
+            {"transform": "ScaleIntensityRange", "a_min": 0.0, "a_max": 10.0, "b_min": 0.0, "b_max": 1.0},
+        ],
+    },
+    "int16 of 300 labels": {
+        "input": {"dtype": "int16"},
+        "output": {"labels": ["background", "one", {"name": "two", "value": 300}]},
+    },
+    "flat": {
+        "network": {"args": {"spatial_dims": 2}},
+        "tiling": {"roi_size": [16, 8], "slice_axis": 1, "overlap": 0.25},
+    },
+}
+
+
+def followed(one: Spec, shape: tuple[int, int, int] = SHAPE, files: tuple[Path, ...] = ()) -> Explanation:
+    return explain_spec(one, files, shape, SPACING)
+
+
+def report_of(one: Spec, scan: Path) -> tuple[Report, np.dtype[Any]]:
+    """The client's report of a segmentation by any network, and the type of the mask."""
+
+    def network(tiles: NDArray[Any]) -> NDArray[Any]:
+        return np.repeat(tiles[:, :1].astype(np.float32), len(one.output.labels), axis=1)
+
+    card = card_of(one, one.serving.engines[0], {}, Provenance(network="any", weights_sha256="", onnx_sha256=""))
+    with Segmenter(transport=InMemoryTransport(card, network, one.serving.max_batch_size)) as segmenter:
+        result = segmenter.run(segmenter.load(scan))
+    return result.report, result.labels.dtype
+
+
+def scan_file(folder: Path) -> Path:
+    values = np.arange(np.prod(SHAPE), dtype=np.int16).reshape(SHAPE)
+    path: Path = saved(folder / "scan.nii.gz", values, affine_of(SHAPE, SPACING))
+    return path
+
+
+@pytest.mark.parametrize("changes", CASES.values(), ids=list(CASES))
+def test_what_is_said_beforehand_is_what_the_report_says_afterwards(changes: dict[str, Any], tmp_path: Path) -> None:
+    one, scan = spec(**changes), scan_file(tmp_path)
+    report, dtype = report_of(one, scan)
+    for found in (followed(one), followed(one, files=(scan,))):
+        tiles = found.tiles
+        assert found.shape == report.shape
+        assert found.prepared == report.grid
+        assert (tiles.count, tiles.batch, tiles.in_flight) == (report.tiles, report.batch, report.in_flight)
+        assert tiles.strips == report.strips
+        assert tiles.count * tiles.flips * tiles.sent == report.bytes_sent - statistics_bytes(one, found)
+        assert tiles.count * tiles.flips * tiles.received == report.bytes_received
+        assert found.memory["in all"] == report.predicted_peak_bytes
+        assert found.mask == str(dtype)
+        assert found.labels == {label.name: label.value for label in one.output.labels}
+        assert [step.shape for step in found.preparing if step.shape][-1:] in ([], [report.grid])
+
+
+def statistics_bytes(one: Spec, found: Explanation) -> int:
+    """The statistics of the scan, two numbers of float32 a tile, travel beside the tiles."""
+    return 8 * found.tiles.count * found.tiles.flips if one.whole_scan_intensity else 0
+
+
+def test_every_step_has_its_sentence_place_and_shape_in_order() -> None:
+    found = followed(spec(**RESAMPLED))
+    assert [(step.where, step.what.partition(":")[0], step.shape) for step in found.preparing] == [
+        ("client", "Orientation", (23, 30, 17)),
+        ("client", "Spacing", (18, 30, 33)),
+        ("client", "statistics of the whole scan for zscore, which travel with every tile", ()),
+        ("graph", "zscore", ()),
+    ]
+    text = as_text(found)
+    assert 'Orientation: Exchanges and flips axes; the mask is turned back (axcodes = "LPS") → 23 × 30 × 17' in text
+    assert "pixdim = [2.0, 1.0, 1.0]" in text
+    assert "a made-up scan" in text
+
+
+def test_steps_after_the_network_are_those_of_the_chain() -> None:
+    steps = [
+        {"transform": "Activations", "softmax": True},
+        {"transform": "Invert", "nearest_interp": False},
+        {"transform": "AsDiscrete", "argmax": True},
+    ]
+    found = followed(spec(postprocessing=steps))
+    names = [step.what.partition(":")[0] for step in found.finishing]
+    assert names == [
+        "tiles are blended (gaussian) into scores on the model's grid",
+        "Activations",
+        "Invert",
+        "AsDiscrete",
+    ]
+    assert found.finishing[2].shape == SHAPE
+
+
+def test_the_command_needs_no_weights_and_says_what_is_to_do(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    file, weights = tmp_path / "tiny.toml", {"file": "none.pt", "sha256": "0" * 64}
+    write_spec(spec(weights=weights, todo=["input.channels: name them"]), file)
+    assert main(["explain", str(file), "--shape", "23x30x17", "--spacing", "1.5X1X2"]) == 0
+    text = capsys.readouterr().out
+    assert text.startswith("to do: input.channels: name them\ntiny: what happens to a made-up scan")
+    assert main(["explain", str(file), str(scan_file(tmp_path)), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)
+    assert found["scan"].endswith("scan.nii.gz")
+    assert found["prepared"] == list(SHAPE)
+    assert not (tmp_path / "none.pt").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "expected"),
+    [
+        (["--shape", "5x5"], "--shape: expected three numbers above 0"),
+        (["--shape", "5x5x0"], "--shape: expected three numbers above 0"),
+        (["--shape", "5x5x1.5"], "--shape: expected whole numbers"),
+        (["--shape", "99999x9x9"], "--shape: expected three numbers"),
+        (["--spacing", "1xnanx1"], "--spacing: expected three numbers above 0"),
+        (["--shape", "9000x9000x9000", "--spacing", "1x1x1.7"], "voxels"),
+        (["none.nii.gz"], "none.nii.gz"),
+    ],
+)
+def test_wrong_scans_are_one_clear_line(
+    arguments: list[str], expected: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_spec(spec(input={"spacing": [1.0, 1.0, 1.0]}), tmp_path / "tiny.toml")
+    assert main(["explain", str(tmp_path / "tiny.toml"), *arguments]) == 2
+    captured = capsys.readouterr()
+    assert expected in captured.err
+    assert captured.err.count("\n") == 1
+    assert captured.out == ""
