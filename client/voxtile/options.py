@@ -13,6 +13,8 @@ from typing import Any, Literal
 
 from voxtile.card import Card, Tiling
 from voxtile.errors import InputError
+from voxtile.io.geometry import Triple
+from voxtile.io.given import Given
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.retry import RetryPolicy
 from voxtile.triton.transport import DEFAULT_IN_FLIGHT
@@ -39,6 +41,12 @@ class Options:
         half_scores: whether scores may be summed in half precision where max_ram_mib requires it. Changes the result.
         keep_scores: whether to return the scores on the scan's own grid too.
         postprocessing: whether an nnU-Net model's learned post-processing is applied. False changes the result.
+        nan: what replaces voxels that are NaN; None to refuse such a scan. Changes the result, as do the next two.
+        posinf: what replaces voxels that are infinite, or above float32; None to refuse them.
+        neginf: what replaces voxels that are minus infinity, or below float32; None to refuse them.
+        orientation: where the axes of a scan run whose file does not say it, such as "LAS" (to the Left, the Anterior,
+            the Superior); None to refuse such a scan.
+        spacing: millimetres between neighbours along the axes of a scan whose file does not say it; None to refuse it.
         connection: how to reach the servers.
         retry_policy: retry limits.
 
@@ -57,6 +65,11 @@ class Options:
     half_scores: bool = False
     keep_scores: bool = False
     postprocessing: bool = True
+    nan: float | None = None
+    posinf: float | None = None
+    neginf: float | None = None
+    orientation: str | None = None
+    spacing: Triple | None = None
     connection: ConnectionConfig = field(default_factory=ConnectionConfig)
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
@@ -67,6 +80,13 @@ class Options:
             check_count("sw_batch_size", self.sw_batch_size, least=1)
         if self.max_ram_mib is not None and not 0 < self.max_ram_mib < math.inf:
             raise InputError(f"expected --max-ram above 0 MiB, and none for no limit, found {self.max_ram_mib:g}")
+
+        _ = self.given  # says what is wrong with it
+
+    @property
+    def given(self) -> Given:
+        """What is said of a scan beside what its files say."""
+        return Given(self.nan, self.posinf, self.neginf, self.orientation, self.spacing)
 
     @property
     def max_ram_bytes(self) -> int | None:

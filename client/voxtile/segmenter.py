@@ -125,7 +125,7 @@ class Segmenter:
         """Segments a scan.
 
         Args:
-            image: the scan: a path, the bytes of a NIfTI file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
+            image: the scan: a path, the bytes of a file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
                 array with its affine, or a list of these with one for each channel; see `voxtile.io.scan`.
             progress: called after each tile.
 
@@ -195,7 +195,7 @@ class Segmenter:
         check_numbers_as_given(files_of(image), self.card.input_channels)
         with watch.step("read"):
             most = left_for_reading(self.options.max_ram_bytes)
-            volume = open_scan(image, self.card.input_channels, reader_of(self.card), most)
+            volume = open_scan(image, self.card.input_channels, reader_of(self.card), most, self.options.given)
         with watch.step("infer"):
             labels = self._first_stage(volume, cancellation)
         cancellation.check()
@@ -210,7 +210,7 @@ class Segmenter:
             self.transport,
             self.options,
             self.tiling,
-            self.changes,
+            [*self.changes, *loaded.volume.changes],
             loaded.volume,
             loaded.prepared,
             loaded.seconds,

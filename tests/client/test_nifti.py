@@ -99,9 +99,10 @@ def test_read_data_keeps_the_files_order_and_copies_nothing(tmp_path: Path) -> N
 
 @pytest.mark.parametrize(
     ("content", "match"),
-    [(b"", "an empty file"), (b"x" * 1000, "something else"), (b"NRRD0004" + b"x" * 600, "NRRD"),
+    [(b"", "an empty file"), (b"\xee" * 1000, "something else"), (b"x" * 1000, "text"),
+     (b"NRRD0004" + b"x" * 600, "NRRD header"),
      (bytes(128) + b"DICM" + bytes(900), "DICOM"), (b"PK\x03\x04" + b"x" * 600, "zip"),
-     (gzip.compress(b"hello", mtime=0), "something else"), (b"\x1f\x8b" + b"garbage" * 30, "gzip"),
+     (gzip.compress(b"hello", mtime=0), "text"), (b"\x1f\x8b" + b"garbage" * 30, "gzip"),
      (b"\x1f\x8b", "gzip")],
 )  # fmt: skip
 def test_what_is_no_nifti_is_refused(tmp_path: Path, content: bytes, match: str) -> None:
@@ -112,9 +113,10 @@ def test_what_is_no_nifti_is_refused(tmp_path: Path, content: bytes, match: str)
 
 def test_missing_files_folders_and_pairs_are_refused(tmp_path: Path) -> None:
     refused("found nothing of that name", tmp_path / "none.nii")
-    refused("a folder", tmp_path)
+    refused("an empty folder", tmp_path)
     nib.save(nib.Nifti1Pair(values(), AFFINE), tmp_path / "pair.hdr")
-    refused(r"half of a .hdr/.img pair", tmp_path / "pair.hdr")
+    (tmp_path / "pair.img").unlink()
+    refused(r"expected the voxels in pair.img beside it", tmp_path / "pair.hdr")
 
 
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])

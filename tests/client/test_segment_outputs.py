@@ -68,8 +68,9 @@ def segment(scan: Path, *arguments: object) -> Any:
         (["-o", "m.nii.gz", "--preview", ".png"], "ends in .png for --preview"),
         (["-o", "m.nii.gz", "--preview", "-"], "ends in .png for --preview"),
         (["-o", "m.nii.gz", "--probabilities", "p.nii"], "ends in .npz for --probabilities"),
-        (["-o", "-"], "ends in .nii"),
-        (["-o", "m.mha"], "ends in .nii"),
+        (["-o", "-"], "ends in one of .nii.gz, .nii"),
+        (["-o", "m.jpg"], "ends in one of .nii.gz, .nii"),
+        (["-o", ".nrrd"], "ends in one of .nii.gz, .nii"),
         (["-o", "kept.nii"], "protected"),
     ],
 )

@@ -12,6 +12,7 @@ from tests.support.phantoms import affine_of, phantom_volume, sampled, saved
 from tests.support.stored_scans import AFFINE, SHAPE, values
 from voxtile.errors import OutputError
 from voxtile.io import writing
+from voxtile.io.formats import voxels
 from voxtile.io.scan import open_scan
 from voxtile.io.writing import mask_image, write_image
 
@@ -70,7 +71,7 @@ def test_labels_take_the_smallest_type() -> None:
 def test_any_memory_order_is_written_right(
     tmp_path: Path, suffix: str, axes: tuple[int, int, int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(writing, "WRITE_BYTES", 5000)  # several pieces
+    monkeypatch.setattr(voxels, "WRITE_BYTES", 5000)  # several pieces
     labels = np.random.default_rng(1).integers(0, 4, (23, 37, 29)).astype(np.uint8)
     stored = np.ascontiguousarray(labels.transpose(axes)[::-1])[::-1].transpose(np.argsort(axes))
     path = tmp_path / f"mask{suffix}"

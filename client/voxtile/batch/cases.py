@@ -13,7 +13,7 @@ from pathlib import Path
 from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError, OutputError
 from voxtile.io.channel_numbers import check_numbers_of_case, split_number
-from voxtile.io.formats import SUFFIXES, stem_of
+from voxtile.io.formats.all import SUFFIXES, all_files, stem_of
 from voxtile.io.same_file import KnownFiles, same_folder
 from voxtile.outputs.base import Output
 
@@ -35,6 +35,11 @@ class CaseFiles:
     files: tuple[Path, ...]
     mask: Path
     is_numbered: bool = False
+
+    @property
+    def all_files(self) -> list[Path]:
+        """Its files, and those of voxels whose headers these are."""
+        return [part for file in self.files for part in all_files(file)]
 
     def beside(self, suffix: str) -> Path:
         """Where a file that ends in `suffix` is written: beside the mask, under its name."""
@@ -140,7 +145,7 @@ def _check_apart(cases: Sequence[CaseFiles], beside: Sequence[Output]) -> None:
     """Checks that each file is written once and that none is a scan. Raises InputError or OutputError."""
     scans, written = KnownFiles(), KnownFiles()
     for case in cases:
-        for file in case.files:
+        for file in case.all_files:
             scans.add(file, str(file))
     for case in cases:
         files = {target: _as_what(case, suffix) for suffix, target in case.targets(beside).items()}

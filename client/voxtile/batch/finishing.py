@@ -47,7 +47,7 @@ def _judged(case: CaseFiles, targets: dict[str, Path], record: CaseRecord | None
         if _is_of(record, case):
             if all(there.get(suffix) == record.files.get(suffix, "") for suffix in targets):
                 return Outcome(case.name, "found", record.seconds, ml=record.ml)
-        elif record.was_at(case.files):
+        elif record.was_at(case.all_files):
             _log.warning("%s: its scan has changed since its mask was made; it is segmented again", case.name)
         else:
             raise OutputError(
@@ -69,7 +69,7 @@ def _checksum(path: Path) -> str:
 
 def _is_of(record: CaseRecord, case: CaseFiles) -> bool:
     try:
-        return record.is_of(case.files)
+        return record.is_of(case.all_files)
     except OSError:
         return False  # its reader says what is wrong with it
 

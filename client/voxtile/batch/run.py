@@ -187,9 +187,10 @@ class _Work:
 
     def _load(self, case: CaseFiles) -> _Loaded:
         check_channel_numbers(case, self._segmenter.card.input_channels)
-        before = [file.stat() for file in case.files if file.exists()]
+        files = case.all_files
+        before = [file.stat() for file in files if file.exists()]
         loaded = self._segmenter.load(list(case.files))
-        scans = [scan_file(file) for file in case.files]
+        scans = [scan_file(file) for file in files]
         if [(one.st_size, one.st_mtime_ns) for one in before] != [(one.size, one.mtime_ns) for one in scans]:
             raise InputError(f"{case.name}: its scan was changed while it was read; is it being copied? Run again")
         return loaded, scans

@@ -13,14 +13,13 @@ from itertools import groupby
 from pathlib import Path
 
 from voxtile.batch.record import CLAIM
-from voxtile.io.formats import is_scan
+from voxtile.io.formats.all import PART_SUFFIXES, is_scan
+from voxtile.io.formats.base import ends_in
+from voxtile.io.formats.pair import header_beside
 from voxtile.io.same_file import same_folder
 
-OTHER_FORMATS = (
-    ".dcm", ".dicom", ".ima", ".mha", ".mhd", ".nrrd", ".nhdr", ".mgh", ".mgz", ".mnc", ".img", ".img.gz", ".hdr",
-    ".gipl", ".gipl.gz", ".rec", ".nii.bz2", ".nii.xz", ".nii.zst", ".nii.zip",
-)  # fmt: skip
-"""Endings of files that hold scans and that Voxtile does not read; a format that it reads is not looked up here."""
+OTHER_FORMATS = (".dcm", ".dicom", ".ima", ".mnc", ".gipl", ".gipl.gz", ".rec", ".nii.zip", ".head", ".brik", ".vtk")
+"""Endings of files that hold scans and that Voxtile does not read."""
 
 UNFINISHED = (".part", ".partial", ".crdownload", ".filepart", ".tmp")
 """Endings that programs give to a file while they write it."""
@@ -130,7 +129,7 @@ def _why_not(path: Path, inputs: Path, outputs: Path) -> tuple[str, bool] | None
     """Why something in a folder is left out, and whether it may be a scan; None for a folder, a scan or no matter."""
     if path.name.startswith("."):
         return ("what an interrupted run has left" if path.name.endswith(".part") else "hidden"), False
-    looks_like_scan = is_scan(path) or path.name.lower().endswith(OTHER_FORMATS)
+    looks_like_scan = is_scan(path) or path.name.lower().endswith((*OTHER_FORMATS, *PART_SUFFIXES))
     try:
         mode = path.stat().st_mode
     except OSError as error:
@@ -151,6 +150,8 @@ def _other_file(path: Path) -> tuple[str, bool] | None:
     name = path.name.lower()
     if is_scan(path):
         return None
+    if ends_in(name, PART_SUFFIXES):
+        return None if header_beside(path) else ("voxels without their header, which lies in a .hdr file", True)
     if name.endswith(OTHER_FORMATS) or _is_dicom(path):
         return "a format that is not read; convert it to NIfTI", True
     if name.endswith(UNFINISHED) and is_scan(Path(name.rpartition(".")[0])):

@@ -8,7 +8,6 @@ from typing import Annotated, Any, Literal
 
 import typer
 
-from voxtile.io.formats import SUFFIXES
 from voxtile.options import Options
 from voxtile.triton.connection import ConnectionConfig, TlsConfig
 from voxtile.triton.retry import RetryPolicy
@@ -17,7 +16,9 @@ DEFAULT_URL = "localhost:8001"
 
 Scans = Annotated[
     list[Path],
-    typer.Argument(metavar="SCAN...", help=f"Files ({', '.join(SUFFIXES)}), one a channel, in the model's order."),
+    typer.Argument(
+        metavar="SCAN...", help="Files (NIfTI, NRRD, MGZ, MetaImage, …), one a channel, in the model's order."
+    ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
@@ -79,6 +80,31 @@ class TransferOptions:
 
 
 @dataclass(frozen=True)
+class ScanOptions:
+    """What is said of scans beside what their files say."""
+
+    nan: Annotated[
+        float | None, typer.Option("--nan", metavar="VALUE", help="Replace voxels that are NaN; changes the result.")
+    ] = None
+    posinf: Annotated[
+        float | None,
+        typer.Option("--posinf", metavar="VALUE", help="Replace voxels that are infinite, or above float32."),
+    ] = None
+    neginf: Annotated[
+        float | None,
+        typer.Option("--neginf", metavar="VALUE", help="Replace voxels that are minus infinity, or below float32."),
+    ] = None
+    orientation: Annotated[
+        str | None,
+        typer.Option(metavar="CODES", help="Where the axes run of a scan whose file does not say it, such as LAS."),
+    ] = None
+    spacing: Annotated[
+        tuple[float, float, float] | None,
+        typer.Option(metavar="I J K", help="Millimetres a step of a scan whose file does not say it."),
+    ] = None
+
+
+@dataclass(frozen=True)
 class MethodOptions:
     """How a scan is segmented."""
 
@@ -104,9 +130,9 @@ class MethodOptions:
 
 
 def library_options(
-    server: ServerOptions, method: MethodOptions, transfer: TransferOptions, *, keep_scores: bool
+    server: ServerOptions, scan: ScanOptions, method: MethodOptions, transfer: TransferOptions, *, keep_scores: bool
 ) -> Options:
-    """The library's options. Raises as `ServerOptions.connection` does."""
+    """The library's options. Raises as `ServerOptions.connection` does, and InputError for impossible values."""
     return Options(
         overlap=method.overlap,
         mode=method.mode,
@@ -118,6 +144,7 @@ def library_options(
         max_ram_mib=method.max_ram,
         half_scores=method.allow_half_scores,
         keep_scores=keep_scores,
+        **vars(scan),
         connection=server.connection(
             shared_memory=transfer.shared_memory, compression=transfer.compression, deadline_s=transfer.timeout
         ),

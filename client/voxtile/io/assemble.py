@@ -8,7 +8,7 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +25,8 @@ from voxtile.io.geometry import (
     header_geometry,
     spacing_of,
 )
+from voxtile.io.given import NOTHING_GIVEN, Given, completed
+from voxtile.io.not_finite import made_finite
 from voxtile.io.scaling import apply_scaling
 from voxtile.io.stored import Admit, Stored, refuse_prepared
 from voxtile.io.volume import Volume
@@ -40,7 +42,11 @@ Source = Callable[[Admit], Stored]
 
 
 def assemble(
-    sources: Sequence[tuple[str, Source]], channels: Sequence[str], reader: str = MONAI, max_bytes: int | None = None
+    sources: Sequence[tuple[str, Source]],
+    channels: Sequence[str],
+    reader: str = MONAI,
+    max_bytes: int | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Volume:
     """Returns the scan whose channels are given by `sources`.
 
@@ -49,6 +55,7 @@ def assemble(
         channels: the model's channels, by name.
         reader: the model's own reader of files, whose rule says which header fields count; see `voxtile.io.geometry`.
         max_bytes: limit for what reading takes; None for the machine's own memory.
+        given: what is said of the scan beside what its sources say.
 
     Raises:
         InputError: the sources are not one scan of so many channels on one grid.
@@ -57,24 +64,30 @@ def assemble(
     parts: list[NDArray[Any]] = []
     names: list[str] = []
     warnings: list[str] = []
+    changes: list[str] = []
+    native: Any = None
     first: _Grid | None = None
     for name, read in sources:
-        gate = _Gate(name, channels, len(sources), first, sum(part.nbytes for part in parts), max_bytes)
-        stored = read(gate.admit)
+        gate = _Gate(name, channels, len(sources), first, sum(part.nbytes for part in parts), max_bytes, given)
+        stored = completed(read(gate.admit), given, name)
         gate.check_axes(stored.raw.shape)  # not every source asks
         refuse_prepared(stored.header, name)
         geometry = _geometry(stored, reader, name)
         grid = _Grid(name, _spatial(stored.raw.shape), geometry)
+        native = stored.native if first is None else native
         first = first or grid
         _check_same_grid(first, grid)
         split = stored.raw.reshape(*grid.shape, -1, order="F")
         slope, inter, odd = _scaling(stored, reader)
-        parts.append(np.moveaxis(apply_scaling(split, slope, inter, name), 3, 0))
+        values, replaced = made_finite(apply_scaling(split, slope, inter), given, name)
+        whose = ", ".join(channels[sum(map(len, parts)) :][: values.shape[3]])
+        parts.append(np.moveaxis(values, 3, 0))
+        changes += [f"{what} ({whose})" for what in replaced]
         names.append(name)
         for warning in (*stored.warnings, *_flat(stored.raw.shape), *odd, *geometry.warnings):
             LOGGER.warning("%s: %s", name, warning)
             warnings.append(warning)
-        del stored, split  # the next source is read into their memory
+        del stored, split, values  # the next source is read into their memory
     if first is None:
         raise InputError(f"expected {wanted(channels)}, found none")
     found = sum(part.shape[0] for part in parts)
@@ -82,7 +95,15 @@ def assemble(
         raise InputError(f"{names[0]}: expected {wanted(channels)}, found {found}")
     one = first.geometry
     return Volume(
-        _joined(parts), one.affine, one.header, tuple(names), one.spacing, one.unit, tuple(dict.fromkeys(warnings))
+        _joined(parts),
+        one.affine,
+        one.header,
+        tuple(names),
+        one.spacing,
+        one.unit,
+        tuple(dict.fromkeys(warnings)),
+        native,
+        tuple(changes),
     )
 
 
@@ -118,6 +139,7 @@ class _Gate:
         first: the grid of the scan's first source; None for the first one.
         kept: bytes of the sources read before.
         max_bytes: limit for reading; None for the machine's memory.
+        given: whether values are replaced decides whether they are copied.
     """
 
     name: str
@@ -126,6 +148,7 @@ class _Gate:
     first: _Grid | None
     kept: int
     max_bytes: int | None
+    given: Given
 
     def admit(self, shape: tuple[int, ...], dtype: np.dtype[Any], scaled: bool) -> None:
         """Implements `voxtile.io.stored.Admit`."""
@@ -153,7 +176,8 @@ class _Gate:
             )
 
     def _check_memory(self, shape: tuple[int, ...], dtype: np.dtype[Any], scaled: bool) -> None:
-        as_stored = not scaled and (dtype == np.float32 or (dtype.kind in "iu" and dtype.itemsize <= 2))
+        kept = dtype == np.float32 and not self.given.replaces
+        as_stored = not scaled and (kept or (dtype.kind in "iu" and dtype.itemsize <= 2))
         raw = math.prod(shape) * dtype.itemsize
         converted = 0 if as_stored else 4 * math.prod(shape)
         together = 2 * self.sources * (converted or raw) if self.sources > 1 else 0
@@ -170,7 +194,8 @@ class _Gate:
 def _geometry(stored: Stored, reader: str, name: str) -> Geometry:
     if stored.affine is None:
         return header_geometry(stored.header, reader, name)
-    return given_geometry(stored.affine, stored.header, name)
+    geometry = given_geometry(stored.affine, stored.header, name)
+    return geometry if stored.spacing is None else replace(geometry, spacing=stored.spacing)
 
 
 def _scaling(stored: Stored, reader: str) -> tuple[float | None, float | None, tuple[str, ...]]:

@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxtile.errors import InputError
-from voxtile.io.formats import is_scan, stem_of
+from voxtile.io.formats.all import is_scan, stem_of
 
 NUMBERED = re.compile(r"(.+)_(\d{4})", re.ASCII | re.DOTALL)
 

@@ -16,9 +16,9 @@ from numpy.typing import ArrayLike, NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.geometry import check_affine
-from voxtile.io.nifti import HEADER_ERRORS
 from voxtile.io.orientation import LPS_TO_RAS
-from voxtile.io.stored import Admit, Stored, anything, check_not_empty, check_real
+from voxtile.io.placed import nifti_header, placed
+from voxtile.io.stored import HEADER_ERRORS, Admit, Stored, anything
 
 
 class SimpleItkImage(Protocol):
@@ -55,14 +55,12 @@ def read_array(array: NDArray[Any], affine: ArrayLike, name: str) -> Stored:
     Raises:
         InputError: the affine places no grid, or the array holds no real numbers.
     """
-    from nibabel.nifti1 import Nifti1Header
-
     matrix = np.asarray(affine)
     if matrix.shape != (4, 4) or matrix.dtype.kind not in "iuf":
         raise InputError(f"{name}: expected an affine of 4 × 4 numbers, found {matrix.dtype} {matrix.shape}")
     matrix = matrix.astype(np.float64)
     check_affine(matrix, name)
-    return _stored(array, matrix, Nifti1Header(), name)
+    return placed(array, matrix, name)
 
 
 def read_nibabel(image: Any, name: str, admit: Admit = anything) -> Stored:
@@ -90,7 +88,7 @@ def read_nibabel(image: Any, name: str, admit: Admit = anything) -> Stored:
         raise InputError(f"{name}: expected an image with an affine, found none")
     try:
         affine = np.asarray(image.affine, np.float64)
-        header = _nifti_header(image.header)
+        header = nifti_header(image.header)
         # Of an image of a NIfTI file, the header counts as it does for the file; see `voxtile.io.geometry`.
         from_file = isinstance(image, (Nifti1Pair, Nifti2Pair)) and _repeats(header, affine)
         if not from_file:
@@ -98,11 +96,13 @@ def read_nibabel(image: Any, name: str, admit: Admit = anything) -> Stored:
         proxy = image.dataobj
         if isinstance(proxy, ArrayProxy):
             admit(image.shape, proxy.dtype, (proxy.slope, proxy.inter) != (1.0, 0.0))
-            stored = _stored(np.asarray(proxy.get_unscaled()), affine, header, name)
+            stored = placed(np.asarray(proxy.get_unscaled()), affine, name, header.copy())
             stored = replace(stored, slope=float(proxy.slope), inter=float(proxy.inter))
         else:
-            stored = _stored(np.asarray(proxy), affine, header, name)
-        return replace(stored, affine=None) if from_file else stored
+            stored = placed(np.asarray(proxy), affine, name, header.copy())
+        if from_file:
+            return replace(stored, affine=None, header=header)
+        return replace(stored, missing=_left_open(image, affine))
     except (OSError, EOFError, zlib.error, MemoryError, HeaderDataError, ImageDataError, *HEADER_ERRORS) as error:
         raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None
 
@@ -126,7 +126,8 @@ def read_simpleitk(image: Any, name: str) -> Stored:
     array = sys.modules["SimpleITK"].GetArrayFromImage(image)  # [(t,) z, y, x(, component)]
     components = array.ndim - axes
     order = (*reversed(range(axes)), *range(axes, axes + components))
-    return read_array(array.transpose(order), LPS_TO_RAS @ affine, name)
+    stored = read_array(array.transpose(order), LPS_TO_RAS @ affine, name)
+    return replace(stored, spacing=(spacing[0], spacing[1], spacing[2]))
 
 
 def read_meta_tensor(tensor: Any, name: str) -> Stored:
@@ -146,30 +147,17 @@ def read_meta_tensor(tensor: Any, name: str) -> Stored:
     return read_array(channels_last, LPS_TO_RAS @ affine if space == "LPS" else affine, name)
 
 
-def _stored(array: NDArray[Any], affine: NDArray[np.float64], header: Any, name: str) -> Stored:
-    array = array.astype(np.uint8) if array.dtype == bool else array
-    check_real(array.dtype, name)
-    check_not_empty(array.shape, name)
-    native = np.asarray(array, array.dtype.newbyteorder("="))
-    if not native.flags.f_contiguous and not native.flags.c_contiguous:
-        native = np.asfortranarray(native)
-    with np.errstate(all="ignore"):
-        if not np.allclose(header.get_best_affine(), affine, equal_nan=True):
-            header.set_sform(affine, code="aligned")
-            header.set_qform(affine, code="unknown")
-    return Stored(native, None, None, header, affine)
+def _left_open(image: Any, affine: NDArray[np.float64]) -> tuple[str, ...]:
+    """What the file of an image does not say: an affine that nibabel has made up for Analyze says nothing."""
+    from nibabel.analyze import AnalyzeHeader
+    from nibabel.nifti1 import Nifti1Header
+
+    header = image.header
+    is_analyze = isinstance(header, AnalyzeHeader) and not isinstance(header, Nifti1Header)
+    return ("orientation",) if is_analyze and np.array_equal(header.get_base_affine(), affine) else ()
 
 
 def _repeats(header: Any, affine: NDArray[np.float64]) -> bool:
     """Returns whether `header` states `affine` to the last bit, as that of an image from a file does."""
     with np.errstate(all="ignore"):
         return np.array_equal(header.get_best_affine(), affine, equal_nan=True)
-
-
-def _nifti_header(header: Any) -> Any:
-    from nibabel.nifti1 import Nifti1Header
-    from nibabel.nifti2 import Nifti2Header
-
-    if isinstance(header, Nifti2Header):
-        return header.copy()
-    return header.copy() if isinstance(header, Nifti1Header) else Nifti1Header.from_header(header)

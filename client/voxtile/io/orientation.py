@@ -16,6 +16,25 @@ from numpy.typing import NDArray
 LPS_TO_RAS = np.diag([-1.0, -1.0, 1.0, 1.0])
 """[4, 4] from millimetres in LPS to RAS, and equally from RAS to LPS."""
 
+WORLD = ("RL", "AP", "SI")
+"""The letters of each axis of RAS, the positive direction first."""
+
+
+def is_orientation(codes: str) -> bool:
+    """Whether `codes` are three letters, one of each axis, such as "LAS"; in capitals or not."""
+    found = [next((axis for axis, pair in enumerate(WORLD) if code in pair), 3) for code in codes.upper()]
+    return sorted(found) == [0, 1, 2]
+
+
+def oriented_affine(codes: str, spacing: Sequence[float]) -> NDArray[np.float64]:
+    """Returns [4, 4] of a grid whose first voxel is at 0 and whose axes run along `codes`, in millimetres."""
+    affine = np.eye(4)
+    affine[:3, :3] = 0
+    for axis, (code, step) in enumerate(zip(codes.upper(), spacing, strict=True)):
+        world = next(number for number, pair in enumerate(WORLD) if code in pair)
+        affine[world, axis] = step if code == WORLD[world][0] else -step
+    return affine
+
 
 @dataclass(frozen=True)
 class Orientation:

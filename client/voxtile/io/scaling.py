@@ -11,13 +11,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.errors import InputError
-
 CHUNK = 1 << 18
 """Values worked on at a time: 2 MiB in float64, which stays in the cache."""
 
 
-def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, name: str) -> NDArray[Any]:
+def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None) -> NDArray[Any]:
     """Returns `raw · slope + inter`, with the shape and the memory order of `raw`.
 
     Integers stay integers where slope and intercept are whole numbers and the result fits 32 bits: 8 and 16 bit types
@@ -27,10 +25,6 @@ def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, n
         raw: real numbers in native byte order.
         slope: None for 1.
         inter: None for 0.
-        name: what messages call the scan.
-
-    Raises:
-        InputError: values are not finite; the message has their number and the first position.
     """
     slope, inter = (1.0 if slope is None else slope), (inter or 0.0)
     if raw.dtype.kind in "iu" and slope.is_integer() and inter.is_integer():
@@ -41,8 +35,6 @@ def apply_scaling(raw: NDArray[Any], slope: float | None, inter: float | None, n
         result: NDArray[Any] = raw
     else:
         result = _scaled(raw, slope, inter)
-    if result.dtype.kind == "f":
-        check_finite(result, name)
     return result
 
 
@@ -79,30 +71,6 @@ def memory_order(values: NDArray[Any]) -> tuple[int, ...]:
     return tuple(sorted(range(values.ndim), key=lambda axis: -abs(values.strides[axis])))
 
 
-def check_finite(values: NDArray[Any], name: str) -> None:
-    """Checks that no voxel of `values` [i, j, k, …] is NaN or infinite.
-
-    Raises:
-        InputError: some are; the message has their number and the first position.
-    """
-    line, bad, first = flat(values), 0, -1
-    for start in range(0, line.size, CHUNK):
-        wrong = ~np.isfinite(line[start : start + CHUNK])
-        found = int(np.count_nonzero(wrong))
-        if found and first < 0:
-            first = start + int(np.argmax(wrong))
-        bad += found
-    if bad:
-        backwards = values.flags.f_contiguous
-        place = np.unravel_index(first, values.shape[::-1] if backwards else values.shape)
-        where = tuple(int(index) for index in (place[::-1] if backwards else place))
-        where = where[:3] if values.shape[3:] == (1,) else where
-        raise InputError(
-            f"{name}: expected finite voxels, found {bad:,} that are NaN, infinite or beyond float32, "
-            f"the first at voxel {where}; replace them (most often with 0) and try again"
-        )
-
-
 def _whole(raw: NDArray[Any], slope: int, inter: int) -> NDArray[Any] | None:
     """Integers scaled by whole numbers, or None where they would not fit 32 bits."""
     if (slope, inter) == (1, 0) and raw.dtype.itemsize <= 2:
@@ -131,7 +99,7 @@ def _times(part: NDArray[Any], slope: int, inter: int) -> NDArray[Any]:
 def _scaled(raw: NDArray[Any], slope: float, inter: float) -> NDArray[np.float32]:
     result = np.empty_like(raw, np.float32)
     source, target = flat(raw), flat(result)
-    with np.errstate(all="ignore"):  # what overflows becomes infinite, and is reported as such
+    with np.errstate(all="ignore"):  # what overflows becomes infinite, which is looked for later
         for first in range(0, source.size, CHUNK):
             part = source[first : first + CHUNK].astype(np.float64)
             if slope != 1:

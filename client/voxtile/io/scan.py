@@ -15,9 +15,11 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from voxtile.errors import InputError
-from voxtile.io import formats, in_memory, nifti
+from voxtile.io import in_memory
 from voxtile.io.assemble import assemble, wanted
+from voxtile.io.formats import all as formats
 from voxtile.io.geometry import MONAI
+from voxtile.io.given import NOTHING_GIVEN, Given
 from voxtile.io.in_memory import AffineImage, SimpleItkImage
 from voxtile.io.stored import Admit, Stored
 from voxtile.io.volume import Volume
@@ -25,7 +27,7 @@ from voxtile.io.volume import Volume
 ScanItem = str | os.PathLike[str] | bytes | AffineImage | SimpleItkImage | tuple[NDArray[Any], ArrayLike]
 """One source of a scan:
 
-- a path of a NIfTI file, or the bytes of one, gzip-compressed or not;
+- a path of a file of any format in `voxtile.io.formats`, or the bytes of one;
 - a nibabel image or a SimpleITK image;
 - MONAI's MetaTensor [channel, i, j, k], or [i, j, k];
 - an array [i, j, k], or [i, j, k, channel], with its affine [4, 4] from voxel to RAS millimetres.
@@ -36,7 +38,11 @@ ScanInput = ScanItem | Sequence[ScanItem] | Volume
 
 
 def open_scan(
-    image: ScanInput, channel_names: Sequence[str], reader: str = MONAI, max_bytes: int | None = None
+    image: ScanInput,
+    channel_names: Sequence[str],
+    reader: str = MONAI,
+    max_bytes: int | None = None,
+    given: Given = NOTHING_GIVEN,
 ) -> Volume:
     """Opens a scan as a Volume.
 
@@ -45,6 +51,7 @@ def open_scan(
         channel_names: the model's channels, by name.
         reader: the model's own reader of files, whose rule says which header fields count; see `voxtile.io.geometry`.
         max_bytes: limit for what reading takes; None for the machine's own memory.
+        given: what is said of the scan beside what its files say.
 
     Raises:
         InputError: in one line, for whatever is not a scan of so many channels on one grid.
@@ -59,7 +66,7 @@ def open_scan(
     if len(names) not in (1, len(channel_names)):
         raise InputError(f"expected {wanted(channel_names)}, found {len(names)}: {', '.join(names)}")
     sources = [(name, partial(_read, item, name)) for name, item in zip(names, items, strict=True)]
-    return assemble(sources, channel_names, reader, max_bytes)
+    return assemble(sources, channel_names, reader, max_bytes, given)
 
 
 def files_of(image: ScanInput) -> list[Path]:
@@ -96,7 +103,7 @@ def _read(item: Any, name: str, admit: Admit) -> Stored:
     if isinstance(item, (str, os.PathLike)):
         return formats.read_file(Path(item), admit)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return nifti.read_nifti_bytes(bytes(item), name, admit)
+        return formats.read_bytes(bytes(item), name, admit)
     if _is_array_with_affine(item):
         array, affine = item
         return in_memory.read_array(array, affine, name)

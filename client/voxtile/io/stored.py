@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
+from voxtile.io.geometry import Triple
 
 
 @dataclass(frozen=True, eq=False)
@@ -27,6 +28,11 @@ class Stored:
         affine: [4, 4] float64, voxel (i, j, k) to RAS millimetres, where the source states it itself; None where it is
             for the model's reader to take it from `header`.
         warnings: what is odd about the source, in words; without its name.
+        spacing: millimetres between neighbours along i, j, k as the source states them beside `affine`, to the bit;
+            None where it does not.
+        missing: what the source does not say, of "orientation" and "spacing"; `affine` then holds no more than a guess.
+        native: the source's geometry in the words of its own format, which a mask in the same format repeats; None
+            where `header` holds it.
     """
 
     raw: NDArray[Any]
@@ -35,6 +41,9 @@ class Stored:
     header: Any
     affine: NDArray[np.float64] | None
     warnings: tuple[str, ...] = ()
+    spacing: Triple | None = None
+    missing: tuple[str, ...] = ()
+    native: Any = None
 
 
 PREPARED_MARK = "voxtile prepared "
@@ -61,6 +70,10 @@ def refuse_prepared(header: Any, name: str) -> None:
     """
     if bytes(header["descrip"].item()).startswith(PREPARED_MARK.encode()):
         raise InputError(f"{name}: expected a scan, found a file of `voxtile prepare`; name the scan it was made from")
+
+
+HEADER_ERRORS = (ValueError, OverflowError, ArithmeticError, LookupError, TypeError, AssertionError)
+"""What nibabel and NumPy raise on impossible header fields; nibabel's own errors come on top."""
 
 
 def check_real(dtype: np.dtype[Any], name: str) -> None:

@@ -31,6 +31,9 @@ class Volume:
             rounds grid sizes by. They can contradict the affine. None for the affine's own.
         unit: millimetres that one unit of `affine` stands for by the header; 1 where the reader converts it.
         warnings: what the header contradicts itself in, and what counted, in words; without a file's name.
+        native: the geometry of the first source in the words of its own format, which a mask in that format repeats;
+            None where `header` holds it. Only the format itself knows what it is.
+        changes: what was done to values of voxels, in words.
     """
 
     data: NDArray[Any]
@@ -40,6 +43,8 @@ class Volume:
     reader_spacing: Triple | None = None
     unit: float = 1.0
     warnings: tuple[str, ...] = ()
+    native: Any = None
+    changes: tuple[str, ...] = ()
 
     @property
     def shape(self) -> tuple[int, int, int]:

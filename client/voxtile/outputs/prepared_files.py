@@ -19,7 +19,7 @@ from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 from voxtile.errors import ModelError
 from voxtile.io.atomic import check_writable
 from voxtile.io.stored import PREPARED_MARK
-from voxtile.io.writing import SUFFIXES, check_mask_name, write_images
+from voxtile.io.writing import NIFTI_SUFFIXES, check_nifti_name, write_images
 
 DIGITS = 32
 """Digits of the checksum that are written: a NIfTI header's description holds 79 characters."""
@@ -81,11 +81,11 @@ def files_of(path: str | Path, channels: int) -> list[Path]:
     Raises:
         OutputError: `path` is not the name of a NIfTI file.
     """
-    check_mask_name(path)
+    check_nifti_name(path)
     path = Path(path)
     if channels == 1:
         return [path]
-    ending = next(suffix for suffix in sorted(SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix))
+    ending = next(suffix for suffix in sorted(NIFTI_SUFFIXES, key=len, reverse=True) if path.name.endswith(suffix))
     stem = path.name.removesuffix(ending)
     return [path.with_name(f"{stem}_{channel:04d}{ending}") for channel in range(channels)]
 

@@ -22,6 +22,7 @@ def batch(
     outputs: Annotated[Path, typer.Argument(metavar="OUT_DIR", help="The folder for masks and the summary.")],
     model: options.Model,
     server: options.ServerOptions,
+    scan: options.ScanOptions,
     method: options.MethodOptions,
     transfer: options.TransferOptions,
     beside: OutputFlags,
@@ -33,7 +34,8 @@ def batch(
     """
     wanted = wanted_of(beside)
     with errors_for_the_user():
-        chosen = options.library_options(server, method, transfer, keep_scores=any(one.needs_scores for one in wanted))
+        keep_scores = any(one.needs_scores for one in wanted)
+        chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         with Segmenter(server.url, model, chosen) as segmenter, progress_bar("scans", quiet) as progress:
 
             def on_result(outcome: Outcome, number: int, total: int) -> None:

@@ -14,8 +14,9 @@ from voxtile.cli.console import errors_for_the_user, progress_bar, write_out
 from voxtile.cli.output_options import OutputFiles, files_of
 from voxtile.errors import OutputError, in_one_line
 from voxtile.io.atomic import check_writable
+from voxtile.io.formats.all import all_files, files_to_write
 from voxtile.io.same_file import check_outputs_apart
-from voxtile.io.writing import check_mask_name, write_image
+from voxtile.io.writing import write_image
 from voxtile.outputs.base import Output
 from voxtile.outputs.report import Report, Stopwatch, write_text
 from voxtile.segmenter import Segmenter
@@ -26,9 +27,12 @@ REPORT_SUFFIX = ".json"
 
 def segment(
     scans: options.Scans,
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="MASK", help="The mask, .nii or .nii.gz.")],
+    output: Annotated[
+        Path, typer.Option("--output", "-o", metavar="MASK", help="The mask: .nii.gz, .nii, .nrrd, .mha, .mgz, ….")
+    ],
     model: options.Model,
     server: options.ServerOptions,
+    scan: options.ScanOptions,
     method: options.MethodOptions,
     transfer: options.TransferOptions,
     beside: OutputFiles,
@@ -45,7 +49,7 @@ def segment(
     files = files_of(beside)
     with errors_for_the_user():
         keep_scores = any(one.needs_scores for one, _ in files)
-        chosen = options.library_options(server, method, transfer, keep_scores=keep_scores)
+        chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         _check_outputs(scans, output, files, report_file)
         with Segmenter(server.url, model, chosen) as segmenter:
             for one, _ in files:
@@ -55,7 +59,9 @@ def segment(
                 segmentation = segmenter.run(loaded, progress)
         watch = Stopwatch(segmentation.report.seconds)
         with watch.step("write"):
-            write_image(segmentation.mask, output)  # first: no failure of another output may cost the mask
+            write_image(
+                segmentation.mask, output, loaded.volume
+            )  # first: no failure of another output may cost the mask
             result = segmenter.result(loaded, segmentation)
             failures = _failures(partial(one.save, result, file) for one, file in files)
         report = segmentation.report.model_copy(update={"seconds": watch.stop()})
@@ -68,13 +74,13 @@ def _check_outputs(
     scans: Sequence[Path], output: Path, files: Sequence[tuple[Output, Path]], report_file: Path | None
 ) -> None:
     """Checks every output's name, place and identity. Raises OutputError."""
-    check_mask_name(output)
+    masks = files_to_write(output)
     if report_file is not None and report_file.suffix != REPORT_SUFFIX:
         raise OutputError(f"{report_file}: expected a name that ends in {REPORT_SUFFIX}, or -, for --json")
-    written = [("the mask", output)]
+    written = [("the mask", file) for file in masks]
     written += [(f"the file of --{one.name}", each) for one, file in files for each in one.files(file)]
     written += [("the report", report_file)] if report_file is not None else []
-    check_outputs_apart(scans, written)
+    check_outputs_apart([file for scan in scans for file in all_files(scan)], written)
     for _, path in written:
         check_writable(path)
 
