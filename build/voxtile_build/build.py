@@ -40,7 +40,8 @@ from voxtile_build.repository.config import (
 from voxtile_build.repository.entries import entry_name
 from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
-from voxtile_build.repository.names import check_names, entries_of
+from voxtile_build.repository.model_set import ModelSet, write_set
+from voxtile_build.repository.names import check_names, replaced_entries
 from voxtile_build.repository.publishing import publish, staging
 from voxtile_build.spec.spec import Spec, check_done
 
@@ -90,22 +91,32 @@ def build(
 
 
 def build_models(
-    models: Sequence[Model], repository: Path, *, engines: Sequence[str] | None = None, step: Step = silent
+    models: Sequence[Model],
+    repository: Path,
+    *,
+    engines: Sequence[str] | None = None,
+    step: Step = silent,
+    model_set: ModelSet | None = None,
 ) -> tuple[Published, ...]:
     """Build several public models into `repository`; all of their entries appear, or none.
 
     Consecutive models with the same `Fold.load` share export and reference if their specs allow it: they may differ in
-    precision, for example. Arguments and errors are those of `build`. The last model's public entry appears last.
+    precision, for example. Arguments and errors are those of `build`. The last model's public entry appears
+    last, and after it that of `model_set`, which some of the models make together.
     """
     for model in models:
         check_done(model.spec)
-    check_names(models, repository)  # before anything is written
+    sets = (model_set,) if model_set else ()
+    public = [*(model.spec.name for model in models), *(one.name for one in sets)]
+    check_names(models, repository, [one.name for one in sets])  # before anything is written
     with staging(repository) as staged:
-        check_names(models, repository)  # again: now no other build can take a name
+        check_names(models, repository, [one.name for one in sets])  # again: now no other build can take a name
         prepare = Preparer(staged, step)
         built = tuple(_build_model(model, engines, staged, prepare, step) for model in models)
+        built += tuple(_build_set(one, built, staged) for one in sets)
         names = [name for published in built for name in published.entries]
-        obsolete = [name for model in models for name in entries_of(model.spec.name, repository) if name not in names]
+        replaced = dict.fromkeys(name for one in public for name in replaced_entries(one, repository))
+        obsolete = [name for name in replaced if name not in names]
         with step("publish"):
             publish(staged, repository, names, obsolete, [one.card.name for one in built if _is_other(one, repository)])
     return built
@@ -150,6 +161,11 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
     lines = tuple(line for one in built for line in one.graph_lines)
     return Published((*entries, spec.name), card, warnings, lines, refused)
+
+
+def _build_set(one: ModelSet, built: Sequence[Published], staged: Path) -> Published:
+    """The entry of a set whose models are under `staged`."""
+    return Published((one.name,), write_set(one, {published.card.name: published.card for published in built}, staged))
 
 
 def _none_left(refused: Mapping[str, BuildError]) -> BuildError:

@@ -47,6 +47,7 @@ class MemoryEstimate:
         servers: the number of servers.
         keep_scores: whether scores on the scan's own grid are kept.
         searched: whether empty tiles are searched for beforehand.
+        held_bytes: what is held beside the scan meanwhile.
     """
 
     volume: Volume
@@ -56,6 +57,7 @@ class MemoryEstimate:
     servers: int
     keep_scores: bool
     searched: bool
+    held_bytes: int = 0
 
     def components(self, schedule: Schedule) -> dict[str, int]:
         """Returns the bytes of every large buffer under `schedule`, by name."""
@@ -70,6 +72,7 @@ class MemoryEstimate:
         searching = empty_tiles_bytes(self.plan) if self.searched else 0
         return {
             "the scan": self.volume.nbytes,
+            **({"the scan as it was read, and the mask": self.held_bytes} if self.held_bytes else {}),
             "the prepared scan": self.prepared.own_bytes,
             "the list of tiles": TILE_OBJECT_BYTES * len(self.plan),
             **working,

@@ -23,6 +23,7 @@ SCHEMA_VERSION = 1
 """Increased when a client of the older version would misread a card; an added optional field does not increase it."""
 
 PositiveInt = Annotated[int, Field(gt=0)]
+LabelValue = Annotated[int, Field(ge=0, le=65535)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -277,6 +278,62 @@ class Provenance(_Part):
     versions: dict[str, str] = {}
 
 
+class PartModel(_Part):
+    """One of the models of a set.
+
+    Attributes:
+        model: Its public name.
+        weights_sha256: The digest of its weights; a model that was built anew without the set has others.
+        labels: What each of its labels is in the mask; every other one is background.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    weights_sha256: str
+    labels: Annotated[dict[LabelValue, LabelValue], Field(min_length=1)]
+
+
+class CleaningStep(_Part):
+    """Removes components of labels from a mask on the common grid.
+
+    Attributes:
+        labels: The values of the labels, each by itself.
+        at_most_mm3: Components up to this volume are removed; None for all but the largest one.
+    """
+
+    labels: Annotated[tuple[LabelValue, ...], Field(min_length=1)]
+    at_most_mm3: PositiveFloat | None = None
+
+
+class Crop(_Part):
+    """The part of a scan that a set looks at, found by another model.
+
+    Attributes:
+        model: Its public name.
+        labels: The values of the labels that are looked for.
+        margin_mm: Millimetres that are kept around them, along each axis of the scan.
+    """
+
+    model: Annotated[str, Field(min_length=1)]
+    labels: Annotated[tuple[LabelValue, ...], Field(min_length=1)]
+    margin_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)]
+
+
+class Parts(_Part):
+    """Several models that make one mask together, on a common grid of the card's orientation and spacing.
+
+    Attributes:
+        models: In the order in which they are painted into the mask: a later one covers an earlier one.
+        order: The order of the splines that bring a scan to the common grid.
+        cleaning: What is done to the mask on the common grid, in order.
+        crop: Where in a scan they look; None for all of it.
+    """
+
+    models: Annotated[tuple[PartModel, ...], Field(min_length=1)]
+    order: Annotated[int, Field(ge=0, le=5)] = 1
+    cleaning: tuple[CleaningStep, ...] = ()
+    crop: Crop | None = None
+
+
 class Card(_Part):
     """A model's card. Spatial axes are in the order of `orientation`; with `nnunet` in nnU-Net's own (z, y, x).
 
@@ -307,6 +364,7 @@ class Card(_Part):
         mirror_axes: The spatial axes of a tile that test-time augmentation flips.
         background: Where no label can be; None where the model has no such rule.
         nnunet: What only nnU-Net's chain needs; None for MONAI's chain.
+        parts: The models of a set, which has no network of its own: tiles are those of its models. None for any other.
         engine: The engine behind the public name.
         certificates: The certificate of each engine, by the engine's name.
         provenance: Where the model comes from.
@@ -333,6 +391,7 @@ class Card(_Part):
     mirror_axes: tuple[Literal[0, 1, 2], ...] = ()
     background: BackgroundRule | None = None
     nnunet: dict[str, Any] | None = None
+    parts: Parts | None = None
     engine: str
     certificates: dict[str, Certificate]
     provenance: Provenance
@@ -389,9 +448,18 @@ class Card(_Part):
             if key in plan and plan[key] is not None and not isinstance(plan[key], kinds):
                 raise ValueError(f"nnunet.{key}: expected {kinds[0].__name__}, found {plan[key]!r}")
         self._check_chains()
+        self._check_parts()
         if any(axis >= len(self.roi_size) for axis in self.mirror_axes):
             raise ValueError(f"mirror_axes {self.mirror_axes} name an axis that roi_size {self.roi_size} lacks")
         return self
+
+    def _check_parts(self) -> None:
+        values = {label.value for label in self.labels}
+        for part in self.parts.models if self.parts else ():
+            if not values >= set(part.labels.values()):
+                raise ValueError(
+                    f"parts: {part.model} paints values that are no labels: {sorted(part.labels.values())}"
+                )
 
     def _check_chains(self) -> None:
         if self.preprocessing is not None and (self.orientation is not None or self.spacing is not None):

@@ -79,6 +79,7 @@ class Job:
         prepared: the scan on the model's grid.
         loading: the seconds that reading and preparing took.
         cancellation: stops the work.
+        held_bytes: what is held beside the scan meanwhile, for the limit of memory.
 
     Raises:
         MemoryLimitError: the scan cannot be segmented within the memory allowed.
@@ -95,6 +96,7 @@ class Job:
         prepared: PreparedScan,
         loading: Seconds,
         cancellation: Cancellation,
+        held_bytes: int = 0,
     ) -> None:
         self._transport = transport
         self._card: Card = transport.model.card
@@ -103,6 +105,7 @@ class Job:
         self._volume = volume
         self._prepared = prepared
         self._cancellation = cancellation
+        self._held_bytes = held_bytes
         self._watch = Stopwatch(loading)
         self._traffic = Traffic()
         grid = prepared.data.shape[1:]
@@ -215,6 +218,7 @@ class Job:
             servers=len(self._transport.servers),
             keep_scores=self._options.keep_scores,
             searched=self._options.skip_empty,
+            held_bytes=self._held_bytes,
         )
 
     def _fitting_schedule(self) -> Schedule:

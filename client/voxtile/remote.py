@@ -68,6 +68,7 @@ class RemoteNetwork:
         self.transport: Transport = transport or connect_transport(url, model, connection, retry_policy)
         self.in_flight = in_flight
         try:
+            self._check_network()
             self._statistics = self._checked_statistics(statistics)
         except InputError:
             self.close()
@@ -77,6 +78,11 @@ class RemoteNetwork:
     def card(self) -> Card:
         """The model's card."""
         return self.transport.model.card
+
+    def _check_network(self) -> None:
+        if self.card.parts:
+            names = ", ".join(part.model for part in self.card.parts.models)
+            raise InputError(f"model {self.card.name!r} is a set of models; give one of its networks: {names}")
 
     def __call__(self, x: Any) -> Any:
         values = _to_numpy(x)

@@ -14,10 +14,14 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.budget import left_for_preparing, left_for_reading
-from voxtile.card import Card
+from voxtile.card import Card, Parts
 from voxtile.chains.base import PreparedScan
+from voxtile.chains.parts.cleaning import clean
+from voxtile.chains.parts.common_grid import CommonGrid, common_grid
+from voxtile.chains.parts.cropping import Box, box_around, cut, put_back
+from voxtile.chains.parts.painting import empty_mask, paint
 from voxtile.chains.prepare import check_installed, prepare_scan, reader_of
-from voxtile.errors import InputError
+from voxtile.errors import InputError, ModelError
 from voxtile.io.channel_numbers import check_numbers_as_given
 from voxtile.io.scan import ScanInput, files_of, open_scan
 from voxtile.io.volume import Volume
@@ -26,6 +30,7 @@ from voxtile.job import Cancellation, Job, Progress
 from voxtile.options import Options, changes_in_words, chosen_tiling
 from voxtile.outputs.base import Result
 from voxtile.outputs.report import Report, Seconds, Stopwatch
+from voxtile.outputs.set_report import set_report
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
 
@@ -39,13 +44,17 @@ class LoadedScan:
 
     Attributes:
         volume: the scan.
-        prepared: the scan on the model's grid.
+        prepared: the scan on the model's grid; None for a set of models, each of which has its own.
         seconds: the seconds that reading and preparing took.
+        common: for a set, the scan on its common grid; None where what the set looks at is not in the scan.
+        box: the part of the scan that a set looks at; None for all of it.
     """
 
     volume: Volume
-    prepared: PreparedScan
+    prepared: PreparedScan | None
     seconds: Seconds
+    common: CommonGrid | None = None
+    box: Box | None = None
 
 
 @dataclass(frozen=True)
@@ -79,6 +88,8 @@ class Segmenter:
         options: how to segment.
         transport: what to send tiles through, in place of `url` and `model`; closed with the Segmenter.
         previous: the first stage of a cascade, where `transport` leads to the second; closed with the Segmenter.
+        parts: the models of a set, in its order, where `transport` leads to the set; closed with the Segmenter.
+        crop: the model that finds what a set looks at, where `transport` leads to the set; closed with the Segmenter.
         **changes: fields of `options` to replace, such as overlap=0.25.
 
     Raises:
@@ -96,10 +107,14 @@ class Segmenter:
         *,
         transport: Transport | None = None,
         previous: Segmenter | None = None,
+        parts: Sequence[Segmenter] = (),
+        crop: Segmenter | None = None,
         **changes: Any,
     ) -> None:
         self.options = replace(options or Options(), **changes)
         self.previous = previous
+        self.parts = tuple(parts)
+        self.crop = crop
         connection, policy = self.options.connection, self.options.retry_policy
         self.transport: Transport = transport or connect_transport(url, model, connection, policy)
         try:
@@ -108,6 +123,8 @@ class Segmenter:
             self.changes = changes_in_words(self.card, self.options)
             if self.card.previous_stage and self.previous is None:
                 self.previous = self._first_stage_segmenter(url, self.card.previous_stage)
+            if self.card.parts:
+                self._connect_parts(url, self.card.parts)
         except BaseException:
             self.close()
             raise
@@ -178,8 +195,9 @@ class Segmenter:
     def close(self) -> None:
         """Ends all connections."""
         self.transport.close()
-        if self.previous:
-            self.previous.close()
+        for other in (self.previous, self.crop, *self.parts):
+            if other:
+                other.close()
 
     def __enter__(self) -> Segmenter:
         return self
@@ -196,6 +214,11 @@ class Segmenter:
         with watch.step("read"):
             most = left_for_reading(self.options.max_ram_bytes)
             volume = open_scan(image, self.card.input_channels, reader_of(self.card), most, self.options.given)
+        return self._prepare(volume, watch, cancellation)
+
+    def _prepare(self, volume: Volume, watch: Stopwatch, cancellation: Cancellation) -> LoadedScan:
+        if self.card.parts:
+            return self._load_set(volume, self.card.parts, watch, cancellation)
         with watch.step("infer"):
             labels = self._first_stage(volume, cancellation)
         cancellation.check()
@@ -204,8 +227,13 @@ class Segmenter:
             prepared = prepare_scan(volume, self.card, labels, self.options.postprocessing, left)
         return LoadedScan(volume, prepared, watch.stop())
 
-    def _run(self, loaded: LoadedScan, progress: Progress | None, cancellation: Cancellation) -> Segmentation:
+    def _run(
+        self, loaded: LoadedScan, progress: Progress | None, cancellation: Cancellation, held_bytes: int = 0
+    ) -> Segmentation:
         cancellation.check()
+        if self.card.parts:
+            return self._run_set(loaded, self.card.parts, progress, cancellation)
+        assert loaded.prepared is not None, "only a set's scans are not prepared when they are loaded"
         job = Job(
             self.transport,
             self.options,
@@ -215,6 +243,7 @@ class Segmenter:
             loaded.prepared,
             loaded.seconds,
             cancellation,
+            held_bytes,
         )
         labels = job.run(progress)
         return Segmentation(mask_image(labels, loaded.volume), labels, job.report(labels), job.scores)
@@ -237,3 +266,84 @@ class Segmenter:
         left = left_for_preparing(volume, self.options.max_ram_bytes)
         prepared = prepare_scan(volume, self.previous.card, postprocessing=False, max_bytes=left)
         return self.previous._run(LoadedScan(volume, prepared, Seconds()), None, cancellation).labels
+
+    # Sets of models ------------------------------------------------------------------------------------------
+
+    def _connect_parts(self, url: str | Sequence[str] | None, parts: Parts) -> None:
+        """Connects to the models of a set. Raises InputError where scores are asked for, which a set does not have."""
+        if self.options.keep_scores:
+            raise InputError(
+                f"model {self.card.name!r} is a set of models, which gives labels and no scores; ask one of them for "
+                f"its scores: {', '.join(part.model for part in parts.models)}"
+            )
+        if url is None and len(self.parts) != len(parts.models):
+            raise InputError(
+                f"model {self.card.name!r} is a set of {len(parts.models)} models: expected a Segmenter of each as "
+                f"`parts`, found {len(self.parts)}"
+            )
+        self.parts = self.parts or tuple(Segmenter(url, part.model, self.options) for part in parts.models)
+        for part, segmenter in zip(parts.models, self.parts, strict=True):
+            if segmenter.card.provenance.weights_sha256 != part.weights_sha256:
+                raise ModelError(
+                    f"model {self.card.name!r}: expected {part.model!r} as it was built for this set, found other "
+                    "weights; build the set again"
+                )
+        if parts.crop and self.crop is None:
+            self.crop = Segmenter(url, parts.crop.model, self.options)
+
+    def _load_set(self, volume: Volume, parts: Parts, watch: Stopwatch, cancellation: Cancellation) -> LoadedScan:
+        box = None
+        if parts.crop and self.crop:
+            with watch.step("infer"):
+                found = self.crop._run(self.crop._prepare(volume, Stopwatch(), cancellation), None, cancellation)
+            box = box_around(found.labels, parts.crop.labels, parts.crop.margin_mm, volume.affine)
+            if box is None:
+                return LoadedScan(volume, None, watch.stop())
+        cancellation.check()
+        with watch.step("prepare"):
+            left = left_for_preparing(volume, self.options.max_ram_bytes)
+            common = common_grid(cut(volume, box) if box else volume, self.card, left)
+        return LoadedScan(volume, None, watch.stop(), common, box)
+
+    def _run_set(
+        self, loaded: LoadedScan, parts: Parts, progress: Progress | None, cancellation: Cancellation
+    ) -> Segmentation:
+        """The mask of a set: one model after the other, each painted over those before."""
+        watch, volume, common = Stopwatch(loaded.seconds), loaded.volume, loaded.common
+        most = max(label.value for label in self.card.labels)
+        reports = []
+        if common is None:
+            labels = empty_mask(volume.shape, most)
+        else:
+            mask = empty_mask(common.volume.shape, most)
+            held = volume.nbytes + mask.nbytes
+            for number, (part, segmenter) in enumerate(zip(parts.models, self.parts, strict=True)):
+                done = segmenter._segment_part(
+                    common.volume, _share(progress, number, len(self.parts)), cancellation, held
+                )
+                watch.add(done.report.seconds)
+                reports.append(done.report)
+                paint(mask, done.labels, part.labels)
+            with watch.step("restore"):
+                clean(mask, parts.cleaning, common.volume.header_spacing)
+                labels = common.undo(mask)
+                labels = put_back(labels, loaded.box, volume.shape) if loaded.box else labels
+        report = set_report(self.transport.model, volume, labels, reports, watch.stop(), self.changes)
+        return Segmentation(mask_image(labels, volume), labels, report)
+
+    def _segment_part(
+        self, volume: Volume, progress: Progress | None, cancellation: Cancellation, held_bytes: int
+    ) -> Segmentation:
+        """The labels of one model of a set on the common grid. What nnU-Net learned to remove stays."""
+        cancellation.check()
+        watch = Stopwatch()
+        with watch.step("prepare"):
+            left = left_for_preparing(volume, self.options.max_ram_bytes)
+            left = None if left is None else max(left - held_bytes, 0)
+            prepared = prepare_scan(volume, self.card, postprocessing=False, max_bytes=left)
+        return self._run(LoadedScan(volume, prepared, watch.stop()), progress, cancellation, held_bytes)
+
+
+def _share(progress: Progress | None, number: int, parts: int) -> Progress | None:
+    """The progress of one of several models; those that are still to come are taken to have as many tiles."""
+    return None if progress is None else lambda done, total: progress(number * total + done, parts * total)

@@ -33,6 +33,9 @@ def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> 
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
+    if card.parts:
+        return tuple(line for part in card.parts.models for line in record_devices(part.model, repository, verdicts))
+    first = record_devices(card.previous_stage, repository, verdicts) if card.previous_stage else ()
     found = {engine: _new_device(card, engine, fold_names(config), verdicts) for engine in card.certificates}
     added = {engine: device for engine, device in found.items() if device}
     if added:
@@ -40,7 +43,7 @@ def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> 
         set_card(config, card.model_copy(update={"certificates": certificates}))
         with staging(repository):
             write_config(config, folder)
-    return tuple(
+    return first + tuple(
         f"{name}: its card says now that {engine} was verified on {device}; load the model again to see it"
         for engine, device in added.items()
     )

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtile.card import Card
+from voxtile.card import Card, PartModel
 from voxtile_build.arrays import Array, Runner
 from voxtile_build.certificate.archive import Stored, unpack
 from voxtile_build.certificate.entry_files import CertifiedEntry, read_entry
@@ -38,6 +38,7 @@ from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, warm_up_sizes
 from voxtile_build.repository.digests import are_certified
 from voxtile_build.repository.entries import entry_name, fold_names, mean_name
+from voxtile_build.repository.folds import aggregate_sha256
 
 
 @dataclass(frozen=True)
@@ -50,6 +51,8 @@ class Served:
 
 def verify(name: str, repository: Path, url: str | None = None, *, scans: bool = True) -> tuple[Verdict, ...]:
     """Verify every entry behind a public model: that of each engine and fold, and the one that averages folds.
+
+    A cascade's first stage and the models of a set are verified with it.
 
     Args:
         name: the public name.
@@ -69,11 +72,14 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
+    if card.parts:
+        found = [one for part in card.parts.models for one in verify(part.model, repository, url, scans=scans)]
+        return (*found, _verify_set(card, card.parts.models, repository))
+    verdicts = list(verify(card.previous_stage, repository, url, scans=scans)) if card.previous_stage else []
     folds = fold_names(config)
     served = None if url is None else Served(url, card)
     if served:
         require_server(served.url)
-    verdicts = []
     for engine, known in card.certificates.items():
         entries = [repository / entry_name(fold, engine) for fold in folds]
         faults = _digest_faults(entries, known.sha256)
@@ -94,6 +100,8 @@ def version_warnings(name: str, repository: Path) -> tuple[str, ...]:
     config = read_config(repository / name)
     card = get_card(config, repository / name)
     lines: list[str] = []
+    for part in card.parts.models if card.parts else ():
+        lines += version_warnings(part.model, repository)
     for entry in (entry_name(fold, engine) for fold in fold_names(config) for engine in card.certificates):
         with contextlib.suppress(VerificationError):  # `verify` reports it
             lines += _version_differences(read_entry(repository / entry).certificate["versions"])
@@ -114,6 +122,20 @@ def _digest_faults(entries: Sequence[Path], expected: str) -> tuple[str, ...]:
     return (
         f"expected the certificate that the model card names ({expected[:12]}…), found another; build the model again",
     )
+
+
+def _verify_set(card: Card, parts: Sequence[PartModel], repository: Path) -> Verdict:
+    """The entry of a set: its models must be those that it was built with, with the same certificates."""
+    faults = []
+    models = [get_card(read_config(repository / part.model), repository / part.model) for part in parts]
+    for part, model in zip(parts, models, strict=True):
+        if model.provenance.weights_sha256 != part.weights_sha256:
+            faults.append(f"{part.model}: expected the weights that the set was built with, found others")
+    for engine, known in card.certificates.items():
+        digests = [model.certificates[engine].sha256 for model in models if engine in model.certificates]
+        if len(digests) != len(models) or aggregate_sha256(digests) != known.sha256:
+            faults.append(f"{engine}: expected the certificates that the set was built with, found others")
+    return Verdict(card.name, tuple(f"{fault}; build the set again" for fault in faults))
 
 
 def _verify_engine(folder: Path, served: Served | None, scans: bool, faults: tuple[str, ...]) -> Verdict:

@@ -158,6 +158,30 @@ def nnunet(
 
 
 @app.command()
+def nnunet_set(
+    file: Annotated[Path, typer.Argument(metavar="SET.toml", help="Which trained models make one mask, and how.")],
+    name: NewName,
+    repository: Repository,
+    engines: Engines = None,
+    settings: Settings = None,
+    trainer_keeps_network: Annotated[
+        bool, typer.Option("--trainer-keeps-network", help="As for nnunet, for the trainers of all models.")
+    ] = False,
+) -> None:
+    """Import several trained nnU-Net models as one public model that gives one mask."""
+    from voxtile_build.build import build_models
+    from voxtile_build.importers.nnunet.part_set import part_set_of
+    from voxtile_build.importers.settings import read_settings
+
+    given = read_settings(settings) if settings else None
+    found = part_set_of(file, name, repository, settings=given, trainer_keeps_network=trainer_keeps_network)
+    built = build_models(found.models, repository, engines=split(engines), step=Steps(name), model_set=found.model_set)
+    for published in built:
+        announce(published)
+    raise typer.Exit(exit_code(built))
+
+
+@app.command()
 def bundle(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A MONAI bundle: a folder with configs/ and models/.")],
     name: NewName,

@@ -65,7 +65,7 @@ def _install(arguments: Sequence[str]) -> str:
         ]
     else:
         steps.append(f"pip install --quiet voxtile-build=={voxtile_build.__version__}")
-    if arguments[:1] == ["nnunet"]:
+    if arguments[:1] in (["nnunet"], ["nnunet-set"]):
         steps.append("pip install --quiet --no-deps dynamic-network-architectures==0.4.4")
     return " && ".join(steps)
 

@@ -50,7 +50,7 @@ def check_settings(settings: Mapping[str, Any], parts: Mapping[str, Sequence[str
 
 
 def refuse_scans(settings: Mapping[str, Any]) -> None:
-    """Refuse scans for a cascade: its two stages prepare a scan in two different ways.
+    """Refuse scans for a cascade or a set: each of its models prepares a scan in its own way.
 
     Raises:
         SourceError: names the key.
@@ -58,8 +58,8 @@ def refuse_scans(settings: Mapping[str, Any]) -> None:
     for section, key in SCANS.items():
         if isinstance(settings.get(section), Mapping) and key in settings[section]:
             raise SourceError(
-                f"settings: {section}.{key}: a cascade is certified and calibrated on a generated volume, because "
-                "its stages prepare a scan in two ways; leave the key out"
+                f"settings: {section}.{key}: a cascade or a set is certified and calibrated on a generated volume, "
+                "because its models prepare a scan in several ways; leave the key out"
             )
 
 

@@ -105,6 +105,9 @@ def profile(name: str, repository: Path, *, runs: int = RUNS, batch: int = 1) ->
     """
     config = read_config(repository / name)
     card = get_card(config, repository / name)
+    if card.parts:
+        names = ", ".join(part.model for part in card.parts.models)
+        raise RepositoryError(f"{repository / name}: expected a model of one network, found a set; give one of {names}")
     _check(config, runs, batch)
     folds = fold_names(config)
     profiles, skipped = [], {}

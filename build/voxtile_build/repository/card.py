@@ -82,6 +82,8 @@ def card_text(content: Card) -> str:
     fields = content.model_dump()
     if content.multiple is None:
         del fields["multiple"]
+    if content.parts is None:
+        del fields["parts"]
     if content.region_order is None:
         del fields["region_order"]
     if content.output.activation == "none":
@@ -96,8 +98,11 @@ def card_text(content: Card) -> str:
 
 
 def set_card(config: pb.ModelConfig, content: Card) -> None:
-    """Put the card into a public config, and point the step of every fold at the engine that the card names."""
-    for step in config.ensemble_scheduling.step:
+    """Put the card into a public config, and point the step of every fold at the engine that the card names.
+
+    The steps of a set are public models, which name their engines themselves.
+    """
+    for step in config.ensemble_scheduling.step if content.parts is None else ():
         if step.model_name != mean_name(config.name):
             _point(step, find_engine(content.engine))
     config.parameters[PARAMETER].string_value = card_text(content)

@@ -5,17 +5,22 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from tritonclient.grpc import model_config_pb2 as pb
+
 from voxtile.card import Card
 from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.digests import are_certified, certificate_digests
 from voxtile_build.repository.entries import entry_name, fold_names
+from voxtile_build.repository.model_set import set_names
 from voxtile_build.repository.publishing import staging
 
 
 def set_default_engine(name: str, engine: str, repository: Path) -> Card:
-    """Let the public entry `name` stand for another of its engines, in one step; returns the new card.
+    """Let the public entry `name` stand for another of its engines; returns the new card.
+
+    One entry changes in one step. Of a set, all models change one after the other, and the set's own card last.
 
     Raises:
         RepositoryError: the entry or the engine does not exist, or the engine's certificate is not the one that the
@@ -23,19 +28,27 @@ def set_default_engine(name: str, engine: str, repository: Path) -> Card:
     """
     read_config(repository / name)  # before the repository is made, which a wrong path would name
     with staging(repository):
-        folder = repository / name
-        config = read_config(folder)
-        card = get_card(config, folder)
-        if engine not in card.certificates:
-            known = ", ".join(card.certificates)
-            raise RepositoryError(f"{folder}: expected one of its engines {known}, found {engine!r}")
-        _check_certificates(
-            [repository / entry_name(fold, engine) for fold in fold_names(config)], card.certificates[engine].sha256
-        )
-        changed = card.model_copy(update={"engine": engine})
-        set_card(config, changed)
-        write_config(config, folder)
-    return changed
+        models = set_names(read_config(repository / name))
+        changes = [
+            _changed(one, engine, repository) for one in (*models, name)
+        ]  # all are checked before one is written
+        for one, (config, card) in zip((*models, name), changes, strict=True):
+            set_card(config, card)
+            write_config(config, repository / one)
+    return changes[-1][1]
+
+
+def _changed(name: str, engine: str, repository: Path) -> tuple[pb.ModelConfig, Card]:
+    folder = repository / name
+    config = read_config(folder)
+    card = get_card(config, folder)
+    if engine not in card.certificates:
+        known = ", ".join(card.certificates)
+        raise RepositoryError(f"{folder}: expected one of its engines {known}, found {engine!r}")
+    if not set_names(config):
+        entries = [repository / entry_name(fold, engine) for fold in fold_names(config)]
+        _check_certificates(entries, card.certificates[engine].sha256)
+    return config, card.model_copy(update={"engine": engine})
 
 
 def _check_certificates(entries: Sequence[Path], expected: str) -> None:

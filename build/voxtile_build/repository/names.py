@@ -10,28 +10,30 @@ from voxtile_build.errors import RepositoryError, SpecError
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_name
 from voxtile_build.repository.folds import Model
+from voxtile_build.repository.model_set import set_names
 from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.name import checked_name
 
 
-def check_names(models: Sequence[Model], repository: Path) -> None:
+def check_names(models: Sequence[Model], repository: Path, sets: Sequence[str] = ()) -> None:
     """Refuse names that would collide.
 
     Args:
         models: those of one build; they replace the models of the same public names in `repository`.
         repository: the model repository.
+        sets: public names of sets of the same build.
 
     Raises:
         SpecError: a public name looks like that of an inner entry, or an entry of this name belongs to another model.
     """
-    taken = dict(_taken(repository, {model.spec.name for model in models}))
-    for model in models:
-        name = model.spec.name
+    taken = dict(_taken(repository, {*(model.spec.name for model in models), *sets}))
+    new = [(model.spec.name, [fold.name for fold in model.folds]) for model in models]
+    for name, folds in (*new, *((one, [one]) for one in sets)):
         try:
             checked_name(name)
         except ValueError as error:
             raise SpecError(f"{name}: name: {error}") from None
-        for entry in (name, *inner_names(name, [fold.name for fold in model.folds])):
+        for entry in (name, *inner_names(name, folds)):
             if entry in taken:
                 raise SpecError(
                     f"{name}: name: expected names that no other model has, but {entry!r} belongs to {taken[entry]!r}; "
@@ -54,6 +56,15 @@ def entries_of(name: str, repository: Path) -> tuple[str, ...]:
     ):  # the entry does not exist yet, or cannot be read: then only its own name is known
         folds = fold_names(read_config(repository / name))
     return inner_names(name, folds)
+
+
+def replaced_entries(name: str, repository: Path) -> tuple[str, ...]:
+    """Every entry that goes when another model or set is published under a name: of a set also its models'."""
+    models: tuple[str, ...] = ()
+    with contextlib.suppress(RepositoryError):
+        models = set_names(read_config(repository / name))
+    of_models = (entry for model in models for entry in (model, *entries_of(model, repository)))
+    return (*entries_of(name, repository), *of_models)
 
 
 def _taken(repository: Path, without: set[str]) -> Iterator[tuple[str, str]]:

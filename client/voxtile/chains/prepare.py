@@ -10,7 +10,7 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
 from voxtile.extras import require
-from voxtile.io.geometry import MONAI, SIMPLEITK
+from voxtile.io.geometry import MONAI, NIBABEL, SIMPLEITK
 from voxtile.io.volume import Volume
 
 
@@ -20,12 +20,14 @@ def check_installed(card: Card) -> None:
     Raises:
         MissingExtraError: an optional dependency is missing.
     """
-    if card.nnunet is not None:
+    if card.nnunet is not None or card.parts is not None:
         require("scipy", "nnunet", f"the nnU-Net model {card.name!r}")
 
 
 def reader_of(card: Card) -> str:
     """Returns the name of the reader that the model was trained with, whose rule says which header fields count."""
+    if card.parts is not None:
+        return NIBABEL  # as TotalSegmentator reads
     if card.nnunet is None:
         return MONAI
     return str(card.nnunet.get("image_reader_writer") or SIMPLEITK)

@@ -10,9 +10,12 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from voxtile.card import Card
+from voxtile.chains.parts.common_grid import common_grid
 from voxtile.chains.prepare import prepare_scan, reader_of
 from voxtile.errors import InputError, VoxtileError
 from voxtile.io.scan import open_scan
+from voxtile.io.volume import Volume
 from voxtile.machine_memory import MIB
 from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.catalogue import list_models
@@ -53,6 +56,7 @@ def examine(
     if scans and not model:
         raise InputError(f"{scans[0]}: expected --model with a scan, which is examined for a model, found none")
     served: list[ServedModel] = []
+    behind: list[ServedModel] = []
     for url in urls:
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
             try:
@@ -60,13 +64,15 @@ def examine(
                 if model:
                     served.append(endpoint.model(model))
                     yield _model(served[-1], url)
+                    behind = [endpoint.model(name) for name in _models_behind(served[-1].card)]
+                    yield from (_model(one, url) for one in behind)
                     yield _shared_memory(endpoint, url)
             except VoxtileError as error:
                 yield Finding(url, False, str(error))
     if len({one.card_text for one in served}) > 1:
         yield Finding("servers", False, f"they serve different builds of {model!r}; give every server the same one")
     if scans and served:
-        yield from _scan(scans, served[0])
+        yield from _scan(scans, served[0], behind)
 
 
 def _server(endpoint: Endpoint) -> Iterator[Finding]:
@@ -92,22 +98,27 @@ def _model(model: ServedModel, url: str) -> Finding:
     )
 
 
+def _models_behind(card: Card) -> list[str]:
+    """The models that the client runs itself for this one: those of a set, and a cascade's first stage."""
+    parts = [part.model for part in card.parts.models] if card.parts else []
+    crop = [card.parts.crop.model] if card.parts and card.parts.crop else []
+    return [*crop, *parts, *([card.previous_stage] if card.previous_stage else [])]
+
+
 def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
     shared = endpoint.can_share_memory()
     detail = "tiles go through shared memory" if shared else "not shared with this machine; tiles go through gRPC"
     return Finding(f"memory of {url}", True, detail)
 
 
-def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
+def _scan(scans: Sequence[Path], model: ServedModel, behind: Sequence[ServedModel]) -> Iterator[Finding]:
     name = scans[0].name
     try:
         volume = open_scan(scans, model.card.input_channels, reader_of(model.card))
-        prepared = prepare_scan(volume, model.card)
+        shape, tiles = _prepared(volume, model.card, [one.card for one in behind])
     except VoxtileError as error:
         yield Finding(name, False, str(error))
         return
-    shape = prepared.data.shape[1:]
-    tiles = len(plan_tiles(shape, tile_shape(model.card, shape), model.card.tiling))
     spacing = " × ".join(f"{size:.3g}" for size in volume.spacing)
     grid = " × ".join(map(str, shape))
     yield Finding(
@@ -116,3 +127,15 @@ def _scan(scans: Sequence[Path], model: ServedModel) -> Iterator[Finding]:
         f"{' × '.join(map(str, volume.shape))} voxels of {spacing} mm, {volume.data.nbytes / MIB:.0f} MiB; "
         f"{grid} for the model, {tiles} tiles",
     )
+
+
+def _prepared(volume: Volume, card: Card, behind: Sequence[Card]) -> tuple[tuple[int, ...], int]:
+    """The grid of a model, and the number of its tiles; of a set, the common grid and the tiles of all its models.
+
+    Where another model finds what a set looks at, the whole scan is counted.
+    """
+    if card.parts is None:
+        shape = prepare_scan(volume, card).data.shape[1:]
+        return shape, len(plan_tiles(shape, tile_shape(card, shape), card.tiling))
+    common, parts = common_grid(volume, card).volume, {part.model for part in card.parts.models}
+    return common.shape, sum(_prepared(common, one, ())[1] for one in behind if one.name in parts)

@@ -26,14 +26,14 @@ class Result:
 
     Attributes:
         volume: the scan.
-        prepared: the scan on the model's grid.
+        prepared: the scan on the model's grid; None for a set of models.
         card: the model's card.
         labels: [i, j, k] the labels on the scan's own grid.
         scores: [score, i, j, k] float32 on the scan's own grid, where an output needs them.
     """
 
     volume: Volume
-    prepared: PreparedScan
+    prepared: PreparedScan | None
     card: Card
     labels: NDArray[Any]
     scores: NDArray[np.float32] | None = None

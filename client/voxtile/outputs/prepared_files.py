@@ -31,6 +31,11 @@ def preparation_of(card: Card) -> str:
     Raises:
         ModelError: voxtile-build takes no prepared scans for this model.
     """
+    if card.parts:
+        raise ModelError(
+            f"model {card.name!r} is a set of models, each of which prepares scans by itself; give one of them: "
+            f"{', '.join(part.model for part in card.parts.models)}"
+        )
     if card.nnunet is None:
         raise ModelError(
             f"model {card.name!r}: expected an nnU-Net model; voxtile-build prepares scans for any other by itself: "
@@ -59,7 +64,7 @@ def check_prepared_files(card: Card, path: Path) -> None:
         check_writable(file)
 
 
-def write_prepared_scan(prepared: PreparedScan, card: Card, path: Path) -> list[Path]:
+def write_prepared_scan(prepared: PreparedScan | None, card: Card, path: Path) -> list[Path]:
     """Writes a scan that was prepared for the nnU-Net model of `card`.
 
     Returns:

@@ -32,7 +32,7 @@ def check_nnunet(card: Card) -> None:
         )
 
 
-def write_probabilities(scores: NDArray[np.float32], prepared: PreparedScan, path: Path) -> None:
+def write_probabilities(scores: NDArray[np.float32], prepared: PreparedScan | None, path: Path) -> None:
     """Writes probabilities as nnU-Net does, and before them the properties of the scan; each file appears whole.
 
     Args:

@@ -85,6 +85,7 @@ class Report(BaseModel):
         batch: the number of tiles in a request, within the memory allowed.
         strips: the number of strips that the scan was worked through in; 1 for whole planes.
         tiles_sent_again: the number of tiles that were sent for more than one strip.
+        parts: of a set of models, the report of each that ran, on the common grid.
     """
 
     model: str
@@ -114,6 +115,7 @@ class Report(BaseModel):
     batch: int = 0
     strips: int = 1
     tiles_sent_again: int = 0
+    parts: list[Report] = []
 
 
 class Stopwatch:
@@ -139,6 +141,11 @@ class Stopwatch:
         finally:
             self._lap()
             self._running.pop()
+
+    def add(self, seconds: Seconds) -> None:
+        """Adds the steps of work that another watch has measured meanwhile; the total counts them already."""
+        for name, value in seconds.model_dump(exclude={"total"}).items():
+            setattr(self.seconds, name, getattr(self.seconds, name) + value)
 
     def _lap(self) -> None:
         """Gives the time since the last mark to the innermost step."""

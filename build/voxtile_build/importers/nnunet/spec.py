@@ -10,8 +10,8 @@ from voxtile_build.importers.nnunet.folder import ModelFolder
 from voxtile_build.importers.nnunet.labels import Labels
 from voxtile_build.spec.spec import Spec, parse_spec
 
-OVERLAP = 0.5
-"""nnU-Net's tile_step_size is 0.5; the overlap is 1 - tile_step_size."""
+TILE_STEP_SIZE = 0.5
+"""nnU-Net's own."""
 SIGMA_SCALE = 0.125
 """The standard deviation of nnU-Net's Gaussian is an eighth of the patch."""
 CONFIGURATION_KEYS = (
@@ -77,6 +77,7 @@ def spec_of(
     mirror_axes: Sequence[int],
     nnunet: Mapping[str, Any],
     settings: Mapping[str, Any],
+    tile_step_size: float = TILE_STEP_SIZE,
 ) -> Spec:
     """The spec of a model.
 
@@ -89,6 +90,7 @@ def spec_of(
         mirror_axes: spatial axes to mirror over.
         nnunet: the `nnunet` part of the card.
         settings: the tables [serving], [precision] and [acceptance].
+        tile_step_size: the step from tile to tile, as a share of the patch.
 
     Raises:
         SpecError: the settings are not valid.
@@ -115,7 +117,7 @@ def spec_of(
             "semantics": "nnunet",
             "roi_size": patch,
             "slice_axis": 0 if len(patch) == 2 else None,
-            "overlap": OVERLAP,
+            "overlap": round(1 - tile_step_size, 12),
             "mode": "gaussian",
             "sigma_scale": SIGMA_SCALE,
             "mirror_axes": list(mirror_axes),
