@@ -53,7 +53,7 @@ def write_set(one: ModelSet, cards: Mapping[str, Card], staged: Path) -> Card:
         staged: the folder of all entries.
 
     Raises:
-        SpecError: its models take different scans, or no engine was built for all of them.
+        SpecError: no engine was built for all of its models.
     """
     models = [cards[name] for name, _ in one.parts]
     card = _card(one, models)
@@ -72,12 +72,6 @@ def set_names(config: pb.ModelConfig) -> tuple[str, ...]:
 
 def _card(one: ModelSet, models: Sequence[Card]) -> Card:
     first = models[0]
-    for model in models:
-        if len(model.input_channels) != len(first.input_channels):
-            raise SpecError(
-                f"{one.name}: expected parts that take the same scans, found {first.name} with the channels "
-                f"{', '.join(first.input_channels)} and {model.name} with {', '.join(model.input_channels)}"
-            )
     engines = [engine for engine in first.certificates if all(engine in model.certificates for model in models)]
     if not engines:
         raise SpecError(f"{one.name}: expected an engine that all parts were built for, found none; choose --engines")

@@ -13,7 +13,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, ValidationError, model_validator
 
-from voxtile.card import CleaningStep, Crop, Label
+from voxtile.card import CleaningStep, Crop, Label, PositiveFloats
 from voxtile_build.errors import SourceError, SpecError
 from voxtile_build.importers.nnunet.models import CHECKPOINT, models_of
 from voxtile_build.importers.settings import refuse_scans
@@ -78,7 +78,7 @@ class SetFile(Table):
     """The whole file."""
 
     title: str = Field(default="", description="what the set does, in one line for people")
-    spacing: PositiveFloat | tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None = Field(
+    spacing: PositiveFloats | None = Field(
         default=None, description="millimetres between voxels of the common grid, one number or three along R, A, S"
     )
     order: Annotated[int, Field(ge=0, le=5)] = Field(default=1, description="order of the splines that resample a scan")
@@ -134,6 +134,7 @@ def part_set_of(
             trainer_keeps_network=trainer_keeps_network,
             tile_step_size=content.tile_step_size,
         )
+        _check_channels(models[0], models[-1], file)
         named.append((models[-1].spec.name, _named(models[-1], part, f"{file}: parts[{number}]")))
     values = _values(content, [names for _, names in named], file)
     model_set = ModelSet(
@@ -149,6 +150,22 @@ def part_set_of(
         crop=_crop(content.crop, repository, file),
     )
     return PartSet(tuple(models), model_set)
+
+
+def _check_channels(first: Model, other: Model, file: Path) -> None:
+    """Refuse parts that do not take the same files; what the channels are called does not matter."""
+    found = [_channels(model) for model in (first, other)]
+    if len(found[0]) != len(found[1]):
+        raise SourceError(
+            f"{file}: expected parts that take the same scans, found {first.spec.name} with the channels "
+            f"{', '.join(found[0])} and {other.spec.name} with {', '.join(found[1])}"
+        )
+
+
+def _channels(model: Model) -> tuple[str, ...]:
+    """The images that a model takes; a cascade makes further channels itself."""
+    channels = model.spec.input.channels
+    return channels[: len(channels) - len((model.spec.nnunet or {}).get("label_channels", ()))]
 
 
 def _read(file: Path, name: str) -> SetFile:
