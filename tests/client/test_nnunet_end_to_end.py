@@ -55,6 +55,13 @@ SCHEMES = (
 SETTINGS = {"serving": {"warm_up": False, "max_batch_size": 2, "threads": 1}}
 KEEP_LARGEST = [{"labels_or_regions": [1, 2]}, {"labels_or_regions": np.int64(2), "background_label": 0}]
 
+PRESET = network_architecture(3, "ResidualEncoderUNet", (4, 6, 8))
+PRESET["arch_kwargs"] |= {
+    "strides": [[1, 1, 1], [1, 2, 2], [2, 2, 2]],
+    "kernel_sizes": [[1, 3, 3], [3, 3, 3], [3, 3, 3]],
+    "n_blocks_per_stage": [1, 3, 4],
+}
+
 TRAININGS = {
     "plain": Training("3d_fullres", {"3d_fullres": FULL}, folds=(0, 1), mirror_axes=(0, 1, 2)),
     "turned": Training(
@@ -93,7 +100,12 @@ TRAININGS = {
         },
     ),
 }
-SEEDS = {"plain": 3, "turned": 1, "flat": 5, "regions": 2, "old": 4, "cascade": 6}
+TRAININGS["preset"] = Training(
+    "3d_lowres", {"3d_lowres": configuration((8, 16, 16), (3.2, 1.9, 1.9), architecture=PRESET)}
+)
+CHECKPOINTS = {"preset": "checkpoint_best.pth"}
+"""The file that is imported, where it is not checkpoint_final.pth."""
+SEEDS = {"preset": 8, "plain": 3, "turned": 1, "flat": 5, "regions": 2, "old": 4, "cascade": 6}
 
 
 @dataclass(frozen=True)
@@ -123,8 +135,12 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
             learned.mkdir()
             functions = [remove_all_but_largest_component_from_segmentation] * len(KEEP_LARGEST)
             (learned / "postprocessing.pkl").write_bytes(pickle.dumps((functions, KEEP_LARGEST)))
+        if name in CHECKPOINTS:
+            best = write_folder(root / "results" / "best", training, 9) / "fold_0" / "checkpoint_final.pth"
+            best.rename(folders[name] / "fold_0" / CHECKPOINTS[name])
         engines = ["openvino"] if name == "old" else ["onnxruntime"]
-        import_nnunet(folders[name], name, root / "models", engines=engines, settings=SETTINGS)
+        options = {"checkpoint": CHECKPOINTS[name]} if name in CHECKPOINTS else {}
+        import_nnunet(folders[name], name, root / "models", engines=engines, settings=SETTINGS, **options)
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, root / "models", server.grpc_url, root / "scans")
 
@@ -137,6 +153,7 @@ SCANS: list[Any] = [
     pytest.param("regions", (36, 30, 22), (1.1, 0.9, 1.6), "LPS", id="regions in an order, ResidualEncoderUNet"),
     pytest.param("old", (33, 28, 24), (1.0, 1.3, 1.1), "PIR", id="older plans, a reader that reorients"),
     pytest.param("cascade", (36, 32, 24), (1.1, 0.9, 1.7), "LPS", id="cascade"),
+    pytest.param("preset", (36, 33, 19), (1.1, 0.9, 2.9), "SPL", id="3d_lowres, a ResEnc preset, checkpoint_best"),
 ]
 
 
@@ -207,7 +224,7 @@ def predicted(served: Served, model: str, files: list[Path], folder: Path) -> tu
         lowres = served.folders[model].with_name("nnUNetTrainer__nnUNetPlans__3d_lowres")
         Oracle(lowres, training.folds).predict(files, previous)
     output = folder / "labels.nii.gz"
-    oracle = Oracle(served.folders[model], training.folds)
+    oracle = Oracle(served.folders[model], training.folds, CHECKPOINTS.get(model, "checkpoint_final.pth"))
     probabilities = oracle.predict(files, output, previous)
     image = nib.load(output)
     learned = served.folders[model] / "crossval_results_folds_all" / "postprocessing.pkl"

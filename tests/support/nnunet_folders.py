@@ -255,11 +255,11 @@ def single_precision() -> Iterator[None]:
 class Oracle:
     """nnUNetPredictor on the CPU over one trained folder."""
 
-    def __init__(self, folder: Path, folds: Sequence[int | str]) -> None:
+    def __init__(self, folder: Path, folds: Sequence[int | str], checkpoint: str = "checkpoint_final.pth") -> None:
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
             warnings.simplefilter("ignore")
             self.predictor = nnUNetPredictor(device=torch.device("cpu"), allow_tqdm=False)
-            self.predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), "checkpoint_final.pth")
+            self.predictor.initialize_from_trained_model_folder(str(folder), tuple(folds), checkpoint)
         self.io = self.predictor.plans_manager.image_reader_writer_class()
 
     def predict(self, files: Sequence[Path], output: Path, previous: Path | None = None) -> NDArray[np.float32]:

@@ -78,7 +78,10 @@ def check_trainer(name: str, where: str, *, keeps_network: bool) -> tuple[str, .
     if name in KEEPING:
         return ()
     if name in OTHER:
-        raise NetworkError(f"{where}: {name} of nnU-Net builds {OTHER[name]}, not the plan's network")
+        raise NetworkError(
+            f"{where}: {name} of nnU-Net builds {OTHER[name]}, not the plan's network; export that as .onnx, and "
+            "give that by network.file in a spec"
+        )
     if keeps_network:
         return (f"{name or 'a trainer without a name'} builds the plan's network: stated at import, not checked",)
     raise NetworkError(
