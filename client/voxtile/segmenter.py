@@ -335,12 +335,14 @@ class Segmenter:
         self, volume: Volume, progress: Progress | None, cancellation: Cancellation, held_bytes: int
     ) -> Segmentation:
         """The labels of one model of a set on the common grid. What nnU-Net learned to remove stays."""
-        cancellation.check()
         watch = Stopwatch()
+        with watch.step("infer"):
+            labels = self._first_stage(volume, cancellation)
+        cancellation.check()
         with watch.step("prepare"):
             left = left_for_preparing(volume, self.options.max_ram_bytes)
             left = None if left is None else max(left - held_bytes, 0)
-            prepared = prepare_scan(volume, self.card, postprocessing=False, max_bytes=left)
+            prepared = prepare_scan(volume, self.card, labels, False, left)
         return self._run(LoadedScan(volume, prepared, watch.stop()), progress, cancellation, held_bytes)
 
 

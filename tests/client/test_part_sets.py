@@ -35,9 +35,9 @@ def training(labels: dict[str, int], plan: dict[str, Any] = PLAN, **changes: Any
 
 RESIDUAL = {**PLAN, "architecture": network_architecture(3, "ResidualEncoderUNet")}
 TRAININGS = {
-    "organs": training({"spleen": 1, "kidney": 2, "liver": 3}),
+    "organs": training({"spleen": 1, "kidney": 2, "liver": 3}, mirror_axes=(0, 1, 2)),
     "bones": training({"sacrum": 1, "helper": 2, "rib": 3}, RESIDUAL),
-    "heart": training({"aorta": 1, "heart": 2}, reader="SimpleITKIO", mirror_axes=None),
+    "heart": training({"aorta": 1, "heart": 2}, reader="SimpleITKIO"),
     "coarse": training({"trunk": 1, "limbs": 2}, COARSE),
 }
 FINE = """

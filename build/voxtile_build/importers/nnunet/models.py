@@ -24,7 +24,7 @@ from voxtile_build.importers.nnunet.found import unfinished
 from voxtile_build.importers.nnunet.labels import Labels, channels_of, labels_of
 from voxtile_build.importers.nnunet.network import network_of
 from voxtile_build.importers.nnunet.postprocessing import read_steps
-from voxtile_build.importers.nnunet.spec import TILE_STEP_SIZE, check_names, plan_of, spec_of
+from voxtile_build.importers.nnunet.spec import Inference, check_names, plan_of, spec_of
 from voxtile_build.importers.nnunet.trainers import check_trainer
 from voxtile_build.importers.nnunet.zipped import is_zip, unpacked
 from voxtile_build.importers.settings import check_settings, refuse_scans
@@ -42,7 +42,7 @@ def models_of(
     configuration: str | None = None,
     settings: Mapping[str, Any] | None = None,
     trainer_keeps_network: bool = False,
-    tile_step_size: float = TILE_STEP_SIZE,
+    inference: Inference = Inference(),  # noqa: B008 - frozen
 ) -> tuple[Model, ...]:
     """The public models of a trained folder, ready to be built.
 
@@ -54,7 +54,7 @@ def models_of(
         configuration: which trained model, where `folder` holds several.
         settings: the tables [serving], [precision] and [acceptance] of a spec.
         trainer_keeps_network: the user's word that a trainer that is not known here builds the plan's network.
-        tile_step_size: nnU-Net's, the step from tile to tile as a share of the patch.
+        inference: how nnU-Net is to be run.
 
     Returns:
         One model; of a cascade its two stages in order, the first one with the name NAME_CONFIGURATION.
@@ -73,7 +73,7 @@ def models_of(
                 configuration=configuration,
                 settings=settings,
                 trainer_keeps_network=trainer_keeps_network,
-                tile_step_size=tile_step_size,
+                inference=inference,
             )
         return tuple(map(inside.later, models))
     opened = open_folder(folder, configuration)
@@ -81,7 +81,7 @@ def models_of(
     notes = check_trainer(checkpoints[0].trainer, str(checkpoints[0].path), keeps_network=trainer_keeps_network)
     stage = opened.configuration(checkpoints[0].configuration).get("previous_stage")
     if not stage:
-        return (_model(name, opened, checkpoints, settings or {}, None, notes, tile_step_size),)
+        return (_model(name, opened, checkpoints, settings or {}, None, notes, inference),)
     refuse_scans(settings or {})
     first = models_of(
         opened.stage(stage).path,
@@ -91,9 +91,9 @@ def models_of(
         configuration=stage,
         settings=settings,
         trainer_keeps_network=trainer_keeps_network,
-        tile_step_size=tile_step_size,
+        inference=inference,
     )
-    return (*first, _model(name, opened, checkpoints, settings or {}, first[-1], notes, tile_step_size))
+    return (*first, _model(name, opened, checkpoints, settings or {}, first[-1], notes, inference))
 
 
 def _checkpoints(
@@ -162,7 +162,7 @@ def _model(
     settings: Mapping[str, Any],
     previous: Model | None,
     notes: Sequence[str],
-    tile_step_size: float,
+    inference: Inference,
 ) -> Model:
     """The public model of one trained configuration."""
     configuration = folder.configuration(checkpoints[0].configuration)
@@ -190,8 +190,8 @@ def _model(
         NnunetModel.parse(nnunet)  # as the client will
     except ModelError as error:
         raise SourceError(f"{folder.plans_file}: {error}; take the file that nnU-Net wrote") from None
-    axes = checkpoints[0].mirror_axes
-    spec = spec_of(name, folder, configuration, channels, labels, axes, nnunet, settings, tile_step_size)
+    axes = checkpoints[0].mirror_axes if inference.mirroring else ()
+    spec = spec_of(name, folder, configuration, channels, labels, axes, nnunet, settings, inference.tile_step_size)
     where = f"{folder.plans_file}: configuration {checkpoints[0].configuration}"
     inputs = len(spec.input.channels)
     folds = [

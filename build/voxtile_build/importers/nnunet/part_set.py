@@ -16,6 +16,7 @@ from pydantic import Field, ValidationError, model_validator
 from voxtile.card import CleaningStep, Crop, Label, PositiveFloats
 from voxtile_build.errors import SourceError, SpecError
 from voxtile_build.importers.nnunet.models import CHECKPOINT, models_of
+from voxtile_build.importers.nnunet.spec import Inference
 from voxtile_build.importers.settings import refuse_scans
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config
@@ -83,6 +84,7 @@ class SetFile(Table):
     )
     order: Annotated[int, Field(ge=0, le=5)] = Field(default=1, description="order of the splines that resample a scan")
     tile_step_size: Annotated[float, Field(gt=0, le=1)] = Field(default=0.5, description="nnU-Net's tile_step_size")
+    mirroring: bool = Field(default=False, description="whether models mirror as their checkpoints allow")
     labels: dict[str, NaturalInt] | None = Field(
         default=None, description="value in the mask for each name; left out: counted from 1 in the order of the parts"
     )
@@ -132,7 +134,7 @@ def part_set_of(
             configuration=part.configuration,
             settings=settings,
             trainer_keeps_network=trainer_keeps_network,
-            tile_step_size=content.tile_step_size,
+            inference=Inference(content.tile_step_size, content.mirroring),
         )
         _check_channels(models[0], models[-1], file)
         named.append((models[-1].spec.name, _named(models[-1], part, f"{file}: parts[{number}]")))

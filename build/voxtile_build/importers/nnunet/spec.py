@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from voxtile_build.errors import SourceError
@@ -10,8 +11,6 @@ from voxtile_build.importers.nnunet.folder import ModelFolder
 from voxtile_build.importers.nnunet.labels import Labels
 from voxtile_build.spec.spec import Spec, parse_spec
 
-TILE_STEP_SIZE = 0.5
-"""nnU-Net's own."""
 SIGMA_SCALE = 0.125
 """The standard deviation of nnU-Net's Gaussian is an eighth of the patch."""
 CONFIGURATION_KEYS = (
@@ -22,6 +21,20 @@ CONFIGURATION_KEYS = (
 """The keys of a configuration that the client needs, under nnU-Net's own names."""
 STATISTICS = "foreground_intensity_properties_per_channel"
 OLD_STATISTICS = "foreground_intensity_properties_by_modality"
+
+
+@dataclass(frozen=True)
+class Inference:
+    """How nnU-Net is to be run; the defaults are nnU-Net's own.
+
+    Attributes:
+        tile_step_size: the step from tile to tile, as a share of the patch.
+        mirroring: whether a model mirrors over the axes that its checkpoint allows.
+    """
+
+    tile_step_size: float = 0.5
+    mirroring: bool = True
+
 
 KNOWN = {
     "normalization_schemes": (
@@ -77,7 +90,7 @@ def spec_of(
     mirror_axes: Sequence[int],
     nnunet: Mapping[str, Any],
     settings: Mapping[str, Any],
-    tile_step_size: float = TILE_STEP_SIZE,
+    tile_step_size: float = Inference.tile_step_size,
 ) -> Spec:
     """The spec of a model.
 
