@@ -22,6 +22,7 @@ from voxtile.chains.parts.cropping import Box, box_around, cut, put_back
 from voxtile.chains.parts.painting import empty_mask, paint
 from voxtile.chains.prepare import check_installed, prepare_scan, reader_of
 from voxtile.errors import InputError, ModelError
+from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
 from voxtile.io.scan import ScanInput, files_of, open_scan
 from voxtile.io.volume import Volume
@@ -211,6 +212,7 @@ class Segmenter:
     def _load(self, image: ScanInput, cancellation: Cancellation) -> LoadedScan:
         watch = Stopwatch()
         check_numbers_as_given(files_of(image), self.card.input_channels)
+        check_suffixes_as_given(files_of(image), self.card.input_channels)
         with watch.step("read"):
             most = left_for_reading(self.options.max_ram_bytes)
             volume = open_scan(image, self.card.input_channels, reader_of(self.card), most, self.options.given)

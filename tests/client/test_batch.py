@@ -153,7 +153,7 @@ def test_channels_are_gathered_by_nnunets_naming(folders: tuple[Path, Path]) -> 
     inputs, outputs = folders
     for name in ("a_0000", "a_0001", "b_0000", "b_0001"):
         (inputs / f"{name}.nii.gz").touch()
-    cases = find_cases(inputs, outputs, 2).cases
+    cases = find_cases(inputs, outputs, ["T1", "T2"]).cases
     assert [(case.name, [file.name for file in case.files]) for case in cases] == [
         ("a", ["a_0000.nii.gz", "a_0001.nii.gz"]),
         ("b", ["b_0000.nii.gz", "b_0001.nii.gz"]),

@@ -130,7 +130,7 @@ def test_a_locked_folder_is_told(inputs: Path, monkeypatch: pytest.MonkeyPatch) 
 def test_without_scans_the_error_says_what_there_is(tmp_path: Path) -> None:
     dicom(tmp_path / "IM0001")
     with pytest.raises(InputError, match=r"found none; left out 1: a format that is not read; .*\(IM0001\)"):
-        find_cases(tmp_path, tmp_path / "masks", 1)
+        find_cases(tmp_path, tmp_path / "masks", ["any"])
 
 
 # Where IN and OUT lie -------------------------------------------------------------------------------------------
@@ -170,13 +170,13 @@ def test_out_is_another_folder_than_in(inputs: Path) -> None:
     inputs.with_name("link").symlink_to(inputs)
     for outputs in (inputs, inputs.with_name("link"), inputs / ".." / "scans"):
         with pytest.raises(InputError, match="another folder for masks"):
-            find_cases(inputs, outputs, 1)
+            find_cases(inputs, outputs, ["any"])
 
 
 def test_no_mask_lies_where_the_next_run_takes_it_for_a_scan(inputs: Path) -> None:
     save_scan(inputs / "scans" / "b.nii.gz")  # its mask, in the folder above, would be scans/b.nii.gz
     with pytest.raises(OutputError, match="would lie among the scans"):
-        find_cases(inputs, inputs.parent, 1)
+        find_cases(inputs, inputs.parent, ["any"])
 
 
 @pytest.mark.parametrize("link", [os.symlink, os.link])
@@ -185,7 +185,7 @@ def test_no_mask_replaces_a_scan(inputs: Path, link: Callable[[Path, Path], None
     masks.mkdir()
     link(inputs / "a.nii.gz", masks / "a.nii.gz")
     with pytest.raises(OutputError, match=r"would replace the scan .*a\.nii\.gz"):
-        find_cases(inputs, masks, 1)
+        find_cases(inputs, masks, ["any"])
 
 
 # Files and cases ------------------------------------------------------------------------------------------------
@@ -195,7 +195,10 @@ def cases_of(inputs: Path, channels: int, *names: str) -> dict[str, list[str]]:
     (inputs / "a.nii.gz").unlink()
     for name in names:
         (inputs / name).touch()
-    return {case.name: [file.name for file in case.files] for case in find_cases(inputs, inputs / "m", channels).cases}
+    return {
+        case.name: [file.name for file in case.files]
+        for case in find_cases(inputs, inputs / "m", ["any", "other"][:channels]).cases
+    }
 
 
 def test_a_patients_number_stays_whatever_lies_beside(inputs: Path) -> None:
@@ -231,9 +234,9 @@ def test_a_scan_named_like_another_ones_output_is_told_apart_from_a_second_mask(
     for name in ("p.nii.gz", "p.regions.nii.gz"):
         save_scan(inputs / name)
     masks = inputs.with_name("masks")
-    assert {"p", "p.regions"} <= {case.name for case in find_cases(inputs, masks, 1).cases}
+    assert {"p", "p.regions"} <= {case.name for case in find_cases(inputs, masks, ["any"]).cases}
     with pytest.raises(InputError, match=r"the file \.regions\.nii\.gz of .*p\.nii\.gz; the mask of .*p\.regions"):
-        find_cases(inputs, masks, 1, [REGIONS])
+        find_cases(inputs, masks, ["any"], [REGIONS])
 
 
 def test_a_second_channel_is_not_segmented_by_a_model_of_one(inputs: Path) -> None:

@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import bz2
 import gzip
 import io
+import tempfile
+import zlib
+from pathlib import Path
 from typing import Any
 
 import nibabel as nib
 import numpy as np
+import SimpleITK
 
 from tests.support.cards import card
 
@@ -233,3 +238,49 @@ def nifti_files() -> list[bytes]:
             image.to_file_map({"image": nib.FileHolder(fileobj=stream)})
             files += [stream.getvalue(), gzip.compress(stream.getvalue(), mtime=0)]
     return files
+
+
+def scans_of_formats() -> list[bytes]:
+    """Small scans of every format but NIfTI's single files; behind a header alone, bytes for its file of voxels."""
+    values = np.arange(60).reshape(3, 4, 5).astype(np.int16)
+    affine = np.array([[1.0, 0.1, 0, -3], [-0.1, 2.0, 0, 5], [0, 0, 3.0, 7], [0, 0, 0, 1]])
+    mgh = nib.MGHImage(values, affine).to_bytes()
+    pair, analyze = nib.nifti1.Nifti1PairHeader(), nib.analyze.AnalyzeHeader()
+    for header in (pair, analyze):
+        header.set_data_dtype(np.int16)
+        header.set_data_shape(values.shape)
+        header.set_zooms((1.0, 2.0, 3.0))
+    raw = values.tobytes(order="F")
+    place = b"space: LPS\nspace directions: (1,0,0) (0,2,0) (0.1,0,3)\nspace origin: (1,2,3)\n"
+    nrrd = b"NRRD0004\ntype: short\ndimension: 3\nsizes: 3 4 5\nendian: little\n" + place
+    listed = (
+        b"NRRD0005\ntype: short\ndimension: 4\nspace: RAS\nsizes: 1 3 4 5\nkinds: list domain domain domain\n"
+        b"space directions: none (1,0,0) (0,2,0) (0,0,3)\nendian: big\nencoding: raw\n\n"
+    )
+    meta = b"ObjectType = Image\nNDims = 3\nDimSize = 3 4 5\nElementType = MET_SHORT\nElementSpacing = 1 2 3\n"
+    matrix = b"TransformMatrix = 1 0 0 0 1 0 0 0 1\nOffset = 1 2 3\n"
+    text = b" ".join(str(value).encode() for value in values.T.ravel())
+    return [
+        mgh,
+        gzip.compress(mgh, mtime=0),
+        bytes(pair.binaryblock) + bytes(600),
+        bytes(analyze.binaryblock) + bytes(600),
+        nrrd + b"encoding: raw\n\n" + raw,
+        nrrd + b"encoding: gzip\n\n" + gzip.compress(raw, mtime=0),
+        nrrd + b"encoding: bzip2\n\n" + bz2.compress(raw),
+        nrrd + b"encoding: ascii\n\n" + text,
+        nrrd + b"encoding: raw\ndata file: scan.zraw\n" + bytes(500),
+        nrrd.replace(place, b"spacings: 1 2 3\n") + b"encoding: raw\nbyte skip: -1\n\n" + raw,
+        listed + raw,
+        meta + matrix + b"ElementDataFile = LOCAL\n" + raw,
+        meta + matrix + b"CompressedData = True\nElementDataFile = LOCAL\n" + zlib.compress(raw),
+        meta + b"BinaryData = False\nElementDataFile = LOCAL\n" + text,
+        meta + matrix + b"HeaderSize = -1\nElementDataFile = scan.zraw\n" + bytes(500),
+        _tiff(values),
+    ]
+
+
+def _tiff(values: Any) -> bytes:
+    with tempfile.TemporaryDirectory() as folder:
+        SimpleITK.WriteImage(SimpleITK.GetImageFromArray(values.T.astype(np.uint8)), f"{folder}/a.tif")
+        return Path(folder, "a.tif").read_bytes()

@@ -13,6 +13,7 @@ import random
 import zipfile
 import zlib
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -178,6 +179,41 @@ def _set_odd_field(header: Any, rng: random.Random) -> None:
     flat[rng.randrange(flat.size)] = value
 
 
+def _change_scan(data: bytes, rng: random.Random) -> bytes:
+    """Changes a word of a header of text, a number of a binary one, or any bytes."""
+    end = max(data.find(b"\n\n"), data.find(b"LOCAL\n"))
+    if end < 0 or rng.random() < 0.3:
+        near = min(len(data), 400) if rng.random() < 0.7 else len(data)
+        return change_bytes(data[:near], rng) + data[near:]
+    words = data[:end].split(b" ")
+    for _ in range(rng.randint(1, 3)):
+        words[rng.randrange(len(words))] = rng.choice(ODD_WORDS)
+    return b" ".join(words) + data[end:]
+
+
+ODD_WORDS = (
+    *(b"", b"0", b"-1", b"1", b"3", b"4", b"99999999999", b"1e300", b"nan", b"inf", b"none", b"(0,0,0)", b"(1,0"),
+    *(b"domain", b"RGB-color", b"\n", b":", b"=", b"raw", b"gzip", b"ascii", b"True", b"/dev/zero", b"..", b"LIST"),
+    b"x" * 5000,
+)
+
+
+def _read_scan(data: bytes, folder: Path) -> object:
+    """The content under the name of each format that its first bytes may be; beside it, voxels of a pair."""
+    from voxtile.io.given import Given
+    from voxtile.io.scan import open_scan
+
+    for name in ("scan.img", "scan.raw.gz", "scan.zraw"):
+        (folder / name).write_bytes(data[-500:])
+    path = folder / ("scan.hdr" if data[:4] in (b"\x5c\1\0\0", b"\0\0\1\x5c") else "scan.mgz")
+    path.write_bytes(data)
+    said = (Given(), Given(0, 0, 0, "LPS"), Given(0, 0, 0, "LPS", (1, 1, 1)))
+    for given in said[:-1]:
+        with suppress(*_client_errors()):
+            return open_scan([path], ["any"], given=given).data.sum()
+    return open_scan([path], ["any"], given=said[-1]).data.sum()
+
+
 def _read_card(data: bytes, folder: Path) -> object:
     from voxtile.card import parse_card
 
@@ -323,6 +359,7 @@ TARGETS = {
     target.name: target
     for target in (
         Target("nifti", seeds.nifti_files, _change_nifti, _read_nifti, _client_errors),
+        Target("formats", seeds.scans_of_formats, _change_scan, _read_scan, _client_errors),
         Target("card", _texts(seeds.CARDS), change_document, _read_card, _client_errors),
         Target("spec", _texts(seeds.SPECS), change_document, _read_spec, _build_errors),
         Target("nnunet", _texts(seeds.NNUNET), change_document, _read_nnunet, _build_errors),

@@ -10,6 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from voxtile.batch.bids import by_suffix
 from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError, OutputError
 from voxtile.io.channel_numbers import check_numbers_of_case, split_number
@@ -29,12 +30,14 @@ class CaseFiles:
         files: its files, one for each channel.
         mask: where its mask is written.
         is_numbered: whether its files are told apart by nnU-Net's channel numbers, which `name` does not hold.
+        fault: what is wrong with its files by their BIDS names; empty where nothing is.
     """
 
     name: str
     files: tuple[Path, ...]
     mask: Path
     is_numbered: bool = False
+    fault: str = ""
 
     @property
     def all_files(self) -> list[Path]:
@@ -64,15 +67,16 @@ class FoundCases:
     left_out: tuple[LeftOut, ...]
 
 
-def find_cases(inputs: Path, outputs: Path, channels: int, beside: Sequence[Output] = ()) -> FoundCases:
+def find_cases(inputs: Path, outputs: Path, channels: Sequence[str], beside: Sequence[Output] = ()) -> FoundCases:
     """Finds the cases under a folder, at any depth.
 
-    Files that follow nnU-Net's naming are gathered by case; each other file is a case of its own.
+    Files that follow nnU-Net's naming, or BIDS's for a model of several channels, are gathered by case; each other file
+    is a case of its own.
 
     Args:
         inputs: the folder.
         outputs: where masks are written; not searched.
-        channels: the number of the model's channels.
+        channels: the model's channels, by name.
         beside: what else is written for each case.
 
     Raises:
@@ -90,15 +94,20 @@ def find_cases(inputs: Path, outputs: Path, channels: int, beside: Sequence[Outp
     if not found.scans:
         wanted = f"{inputs}: expected scans ({', '.join(SUFFIXES)}) in this folder or below, found none"
         raise InputError("; ".join([wanted, *left_out_in_words(found.left_out)]))
+    bids = by_suffix(found.scans, channels)
+    found.left_out += [LeftOut(str(file.relative_to(inputs)), bids.why, may_be_scan=False) for file in bids.others]
     groups: dict[tuple[Path, bool], list[Path]] = {}
-    for file in found.scans:
+    for file in bids.rest:
         stem, number = split_number(file)
         groups.setdefault((file.with_name(stem), number is not None), []).append(file)
     cases = [
         CaseFiles(str(name.relative_to(inputs)), files, outputs / f"{name.relative_to(inputs)}{MASK_SUFFIX}", numbered)
         for (name, has_numbers), group in groups.items()
-        for name, files, numbered in _cases_of(name, group, has_numbers, channels)
+        for name, files, numbered in _cases_of(name, group, has_numbers, len(channels))
     ]
+    for case in bids.cases:
+        mask = outputs / f"{case.name.relative_to(inputs)}{MASK_SUFFIX}"
+        cases.append(CaseFiles(str(case.name.relative_to(inputs)), case.files, mask, fault=case.fault))
     cases.sort(key=lambda case: case.name)
     _check_apart(cases, beside)
     _check_not_among_scans(cases, inputs, outputs)
@@ -106,7 +115,9 @@ def find_cases(inputs: Path, outputs: Path, channels: int, beside: Sequence[Outp
 
 
 def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:
-    """Raises InputError for a case whose files' numbers are not those of the model's channels, one file for each."""
+    """Raises InputError for a case whose files' names are not those of the model's channels, one file for each."""
+    if case.fault:
+        raise InputError(f"{case.name}: {case.fault}; add what is missing, or move what is another scan")
     if not case.is_numbered:
         return
     try:

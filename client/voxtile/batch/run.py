@@ -64,7 +64,7 @@ def segment_folder(
     inputs, outputs = Path(inputs), Path(outputs)
     for output in beside:
         output.check_model(segmenter.card)
-    found = find_cases(inputs, outputs, len(segmenter.card.input_channels), beside)
+    found = find_cases(inputs, outputs, segmenter.card.input_channels, beside)
     check_summary(outputs)
     records = claim_folder(outputs, segmenter.transport.model, segmenter.changes)
     judged = [(case, judge(case, beside, records)) for case in found.cases]
