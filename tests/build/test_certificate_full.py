@@ -379,6 +379,14 @@ def test_a_scan_that_is_too_large_is_not_stored(
     assert unpack(tmp_path / "samples.npz").scan is None
 
 
+@pytest.mark.parametrize("name", ["tiny_fold_0", "tiny_fold_all", "tiny"])
+def test_the_reference_of_a_fold_is_read_under_its_own_name(name: str, reference: Reference, tmp_path: Path) -> None:
+    """No public model may be called so, and the spec of a fold is not read from a file."""
+    made = spec().model_copy(update={"name": name})
+    (tmp_path / "samples.npz").write_bytes(pack(made, reference.tiles, reference.scans))
+    assert unpack(tmp_path / "samples.npz").spec.name == name
+
+
 def test_no_path_of_this_machine_is_stored(reference: Reference, tmp_path: Path) -> None:
     weights = {"file": "secret-folder/w.safetensors", "sha256": "0" * 64}
     chosen = parse_spec(

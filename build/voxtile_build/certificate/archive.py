@@ -118,7 +118,11 @@ def _stored(arrays: dict[str, Array]) -> Stored:
         shape = tuple(int(size) for size in arrays["masks_shape"])
         found = np.unpackbits(arrays["masks"], count=math.prod(shape)).reshape(shape).astype(bool)
         scan = Scan(kept["name"], arrays["volume"], arrays["volume_statistics"], tuple(kept["spacing"])), found
-    spec = Spec.model_validate_json(json.dumps(settings["spec"]))
+    # A fold is called as no public model may be, such as `brain_fold_0`.
+    name = str(settings["spec"]["name"])
+    spec = Spec.model_validate_json(json.dumps({**settings["spec"], "name": "stored"})).model_copy(
+        update={"name": name}
+    )
     return Stored(spec, tiles, settings["stride"], tuple(settings["spacing"]), scan)
 
 
