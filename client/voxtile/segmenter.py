@@ -278,12 +278,13 @@ class Segmenter:
                 f"model {self.card.name!r} is a set of models, which gives labels and no scores; ask one of them for "
                 f"its scores: {', '.join(part.model for part in parts.models)}"
             )
-        if url is None and len(self.parts) != len(parts.models):
+        if url is None and (len(self.parts) != len(parts.models) or (parts.crop and not self.crop)):
             raise InputError(
                 f"model {self.card.name!r} is a set of {len(parts.models)} models: expected a Segmenter of each as "
-                f"`parts`, found {len(self.parts)}"
+                f"`parts`, and one that crops as `crop` if it has one, found {len(self.parts)}"
             )
-        self.parts = self.parts or tuple(Segmenter(url, part.model, self.options) for part in parts.models)
+        for part in parts.models[len(self.parts) :]:
+            self.parts = (*self.parts, Segmenter(url, part.model, self.options))
         for part, segmenter in zip(parts.models, self.parts, strict=True):
             if segmenter.card.provenance.weights_sha256 != part.weights_sha256:
                 raise ModelError(
@@ -313,16 +314,15 @@ class Segmenter:
         """The mask of a set: one model after the other, each painted over those before."""
         watch, volume, common = Stopwatch(loaded.seconds), loaded.volume, loaded.common
         most = max(label.value for label in self.card.labels)
-        reports = []
+        reports: list[Report] = []
         if common is None:
             labels = empty_mask(volume.shape, most)
         else:
             mask = empty_mask(common.volume.shape, most)
             held = volume.nbytes + mask.nbytes
-            for number, (part, segmenter) in enumerate(zip(parts.models, self.parts, strict=True)):
-                done = segmenter._segment_part(
-                    common.volume, _share(progress, number, len(self.parts)), cancellation, held
-                )
+            for part, segmenter in zip(parts.models, self.parts, strict=True):
+                share = _share(progress, reports, len(self.parts) - len(reports))
+                done = segmenter._segment_part(common.volume, share, cancellation, held)
                 watch.add(done.report.seconds)
                 reports.append(done.report)
                 paint(mask, done.labels, part.labels)
@@ -348,6 +348,7 @@ class Segmenter:
         return self._run(LoadedScan(volume, prepared, watch.stop()), progress, cancellation, held_bytes)
 
 
-def _share(progress: Progress | None, number: int, parts: int) -> Progress | None:
-    """The progress of one of several models; those that are still to come are taken to have as many tiles."""
-    return None if progress is None else lambda done, total: progress(number * total + done, parts * total)
+def _share(progress: Progress | None, reports: Sequence[Report], left: int) -> Progress | None:
+    """The progress of one of several models, after those with `reports`; each of those left is taken to be as long."""
+    before = sum(report.tiles + report.skipped_tiles + report.tiles_sent_again for report in reports)
+    return None if progress is None else lambda done, total: progress(before + done, before + left * total)

@@ -53,6 +53,30 @@ class LabelVolume(BaseModel):
     ml: float
 
 
+class PartReport(BaseModel):
+    """What one model of a set did.
+
+    Attributes:
+        model: the model's public name.
+        version: the version of the entry that answered.
+        engine: the engine behind the public name.
+        certificate: A summary of the engine's certificate.
+        tiles: the number of tiles that were sent.
+        grid: the voxels along each axis of the model's own grid.
+        seconds: the time of each step.
+        predicted_peak_bytes: the memory that was predicted before the first tile.
+    """
+
+    model: str
+    version: str
+    engine: str
+    certificate: dict[str, Any]
+    tiles: int
+    grid: tuple[int, int, int]
+    seconds: Seconds
+    predicted_peak_bytes: int
+
+
 class Report(BaseModel):
     """Everything about one segmentation, and nothing about the patient: no file names, no header fields.
 
@@ -85,7 +109,7 @@ class Report(BaseModel):
         batch: the number of tiles in a request, within the memory allowed.
         strips: the number of strips that the scan was worked through in; 1 for whole planes.
         tiles_sent_again: the number of tiles that were sent for more than one strip.
-        parts: of a set of models, the report of each that ran, on the common grid.
+        parts: of a set of models, what each of them did, in order.
     """
 
     model: str
@@ -115,7 +139,7 @@ class Report(BaseModel):
     batch: int = 0
     strips: int = 1
     tiles_sent_again: int = 0
-    parts: list[Report] = []
+    parts: list[PartReport] = []
 
 
 class Stopwatch:

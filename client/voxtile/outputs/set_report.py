@@ -8,7 +8,7 @@ from typing import Any
 from numpy.typing import NDArray
 
 from voxtile.io.volume import Volume
-from voxtile.outputs.report import Report, Seconds, certificate_summary, label_volumes, peak_rss_bytes
+from voxtile.outputs.report import PartReport, Report, Seconds, certificate_summary, label_volumes, peak_rss_bytes
 from voxtile.triton.types import ServedModel
 
 
@@ -63,5 +63,5 @@ def set_report(
         batch=largest("batch"),
         strips=max((part.strips for part in parts), default=1),
         tiles_sent_again=total("tiles_sent_again"),
-        parts=list(parts),
+        parts=[PartReport(**part.model_dump(include=set(PartReport.model_fields))) for part in parts],
     )
