@@ -23,7 +23,7 @@ from tests.support.bundles import (
 from tests.support.zoo_bundles import SHAPES, write_zoo_bundle
 from voxtile.transforms.preprocessing import NormalizeIntensity, ThresholdIntensity
 from voxtile_build.cli.commands import main
-from voxtile_build.errors import BuildError, SourceError
+from voxtile_build.errors import BuildError, SourceError, WeightsError
 from voxtile_build.importers.bundle.bundle import spec_of
 from voxtile_build.importers.bundle.lambdas import NotKnownError, function_of, rule_of, scaling_of, value_of
 from voxtile_build.spec.spec import load_spec
@@ -216,6 +216,47 @@ def test_a_whole_image_of_a_fixed_size_is_one_tile(tmp_path: Path) -> None:
     config["preprocessing"]["transforms"].append(SPACE)
     with pytest.raises(SourceError, match="it sends the whole image"):
         spec_of(write_bundle(tmp_path / "c", config), "c")
+
+
+def test_a_chain_may_hold_chains(tmp_path: Path) -> None:
+    config = inference(preprocessing=chain(LOAD, chain(FIRST, chain(ORIENT)), RANGE))
+    spec = spec_of(write_bundle(tmp_path / "b", config), "b")
+    assert [type(one).__name__ for one in spec.preprocessing or ()] == ["Orientation", "ScaleIntensityRange"]
+
+
+def test_steps_of_labels_keep_their_arguments(tmp_path: Path) -> None:
+    cleaning = [
+        {"_target_": "KeepLargestConnectedComponentd", "keys": "pred", "applied_labels": [1, 2], "num_components": 2},
+        {"_target_": "RemoveSmallObjectsd", "keys": ["pred"], "min_size": 10, "connectivity": 2},
+        {"_target_": "FillHolesd", "keys": "pred", "applied_labels": 1},
+        {"_target_": "LabelFilterd", "keys": "pred", "applied_labels": [1, 2]},
+        {
+            "_target_": "MapLabelValued",
+            **{"keys": "pred", "orig_labels": [1, 2], "target_labels": [7, 300], "dtype": "$numpy.uint16"},
+        },
+    ]
+    config = inference(postprocessing=chain(SOFTMAX, INVERT, ARGMAX, *cleaning))
+    spec = spec_of(write_bundle(tmp_path / "b", config), "b")
+    for given, made in zip(cleaning, (spec.postprocessing or ())[3:], strict=True):
+        for key in set(given) - {"_target_", "keys", "dtype"}:
+            value = getattr(made, key)
+            assert (list(value) if isinstance(value, tuple) else value) == given[key]
+
+
+@pytest.mark.parametrize(
+    ("content", "found"),
+    [
+        (b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 9\n", "a pointer of git-lfs"),
+        (b"\n<!DOCTYPE html><html>", "a web page"),
+        (b"", "an empty file"),
+    ],
+)
+@pytest.mark.parametrize("name", ["spleen", "ventricular", "dints"])
+def test_weights_that_were_not_fetched_are_named(content: bytes, found: str, name: str, tmp_path: Path) -> None:
+    folder = write_zoo_bundle(tmp_path / "b", SHAPES[name])
+    (folder / f"models/model.{'ts' if name == 'dints' else 'pt'}").write_bytes(content)
+    with pytest.raises(WeightsError, match=f"expected weights, found {found}"):
+        spec_of(folder, "b")
 
 
 def test_labels_that_are_put_back_blended_are_named(tmp_path: Path) -> None:

@@ -133,6 +133,9 @@ def test_settings_give_the_order_of_regions_alone(tmp_path: Path, output: dict[s
 PAINTINGS = [
     BRATS,
     "$lambda x: torch.where(x[[0]] > 0, 1, torch.where(x[[1]] > 0, 2, torch.where(x[[2]] > 0, 3, 0)))",
+    BRATS.replace("x[[1]] > 0", "x[[1]] + x[[0]] > 0"),
+    "$lambda x: torch.maximum(x[[0]] * 3, torch.maximum(x[[1]].long() * 1, x[2:3] * 2))",
+    "$lambda x: x[[0]] * 5 + (x[[0]] == 0) * ((x[[2]] > 0) * 4 + (x[[2]] < 1) * x[[1]] * 2)",
     "$lambda seg: torch.where(seg[1:2] > 0.5, 5, torch.where(seg[[2]] == 1, 5, torch.where(seg[0:1] >= 1, 2, 0)))",
 ]
 
@@ -158,11 +161,13 @@ def test_the_order_and_the_values_are_those_of_the_function_run_by_monai(tmp_pat
         BRATS.replace("> 0, 4", "< 1, 4"),
         BRATS.replace("2, 0)", "2, 9)"),
         BRATS.replace("x[[1]]", "y[[1]]"),
-        BRATS.replace("x[[1]] > 0", "x[[1]] + x[[0]] > 0"),
+        BRATS.replace("x[[1]] > 0", "x[[1]] * x[[0]] > 0"),
         BRATS.replace("torch.where", "scripts.where"),
         BRATS.replace("> 0, 4", "> 0, -4"),
         BRATS.replace("lambda x", "lambda x, y=1"),
         "$lambda x: x.argmax(0, keepdim=True)",
+        "$lambda x: x[[0]] + x[[1]] * 2 + x[[2]] * 4",  # a value for each combination
+        "$lambda x: torch.where(x[[0]] + x[[1]] + x[[2]] == 2, 9, torch.maximum(x[[0]], x[[1]] * 2 + x[[2]] * 3))",
         "$__import__('os').system('true')",
         "$scripts.paint",
         "lambda",

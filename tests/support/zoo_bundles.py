@@ -410,6 +410,9 @@ def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> NDArray[Any
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parser = zoo_parser(folder)
+        for loading in parser["preprocessing"]["transforms"]:
+            if isinstance(loading, dict):
+                loading.pop("reader", None)  # ITK is not installed here; MONAI reads NIfTI by nibabel
         network = _network(parser, folder, shape)
         names = [str(file) for file in files]
         data = parser.get_parsed_content("preprocessing")({"image": names if len(names) > 1 else names[0]})

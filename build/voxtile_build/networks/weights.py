@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from voxtile_build import hashing
 from voxtile_build.errors import WeightsError, reason_of
+from voxtile_build.networks.fetched import require_fetched
 
 # Training frameworks store the state dict under one of these keys, beside optimiser and epoch.
 WRAPPERS = ("module.", "_orig_mod.")
@@ -87,6 +88,7 @@ def read_state(path: Path) -> Mapping[str, Tensor]:
     Raises:
         WeightsError: the file is damaged, or holds more than tensors and plain values.
     """
+    require_fetched(path)
     return _read_safetensors(path) if path.suffix == ".safetensors" else _unwrap(read_torch(path), path)
 
 

@@ -51,7 +51,8 @@ def spec_of(folder: Path, name: str, settings: Mapping[str, Any] | None = None, 
     """
     check_settings(settings or {}, OUTPUT)
     if not (folder / "configs").is_dir():
-        raise SourceError(f"{folder}: expected a MONAI bundle, a folder with configs/ and models/, found none")
+        found = "a file; if it is a zip, unpack it and give the folder" if folder.is_file() else "none"
+        raise SourceError(f"{folder}: expected a MONAI bundle, a folder with configs/ and models/, found {found}")
     metadata = read_config(folder, "metadata")
     config = with_values(read_config(folder, "inference"), values)
     fields, where = _fields(folder, metadata, config), config.where

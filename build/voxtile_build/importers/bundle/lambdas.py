@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import ast
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
 CASTS = ("float", "int", "long", "bool", "to", "type", "astype", "contiguous", "clone", "float32")
 """Methods that change the type of values alone."""
 WHERE = ("torch.where", "np.where", "numpy.where")
+LARGER = ("torch.maximum", "np.maximum", "numpy.maximum", "torch.max")
 IS_IN = ("torch.isin", "np.isin", "numpy.isin")
 COMPARISONS: dict[type[ast.cmpop], str] = {ast.Gt: ">", ast.GtE: ">=", ast.Lt: "<", ast.LtE: "<=", ast.NotEq: "!="}
 POSITIVE = ("is_positive", "monai.transforms.utils.is_positive", "monai.transforms.is_positive")
@@ -149,29 +151,45 @@ def value_of(function: Function, label: int) -> Any:
     Raises:
         NotKnownError: it does something else than to choose, to compare and to count.
     """
-    return _value(function, function.body, label)
+    return value_at(function, lambda node: label if function.is_argument(node) else None)
 
 
-def _value(function: Function, node: ast.expr, label: int) -> Any:
-    node = without_casts(node)
-    match node:
-        case ast.Name(id=name) if name == function.argument:
-            return label
-        case ast.Constant():
-            return number(node)
-        case ast.Call(func=named, args=[test, yes, no], keywords=[]) if ast.unparse(named) in WHERE:
-            return _value(function, yes if _value(function, test, label) else no, label)
-        case ast.Call(func=named, args=[values, ast.List(elts=numbers) | ast.Tuple(elts=numbers)], keywords=[]) if (
-            ast.unparse(named) in IS_IN
-        ):
-            return _value(function, values, label) in [number(one) for one in numbers]
-        case ast.Compare(left=left, ops=[kind], comparators=[right]):
-            return _compared(kind, _value(function, left, label), _value(function, right, label))
-        case ast.UnaryOp(op=ast.Invert(), operand=part):
-            return not _truth(_value(function, part, label))
-        case ast.BinOp(left=left, op=kind, right=right):
-            return _combined(kind, _value(function, left, label), _value(function, right, label))
-    raise NotKnownError
+def value_at(function: Function, leaf: Callable[[ast.expr], Any]) -> Any:
+    """What a pointwise function gives at one voxel.
+
+    Args:
+        function: the function.
+        leaf: the value of a part that stands for the voxel, such as the argument itself; None for other parts.
+
+    Raises:
+        NotKnownError: it does something else than to choose, to compare and to count.
+    """
+
+    def value(node: ast.expr) -> Any:
+        node = without_casts(node)
+        found = leaf(node)
+        if found is not None:
+            return found
+        match node:
+            case ast.Constant():
+                return number(node)
+            case ast.Call(func=named, args=[test, yes, no], keywords=[]) if ast.unparse(named) in WHERE:
+                return value(yes if value(test) else no)
+            case ast.Call(func=named, args=[left, right], keywords=[]) if ast.unparse(named) in LARGER:
+                return max(value(left), value(right))
+            case ast.Call(func=named, args=[values, ast.List(elts=numbers) | ast.Tuple(elts=numbers)], keywords=[]) if (
+                ast.unparse(named) in IS_IN
+            ):
+                return value(values) in [number(one) for one in numbers]
+            case ast.Compare(left=left, ops=[kind], comparators=[right]):
+                return _compared(kind, value(left), value(right))
+            case ast.UnaryOp(op=ast.Invert(), operand=part):
+                return not _truth(value(part))
+            case ast.BinOp(left=left, op=kind, right=right):
+                return _combined(kind, value(left), value(right))
+        raise NotKnownError
+
+    return value(function.body)
 
 
 def _compared(kind: ast.cmpop, left: Any, right: Any) -> bool:

@@ -81,6 +81,7 @@ def _given(described: Mapping[str, Any]) -> dict[int, str]:
     """Names by the channel's number; those that are no texts, or whose number is none, are left out."""
     for key in DEFINITIONS:
         names = described.get(key)
+        names = dict(enumerate(names)) if isinstance(names, list) else names
         if isinstance(names, Mapping) and names:
             return {
                 int(str(index)): name.strip()

@@ -13,6 +13,7 @@ from voxtile_build.importers.bundle.steps import SPECIAL
 from voxtile_build.importers.bundle.targets import NETWORKS, TARGET, monai_name
 from voxtile_build.importers.bundle.weights import check_hash, network_part, weights_of
 from voxtile_build.networks import find_network
+from voxtile_build.networks.fetched import require_fetched
 from voxtile_build.networks.weights import sha256_of_file
 
 ENGINES, EVALUATOR = "monai.engines", "SupervisedEvaluator"
@@ -61,6 +62,7 @@ def _in_file(folder: Path, about: Mapping[str, str], reason: BuildError) -> tupl
     file = next((folder / name for name in EXPORTED if (folder / name).is_file()), None)
     if file is None:
         raise type(reason)(f"{reason}; {EXPORT}") from None
+    require_fetched(file)
     check_hash(folder, file)
     note = (
         f"the network is taken from {file.relative_to(folder)} of the bundle ({about['source']}), because it cannot be "

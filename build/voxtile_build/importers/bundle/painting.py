@@ -1,18 +1,26 @@
-"""Reads how a bundle paints its regions into one mask: a Lambdad of nested `torch.where`, as in MONAI's BraTS bundle.
+"""Reads how a bundle paints its regions into one mask: a Lambdad after the threshold, as in MONAI's BraTS bundle.
 
 `lambda x: torch.where(x[[2]] > 0, 4, torch.where(x[[0]] > 0, 1, 0))` says that region 2 becomes 4 and covers region 0,
-which becomes 1. The text is taken apart, and not run; every other function is refused.
+which becomes 1. However it is written, its text is not run: it is worked out for each combination of regions.
 """
 
 from __future__ import annotations
 
 import ast
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from graphlib import CycleError, TopologicalSorter
+from itertools import combinations
 
+from voxtile_build.importers.bundle.lambdas import Function, NotKnownError, function_of, value_at
 from voxtile_build.importers.bundle.steps import Step
 
-CHOICES = ("torch.where", "np.where", "numpy.where")
+MOST_REGIONS = 10
+"""Regions at most: two to this power combinations are worked out."""
+ADVICE = (
+    "if it paints regions, take it out of a copy of the bundle and give the order as region_order under [output] in "
+    "the file of --settings"
+)
 
 
 @dataclass(frozen=True)
@@ -21,10 +29,6 @@ class Painted:
 
     channel: int
     value: int
-
-
-class _NotKnown(Exception):
-    """The function does something else."""
 
 
 def painting_of(step: Step, channels: int) -> list[Painted]:
@@ -37,57 +41,78 @@ def painting_of(step: Step, channels: int) -> list[Painted]:
     Raises:
         SourceError: the function does anything else, or leaves a region out.
     """
-    step.arguments({}, ignored=("keys", "func"))
+    step.arguments({"overwrite": True, "track_meta": True}, ignored=("keys", "func", "inv_func"))
     text = step.config.followed(step.given.get("func"), step.where)
+    if channels > MOST_REGIONS:
+        raise step.refusal(f"expected at most {MOST_REGIONS} regions in a function that paints them, found {channels}")
     try:
-        found = _regions(_body(text))[::-1]
-    except (_NotKnown, SyntaxError, ValueError, RecursionError, MemoryError):
+        values = _values(function_of(text), channels)
+    except (NotKnownError, ArithmeticError):
         raise step.refusal(
-            f"expected regions that are painted by nested torch.where(x[[CHANNEL]] > 0, VALUE, …, 0), found {text!r}, "
-            "which is not run; if it paints regions, take it out of a copy of the bundle and give the order as "
-            "region_order under [output] in the file of --settings"
+            f"expected regions that are painted, such as nested torch.where(x[[CHANNEL]] > 0, VALUE, …, 0), found "
+            f"{text!r}, which is not run; {ADVICE}"
         ) from None
-    if sorted(one.channel for one in found) != list(range(channels)):
-        listed = ", ".join(str(one.channel) for one in found)
-        raise step.refusal(f"expected each of the network's {channels} regions once, found the channels {listed}")
+    alone = [values[frozenset({channel})] for channel in range(channels)]
+    if values[frozenset()] != 0 or min(alone) <= 0:
+        raise step.refusal(
+            f"expected each of the network's {channels} regions with a value above 0, and 0 elsewhere, found {alone} "
+            f"and {values[frozenset()]}; {ADVICE}"
+        )
+    order = _order(values, alone)
+    if order is None:
+        raise step.refusal(f"expected regions of which later ones cover earlier ones, found {text!r}; {ADVICE}")
+    return [Painted(channel, alone[channel]) for channel in order]
+
+
+Values = Mapping[frozenset[int], int]
+"""The value of a voxel in the mask by the regions that it lies in."""
+
+
+def _values(function: Function, channels: int) -> Values:
+    found = {}
+    for count in range(channels + 1):
+        for regions in combinations(range(channels), count):
+            inside = frozenset(regions)
+            value = value_at(function, lambda node, inside=inside: _in_region(function, node, inside))  # type: ignore[misc]
+            if int(value) != value:
+                raise NotKnownError
+            found[inside] = int(value)
     return found
 
 
-def _body(text: Any) -> tuple[ast.expr, str]:
-    """What the function gives, and the name of its argument."""
-    node = ast.parse(str(text).strip().removeprefix("$").strip(), mode="eval").body if str(text)[:1] == "$" else None
+def _in_region(function: Function, node: ast.expr, inside: frozenset[int]) -> int | None:
+    """1 or 0 for `x[[2]]`, `x[2:3]` and `x[2]`: one region of a voxel. None for anything else."""
     match node:
-        case ast.Lambda(args=ast.arguments(posonlyargs=[], args=[argument], kwonlyargs=[], defaults=[]), body=body):
-            return body, argument.arg
-    raise _NotKnown
+        case ast.Subscript(value=ast.Name(id=name), slice=index) if name == function.argument:
+            return int(_channel(index) in inside)
+    return None
 
 
-def _regions(found: tuple[ast.expr, str]) -> list[Painted]:
-    """The regions from the one on top down."""
-    node, argument = found
-    match node:
-        case ast.Constant(value=0) if type(node.value) is int:
-            return []
-        case ast.Call(func=function, args=[where, ast.Constant(value=int(value)), rest], keywords=[]) if (
-            ast.unparse(function) in CHOICES and type(value) is int and value > 0
+def _channel(index: ast.expr) -> int:
+    match index:
+        case ast.List(elts=[ast.Constant(value=int(channel))]) | ast.Constant(value=int(channel)) if (
+            type(channel) is int
         ):
-            return [Painted(_channel(where, argument), value), *_regions((rest, argument))]
-    raise _NotKnown
+            return channel
+        case ast.Slice(lower=ast.Constant(value=int(low)), upper=ast.Constant(value=int(high)), step=None) if (
+            high == low + 1
+        ):
+            return low
+    raise NotKnownError
 
 
-def _channel(node: ast.expr, argument: str) -> int:
-    """The channel of `x[[2]] > 0` or `x[2:3] > 0.5`: a mask of 0 and 1, one channel of it kept as a channel."""
-    match node:
-        case ast.Compare(
-            left=ast.Subscript(value=ast.Name(id=name), slice=index),
-            ops=[operator],
-            comparators=[ast.Constant(value=limit)],
-        ) if name == argument and (type(operator), limit) in ((ast.Gt, 0), (ast.Gt, 0.5), (ast.Eq, 1), (ast.GtE, 1)):
-            match index:
-                case ast.List(elts=[ast.Constant(value=int(channel))]) if type(channel) is int:
-                    return channel
-                case ast.Slice(lower=ast.Constant(value=int(low)), upper=ast.Constant(value=int(high)), step=None) if (
-                    high == low + 1
-                ):
-                    return low
-    raise _NotKnown
+def _order(values: Values, alone: Sequence[int]) -> list[int] | None:
+    """The order that gives `values`; None where none does."""
+    after: TopologicalSorter[int] = TopologicalSorter()
+    for first, second in combinations(range(len(alone)), 2):
+        both = values[frozenset({first, second})]
+        after.add(first)
+        if alone[first] != alone[second] and both in (alone[first], alone[second]):
+            after.add(*((second, first) if both == alone[second] else (first, second)))
+    after.add(0)
+    try:
+        order = list(after.static_order())
+    except CycleError:
+        return None
+    painted = {inside: next((alone[one] for one in reversed(order) if one in inside), 0) for inside in values}
+    return order if painted == dict(values) else None

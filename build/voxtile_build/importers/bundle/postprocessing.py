@@ -117,7 +117,8 @@ def _add(step: Step, labels: int, finish: Finish) -> None:
     elif step.name == "Invert":
         finish.steps.append(_inverse(step, finish))
     elif step.name in CLASSES:
-        finish.steps.append(translated(step, CLASSES[step.name]))
+        # Labels are whole numbers, and the client chooses a type that holds them.
+        finish.steps.append(translated(step, CLASSES[step.name], ignored=("dtype",)))
     else:
         raise step.refusal("there is no counterpart after the network")
 

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from voxtile_build.errors import SourceError
-from voxtile_build.importers.bundle.config import DISABLED, Config
+from voxtile_build.importers.bundle.config import DEEPEST, DISABLED, Config
 from voxtile_build.importers.bundle.refusals import Refusals
 from voxtile_build.importers.bundle.targets import TARGET, TRANSFORMS, monai_name
 
@@ -18,6 +18,7 @@ REQUIRED = object()
 LARGEST = sys.float_info.max
 SPECIAL = re.compile(r"_\w+_")
 """Keys such as _desc_, which are no arguments."""
+COMPOSE_NAME = "Compose"
 COMPOSE = {"map_items": (True, False), "unpack_items": (False,), "log_stats": (False,), "lazy": (False, None)}
 """Arguments of Compose beside its transforms, and the values that change no result."""
 
@@ -140,21 +141,28 @@ def steps_of(config: Config, key: str, refusals: Refusals) -> tuple[Step, ...]:
         SourceError: it is neither Compose nor a list of transforms.
     """
     chain = config.raw(key)
-    if chain is None:
-        return ()
+    return () if chain is None else tuple(_steps(config, key, chain, refusals, 0))
+
+
+def _steps(config: Config, key: str, chain: Any, refusals: Refusals, depth: int) -> Iterator[Step]:
+    """The transforms of a chain, with those of chains inside it."""
     if isinstance(chain, Mapping):
         _check_compose(config, key, chain)
         key, chain = f"{key}::transforms", chain.get("transforms")
     chain = config.parts(chain, key)
     if not isinstance(chain, list):
         raise SourceError(f"{config.where}: {key}: expected a list of transforms, found {chain!r}")
-    found = []
+    if depth > DEEPEST:
+        raise SourceError(f"{config.where}: {key}: expected at most {DEEPEST} chains inside each other")
     for index, part in enumerate(chain):
         with refusals.collect():
             where, part = f"{key}::{index}", config.followed(part, key)
-            if not _is_disabled(config, where, part):
-                found.append(_step(config, where, part))
-    return tuple(found)
+            if _is_disabled(config, where, part):
+                continue
+            if isinstance(part, Mapping) and str(part.get(TARGET)).rpartition(".")[2] == COMPOSE_NAME:
+                yield from _steps(config, where, part, refusals, depth + 1)
+            else:
+                yield _step(config, where, part)
 
 
 def _step(config: Config, where: str, part: Any) -> Step:
@@ -167,7 +175,7 @@ def _step(config: Config, where: str, part: Any) -> Step:
 
 def _check_compose(config: Config, key: str, chain: Mapping[str, Any]) -> None:
     name = monai_name(chain, TRANSFORMS, f"{config.where}: {key}") if TARGET in chain else "no _target_"
-    if name != "Compose":
+    if name != COMPOSE_NAME:
         raise SourceError(f"{config.where}: {key}: expected Compose, found {name}")
     given = {part: value for part, value in chain.items() if part not in (TARGET, "transforms")}
     step = Step(name, name, key, {part: value for part, value in given.items() if not SPECIAL.fullmatch(part)}, config)

@@ -18,6 +18,7 @@ from voxtile_build.errors import SourceError
 from voxtile_build.importers.bundle.config import DISABLED, Config
 from voxtile_build.importers.bundle.steps import SPECIAL
 from voxtile_build.importers.bundle.targets import HANDLERS, TARGET, monai_name
+from voxtile_build.networks.fetched import require_fetched
 from voxtile_build.networks.weights import container_of, read_entries, read_state, same_tensors
 
 WEIGHTS = ("models/model.safetensors", "models/model.pt")
@@ -49,9 +50,11 @@ def weights_of(config: Config, folder: Path, network: Mapping[str, Any]) -> Path
     if named:
         key, (path, entry) = next(iter(named.items()))
         _check_named(config, folder, path, key)
+        require_fetched(path)
         _check_entry(path, entry, f"{config.where}: {key}::load_dict")
     else:
         path = _usual(folder)
+    require_fetched(path)
     check_hash(folder, path)
     return path
 

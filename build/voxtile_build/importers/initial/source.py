@@ -8,11 +8,11 @@ from pathlib import Path
 
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.nnunet.found import trained_folders
+from voxtile_build.networks.fetched import not_fetched
 
 TENSORS = (".safetensors", ".pt", ".pth", ".ckpt", ".bin", ".pkl", ".tar", ".ts", ".pt2", ".onnx")
 """Endings of files that may hold weights or a network."""
 SHOWN = 8
-LFS, PAGES = b"version https://git-lfs", (b"<!doctype", b"<html")
 HEAD_BYTES = 64
 
 
@@ -75,14 +75,8 @@ def _of_file(path: Path) -> Kind:
 
 
 def _refuse_others(path: Path, head: bytes) -> None:
-    what = None
-    if not head:
-        what = "an empty file; fetch it again"
-    elif head.startswith(LFS):
-        what = "a pointer of git-lfs in place of the file; run git lfs pull"
-    elif head.lstrip().lower().startswith(PAGES):
-        what = "a web page; the download went wrong, fetch the file itself"
-    elif path.suffix == ".toml":
+    what = not_fetched(head)
+    if what is None and path.suffix == ".toml":
         what = f"a spec already; see what it says with voxtile-build explain {path}"
     elif path.name.endswith((".nii", ".nii.gz", ".dcm", ".nrrd", ".mha", ".mgz")):
         what = "a scan; give the weights of the network"
