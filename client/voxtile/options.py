@@ -40,7 +40,8 @@ class Options:
             then by working in strips; the labels stay the same.
         half_scores: whether scores may be summed in half precision where max_ram_mib requires it. Changes the result.
         keep_scores: whether to return the scores on the scan's own grid too.
-        postprocessing: whether an nnU-Net model's learned post-processing is applied. False changes the result.
+        postprocessing: whether labels are cleaned: by an nnU-Net model's learned post-processing, or by the steps of
+            a model's chain. False changes the result.
         nan: what replaces voxels that are NaN; None to refuse such a scan. Changes the result, as do the next two.
         posinf: what replaces voxels that are infinite, or above float32; None to refuse them.
         neginf: what replaces voxels that are minus infinity, or below float32; None to refuse them.
@@ -124,6 +125,8 @@ def changes_in_words(card: Card, options: Options) -> list[str]:
         changes.append("empty tiles skipped")
     if card.nnunet and card.nnunet.get("postprocessing") and not options.postprocessing:
         changes.append("learned post-processing off")
+    if card.finishing is not None and card.finishing.cleans and not options.postprocessing:
+        changes.append("cleaning of labels off")
     return changes
 
 

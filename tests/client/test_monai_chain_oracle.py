@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -205,3 +206,41 @@ def test_kept_scores_are_zero_outside_the_crop() -> None:
     sink.finish()
     np.testing.assert_allclose(sink.scores, expected, atol=FLOAT32_ROUNDING * float(np.abs(scores).max()))
     assert (sink.scores == 0).all(axis=0).any()
+
+
+@pytest.mark.parametrize(
+    ("way", "after", "keep_scores"),
+    [
+        ([LPS, SPACING, CROP], [SOFTMAX, LINEAR, ARGMAX, LARGEST], False),
+        ([LPS, SPACING, CROP], [SOFTMAX, LINEAR, ARGMAX, LARGEST], True),
+        ([CROP, LPS, SPACING], [LINEAR, ARGMAX, UNION, HOLES], True),
+        ([LPS, SPACING, DIVISIBLE, CENTRE], [SOFTMAX, ARGMAX, LARGEST, NEAREST, HOLES], False),
+        ([LPS], [SIGMOID, LINEAR, OTHER, LARGEST], False),
+    ],
+)
+def test_the_way_back_takes_no_more_than_it_says(way: list[Any], after: list[Any], keep_scores: bool) -> None:
+    """Measured by Python's own count of NumPy's memory."""
+    volume = phantom_volume((72, 60, 66), codes="PSL")
+    regions = any(step.get("threshold") for step in after)
+    card = chain_card(
+        way,
+        output={"kind": "logits", "scores": 3, "activation": first_activation(after)},
+        labels=[{"name": name, "value": number + regions} for number, name in enumerate("abc")],
+        regions=regions,
+        postprocessing=after,
+    )
+    prepared = MonaiPreparedScan(volume, card)
+    scores = smooth_scores(prepared.data.shape[1:], 3, seed=2)
+    strip = prepared.strips(1, 1)[0]
+    parts = [scores[:, first : first + 8].copy() for first in range(0, scores.shape[1], 8)]
+    tracemalloc.start()
+    sink = prepared.restorer(keep_scores)
+    sink.start_strip(strip)
+    for part in parts:
+        sink.add_planes(part)
+    sink.finish()
+    if keep_scores:
+        assert sink.scores.shape[1:] == volume.shape
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= prepared.restore_bytes(8, strip, keep_scores)

@@ -22,6 +22,7 @@ from tests.support.build_specs import spec
 from tests.support.in_process import stitched
 from voxtile import RemoteNetwork, Segmenter
 from voxtile.card import Tiling
+from voxtile.errors import InputError
 from voxtile_build.build import build
 from voxtile_server.embedded import EmbeddedServer
 
@@ -43,6 +44,7 @@ class Case:
     mode: str = "constant"
     sigma_scale: Numbers = 0.125
     cval: float = 0.0
+    padding: str = "constant"
 
     @property
     def window(self) -> Shape:
@@ -51,12 +53,13 @@ class Case:
 
     @property
     def tiling(self) -> Tiling:
-        return Tiling(overlap=self.overlap, mode=self.mode, sigma_scale=self.sigma_scale)
+        return Tiling(overlap=self.overlap, mode=self.mode, sigma_scale=self.sigma_scale, padding_mode=self.padding)
 
     def __str__(self) -> str:
         changes = [f"{self.overlap}", self.mode]
         changes += [f"sigma {self.sigma_scale}"] if self.sigma_scale != 0.125 else []
         changes += [f"outside {self.cval:g}"] if self.cval else []
+        changes += [self.padding] if self.padding != "constant" else []
         return f"{'x'.join(map(str, self.image))} by {'x'.join(map(str, self.roi))}, {', '.join(changes)}"
 
 
@@ -98,6 +101,9 @@ PADDED = [
     *(Case((1, 3, *image), (8, 10, 12), 3, 0.5, "gaussian", 0.125, cval)
       for image in ((5, 25, 30), (20, 25, 11), (3, 4, 5), (7, 9, 40)) for cval in (0.0, -1.0, 2.5)),
     Case((1, 3, 3, 3), (5, 5), 10, 0.5, "constant", 1.0, -1.0),
+    *(Case((2, 3, *image), (8, 10, 12), 3, 0.5, "gaussian", 0.125, 0.0, padding)
+      for image in ((5, 25, 30), (20, 25, 11), (5, 7, 9)) for padding in ("replicate", "reflect", "circular")),
+    Case((1, 3, 2, 20), (9, 7), 3, 0.5, "gaussian", padding="replicate"),
 ]  # fmt: skip
 CASES = [*DEFAULT, *WINDOWS, *ANISOTROPIC, *SIGMAS, *PADDED]
 
@@ -116,7 +122,7 @@ def by_monai(x: NDArray[np.float32], case: Case, network: Callable[..., Any]) ->
             overlap=case.overlap,
             mode=case.mode,
             sigma_scale=case.sigma_scale,
-            padding_mode="constant",
+            padding_mode=case.padding,
             cval=case.cval,
         )
     return np.asarray(scores)
@@ -200,6 +206,17 @@ def test_the_network_sees_what_lies_outside(cval: float) -> None:
     found = by_client(x, case, lambda rois: rois + rois.sum())
     np.testing.assert_array_equal(found, by_monai(x, case, lambda rois: rois + rois.sum()))
     np.testing.assert_array_equal(found, 10 + 16 * cval)
+
+
+@pytest.mark.parametrize(("padding", "size"), [("reflect", 4), ("circular", 3)])
+def test_a_scan_too_small_to_be_padded_with_its_own_voxels_is_refused_as_pytorch_refuses_it(
+    padding: str, size: int
+) -> None:
+    case = Case((1, 3, size, 12), (11, 5), padding=padding)
+    with pytest.raises(InputError, match=f"pads small scans by {padding}, which takes at most 3 voxels"):
+        by_client(values(case), case, lambda rois: rois)
+    with pytest.raises(RuntimeError):
+        by_monai(values(case), case, lambda rois: rois)
 
 
 # Through the server

@@ -183,6 +183,7 @@ def test_a_tile_holds_a_label_where_any_voxel_gets_one(kind: str, regions: bool,
 def test_masks_of_regions_are_bytes_from_one_half_on_or_above_it(plan: Any) -> None:
     labels = [{"name": "whole", "value": 2}, {"name": "core", "value": 1}]
     card = card_of(output={"kind": "probabilities", "scores": 2, "scale": 255.0}, labels=labels, regions=True)
-    masks = region_masks(np.array([[0.49, 0.5], [0.51, 1.0]], np.float32), card.model_copy(update={"nnunet": plan}))
+    scores = np.array([[0.49, 0.5], [0.51, 1.0]], np.float32)
+    masks = region_masks(scores, card.model_copy(update={"nnunet": plan}), 1.0)
     np.testing.assert_array_equal(masks, [[0, plan is None], [1, 1]])
     assert masks.dtype == np.uint8

@@ -209,11 +209,15 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
     except NetworkError:
         raise
     except Exception as error:  # networks raise many kinds of errors
-        raise NetworkError(f"{key}: the network refuses a ROI of {list(roi)}: {reason_of(error)}; {advice}") from error
+        reason = reason_of(error)
+        raise NetworkError(
+            f"{key}: the network refuses a ROI of {list(roi)}: {reason}; {_advice(reason, spec, advice)}"
+        ) from error
     if tuple(logits.shape[2:]) != roi:
+        head = "network.head chooses another output; " if spec.network.head is not None else ""
         raise NetworkError(
             f"{key}: expected scores on the grid of the ROI {list(roi)}, the network gives "
-            f"{list(logits.shape[2:])}; {advice}"
+            f"{list(logits.shape[2:])}; {head}{advice}"
         )
     expected = (1, len(spec.output.labels), *roi)
     if tuple(logits.shape) != expected:
@@ -222,3 +226,14 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
             f"found {list(logits.shape)}; labels, regions or network.args are wrong"
         )
     return logits
+
+
+def _advice(reason: str, spec: Spec, usual: str) -> str:
+    """What to do about a network that refuses its ROI, as far as its own words tell."""
+    size = spec.network.args.get("img_size")
+    roi = list(spec.tiling.roi_size)
+    if size is not None and (list(size) if isinstance(size, list | tuple) else [size] * len(roi)) != roi:
+        return f"roi_size and network.args.img_size must be the same, found img_size {size}"
+    if "positional argument" in reason or "missing value for argument" in reason:
+        return "the network takes several inputs; serve one that takes the image alone, [batch, channel, *roi]"
+    return usual

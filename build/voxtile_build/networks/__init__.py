@@ -75,6 +75,10 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
     return network.eval()
 
 
+MUCH_ALIKE = 0.75
+"""From this likeness on, another name is taken for a slip of the pen: VNet is no UNet."""
+
+
 def find_network(name: str) -> NetworkSpec:
     """The network with this name.
 
@@ -84,7 +88,13 @@ def find_network(name: str) -> NetworkSpec:
     for spec in NETWORKS:
         if spec.name == name:
             return spec
-    raise NetworkError(f"network.name: expected one of {', '.join(n.name for n in NETWORKS)}, found {name!r}")
+    names = {spec.name.lower(): spec.name for spec in NETWORKS}
+    near = difflib.get_close_matches(name.lower(), names, 1, MUCH_ALIKE)
+    mean = f" (did you mean {names[near[0]]!r}?)" if near else ""
+    raise NetworkError(
+        f"network.name: expected one of {', '.join(names.values())}, found {name!r}{mean}; any other network is given "
+        "by network.file: TorchScript, torch.export or ONNX"
+    )
 
 
 def constructor_of(spec: NetworkSpec) -> Any:

@@ -27,6 +27,31 @@ OTHER_TRANSFORMS = {
 }
 """Transforms of MONAI that a chain cannot hold, and what to do."""
 
+PLAIN = {
+    "model_type": "expected a table",
+    "model_attributes_type": 'expected a table, such as { rule = "range", … }',
+    "dict_type": "expected a table",
+    "tuple_type": "expected a list, such as [1, 2, 3]",
+    "list_type": "expected a list, such as [1, 2, 3]",
+    "string_type": "expected text",
+    "int_type": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "bool_type": "expected true or false",
+    "none_required": "expected nothing",
+    "finite_number": "expected a finite number",
+}
+"""Pydantic's kinds of faults, in words of the file."""
+
+_RULE = 'of a rule: intensity = { rule = "range", a_min = …, a_max = … }, or a step of [[preprocessing]]'
+WORDS_OF_INPUT = {
+    "pixdim": "MONAI's word for spacing; or write Spacing as a step of [[preprocessing]]",
+    "axcodes": "MONAI's word for orientation; or write Orientation as a step of [[preprocessing]]",
+    **dict.fromkeys(("a_min", "a_max", "b_min", "b_max", "clip"), _RULE),
+    **dict.fromkeys(("lower", "upper", "mean", "std", "nonzero", "channel_wise", "subtrahend", "divisor"), _RULE),
+}
+"""Words that people write into [input], and where they belong."""
+
 
 def explain(error: ValidationError, model: type[BaseModel], where: str, words: Mapping[str, str] | None = None) -> str:
     """A line for every fault: `FILE: key.path: what is wrong, what was found (what the key means)`.
@@ -63,12 +88,23 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:
     if details["type"] == "union_tag_not_found":
         return f"{key}: expected the key {details['ctx']['discriminator']}, which says what it is, found none{meaning}"
     if details["type"] == "extra_forbidden":
-        return f"{key}: unknown key{_nearest(path[-1], parent)}; {_known(path[:-1], parent)}"
-    if details["type"] == "missing":
+        hint = _elsewhere(path[-1], parent) or _nearest(path[-1], parent)
+        return f"{key}: unknown key{hint}; {_known(path[:-1], parent)}"
+    if details["type"] == "missing" and not isinstance(details["loc"][-1], int):
         return f"{key}: missing{meaning}"
-    message = details["msg"].removeprefix("Value error, ")
+    if isinstance(details["input"], list | tuple) and details["type"] in ("missing", "too_long"):
+        key = key.rpartition("[")[0] if details["type"] == "missing" else key
+        return f"{key}: {_wrong_count(details)}, found {_short(details['input'])}{meaning}"
+    message = PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
     found = "" if details["type"] == "value_error" else f", found {_short(details['input'])}"
     return f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{found}{meaning}"
+
+
+def _wrong_count(details: ErrorDetails) -> str:
+    """What is wrong with the number of values of a list. Pydantic names the first one that is missing."""
+    if details["type"] == "too_long":
+        return f"expected {details['ctx']['max_length']} values at most"
+    return f"expected more than {len(details['input'])} values"
 
 
 def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None, str]:
@@ -126,6 +162,14 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
 def _nearest(key: str, parent: type[BaseModel] | None) -> str:
     near = difflib.get_close_matches(key, parent.model_fields if parent else (), 1)
     return f" (did you mean {near[0]!r}?)" if near else ""
+
+
+def _elsewhere(key: str, parent: type[BaseModel] | None) -> str:
+    """Where a word of MONAI's belongs that is written into [input]."""
+    if parent is None or "channels" not in parent.model_fields:
+        return ""
+    place = WORDS_OF_INPUT.get(key)
+    return f" ({place})" if place else ""
 
 
 def _known(path: list[str], parent: type[BaseModel] | None) -> str:

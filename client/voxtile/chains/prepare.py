@@ -12,6 +12,7 @@ from voxtile.chains.monai.prepared_scan import MonaiPreparedScan
 from voxtile.extras import require
 from voxtile.io.geometry import MONAI, NIBABEL, SIMPLEITK
 from voxtile.io.volume import Volume
+from voxtile.transforms.finishing import CLEANING
 
 
 def check_installed(card: Card) -> None:
@@ -22,6 +23,8 @@ def check_installed(card: Card) -> None:
     """
     if card.nnunet is not None or card.parts is not None:
         require("scipy", "nnunet", f"the nnU-Net model {card.name!r}")
+    if card.finishing is not None and card.finishing.cleans:
+        require("scipy", "nnunet", f"the model {card.name!r}, whose labels are cleaned,")
 
 
 def reader_of(card: Card) -> str:
@@ -46,7 +49,8 @@ def prepare_scan(
         volume: the scan.
         card: the model's card.
         previous: labels [i, j, k] of a cascade's first stage, for a model that is the second stage.
-        postprocessing: whether an nnU-Net model's learned post-processing is applied to the finished labels.
+        postprocessing: whether labels are cleaned after they are decided: by an nnU-Net model's learned
+            post-processing, or by the steps of a chain.
         max_bytes: limit for what preparing takes; None for the machine's own memory.
 
     Raises:
@@ -57,8 +61,16 @@ def prepare_scan(
     """
     check_installed(card)
     if card.nnunet is None:
-        return MonaiPreparedScan(volume, card, max_bytes)
+        return MonaiPreparedScan(volume, card if postprocessing else _without_cleaning(card), max_bytes)
     # Loaded only for such a model: the others need nothing of it.
     from voxtile.chains.nnunet.prepared_scan import NnunetPreparedScan
 
     return NnunetPreparedScan(volume, card, previous, postprocessing, max_bytes)
+
+
+def _without_cleaning(card: Card) -> Card:
+    """The card without the steps of its chain that change decided labels."""
+    if card.postprocessing is None:
+        return card
+    kept = tuple(step for step in card.postprocessing if not isinstance(step, CLEANING))
+    return card.model_copy(update={"postprocessing": kept})

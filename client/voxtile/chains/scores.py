@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card
+from voxtile.chains.cleaning import clean
 from voxtile.errors import ModelError
 
 Decide = Callable[[NDArray[np.float32]], NDArray[Any]]
@@ -80,25 +81,25 @@ def label_type(card: Card) -> np.dtype[Any]:
     return np.dtype(np.uint16 if max(label.value for label in card.labels) > 255 else np.uint8)
 
 
-def region_masks(scores: NDArray[np.float32], card: Card) -> NDArray[np.uint8]:
+def region_masks(scores: NDArray[np.float32], card: Card, voxel_mm3: float) -> NDArray[np.uint8]:
     """Returns the mask of each region [region, ...] as 0 and 1, in the order of the card's labels.
+
+    Where the card's chain cleans the regions on the scan's own grid, so are these.
 
     Args:
         scores: [region, ...] as they are kept on the scan's own grid: logits or probabilities of a MONAI model,
             probabilities of an nnU-Net model.
         card: the model's card.
+        voxel_mm3: cubic millimetres of a voxel.
     """
     if card.nnunet is not None:
         return (scores > 0.5).astype(np.uint8)
-    finishing = card.finishing
-    if finishing is not None and finishing.decided_first:
-        raise ModelError(
-            f"model {card.name!r}: its labels are decided before they are brought back to the scan's grid, so its "
-            "scores there say nothing of them"
-        )
     # Kept scores are divided by the scale.
     chosen = region_chooser(card.model_copy(update={"output": card.output.model_copy(update={"scale": 1.0})}))
-    return chosen(scores).astype(np.uint8)
+    masks = chosen(scores).astype(np.uint8)
+    if card.finishing is not None:
+        clean(masks, card.finishing.on_scan_grid, voxel_mm3)
+    return masks
 
 
 def holds_label(scores: NDArray[np.float32], card: Card) -> bool:

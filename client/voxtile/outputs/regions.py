@@ -12,6 +12,7 @@ import numpy as np
 from voxtile.card import Card
 from voxtile.chains.scores import region_masks
 from voxtile.errors import ModelError
+from voxtile.io.geometry import spacing_of
 from voxtile.io.writing import mask_image, write_image
 from voxtile.outputs.base import Output, Result
 
@@ -27,12 +28,18 @@ def check_regions(card: Card) -> None:
             f"model {card.name!r}: --regions writes a mask for each of several regions that overlap, and the labels of "
             "this model exclude one another; its mask holds them all"
         )
+    if card.finishing is not None and card.finishing.decided_first:
+        raise ModelError(
+            f"model {card.name!r}: --regions needs scores on the scan's grid, and the labels of this model are decided "
+            "before they are brought back to it"
+        )
 
 
 def _write(result: Result, path: Path) -> None:
     if result.scores is None:
         raise ModelError("masks of regions need the scores: segment with keep_scores")
-    masks = region_masks(result.scores, result.card)
+    millimetres = float(np.prod(spacing_of(result.volume.affine)))
+    masks = region_masks(result.scores, result.card, millimetres)
     write_image(mask_image(np.moveaxis(masks, 0, 3), result.volume), path)
 
 
