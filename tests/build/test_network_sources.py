@@ -474,7 +474,7 @@ def test_another_file_than_the_one_that_was_meant_is_refused(tmp_path: Path) -> 
         ({"file": "n.onnx"}, "file and sha256 go together"),
         ({"name": "UNet", "sha256": "0" * 64}, "file and sha256 go together"),
         ({"file": "n.onnx", "sha256": "0" * 64, "args": {"a": 1}}, r"args \['a'\] are those of a network by name"),
-        ({"name": "UNet", "head": "last"}, "network.head: .*valid integer"),
+        ({"name": "UNet", "head": "last"}, "network.head: .*whole number"),
     ],
 )
 def test_a_network_has_one_source(network: dict[str, Any], expected: str) -> None:

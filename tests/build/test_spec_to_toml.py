@@ -183,5 +183,5 @@ def test_a_file_name_that_is_no_unicode_is_refused_and_nothing_is_written(tmp_pa
 def test_text_that_is_no_json_is_refused_in_place_of_a_table(text: str) -> None:
     with pytest.raises(SpecError, match=r"network\.args: expected a table, or one as JSON text"):
         spec(network={"name": "UNet", "args": text})
-    with pytest.raises(SpecError, match=r"network\.args: .*valid dictionary"):
+    with pytest.raises(SpecError, match=r"network\.args: .*expected a table"):
         spec(network={"name": "UNet", "args": "[1]"})
