@@ -47,12 +47,24 @@ from voxtile_build.spec.spec import Spec, check_done
 
 
 @dataclass(frozen=True)
+class Speed:
+    """Seconds for one tile through all folds, each in the fastest run: by an engine, and by PyTorch in fp32."""
+
+    engine: float
+    pytorch: float
+
+    def __add__(self, other: Speed) -> Speed:
+        return Speed(self.engine + other.engine, self.pytorch + other.pytorch)
+
+
+@dataclass(frozen=True)
 class Published:
     """What one public model consists of.
 
     Attributes:
         entries: names of the published entries, the public one last.
         card: the card of the public entry.
+        speeds: what each engine took on this machine, by its name.
         warnings: what the user should know, a sentence each.
         graph_lines: what each graph pass did, a line each.
         refused: why an engine that was asked for is not among them, by the engine's name.
@@ -60,6 +72,7 @@ class Published:
 
     entries: tuple[str, ...]
     card: Card
+    speeds: Mapping[str, Speed] = field(default_factory=dict)
     warnings: tuple[str, ...] = ()
     graph_lines: tuple[str, ...] = ()
     refused: Mapping[str, BuildError] = field(default_factory=dict)
@@ -160,7 +173,9 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     _write_public(spec, card, [fold.name for fold in folds], staged)
     warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
     lines = tuple(line for one in built for line in one.graph_lines)
-    return Published((*entries, spec.name), card, warnings, lines, refused)
+    first, *others = (one.speeds for one in built)
+    speeds = {engine.name: sum((one[engine.name] for one in others), first[engine.name]) for engine in chosen}
+    return Published((*entries, spec.name), card, speeds, warnings, lines, refused)
 
 
 def _build_set(one: ModelSet, built: Sequence[Published], staged: Path) -> Published:
@@ -180,12 +195,13 @@ def _none_left(refused: Mapping[str, BuildError]) -> BuildError:
 
 @dataclass(frozen=True)
 class _BuiltFold:
-    """certificates: in short, by engine; hashes: of the weights and of the ONNX file; the rest as in `Published`.
+    """certificates and speeds: by engine; hashes: of the weights and of the ONNX file; the rest as in `Published`.
 
     shared: where the order of regions must be found, how many voxels each two share on each scan, [region, region].
     """
 
     certificates: dict[str, Certificate]
+    speeds: dict[str, Speed]
     hashes: dict[str, str]
     warnings: tuple[str, ...]
     graph_lines: tuple[str, ...]
@@ -198,16 +214,16 @@ def _build_fold(
     """The entries of one network, one an engine. The error of an engine that is refused is put into `refused`."""
     certificates: dict[str, Certificate] = {}
     warnings = [f"{prepared.spec.name}: {warning}" for warning in prepared.warnings]
+    speeds: dict[str, Speed] = {}
     for engine in chosen:
-        with step(f"build and certify {engine.name}"):
-            try:
-                certificates[engine.name], more = _build_engine(engine, prepared, staged)
-            except (AcceptanceError, EngineError) as error:
-                refused[engine.name] = error
-                continue
-            warnings += [f"{entry_name(prepared.spec.name, engine.name)}: {warning}" for warning in more]
+        try:
+            certificates[engine.name], speeds[engine.name], more = _build_engine(engine, prepared, staged, step)
+        except (AcceptanceError, EngineError) as error:
+            refused[engine.name] = error
+            continue
+        warnings += [f"{entry_name(prepared.spec.name, engine.name)}: {warning}" for warning in more]
     lines = tuple(as_lines(prepared.graphs.reports))
-    return _BuiltFold(certificates, dict(prepared.hashes), tuple(warnings), lines, _shared(prepared))
+    return _BuiltFold(certificates, speeds, dict(prepared.hashes), tuple(warnings), lines, _shared(prepared))
 
 
 def _shared(prepared: Prepared) -> tuple[Array, ...]:
@@ -216,22 +232,28 @@ def _shared(prepared: Prepared) -> tuple[Array, ...]:
     return tuple(overlaps(masks(scores, prepared.spec.output)) for _, scores in prepared.reference.scans)
 
 
-def _build_engine(engine: Engine, prepared: Prepared, staged: Path) -> tuple[Certificate, tuple[str, ...]]:
-    """One engine's whole entry under `staged`; its certificate in short, and warnings for the user."""
+def _build_engine(
+    engine: Engine, prepared: Prepared, staged: Path, step: Step
+) -> tuple[Certificate, Speed, tuple[str, ...]]:
+    """One engine's whole entry under `staged`; its certificate in short, its speed, and warnings for the user."""
     graphs, spec = prepared.graphs, prepared.spec
     entry = _folder(staged / entry_name(spec.name, engine.name))
     version = _folder(entry / str(spec.version))
     started = time.perf_counter()
-    compiled = compile_at(engine, graphs, spec, version)
+    with step(f"build {engine.name}"):
+        compiled = compile_at(engine, graphs, spec, version)
     compiling = time.perf_counter() - started
-    certificate = certify(spec, engine, compiled, prepared.reference, prepared.hashes)
+    with step(f"certify {engine.name}"):
+        certificate = certify(spec, engine, compiled, prepared.reference, prepared.hashes)
     require_accepted(certificate.content)
     digest = certificate.write(version)
     reports = graphs.reports_of(compiled.graphs)
-    write_facts(version, {"compile": compiling, **compiled.seconds, **certificate.seconds}, reports, compiled.warnings)
+    seconds = {"compile": compiling, **compiled.seconds, **certificate.seconds}
+    write_facts(version, seconds, reports, compiled.warnings, prepared.reference.seconds)
     write_engine_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
     warnings = (warning for warning in certificate.content["warnings"] if warning not in spec.notes)
-    return short_form(certificate.content, digest), tuple(warnings)
+    speed = Speed(min(certificate.seconds.values()), prepared.reference.seconds)
+    return short_form(certificate.content, digest), speed, tuple(warnings)
 
 
 def _write_public(spec: Spec, card: Card, folds: Sequence[str], staged: Path) -> None:

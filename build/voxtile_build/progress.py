@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
 
+from voxtile_build.arrays import Array, Feed, Runner
+
 Step = Callable[[str], AbstractContextManager[None]]
 """Called with the name of a step; the context that it returns lasts as long as the step."""
 
@@ -34,3 +36,17 @@ def listening(tell: Tell) -> Iterator[None]:
 def teller() -> Tell:
     """Whom to tell how far the running step is; to be asked for in the thread of the step."""
     return _teller.get()
+
+
+def counted(run: Runner, total: int) -> Runner:
+    """The same runner; after each run it tells which share of `total` tiles it has been given so far."""
+    done, tell = 0, teller()
+
+    def running(feed: Feed) -> Array:
+        nonlocal done
+        scores = run(feed)
+        done += len(feed["roi"])
+        tell(min(done / total, 1.0))
+        return scores
+
+    return running

@@ -6,7 +6,9 @@ import errno
 import hashlib
 import json
 import os
+import re
 import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +17,7 @@ import onnxruntime as ort
 import openvino as ov
 import pytest
 import torch
+import typer
 from rich.console import Console
 from safetensors.torch import save_file
 
@@ -24,6 +27,7 @@ from tests.support.build_specs import ROI, tiny_unet
 from voxtile.card import Card
 from voxtile_build.cli import commands as cli
 from voxtile_build.cli.console import Steps
+from voxtile_build.progress import teller
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import public_config, read_config, write_config
 from voxtile_build.repository.entries import CERTIFICATE
@@ -289,7 +293,7 @@ def test_a_failed_build_tells_why_and_leaves_the_old_entries_serving(
     before, spec = files(copy_of_built), write_spec(copy_of_built.parent)
     spoil(spec)
     assert run("spec", spec, "--repository", copy_of_built) == code
-    lines = error_of(capsys).splitlines()
+    lines = [line for line in error_of(capsys).splitlines() if not line.startswith("tiny: ")]  # a slow machine's steps
     assert len(lines) == 1
     assert lines[0].startswith("voxtile-build: ")
     assert message in lines[0]
@@ -361,17 +365,111 @@ def test_help_shows_the_names_of_tables(capsys: pytest.CaptureFixture[str]) -> N
     assert "\\" not in text
 
 
-def test_a_terminal_gets_one_line_a_step_and_a_pipe_none(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize(
+    ("terminal", "seconds", "quiet", "shown"),
+    [
+        (True, 0.0, False, True),
+        (False, 0.0, False, False),  # where it fails now, the error is the only line
+        (False, 60.0, False, True),
+        (False, 60.0, True, False),
+        (True, 60.0, True, False),
+    ],
+)
+def test_steps_are_shown_on_a_terminal_and_in_the_pipe_of_a_slow_build(
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    terminal: bool,
+    seconds: float,
+    quiet: bool,
+    shown: bool,
 ) -> None:
-    steps = Steps("tiny")
+    steps = Steps("tiny", quiet=quiet)
+    steps.started -= seconds
+    if terminal:
+        monkeypatch.setattr(steps, "console", Console(file=sys.stderr, force_terminal=True, width=100))
     with steps("export to ONNX"):
-        pass
+        teller()(0.5)
+    captured = capsys.readouterr()
+    assert captured.out == ""
+    assert ("tiny: export to ONNX" in captured.err) == shown
+    assert terminal or not shown or re.search(r" 0\.\d s, 1 min in all\n", captured.err)
+
+
+def test_a_build_that_is_slow_from_the_start_tells_what_it_does_while_it_does_it(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, steps = threading.Event(), Steps("tiny")
+    steps.started -= 60
+    echo = typer.echo
+    monkeypatch.setattr("voxtile_build.cli.console.typer.echo", lambda *a, **k: (echo(*a, **k), told.set()))
+    with steps("certify openvino"):
+        assert told.wait(60)
+    first, *rest = capsys.readouterr().err.splitlines()
+    assert first == "tiny: certify openvino: 0 s so far"
+    assert len(rest) == 1
+
+
+def test_a_step_that_fails_has_no_line_of_its_own(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(RuntimeError), Steps("tiny")("export to ONNX"):
+        raise RuntimeError
     assert capsys.readouterr().err == ""
-    monkeypatch.setattr(steps, "console", Console(file=sys.stderr, force_terminal=True, width=100))
-    with steps("export to ONNX"):
-        pass
-    assert "tiny: export to ONNX" in capsys.readouterr().err
+
+
+def test_success_tells_where_what_was_published_and_what_each_engine_is_worth(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "models"
+    assert run("spec", write_spec(tmp_path), "--repository", repository, "--quiet") == 0
+    captured = capsys.readouterr()
+    assert captured.err == ""
+    first, *engines = captured.out.splitlines()
+    entries = "tiny_onnxruntime, tiny_openvino, tiny"
+    assert first == f"tiny: published {entries} in {repository}; tiny is openvino"
+    for line, engine in zip(engines, ("onnxruntime", "openvino"), strict=True):
+        known = json.loads((repository / f"tiny_{engine}/1" / CERTIFICATE).read_text())["metrics"]
+        facts = json.loads((repository / f"tiny_{engine}/1/build.json").read_text())
+        mine, pytorch = min(facts["seconds"]["batch 1"], facts["seconds"]["batch 2"]), facts["pytorch_seconds"]
+        assert f"tiny: {engine} fp32: Dice ≥ {known['dice_min']:.4f}, {known['changed_fraction']:.4%} of voxels" in line
+        told = re.search(r"a tile takes (\S+) s, in fp32 PyTorch (\S+) s \((\S+)×\)$", line)
+        assert told, line
+        assert float(told[1]) == pytest.approx(mine, abs=1e-4)  # build.json rounds
+        assert float(told[2]) == pytest.approx(pytorch, abs=1e-4)
+        assert float(told[3]) == pytest.approx(float(told[2]) / float(told[1]), abs=0.1)
+
+
+def set_seconds(entry: Path, **seconds: float) -> None:
+    path = entry / "1/build.json"
+    facts = json.loads(path.read_text())
+    facts["seconds"] = {"compile": 0.0, **{name.replace("_", " "): value for name, value in seconds.items()}}
+    path.write_text(json.dumps(facts))
+
+
+def test_point_takes_the_engine_that_was_fastest_at_any_batch(
+    copy_of_built: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for onnxruntime, openvino, fastest in (
+        ({"batch_1": 0.5, "batch_2": 0.2}, {"batch_1": 0.3, "batch_2": 0.4}, "onnxruntime"),
+        ({"batch_1": 0.5, "batch_2": 0.4}, {"batch_1": 0.3, "batch_2": 0.6}, "openvino"),
+    ):
+        set_seconds(copy_of_built / "tiny_onnxruntime", **onnxruntime)
+        set_seconds(copy_of_built / "tiny_openvino", **openvino)
+        assert run("point", "tiny", "fastest", "--repository", copy_of_built) == 0
+        assert card(copy_of_built).engine == fastest
+        assert capsys.readouterr().out == f"tiny is {fastest}\n"
+
+
+@pytest.mark.parametrize(
+    "text", [None, "{", "[]", "{}", '{"seconds": {"compile": 1}}', '{"seconds": {"batch 1": null}}']
+)
+def test_point_does_not_guess_which_engine_was_fastest(
+    copy_of_built: Path, capsys: pytest.CaptureFixture[str], text: str | None
+) -> None:
+    facts = copy_of_built / "tiny_openvino/1/build.json"
+    facts.unlink() if text is None else facts.write_text(text)
+    before = files(copy_of_built)
+    assert run("point", "tiny", "fastest", "--repository", copy_of_built) == 2
+    assert "tiny_openvino: expected build.json with the seconds of a tile" in error_of(capsys)
+    assert files(copy_of_built) == before
 
 
 # A network given by hand, without weights file

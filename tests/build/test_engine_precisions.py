@@ -376,7 +376,7 @@ def test_without_a_gpu_a_plan_is_refused_and_the_container_named(
     monkeypatch.setenv("PATH", str(tmp_path))  # no nvidia-smi, whatever the machine has
     asked = spec(serving={"engines": ["tensorrt"]}, precision={"tensorrt": "fp16"})
     repository = tmp_path / "repository"
-    with pytest.raises(ContainerNeeded, match=rf"a GPU and TensorRT is missing.*{RELEASE}.*{RELEASE}") as caught:
+    with pytest.raises(ContainerNeeded, match=rf"a GPU and TensorRT are missing.*{RELEASE}.*{RELEASE}") as caught:
         build(asked, repository, network=tiny_unet())
     assert caught.value.image == TENSORRT_IMAGE
     assert [path.name for path in repository.iterdir() if path.is_dir()] == []

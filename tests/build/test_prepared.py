@@ -16,6 +16,7 @@ from torch import nn
 from tests.support.build_specs import spec, tiny_unet
 from voxtile_build.build import build_models
 from voxtile_build.prepared import Prepared, Preparer, cache_key, weights_sha256
+from voxtile_build.progress import listening
 from voxtile_build.repository.entries import BUILD_FACTS
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.spec.spec import Spec
@@ -123,11 +124,13 @@ class Steps:
 
     def __init__(self) -> None:
         self.done: list[str] = []
+        self.told: dict[str, list[float]] = {}
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
         self.done.append(what)
-        yield
+        with listening(self.told.setdefault(what, []).append):
+            yield
 
 
 def model(name: str, engines: tuple[str, ...]) -> Model:
@@ -153,6 +156,10 @@ def test_precisions_built_together_are_exported_once_and_are_the_same_as_alone(t
     models = [model("exact", ("onnxruntime", "openvino")), model("least", ("openvino", "onnxruntime"))]
     together = build_models(models, tmp_path / "together", step=steps)
     assert steps.done.count("export to ONNX") == steps.done.count("run the reference in PyTorch") == 1
+    for what in ("run the reference in PyTorch", "certify onnxruntime", "certify openvino"):
+        told = steps.told[what]
+        assert len(told) > 2
+        assert told[-1] == max(told) == 1.0, f"{what} is counted to its end"
     assert [one.card.certificates["openvino"].precision for one in together] == ["fp32", "int8"]
     alone = [build_models([one], tmp_path / "alone")[0] for one in models]
     assert together[1].warnings == alone[1].warnings

@@ -138,6 +138,34 @@ def test_a_model_that_is_not_there_is_named_with_those_that_are(fake: FakeTriton
     assert str(error) == f"model 'model' is not offered by {fake.url} (the reason); it offers: a, b, model"
 
 
+INNER = ("part_onnxruntime", "model_fold_0_openvino", "model_mean_onnxruntime")
+"""Entries of engines and folds, which carry no card."""
+
+
+@pytest.mark.parametrize(
+    ("slow", "offered"),
+    [((), "model, part"), (("model_mean_onnxruntime",), "model, model_mean_onnxruntime, part, part_onnxruntime")],
+    ids=["every entry is told of", "one question fails, and no further one is asked"],
+)
+def test_engines_behind_public_names_are_not_offered(fake: FakeTriton, slow: tuple[str, ...], offered: str) -> None:
+    def entries(answer: Any) -> None:
+        for name in (*INNER, "part"):
+            answer.models.add(name=name, state="READY")
+
+    def config(request: Any, context: Any, right: Any) -> Any:
+        if request.name == "absent" or request.name in slow:
+            fails(CODE.NOT_FOUND if request.name == "absent" else CODE.DEADLINE_EXCEEDED)(request, context, right)
+        answer = service_pb2.ModelConfigResponse()
+        if request.name not in INNER:
+            answer.config.parameters["card"].string_value = "{}"
+        return answer
+
+    fake.rules["RepositoryIndex"] = changed(entries)
+    fake.rules["ModelConfig"] = config
+    with to(fake) as one, pytest.raises(ModelError, match=rf"; it offers: {offered}$"):
+        one.config("absent")
+
+
 def test_a_server_that_offers_nothing_or_does_not_tell(fake: FakeTriton) -> None:
     fake.rules["RepositoryIndex"] = changed(lambda answer: answer.ClearField("models"))
     assert str(said(fake, "ModelConfig", CODE.NOT_FOUND)).endswith("; it offers: nothing")

@@ -8,13 +8,15 @@ from __future__ import annotations
 
 import functools
 import json
+import math
+import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from voxtile import card
-from voxtile_build.arrays import Array
+from voxtile_build.arrays import Array, Runner
 from voxtile_build.certificate.archive import SAMPLES, pack
 from voxtile_build.certificate.device import device_name
 from voxtile_build.certificate.limits import limits_of, named, unseen_violations, violations
@@ -27,10 +29,11 @@ from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan, gather_scans
 from voxtile_build.evaluation.summary import summary, unseen_labels
 from voxtile_build.evaluation.tiles import Tile, cut_tiles
-from voxtile_build.evaluation.whole_scan import segment, torch_runner
+from voxtile_build.evaluation.whole_scan import segment, torch_runner, windows
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.hashing import bytes_sha256, file_sha256
 from voxtile_build.machine import machine, versions
+from voxtile_build.progress import counted
 from voxtile_build.repository.config import warm_up_sizes
 from voxtile_build.repository.entries import CERTIFICATE
 from voxtile_build.spec.spec import Spec
@@ -43,11 +46,13 @@ class Reference:
     """What fp32 PyTorch gives: scores of each tile [score, *roi] and of each scan [score, *spatial].
 
     `error` measures how far that is from float64, which takes long: it is called once, and only if it can decide.
+    `seconds` is what PyTorch takes for one tile of the first size, in the fastest of its runs.
     """
 
     tiles: tuple[tuple[Tile, Array], ...]
     scans: tuple[tuple[Scan, Array], ...]
     error: Callable[[], Mapping[str, float]] = dict
+    seconds: float = math.nan
 
 
 @dataclass(frozen=True)
@@ -85,14 +90,24 @@ def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
     Raises:
         ScanError: a scan of the spec cannot be used.
     """
-    run = torch_runner(wrapper)
     scans = gather_scans(spec)
-    tiles = tuple((tile, run_tiles([tile], spec, run)[0]) for tile in cut_tiles(scans[0], spec))
+    cut = cut_tiles(scans[0], spec)
+    run = counted(torch_runner(wrapper), len(cut) + sum(windows(scan, spec) for scan in scans))
+    timed = [(tile, *_timed(tile, spec, run)) for tile in cut]
+    tiles = tuple((tile, scores) for tile, scores, _ in timed)
     return Reference(
         tiles,
         tuple((scan, segment(scan, spec, run, spec.serving.max_batch_size)) for scan in scans),
         functools.cache(lambda: reference_error(wrapper, spec, tiles)),
+        min(seconds for tile, _, seconds in timed if tile.roi.shape == cut[0].roi.shape),
     )
+
+
+def _timed(tile: Tile, spec: Spec, run: Runner) -> tuple[Array, float]:
+    """The scores of a tile [score, *roi], and the seconds that they took."""
+    started = time.perf_counter()
+    scores = run_tiles([tile], spec, run)[0]
+    return scores, time.perf_counter() - started
 
 
 def certify(
@@ -110,6 +125,7 @@ def certify(
     Raises:
         AcceptanceError: a score of the engine is NaN or infinite, so that nothing can be measured.
     """
+    compiled = replace(compiled, run=counted(compiled.run, _tiles_to_run(spec, reference)))
     tiles, seconds = _measured_tiles(spec, engine, compiled, reference)
     most = spec.serving.max_batch_size
     stitched = [segment(scan, spec, compiled.run, most) for scan, _ in reference.scans]
@@ -171,6 +187,13 @@ def _measured_tiles(
             seconds[f"batch {batch}"] = fastest
         records += found
     return records, seconds
+
+
+def _tiles_to_run(spec: Spec, reference: Reference) -> int:
+    """About how many tiles a certificate takes: tiles of several sizes may need a few more to fill their batches."""
+    tiles, most = len(reference.tiles), spec.serving.max_batch_size
+    at_each = [batch if 1 < batch < most else -(-tiles // batch) * batch for batch in warm_up_sizes(most)]
+    return sum(at_each) + sum(windows(scan, spec) for scan, _ in reference.scans)
 
 
 def _warnings(measured_on: str, serves_on: str, unseen: Mapping[str, int]) -> Iterator[str]:

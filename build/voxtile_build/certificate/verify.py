@@ -100,8 +100,9 @@ def version_warnings(name: str, repository: Path) -> tuple[str, ...]:
     config = read_config(repository / name)
     card = get_card(config, repository / name)
     lines: list[str] = []
-    for part in card.parts.models if card.parts else ():
-        lines += version_warnings(part.model, repository)
+    before = [part.model for part in card.parts.models] if card.parts else []
+    for model in (*before, *([card.previous_stage] if card.previous_stage else [])):
+        lines += version_warnings(model, repository)
     for entry in (entry_name(fold, engine) for fold in fold_names(config) for engine in card.certificates):
         with contextlib.suppress(VerificationError):  # `verify` reports it
             lines += _version_differences(read_entry(repository / entry).certificate["versions"])

@@ -15,9 +15,9 @@ from typing import Annotated
 import typer
 
 from voxtile_build import __version__
-from voxtile_build.cli.console import Steps, announce, exit_code, say, warn
+from voxtile_build.cli.console import Steps, announce, exit_code, warn
 from voxtile_build.cli.container import container_command
-from voxtile_build.cli.options import Engines, Name, NewName, Repository, Settings, join_values, sizes, split
+from voxtile_build.cli.options import Engines, Name, NewName, Quiet, Repository, Settings, join_values, sizes, split
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -48,16 +48,20 @@ def spec(
     files: Annotated[list[Path], typer.Argument(metavar="FILE.toml…", help="One or more models/NAME.toml.")],
     repository: Repository,
     engines: Engines = None,
+    settings: Settings = None,
+    quiet: Quiet = False,
 ) -> None:
     """Build models from their specs."""
     from voxtile_build.build import build
+    from voxtile_build.importers.settings import spec_with_settings
     from voxtile_build.spec.spec import load_spec
 
     built = []
     for file in files:
-        loaded = load_spec(file)
-        built.append(build(loaded, repository, engines=split(engines), step=Steps(loaded.name)))
-        announce(built[-1])
+        loaded = spec_with_settings(file, settings) if settings else load_spec(file)
+        steps = Steps(loaded.name, quiet=quiet)
+        built.append(build(loaded, repository, engines=split(engines), step=steps))
+        announce(built[-1], repository)
     raise typer.Exit(exit_code(built))
 
 
@@ -136,6 +140,7 @@ def nnunet(
             help="You have read the trainer's class: it builds the plan's network. Needed for trainers of your own.",
         ),
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""
     from voxtile_build.build import build_models
@@ -151,9 +156,9 @@ def nnunet(
         settings=read_settings(settings) if settings else None,
         trainer_keeps_network=trainer_keeps_network,
     )
-    built = build_models(models, repository, engines=split(engines), step=Steps(name))
+    built = build_models(models, repository, engines=split(engines), step=Steps(name, quiet=quiet))
     for published in built:
-        announce(published)
+        announce(published, repository)
     raise typer.Exit(exit_code(built))
 
 
@@ -200,6 +205,7 @@ def bundle(
         Path | None,
         typer.Option("--write-spec", metavar="FILE.toml", help="Write the bundle's spec there as well, to go on from."),
     ] = None,
+    quiet: Quiet = False,
 ) -> None:
     """Import a MONAI bundle; what cannot be translated is named and refused."""
     from voxtile_build.build import build_models
@@ -211,8 +217,8 @@ def bundle(
     if spec_file is not None:
         write_spec(model.spec, spec_file)
         typer.echo(f"{name}: spec written to {spec_file}")
-    (built,) = build_models([model], repository, engines=split(engines), step=Steps(name))
-    announce(built)
+    (built,) = build_models([model], repository, engines=split(engines), step=Steps(name, quiet=quiet))
+    announce(built, repository)
     raise typer.Exit(exit_code([built]))
 
 
@@ -238,14 +244,20 @@ def profile(
 @app.command()
 def point(
     name: Name,
-    engine: Annotated[str, typer.Argument(metavar="ENGINE", help="One of the engines that are built.")],
+    engine: Annotated[
+        str,
+        typer.Argument(
+            metavar="ENGINE|fastest", help="One of the engines that are built, or the one that was fastest."
+        ),
+    ],
     repository: Repository,
 ) -> None:
     """Let a public name stand for another of its engines."""
-    from voxtile_build.repository.default_engine import set_default_engine
+    from voxtile_build.repository.default_engine import FASTEST, fastest_engine, set_default_engine
 
-    set_default_engine(name, engine, repository)
-    say(f"{name} is {engine}")
+    chosen = fastest_engine(name, repository) if engine == FASTEST else engine
+    set_default_engine(name, chosen, repository)
+    typer.echo(f"{name} is {chosen}")
 
 
 @app.command()

@@ -5,46 +5,79 @@ from __future__ import annotations
 import sys
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
+from functools import partial
+from pathlib import Path
 from typing import TYPE_CHECKING
 
 import typer
 from rich.console import Console
 
+from voxtile.cli.progress import FIRST_LINE_S, Report, bar, duration, lines
 from voxtile_build.progress import listening
 
 if TYPE_CHECKING:
-    from voxtile_build.build import Published
+    from voxtile.card import Certificate
+    from voxtile_build.build import Published, Speed
 
 
 class Steps:
-    """The steps of a build: on a terminal a line for each with its seconds, and a spinner; in a pipe nothing."""
+    """The steps of a build, on the error output.
 
-    def __init__(self, name: str) -> None:
+    A terminal shows a bar, and for each step that is done a line with its seconds. A pipe gets such lines from
+    FIRST_LINE_S on: where a build fails before, its error is the only line.
+    """
+
+    def __init__(self, name: str, *, quiet: bool = False) -> None:
         self.console = Console(stderr=True)
-        self.name = name
+        self.name, self.quiet = name, quiet
+        self.started = time.monotonic()
 
     @contextmanager
     def __call__(self, what: str) -> Iterator[None]:
-        if not self.console.is_terminal:
+        if self.quiet:
             yield
             return
-        started = time.perf_counter()
-        line = f"{self.name}: {what}"
-        with self.console.status(line) as shown, listening(lambda share: shown.update(f"{line}: {share:.0%}")):
+        started = time.monotonic()
+        shown = self._shown(f"{self.name}: {what}", started - self.started)
+        with shown as report, listening(lambda share: report(round(100 * share), 100)):
             yield
-        self.console.print(f"{self.name}: {what:32} {time.perf_counter() - started:6.1f} s", highlight=False)
+        ended = time.monotonic()
+        if self.console.is_terminal or ended - self.started > FIRST_LINE_S:
+            line = f"{self.name}: {what:32} {ended - started:6.1f} s"
+            typer.echo(
+                line if self.console.is_terminal else f"{line}, {duration(ended - self.started)} in all", err=True
+            )
+
+    def _shown(self, step: str, already: float) -> AbstractContextManager[Report]:
+        if self.console.is_terminal:
+            return bar(step, self.console, percent=True)
+        return lines(step, partial(typer.echo, err=True), already, percent=True)
 
 
-def announce(published: Published) -> None:
-    """What was published, and its warnings; on a terminal also what each graph pass did."""
-    name = published.card.name
+def announce(published: Published, repository: Path) -> None:
+    """What was published, what each engine is worth, and warnings; on a terminal also what each graph pass did."""
+    name, card = published.card.name, published.card
     for line in published.graph_lines:
         say(f"{name}: {line}")
     warn(published.warnings)
-    typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {published.card.engine}")
+    typer.echo(f"{name}: published {', '.join(published.entries)} in {repository}; {name} is {card.engine}")
+    for engine, certificate in card.certificates.items():
+        typer.echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
     for engine, error in published.refused.items():
         typer.echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
+
+
+def in_words(certificate: Certificate, speed: Speed) -> str:
+    """What an engine's certificate says, and how fast the engine is where it was measured on what will serve it."""
+    changed = f"{certificate.changed_fraction:.4%} of voxels changed against fp32 PyTorch"
+    words = "; ".join(
+        (f"{certificate.precision}: Dice ≥ {certificate.dice_min:.4f}, {changed}", *certificate.reservations)
+    )
+    if certificate.device != certificate.serves_on:
+        return words
+    ratio = speed.pytorch / speed.engine
+    return f"{words}; a tile takes {speed.engine:.3g} s, in fp32 PyTorch {speed.pytorch:.3g} s ({ratio:.1f}×)"
 
 
 def exit_code(published: Iterable[Published]) -> int:

@@ -26,6 +26,7 @@ Settings = Annotated[
     Path | None,
     typer.Option("--settings", metavar="FILE.toml", help=r"\[serving], \[precision] and \[acceptance] as in a spec."),
 ]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 SEVERAL = {
     "--folds": re.compile("(fold_)?([0-9]+|all)"),

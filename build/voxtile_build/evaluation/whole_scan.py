@@ -6,6 +6,7 @@ with this one.
 
 from __future__ import annotations
 
+import math
 from typing import Any
 
 import numpy as np
@@ -66,6 +67,20 @@ def segment(scan: Scan, spec: Spec, run: Runner, batch: int) -> Array:
     if spec.tiling.slice_axis is not None:
         return np.asarray(scores.movedim(0, spec.tiling.slice_axis + 1).numpy())
     return np.asarray(scores[0].numpy())
+
+
+def windows(scan: Scan, spec: Spec) -> int:
+    """How many windows `segment` runs for a scan."""
+    shape = scan.volume.shape[1:]
+    axis, slices = spec.tiling.slice_axis, 1
+    if axis is not None:
+        slices, shape = shape[axis], (*shape[:axis], *shape[axis + 1 :])
+    rois = spec.tiling.over(shape).roi_size
+    starts = (
+        1 if size <= roi else 1 + math.ceil((size - roi) / max(int(roi * (1 - overlap)), 1))
+        for size, roi, overlap in zip(shape, rois, spec.tiling.overlaps, strict=True)
+    )
+    return slices * math.prod(starts)
 
 
 class Predictor(nn.Module):

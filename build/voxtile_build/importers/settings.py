@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile_build.errors import SourceError
-from voxtile_build.spec.spec import read_toml
+from voxtile_build.spec.spec import Spec, parse_spec, read_toml
 
 SETTINGS = ("serving", "precision", "acceptance")
 SCANS = {"acceptance": "scans", "precision": "calibration"}
@@ -25,6 +25,21 @@ def read_settings(file: Path) -> dict[str, Any]:
         if isinstance(settings.get(section), dict) and key in settings[section]:
             settings[section][key] = _absolute(settings[section][key], file.parent.absolute())
     return settings
+
+
+def spec_with_settings(file: Path, settings: Path) -> Spec:
+    """The spec in the TOML `file`, with keys in place of its own from the tables in the TOML `settings`.
+
+    Raises:
+        SourceError: a table is none of SETTINGS.
+        SpecError: as `load_spec`; both files are named.
+    """
+    fields, changes = read_toml(file), read_settings(settings)
+    check_settings(changes)
+    for section, table in changes.items():
+        known = fields.get(section)
+        fields[section] = {**known, **table} if isinstance(known, dict) and isinstance(table, dict) else table
+    return parse_spec(fields, f"{file} with {settings}", file.resolve().parent)
 
 
 def check_settings(settings: Mapping[str, Any], parts: Mapping[str, Sequence[str]] | None = None) -> None:

@@ -13,8 +13,39 @@ from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.digests import are_certified, certificate_digests
 from voxtile_build.repository.entries import entry_name, fold_names
+from voxtile_build.repository.facts import tile_seconds
 from voxtile_build.repository.model_set import set_names
 from voxtile_build.repository.publishing import staging
+
+FASTEST = "fastest"
+"""In place of an engine's name: the one that took least for a tile when it was built."""
+
+
+def fastest_engine(name: str, repository: Path) -> str:
+    """The engine of the public entry `name` that took least for a tile where it was built.
+
+    All folds are taken together, and all models of a set.
+
+    Engines that were measured on another kind of device than they are served on do not count.
+
+    Raises:
+        RepositoryError: the entry does not exist, or no engine was measured.
+    """
+    config = read_config(repository / name)
+    card = get_card(config, repository / name)
+    configs = [read_config(repository / one) for one in set_names(config)] or [config]
+    folds = [fold for one in configs for fold in fold_names(one)]
+    seconds = {
+        engine: sum(tile_seconds(repository / entry_name(fold, engine)) for fold in folds)
+        for engine, certificate in card.certificates.items()
+        if certificate.device == certificate.serves_on
+    }
+    if not seconds:
+        raise RepositoryError(
+            f"{repository / name}: expected an engine that was measured where it is served, found none among "
+            f"{', '.join(card.certificates)}; name the engine"
+        )
+    return min(seconds, key=lambda engine: seconds[engine])
 
 
 def set_default_engine(name: str, engine: str, repository: Path) -> Card:

@@ -1,4 +1,4 @@
-"""Shows errors as one line and progress as a bar, and makes signals end a command cleanly.
+"""Shows errors as one line and progress to people, and makes signals end a command cleanly.
 
 What nobody reads any more costs nothing but the showing. Knows nothing of what the commands do.
 """
@@ -9,14 +9,14 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
-from typing import Any, TextIO
+from typing import TextIO
 
 import typer
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
 
+from voxtile.cli.progress import Report, bar, ignore, lines
 from voxtile.errors import OutputError, VoxtileError, in_one_line
 
 SIGNAL_EXIT = 128
@@ -126,22 +126,18 @@ def _signals_interrupt() -> Iterator[None]:
 
 
 @contextmanager
-def progress_bar(what: str, quiet: bool) -> Iterator[Callable[[int, int], None] | None]:
-    """Shows a progress bar on a terminal's error output; gives None where there is no terminal.
+def progress_bar(what: str, quiet: bool) -> Iterator[Report]:
+    """Shows progress with the time left on the error output: a bar on a terminal, a line now and then elsewhere.
 
     Gives:
         A function to call as progress(done, total).
     """
     console = Console(stderr=True)
-    if quiet or not console.is_terminal:
-        yield None
-        return
-    columns: list[Any] = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn()]
-    with Progress(*columns, TimeElapsedColumn(), TimeRemainingColumn(), console=console, transient=True) as bar:
-        task = bar.add_task(what, total=None)
-
-        def show(done: int, total: int) -> None:
-            with suppress(OSError):  # a terminal that was closed
-                bar.update(task, completed=done, total=total)
-
-        yield show
+    if quiet:
+        yield ignore
+    elif console.is_terminal:
+        with bar(what, console) as report:
+            yield report
+    else:
+        with lines(what, say) as report:
+            yield report

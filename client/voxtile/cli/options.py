@@ -21,7 +21,7 @@ Scans = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress bar.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 
 @dataclass(frozen=True)

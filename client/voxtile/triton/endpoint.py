@@ -137,11 +137,29 @@ class Endpoint:
         return self._control("get_model_config", name).config
 
     def _ready_models(self) -> str:
+        """The public entries that are ready; engines behind public names carry no card, and nobody asks for them."""
         try:
-            names = [name for name, state in self.models() if state == "READY"]
+            names = sorted({name for name, state in self.models() if state == "READY"})
         except VoxtileError:
             return "what it does not tell"
-        return ", ".join(sorted(names)) or "nothing"
+        return ", ".join(self._public(names)) or "nothing"
+
+    def _public(self, names: list[str]) -> list[str]:
+        """Those of the entries that carry a card, and those of which the server does not tell it."""
+        from tritonclient.utils import InferenceServerException
+
+        public, headers = [], dict(self.connection.headers)
+        for number, name in enumerate(names):
+            try:  # not by `_control`: its errors list the models in turn
+                answer = self._client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S, headers=headers)
+            except InferenceServerException as error:
+                if not lacks_model(error.status()):
+                    return public + names[number:]  # each further question could take as long as this one
+                public.append(name)
+                continue
+            if "card" in answer.config.parameters:
+                public.append(name)
+        return public
 
     def _control(self, call: str, *arguments: Any) -> Any:
         from tritonclient.utils import InferenceServerException

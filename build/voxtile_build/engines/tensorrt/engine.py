@@ -67,7 +67,8 @@ class TensorRt(Engine):
         missing = [what for what, there in (("a GPU", gpus), ("TensorRT", here())) if not there]
         if missing:
             raise ContainerNeeded(
-                f"{spec.name}: a TensorRT plan cannot be built here: {' and '.join(missing)} is missing. A plan fits "
+                f"{spec.name}: a TensorRT plan cannot be built here: {' and '.join(missing)} "
+                f"{'is' if len(missing) == 1 else 'are'} missing. A plan fits "
                 "one version of TensorRT and one architecture of GPU, so build it on the machine that will serve it, "
                 f"in {TENSORRT_IMAGE}, which has the TensorRT of {SERVER_IMAGE}; or take tensorrt out of the engines: "
                 "with gpus set, onnxruntime builds an engine on the server's first start",

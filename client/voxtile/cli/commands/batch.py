@@ -39,8 +39,7 @@ def batch(
         with Segmenter(server.url, model, chosen) as segmenter, progress_bar("scans", quiet) as progress:
 
             def on_result(outcome: Outcome, number: int, total: int) -> None:
-                if progress:
-                    progress(number, total)
+                progress(number, total)
                 if outcome.status == "failed":
                     say(f"{outcome.case}: {outcome.error}")
 
