@@ -60,14 +60,18 @@ def segment(network: nn.Module, normal: Floats) -> tuple[Volume, float]:
 
 
 def whole_scan(network: nn.Module, brain: Brain) -> dict[str, Any]:
-    """Returns Dice on the whole template: in the held-out block, in what training could see, and everywhere."""
+    """Returns Dice on the whole template: in the held-out block, in what training could see, and everywhere.
+
+    Also how many voxels are called tissue where the scan is 0, which is air.
+    """
     scan = as_it_is(brain)
     found, confidence = segment(network, zscore(scan.t1))
     seen = np.ones(brain.shape, dtype=np.bool_)
     seen[HELD_OUT.grown(MARGIN, brain.shape).slices] = False
     places = {"held out": scan.held_out, "seen": seen, "everywhere": np.ones_like(seen)}
     scores: dict[str, Any] = {place: dice(found, scan.labels, where) for place, where in places.items()}
-    return {"dice": scores, "mean probability of the winning label": round(confidence, 4)}
+    in_air = int((found[brain.t1 == 0] > 0).sum())
+    return {"dice": scores, "mean probability of the winning label": round(confidence, 4), "tissue in air": in_air}
 
 
 def perturbed(network: nn.Module, brain: Brain) -> dict[str, dict[str, float]]:

@@ -105,7 +105,11 @@ def _whole_scan(evaluation: Mapping[str, Any]) -> str:
         ("where training could look", *_dice(scores["seen"])),
         ("everywhere", *_dice(scores["everywhere"])),
     ]
-    return table(("", *LABELS[1:]), rows)
+    return table(("", *LABELS[1:]), rows) + _in_air(evaluation["whole_scan"].get("tissue in air"))
+
+
+def _in_air(voxels: int | None) -> str:
+    return "" if voxels is None else f"\n\nVoxels called tissue where the scan is 0, which is air: {voxels:,}."
 
 
 def _perturbed(evaluation: Mapping[str, Any]) -> str:

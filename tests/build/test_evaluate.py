@@ -8,6 +8,8 @@ from typing import Any
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from numpy.typing import NDArray
 
 from tests.support.specs import spec
@@ -29,8 +31,10 @@ from voxtile_build.evaluation.evaluate import (
 )
 from voxtile_build.evaluation.samples import Scan
 from voxtile_build.evaluation.tiles import Tile
+from voxtile_build.evaluation.whole_scan import segment, windows
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.spec import Spec
+from voxtile_build.spec.tiling import Tiling
 
 Array = NDArray[Any]
 STORED = {"scores": "probabilities"}
@@ -449,3 +453,27 @@ def test_the_time_is_that_of_one_tile_in_the_fastest_run_of_the_first_size(monke
 
     tiles = [tile(name, seed) for seed, name in enumerate("abcde")] + [tile("A", 9, (4, 3, 4))]
     assert measure_tiles(spec(), "any", run, truth(tiles), 2, spacing=SPACING)[1] == 3.0
+
+
+@given(
+    st.tuples(*[st.integers(3, 23)] * 3),
+    st.tuples(*[st.integers(2, 9)] * 3),
+    st.sampled_from([0.0, 0.25, 0.5, 0.75]),
+    st.sampled_from([None, 0, 1, 2]),
+)
+@settings(max_examples=40, deadline=None)
+def test_windows_are_counted_as_monai_runs_them(
+    shape: tuple[int, ...], roi: tuple[int, ...], overlap: float, slice_axis: int | None
+) -> None:
+    size = roi if slice_axis is None else roi[:2]
+    tiling = {"roi_size": list(size), "overlap": overlap, **({} if slice_axis is None else {"slice_axis": slice_axis})}
+    chosen = spec().model_copy(update={"tiling": Tiling(**tiling)})
+    scan = Scan("scan", np.zeros((1, *shape), np.int16), np.zeros((1, 2), np.float32))
+    ran: list[int] = []
+
+    def run(feed: Mapping[str, Array]) -> Array:
+        ran.append(len(feed["roi"]))
+        return np.zeros((len(feed["roi"]), 3, *size), np.float32)
+
+    segment(scan, chosen, run, 3)
+    assert sum(ran) == windows(scan, chosen)

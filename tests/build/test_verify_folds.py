@@ -6,6 +6,7 @@ import hashlib
 import json
 import shutil
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import onnx
@@ -14,8 +15,10 @@ import pytest
 from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile_build.certificate.verdict import Verdict
-from voxtile_build.certificate.verify import verify
+from voxtile_build.certificate.verified_devices import record_devices
+from voxtile_build.certificate.verify import verify, version_warnings
 from voxtile_build.cli.commands import main
+from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.config import read_config
 from voxtile_server.embedded import EmbeddedServer
 
@@ -173,3 +176,44 @@ def test_what_the_public_entry_refers_to_is_published_before_it_and_takes_the_sa
     import_nnunet(folder, "two", tmp_path / "repository", engines=["onnxruntime"], settings=settings)
     assert told[-1] == "two"
     assert len(told) == 4
+
+
+# Cascades
+
+
+@pytest.fixture(scope="module")
+def cascade(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The model `second`, whose first stage is `second_3d_lowres`."""
+    root = tmp_path_factory.mktemp("cascade")
+    patch = (16, 16, 16)
+    stages = {
+        "3d_lowres": configuration(patch, (2.0, 2.0, 2.0), next_stage="3d_cascade_fullres"),
+        "3d_cascade_fullres": configuration(patch, (1.0, 1.0, 1.0), previous_stage="3d_lowres"),
+    }
+    write_folder(root, Training("3d_lowres", stages))
+    folder = write_folder(root, Training("3d_cascade_fullres", stages))
+    settings = {"serving": {"warm_up": False, "max_batch_size": 1, "threads": 1}}
+    import_nnunet(folder, "second", root / "repository", engines=["onnxruntime"], settings=settings)
+    return root / "repository"
+
+
+def test_both_stages_of_a_cascade_are_verified_and_their_devices_recorded(cascade: Path, tmp_path: Path) -> None:
+    repository = Path(shutil.copytree(cascade, tmp_path / "repository"))
+    first, second = "second_3d_lowres_onnxruntime", "second_onnxruntime"
+    verdicts = verify("second", repository)
+    assert [verdict.entry for verdict in verdicts] == [first, second]
+    assert failing(verdicts) == {}
+    elsewhere = [replace(verdict, device_kind="cpu", device="another CPU") for verdict in verdicts]
+    assert [line.split(":")[0] for line in record_devices("second", repository, elsewhere)] == [
+        "second_3d_lowres",
+        "second",
+    ]
+    certify_again(repository / first / "1", "model.onnx")  # the certificate is not the card's any more
+    assert list(failing(verify("second", repository))) == [first]
+    versions = json.loads((repository / first / "1" / "certificate.json").read_text())
+    versions["versions"]["onnxruntime"] = "0.1"
+    (repository / first / "1" / "certificate.json").write_text(json.dumps(versions))
+    assert any(line.startswith("onnxruntime: certified with 0.1") for line in version_warnings("second", repository))
+    shutil.rmtree(repository / "second_3d_lowres")
+    with pytest.raises(RepositoryError, match="second_3d_lowres"):
+        verify("second", repository)

@@ -28,6 +28,7 @@ MODELS = ROOT / "models"
 NAMES = ("brain-swinunetr", "brain-unet")
 AIMED_DICE = 0.85  # what the demo models promise for both tissues where training never looked
 MOST_TISSUE_IN_THE_VOID = 0.1  # share of an empty window; at 0.8 the whole scan's Dice broke down, at 0.08 not
+MOST_SPECKS_A_WINDOW = 200  # of 262,144 voxels; the borders of a slab are not those of a head
 SAME_DICE = 0.002  # other CPU kernels than those of the recorded evaluation may flip a few voxels
 
 pytestmark = pytest.mark.training
@@ -478,6 +479,25 @@ def test_no_tissue_is_found_in_a_nearly_empty_window(name: str, brain: Brain) ->
     found, _ = evaluation.segment(network, perturbations.zscore(perturbations.as_it_is(brain).t1)[window])
     assert (brain.t1[window] > 0).mean() < 0.001
     assert (found > 0).mean() < MOST_TISSUE_IN_THE_VOID
+
+
+@pytest.mark.parametrize("keep", [0, 1, 3, 10])
+@pytest.mark.parametrize("axis", [0, 1, 2])
+def test_the_demos_network_finds_nothing_in_air_whatever_sliver_of_a_head_is_beside_it(
+    axis: int, keep: int, brain: Brain
+) -> None:
+    """The windows around a head in a large field of view: a slab of tissue at one side, nothing in the rest."""
+    network = networks.load_network("brain-unet", MODELS / "brain-unet.safetensors")
+    scan = perturbations.zscore(perturbations.as_it_is(brain).t1)
+    inside = np.moveaxis(scan[60:124, 60:124, 60:124], axis, 0)[:keep]
+    window = np.full(ROI, scan.min(), np.float32)  # what 0 becomes
+    for first in (True, False):
+        filled = np.moveaxis(window.copy(), axis, 0)
+        place = slice(0, keep) if first else slice(64 - keep, 64)
+        filled[place] = inside
+        found, _ = evaluation.segment(network, np.moveaxis(filled, 0, axis))
+        air = np.moveaxis(filled, 0, axis) == scan.min()
+        assert (found[air] > 0).sum() <= MOST_SPECKS_A_WINDOW
 
 
 def test_unet_reaches_its_recorded_dice(brain: Brain) -> None:

@@ -148,7 +148,7 @@ class Endpoint:
         """Those of the entries that carry a card, and those of which the server does not tell it."""
         from tritonclient.utils import InferenceServerException
 
-        public, headers = [], dict(self.connection.headers)
+        public, headers = list[str](), dict(self.connection.headers)
         for number, name in enumerate(names):
             try:  # not by `_control`: its errors list the models in turn
                 answer = self._client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S, headers=headers)
