@@ -180,7 +180,10 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
 
 def _build_set(one: ModelSet, built: Sequence[Published], staged: Path) -> Published:
     """The entry of a set whose models are under `staged`."""
-    return Published((one.name,), write_set(one, {published.card.name: published.card for published in built}, staged))
+    card = write_set(one, {published.card.name: published.card for published in built}, staged)
+    first, *others = (published.speeds for published in built)
+    speeds = {engine: sum((other[engine] for other in others), first[engine]) for engine in card.certificates}
+    return Published((one.name,), card, speeds)
 
 
 def _none_left(refused: Mapping[str, BuildError]) -> BuildError:

@@ -34,6 +34,7 @@ from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.summary import summary
 from voxtile_build.evaluation.tiles import Tile
 from voxtile_build.machine import versions
+from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, warm_up_sizes
 from voxtile_build.repository.digests import are_certified
@@ -49,7 +50,9 @@ class Served:
     card: Card
 
 
-def verify(name: str, repository: Path, url: str | None = None, *, scans: bool = True) -> tuple[Verdict, ...]:
+def verify(
+    name: str, repository: Path, url: str | None = None, *, scans: bool = True, step: Step = silent
+) -> tuple[Verdict, ...]:
     """Verify every entry behind a public model: that of each engine and fold, and the one that averages folds.
 
     A cascade's first stage and the models of a set are verified with it.
@@ -61,6 +64,7 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
             public one too. Without it, the files are opened in this process where the engine allows that; the public
             entry, which only a server can run, is left out.
         scans: whether the stored scan is run too.
+        step: is told which entry is measured.
 
     Returns:
         A verdict for each entry. An entry whose files are not the certified ones is not run.
@@ -73,9 +77,11 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     config = read_config(folder)
     card = get_card(config, folder)
     if card.parts:
-        found = [one for part in card.parts.models for one in verify(part.model, repository, url, scans=scans)]
+        found = [
+            one for part in card.parts.models for one in verify(part.model, repository, url, scans=scans, step=step)
+        ]
         return (*found, _verify_set(card, card.parts.models, repository))
-    verdicts = list(verify(card.previous_stage, repository, url, scans=scans)) if card.previous_stage else []
+    verdicts = list(verify(card.previous_stage, repository, url, scans=scans, step=step)) if card.previous_stage else []
     folds = fold_names(config)
     served = None if url is None else Served(url, card)
     if served:
@@ -83,7 +89,9 @@ def verify(name: str, repository: Path, url: str | None = None, *, scans: bool =
     for engine, known in card.certificates.items():
         entries = [repository / entry_name(fold, engine) for fold in folds]
         faults = _digest_faults(entries, known.sha256)
-        verdicts += [_verify_engine(entry, served, scans, faults) for entry in entries]
+        for entry in entries:
+            with step(f"verify {entry.name}"):
+                verdicts.append(_verify_engine(entry, served, scans, faults))
     if len(folds) > 1:
         verdicts.append(_verify_mean(repository / mean_name(name), served))
     if served:

@@ -299,13 +299,14 @@ def verify(
     tiles_only: Annotated[
         bool, typer.Option("--tiles-only", help="Leave out the stored scan, which takes longer.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Repeat a model's certificates: hashes of the files, and what its engines give now."""
     from voxtile_build.certificate.verified_devices import record_devices
     from voxtile_build.certificate.verify import verify as verify_model
     from voxtile_build.certificate.verify import version_warnings
 
-    verdicts = verify_model(name, repository, url, scans=not tiles_only)
+    verdicts = verify_model(name, repository, url, scans=not tiles_only, step=Steps(name, quiet=quiet))
     for verdict in verdicts:
         typer.echo(verdict.as_line())
     warn(version_warnings(name, repository))
