@@ -172,6 +172,7 @@ def nnunet_set(
     trainer_keeps_network: Annotated[
         bool, typer.Option("--trainer-keeps-network", help="As for nnunet, for the trainers of all models.")
     ] = False,
+    quiet: Quiet = False,
 ) -> None:
     """Import several trained nnU-Net models as one public model that gives one mask."""
     from voxtile_build.build import build_models
@@ -180,9 +181,10 @@ def nnunet_set(
 
     given = read_settings(settings) if settings else None
     found = part_set_of(file, name, repository, settings=given, trainer_keeps_network=trainer_keeps_network)
-    built = build_models(found.models, repository, engines=split(engines), step=Steps(name), model_set=found.model_set)
+    steps = Steps(name, quiet=quiet)
+    built = build_models(found.models, repository, engines=split(engines), step=steps, model_set=found.model_set)
     for published in built:
-        announce(published)
+        announce(published, repository)
     raise typer.Exit(exit_code(built))
 
 
