@@ -330,7 +330,8 @@ class Segmenter:
                 clean(mask, parts.cleaning, common.volume.header_spacing)
                 labels = common.undo(mask)
                 labels = put_back(labels, loaded.box, volume.shape) if loaded.box else labels
-        report = set_report(self.transport.model, volume, labels, reports, watch.stop(), self.changes)
+        changes = [*self.changes, *volume.changes]
+        report = set_report(self.transport.model, volume, labels, reports, watch.stop(), changes)
         return Segmentation(mask_image(labels, volume), labels, report)
 
     def _segment_part(

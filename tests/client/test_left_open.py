@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import bz2
+import gzip
 import json
 from pathlib import Path
 from typing import Any
@@ -261,3 +263,84 @@ def test_spms_orientation_beside_it_is_not_passed_over(tmp_path: Path) -> None:
     analyze(tmp_path / "a.hdr")
     (tmp_path / "a.mat").touch()
     refused(r"its orientation stands in a\.mat", tmp_path / "a.hdr")
+
+
+# Odd files that are right --------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", ["a.nhdr", "a.mhd"])
+def test_names_of_files_may_have_any_letters(tmp_path: Path, name: str) -> None:
+    volume = open_scan((values("i2"), AFFINE), ["T1"])
+    path = tmp_path / name.replace("a.", "kopf ä 頭.")
+    write_image(mask_image(np.ones(SHAPE, np.uint8), volume), path, volume)
+    assert open_scan([path], ["T1"]).data.all()
+
+
+def test_lines_may_end_as_in_windows(tmp_path: Path) -> None:
+    for made in (
+        nrrd(tmp_path / "a.nrrd", "space: LPS", PLACE),
+        meta(tmp_path / "a.mha", MATRIX, "ElementSpacing = 1 2 3"),
+    ):
+        expected = open_scan([made], ["T1"])
+        head, raw = made.read_bytes()[: -len(RAW)], RAW
+        made.write_bytes(head.replace(b"\n", b"\r\n") + raw)
+        found = open_scan([made], ["T1"])
+        np.testing.assert_array_equal(found.data, expected.data)
+        np.testing.assert_array_equal(found.affine, expected.affine)
+
+
+def test_a_packed_nrrd_is_read(tmp_path: Path) -> None:
+    path = nrrd(tmp_path / "a.nrrd", "space: LPS", PLACE)
+    (tmp_path / "b.nrrd.gz").write_bytes(gzip.compress(path.read_bytes()))
+    np.testing.assert_array_equal(open_scan([tmp_path / "b.nrrd.gz"], ["T1"]).data[0], values("i2"))
+
+
+@pytest.mark.parametrize("encoding", ["ascii", "gzip", "bzip2", "raw"])
+def test_nrrds_encodings(tmp_path: Path, encoding: str) -> None:
+    """ITK reads them alike; a byte skip of -1 means that the voxels end with the file."""
+    pack: dict[str, Any] = {"gzip": gzip.compress, "bzip2": bz2.compress, "raw": lambda raw: b"left out" + raw}
+    text = " ".join(map(str, values("i2").ravel(order="F").tolist())).encode()
+    path = nrrd(tmp_path / "a.nrrd", "space: LPS", PLACE, raw=b"")
+    head = path.read_bytes().replace(b"encoding: raw", f"encoding: {encoding}".encode())
+    head = head[:-1] + b"byte skip: -1\n\n" if encoding == "raw" else head
+    path.write_bytes(head + (text if encoding == "ascii" else pack[encoding](RAW)))
+    np.testing.assert_array_equal(open_scan([path], ["T1"]).data[0], values("i2"))
+    if encoding != "bzip2":  # which ITK is built without
+        np.testing.assert_array_equal(read_back(path)[0], values("i2"))
+
+
+def test_metaimages_text_and_its_header_size(tmp_path: Path) -> None:
+    text = " ".join(map(str, values("i2").ravel(order="F").tolist())).encode()
+    path = meta(tmp_path / "a.mha", "BinaryData = False", MATRIX, "ElementSpacing = 1 2 3")
+    path.write_bytes(path.read_bytes()[: -len(RAW)] + text)
+    np.testing.assert_array_equal(open_scan([path], ["T1"]).data[0], values("i2"))
+    path = meta(tmp_path / "a.mhd", "HeaderSize = -1", MATRIX, "ElementSpacing = 1 2 3")
+    path.write_bytes(path.read_bytes()[: -len(RAW)].replace(b"LOCAL", b"a.raw"))
+    (tmp_path / "a.raw").write_bytes(bytes(99) + RAW)
+    np.testing.assert_array_equal(open_scan([path], ["T1"]).data[0], values("i2"))
+    np.testing.assert_array_equal(read_back(path)[0], values("i2"))
+
+
+MATRIX = "TransformMatrix = 1 0 0 0 1 0 0 0 1"
+
+
+@pytest.mark.parametrize(
+    ("lines", "match"),
+    [([MATRIX, "ElementSpacing = 1 -2 3"], "ElementSpacing above 0"), ([MATRIX, "ElementSpacing = 1 2"], "3 numbers"),
+     (["TransformMatrix = 2 0 0 0 1 0 0 0 1", "ElementSpacing = 1 2 3"], "directions of length 1"),
+     (["TransformMatrix = 1 0 0 1 0 0 0 0 1", "ElementSpacing = 1 2 3"], "singular"),
+     ([MATRIX, "ElementSpacing = 1 2 3", "DistanceUnits = cm"], "in millimetres"),
+     ([MATRIX, "no equals sign"], "expected 'key = value'"), (["NDims = 2"], "says 'NDims' twice")],
+)  # fmt: skip
+def test_odd_metaimage_headers_are_refused(tmp_path: Path, lines: list[str], match: str) -> None:
+    refused(match, meta(tmp_path / "a.mha", *lines))
+
+
+def test_mgh_with_a_negative_step_lies_where_nibabel_puts_it(tmp_path: Path) -> None:
+    WRITERS["a.mgh"](tmp_path / "a.mgh", values("i2"), AFFINE)
+    content = bytearray((tmp_path / "a.mgh").read_bytes())
+    content[30:34] = np.array([-1.0], ">f4").tobytes()
+    (tmp_path / "a.mgh").write_bytes(bytes(content))
+    volume = open_scan([tmp_path / "a.mgh"], ["T1"])
+    np.testing.assert_array_equal(volume.affine, read_back(tmp_path / "a.mgh")[1])
+    assert min(volume.header_spacing) > 0

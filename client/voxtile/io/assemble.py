@@ -195,7 +195,10 @@ def _geometry(stored: Stored, reader: str, name: str) -> Geometry:
     if stored.affine is None:
         return header_geometry(stored.header, reader, name)
     geometry = given_geometry(stored.affine, stored.header, name)
-    return geometry if stored.spacing is None else replace(geometry, spacing=stored.spacing)
+    lengths = spacing_of(stored.affine)
+    if stored.spacing is None or not np.allclose(stored.spacing, lengths, rtol=SAME_VOXEL_SIZE, atol=0):
+        return geometry
+    return replace(geometry, spacing=stored.spacing)
 
 
 def _scaling(stored: Stored, reader: str) -> tuple[float | None, float | None, tuple[str, ...]]:

@@ -173,6 +173,8 @@ def _placed(raw: NDArray[Any], fields: Fields, name: str) -> Stored:
     axes = len(fields["DimSize"].split())
     steps = _first(fields, SPACINGS)
     spacing = numbers(steps, axes, "ElementSpacing", name)[:3] if steps else [1.0, 1.0, 1.0]
+    if min(spacing) <= 0:
+        raise InputError(f"{name}: expected an ElementSpacing above 0, found {str(steps)[:80]!r}; repair the header")
     directions, origin = _directions(fields, axes, name), _first(fields, ORIGINS)
     affine = np.eye(4)
     affine[:3, :3] = (np.eye(3) if directions is None else directions) * spacing

@@ -308,7 +308,7 @@ def _write(image: Any, volume: Volume | None, path: Path) -> Iterable[tuple[Path
     little = data.astype(data.dtype.newbyteorder("<"), copy=False)
     voxels = packed(voxel_pieces(little), GZIP, labels=data.dtype.kind in "iu")
     if path.name.lower().endswith(".nrrd"):
-        yield path, chain(["\n".join([*header, "", ""]).encode("latin-1")], voxels)
+        yield path, chain(["\n".join([*header, "", ""]).encode("utf-8", "surrogateescape")], voxels)
     else:
         (other,) = _written_parts(path)
         yield other, voxels

@@ -28,7 +28,7 @@ def lines_of(stream: IO[bytes], name: str) -> Iterator[str]:
         left -= len(line)
         if left <= 0:
             raise InputError(f"{name}: expected a header of less than {LONGEST:,} bytes, found no end of it")
-        yield line.decode("latin-1").rstrip("\r\n")
+        yield line.decode("utf-8", "surrogateescape").rstrip("\r\n")
 
 
 def numbers(text: str, count: int, field: str, name: str) -> list[float]:
