@@ -144,3 +144,25 @@ def test_one_case_in_two_formats_is_refused_by_name(tmp_path: Path) -> None:
     numbered = run("batch", tmp_path / "in", tmp_path / "out", *MODEL)
     assert numbered.exit_code == 1
     assert "a_0000.nii, a_0000.nrrd" in numbered.output.replace("\n", "")
+
+
+def test_masks_made_with_another_orientation_are_not_taken_for_finished(tmp_path: Path) -> None:
+    """The first answer may have been wrong."""
+    (tmp_path / "in").mkdir()
+    nib.save(nib.AnalyzeImage(head(), np.diag([-1.5, 1.2, 2.0, 1.0])), tmp_path / "in" / "a.hdr")
+    words = ("batch", tmp_path / "in", tmp_path / "out", *MODEL)
+    assert run(*words).exit_code == 1
+    assert run(*words, "--orientation", "LAS").exit_code == 0
+    assert run(*words, "--orientation", "las").exit_code == 0
+    other = run(*words, "--orientation", "RAS")
+    assert (other.exit_code, "with other options" in other.output) == (2, True)
+    assert nib.aff2axcodes(nib.load(tmp_path / "out" / "a.nii.gz").affine) == ("L", "A", "S")
+
+
+def test_a_batch_says_what_it_replaced(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    data = head().astype(np.float32)
+    data[0, 0, :2] = np.nan
+    scan(tmp_path / "in", "a.nii", data)
+    assert run("batch", tmp_path / "in", tmp_path / "out", *MODEL).exit_code == 1
+    assert run("batch", tmp_path / "in", tmp_path / "out", *MODEL, "--nan", "0").exit_code == 0
+    assert "a.nii: NaN -> 0 in 2 voxels" in caplog.text

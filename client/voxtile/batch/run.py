@@ -66,7 +66,7 @@ def segment_folder(
         output.check_model(segmenter.card)
     found = find_cases(inputs, outputs, segmenter.card.input_channels, beside)
     check_summary(outputs)
-    records = claim_folder(outputs, segmenter.transport.model, segmenter.changes)
+    records = claim_folder(outputs, segmenter.transport.model, segmenter.changes + segmenter.options.given.in_words)
     judged = [(case, judge(case, beside, records)) for case in found.cases]
     rows = [Outcome(one.path, "left out", error=str(one)) for one in found.left_out]
     rows += finished_before(records, found.cases, outputs)

@@ -83,6 +83,8 @@ def assemble(
         whose = ", ".join(channels[sum(map(len, parts)) :][: values.shape[3]])
         parts.append(np.moveaxis(values, 3, 0))
         changes += [f"{what} ({whose})" for what in replaced]
+        for what in replaced:
+            LOGGER.warning("%s: %s", name, what)
         names.append(name)
         for warning in (*stored.warnings, *_flat(stored.raw.shape), *odd, *geometry.warnings):
             LOGGER.warning("%s: %s", name, warning)

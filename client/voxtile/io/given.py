@@ -56,6 +56,12 @@ class Given:
             raise InputError(f"expected three numbers above 0 for --spacing, in millimetres, found {self.spacing!r}")
 
     @property
+    def in_words(self) -> list[str]:
+        """What is said of the place of scans, in words."""
+        said = [f"orientation {self.orientation.upper()}"] if self.orientation else []
+        return said + ([f"spacing {' '.join(f'{step:g}' for step in self.spacing)}"] if self.spacing else [])
+
+    @property
     def replaces(self) -> bool:
         """Whether values are replaced."""
         return (self.nan, self.posinf, self.neginf) != (None, None, None)
