@@ -11,7 +11,7 @@ from pydantic import BaseModel
 
 from voxtile.transforms.base import Transform
 from voxtile.transforms.postprocessing import Invert
-from voxtile.transforms.preprocessing import Orientation, Spacing, is_pointwise
+from voxtile.transforms.preprocessing import MOVING, Orientation, Spacing
 from voxtile_build.spec.plain import TAGS
 from voxtile_build.spec.spec import Spec
 
@@ -55,7 +55,8 @@ def preparing_steps(spec: Spec, grid_after: GridAfter) -> Iterator[Step]:
         fields = {"orientation": preparation.orientation, "spacing": preparation.spacing}
         yield Step(sentence(Spacing(pixdim=preparation.spacing)), CLIENT, grid_after(fields))
     for number, step in enumerate(preparation.client, 1):
-        shape = () if is_pointwise(step) else grid_after({"preprocessing": preparation.client[:number]})
+        moves = isinstance(step, (Orientation, Spacing, *MOVING))
+        shape = grid_after({"preprocessing": preparation.client[:number]}) if moves else ()
         yield Step(sentence(step), CLIENT, shape)
     rule = preparation.intensity
     if rule.rule in STATISTICS:
