@@ -68,7 +68,7 @@ def sections_of(model: type[BaseModel], path: str = "", chosen: str = "") -> Ite
     """Yields a section for `model` and for each class that its keys hold, depth first."""
     yield Section(path, chosen, one_line(first_sentence(model.__doc__)), tuple(keys_of(model)))
     for name, field in model.model_fields.items():
-        inner = models_in(field.annotation)
+        inner = [one for one in models_in(field.annotation) if one is not model]  # a report may hold reports
         for one in inner:
             place = f"{path}.{name}" if path else name
             yield from sections_of(one, place, _choice(one, field.discriminator) if len(inner) > 1 else "")
