@@ -185,6 +185,7 @@ def test_nrrds_axis_of_channels_may_be_any(tmp_path: Path, kind: str, first: boo
      (["space: RAS", PLACE.replace("0.6", "nan")], "numbers for 'space directions'"),
      (["space: RAS", "space directions: (1,0,0) (0,1,0) (0,0)"], "numbers for 'space directions'"),
      (["space: RAS", "space directions: (1,0,0) (1,0,0) (0,0,1)"], "singular"),
+     (["spacings: 0 2 3"], "singular|spacing"), (["spacings: nan 2 3"], "numbers for 'spacings'"),
      (["space: RAS", PLACE, "byte skip: x"], "for 'byte skip'"), (["type: int"], "says 'type' twice")],
 )  # fmt: skip
 def test_odd_nrrd_headers_are_refused(tmp_path: Path, lines: list[str], match: str) -> None:
@@ -344,3 +345,23 @@ def test_mgh_with_a_negative_step_lies_where_nibabel_puts_it(tmp_path: Path) -> 
     volume = open_scan([tmp_path / "a.mgh"], ["T1"])
     np.testing.assert_array_equal(volume.affine, read_back(tmp_path / "a.mgh")[1])
     assert min(volume.header_spacing) > 0
+
+
+def with_first_step(path: Path, size: float) -> Path:
+    content = bytearray(analyze(path).read_bytes())
+    content[80:84] = np.array([size], "<f4").tobytes()
+    path.write_bytes(bytes(content))
+    return path
+
+
+@pytest.mark.parametrize("size", [np.nan, np.inf, 1e-7, 1e9])
+def test_analyzes_voxel_size_is_checked(tmp_path: Path, size: float) -> None:
+    path = with_first_step(tmp_path / "a.hdr", size)
+    with pytest.raises(InputError, match=r"a\.hdr: expected"):
+        open_scan([path], ["T1"], given=Given(orientation="LAS"))
+
+
+@pytest.mark.parametrize(("size", "expected"), [(0.0, 1.0), (-2.0, 2.0)])
+def test_analyzes_voxel_size_is_repaired_as_nibabel_does(tmp_path: Path, size: float, expected: float) -> None:
+    path = with_first_step(tmp_path / "a.hdr", size)
+    assert open_scan([path], ["T1"], given=Given(orientation="LAS")).header_spacing[0] == expected

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from voxtile.errors import InputError
-from voxtile.io.geometry import Triple
+from voxtile.io.geometry import Triple, check_affine
 from voxtile.io.orientation import is_orientation, oriented_affine
 from voxtile.io.placed import with_affine
 from voxtile.io.stored import Stored
@@ -95,6 +95,7 @@ def completed(stored: Stored, given: Given, name: str) -> Stored:
     affine = stored.affine
     if "orientation" in stored.missing:
         affine = oriented_affine(str(given.orientation), spacing)
+    check_affine(affine, name)
     warnings = [f"the file does not say its {what}; --{what} counts" for what in stored.missing]
     header = with_affine(stored.header, affine)
     return replace(stored, affine=affine, header=header, spacing=spacing, warnings=(*stored.warnings, *warnings))

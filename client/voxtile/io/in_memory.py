@@ -17,7 +17,7 @@ from numpy.typing import ArrayLike, NDArray
 from voxtile.errors import InputError
 from voxtile.io.geometry import check_affine
 from voxtile.io.orientation import LPS_TO_RAS
-from voxtile.io.placed import nifti_header, placed
+from voxtile.io.placed import nifti_header, placed, usable
 from voxtile.io.stored import HEADER_ERRORS, Admit, Stored, anything
 
 
@@ -92,17 +92,16 @@ def read_nibabel(image: Any, name: str, admit: Admit = anything) -> Stored:
         # Of an image of a NIfTI file, the header counts as it does for the file; see `voxtile.io.geometry`.
         from_file = isinstance(image, (Nifti1Pair, Nifti2Pair)) and _repeats(header, affine)
         if not from_file:
-            check_affine(affine, name)
+            check_affine(affine, name)  # before a voxel is read
         proxy = image.dataobj
+        slope, inter = None, None
         if isinstance(proxy, ArrayProxy):
             admit(image.shape, proxy.dtype, (proxy.slope, proxy.inter) != (1.0, 0.0))
-            stored = placed(np.asarray(proxy.get_unscaled()), affine, name, header.copy())
-            stored = replace(stored, slope=float(proxy.slope), inter=float(proxy.inter))
-        else:
-            stored = placed(np.asarray(proxy), affine, name, header.copy())
+            slope, inter = float(proxy.slope), float(proxy.inter)
+        raw = np.asarray(proxy.get_unscaled() if isinstance(proxy, ArrayProxy) else proxy)
         if from_file:
-            return replace(stored, affine=None, header=header)
-        return replace(stored, missing=_left_open(image, affine))
+            return Stored(usable(raw, name), slope, inter, header, None)
+        return placed(raw, affine, name, header, slope=slope, inter=inter, missing=_left_open(image, affine))
     except (OSError, EOFError, zlib.error, MemoryError, HeaderDataError, ImageDataError, *HEADER_ERRORS) as error:
         raise InputError(f"{name}: cannot be read ({' '.join(str(error).split())})") from None
 

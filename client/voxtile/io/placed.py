@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.io.geometry import check_affine
 from voxtile.io.stored import Stored, check_not_empty, check_real
 
 
@@ -24,18 +25,28 @@ def placed(array: NDArray[Any], affine: NDArray[np.float64], name: str, header: 
         **fields: further fields of `Stored`.
 
     Raises:
-        InputError: it holds no real numbers, or none at all.
+        InputError: it holds no real numbers, or none at all, or the affine places no grid.
     """
     from nibabel.nifti1 import Nifti1Header
 
+    check_affine(affine, name)
+    stated = with_affine(Nifti1Header() if header is None else header, affine)
+    return Stored(
+        **{"raw": usable(array, name), "slope": None, "inter": None, "header": stated, "affine": affine, **fields}
+    )
+
+
+def usable(array: NDArray[Any], name: str) -> NDArray[Any]:
+    """Returns an array as `Stored.raw` is: in native byte order, and in C or Fortran order.
+
+    Raises:
+        InputError: it holds no real numbers, or none at all.
+    """
     array = array.astype(np.uint8) if array.dtype == bool else array
     check_real(array.dtype, name)
     check_not_empty(array.shape, name)
     native = np.asarray(array, array.dtype.newbyteorder("="))
-    if not native.flags.f_contiguous and not native.flags.c_contiguous:
-        native = np.asfortranarray(native)
-    stated = with_affine(Nifti1Header() if header is None else header, affine)
-    return Stored(**{"raw": native, "slope": None, "inter": None, "header": stated, "affine": affine, **fields})
+    return native if native.flags.f_contiguous or native.flags.c_contiguous else np.asfortranarray(native)
 
 
 def with_affine(header: Any, affine: NDArray[np.float64]) -> Any:
