@@ -72,6 +72,17 @@ def test_an_unknown_network_is_refused_with_the_known_ones() -> None:
         find_network("ResUNet")
 
 
+@pytest.mark.parametrize(("name", "meant"), [("unet", "UNet"), ("SwinUnetr", "SwinUNETR"), ("segresnet", "SegResNet")])
+def test_another_way_to_write_a_name_is_understood_as_a_slip(name: str, meant: str) -> None:
+    with pytest.raises(NetworkError, match=f"found {name!r} .did you mean {meant!r}"):
+        find_network(name)
+
+
+def test_a_network_that_is_not_listed_is_given_as_a_file() -> None:
+    with pytest.raises(NetworkError, match=r"found 'VNet'; any other network is given by network.file"):
+        find_network("VNet")
+
+
 def test_an_unknown_argument_is_refused_with_the_nearest() -> None:
     arguments = {**SMALL["UNet"][0], "num_res_unit": 2}
     with pytest.raises(NetworkError, match=r"network.args.num_res_unit: UNet has no such .*'num_res_units'"):

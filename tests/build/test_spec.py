@@ -138,10 +138,21 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"weights": {"file": "w.pt", "sha256": "abc"}}, r"weights.sha256: .*\(sha256: SHA-256 of the weights"),
         ({"weights": {"file": 3, "sha256": "0" * 64}}, "weights.file: "),
         ({"network": []}, r"network: .*\(network: the network"),
+        ({"input": {"intensity": "ct"}}, r"input.intensity: expected a table, such as \{ rule = .*, found 'ct'"),
+        ({"tiling": {"roi_size": 32}}, r"tiling.roi_size: expected a list, such as \[1, 2, 3\], found 32"),
+        ({"input": {"spacing": [1.0, 2.0]}}, r"input.spacing: expected more than 2 values, found \[1.0, 2.0\]"),
+        ({"input": {"spacing": [1.0] * 4}}, r"input.spacing: expected 3 values at most, found \[1.0"),
+        ({"input": {"pixdim": 1}}, r"input.pixdim: unknown key \(MONAI's word for spacing; or write Spacing"),
+        ({"input": {"a_min": 1}}, r"input.a_min: unknown key \(of a rule: intensity = \{ rule"),
+        ({"serving": {"warm_up": 1}}, "serving.warm_up: expected true or false, found 1"),
     ],
 )
 def test_a_wrong_value_is_refused_by_key_and_meaning(changes: dict[str, Any], expected: str) -> None:
     assert re.search(expected, refusal(**changes)), refusal(**changes)
+
+
+def test_a_wrong_engine_is_one_fault() -> None:
+    assert len(refusal(serving={"engines": ["onnxruntimes"]}).splitlines()) == 1
 
 
 def test_every_fault_gets_its_own_line() -> None:

@@ -244,3 +244,42 @@ def test_the_way_back_takes_no_more_than_it_says(way: list[Any], after: list[Any
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak <= prepared.restore_bytes(8, strip, keep_scores)
+
+
+@pytest.mark.parametrize("axis", [1, 2])
+@pytest.mark.parametrize("way", [[CROP, LPS, SPACING], [LPS, CROP], [LPS, SPACING, CROP]])
+def test_strips_change_no_label(way: list[Any], axis: int) -> None:
+    """A crop before resampling is cut into strips; one after it stays in one."""
+    volume = phantom_volume((24, 31, 27), codes="PSL", angles=(0, 0, 9.0))
+    prepared = MonaiPreparedScan(volume, chain_card(way, postprocessing=[LINEAR, ARGMAX, LARGEST]))
+    scores = smooth_scores(prepared.data.shape[1:], 2, seed=4)
+    strips = prepared.strips(axis, 3)
+    assert len(strips) == (1 if way[-1] is CROP and SPACING in way else 3)
+    sink = prepared.restorer(False)
+    for strip in strips:
+        sink.start_strip(strip)
+        rows = [slice(None)] * 4
+        rows[strip.axis + 1] = slice(*strip.rows)
+        sink.add_planes(scores[tuple(rows)].copy())
+    np.testing.assert_array_equal(sink.finish(), brought_back(scores, prepared, 4))
+
+
+def test_what_was_cut_away_is_not_kept_in_memory() -> None:
+    volume = phantom_volume((24, 31, 27))
+    small = {**CENTRE, "roi_size": 8}
+    prepared = MonaiPreparedScan(volume, chain_card([SPACING, small]))
+    assert prepared.data.base is None or prepared.data.base.nbytes == prepared.own_bytes == 4 * 8**3
+    view = MonaiPreparedScan(volume, chain_card([small]))
+    assert view.own_bytes == 0
+    assert np.shares_memory(view.data, volume.data)
+
+
+def test_whole_numbers_that_are_only_moved_are_sent_as_they_are() -> None:
+    volume = phantom_volume((24, 31, 27), codes="PSL")
+    rule = {"rule": "range", "a_min": 0, "a_max": 500}
+    card = chain_card([LPS, CROP], intensity=rule, input={"dtype": "int16", "padding": -32768.0})
+    prepared = MonaiPreparedScan(volume, card)
+    expected = monai_image(volume, [LPS, CROP])[0]["image"].numpy()
+    sent = prepared.encode(prepared.data)
+    assert sent.dtype == np.int16
+    np.testing.assert_array_equal(sent, expected)

@@ -75,7 +75,7 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
     return network.eval()
 
 
-MUCH_ALIKE = 0.75
+MUCH_ALIKE = 0.8
 """From this likeness on, another name is taken for a slip of the pen: VNet is no UNet."""
 
 

@@ -133,9 +133,9 @@ def carry_out(chain: Sequence[Transform], volume: Volume, max_bytes: int | None,
             here = _resampled(here, step, volume, limit, threads)
         elif isinstance(step, steps.MOVING):
             for cuts in cuts_of(step, here.data, volume.names[0]):
-                here = _cut(here, cuts, step, limit)
+                here = _cut(here, cuts, step, volume, limit)
         else:
-            here = replace(here, data=_own(here.data, volume))
+            here = replace(here, data=_own(here, volume, limit))
             change_values(step, here.data)
     _check(limit, here, here.data.shape[1:], 0)
     return here
@@ -159,10 +159,12 @@ def _resampled(here: Carried, step: steps.Spacing, volume: Volume, limit: GridLi
     return Carried(resample(here.data, maps, threads), affine, here.way.spaced(maps))
 
 
-def _cut(here: Carried, cuts: Sequence[Cut], step: Transform, limit: GridLimit) -> Carried:
+def _cut(here: Carried, cuts: Sequence[Cut], step: Transform, volume: Volume, limit: GridLimit) -> Carried:
     size = [one.target for one in cuts]
     _check(limit, here, size, 4 * len(here.data) * math.prod(size))
     data = cut(here.data, cuts, getattr(step, "mode", "constant"), getattr(step, "value", 0.0))
+    if np.may_share_memory(data, here.data) and not np.may_share_memory(data, volume.data):
+        data = data.copy(order="K")  # a view would keep all that was cut away
     affine = here.affine.copy()
     affine[:3, 3] += affine[:3, :3] @ [one.offset for one in cuts]
     return Carried(data, affine, here.way.cut(cuts))
@@ -172,10 +174,12 @@ def _check(limit: GridLimit, here: Carried, grid: Sequence[int], needed: int) ->
     limit.check(here.data.shape[1:], spacing_of(here.affine).tolist(), grid, needed)
 
 
-def _own(data: NDArray[Any], volume: Volume) -> NDArray[np.float32]:
-    """`data` as float32 that may be changed: a copy unless it is such an array already."""
-    own = data.dtype == np.float32 and not np.may_share_memory(data, volume.data)
-    return data if own else np.array(data, np.float32, order="K")
+def _own(here: Carried, volume: Volume, limit: GridLimit) -> NDArray[np.float32]:
+    """The data as float32 that may be changed: a copy unless they are such an array already."""
+    if here.data.dtype == np.float32 and not np.may_share_memory(here.data, volume.data):
+        return here.data
+    _check(limit, here, here.data.shape[1:], 4 * here.data.size)
+    return np.array(here.data, np.float32, order="K")
 
 
 def _turned(turn: Orientation, items: tuple[T, T, T]) -> tuple[T, T, T]:
