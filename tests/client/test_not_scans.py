@@ -76,6 +76,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "CIFTI": (cifti(), "CIFTI"),
     "FreeSurfer's surface": (b"\xff\xff\xfecreated by me\n", "a surface of FreeSurfer"),
     "AFNI": (b"\ntype = string-attribute\nname = HISTORY\n", "AFNI"),
+    "PAR/REC": (b"# === DATA DESCRIPTION FILE ====\n#\n", "PAR/REC.*dcm2niix"),
     "PDF": (b"%PDF-1.7", "a PDF document"),
     "text": (b"hello\n", "text"),
     "noise": (bytes(range(160, 250)), "something else"),
@@ -121,3 +122,15 @@ def test_links_that_lead_nowhere_and_pipes(tmp_path: Path) -> None:
 def test_a_scan_is_none_of_them() -> None:
     assert what_it_is(nib.Nifti1Image(values(), AFFINE).to_bytes()[:4096]) == "something else"
     assert len(SHAPE) == 3
+
+
+def test_a_scan_that_is_packed_twice(tmp_path: Path) -> None:
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(gzip.compress(nib.Nifti1Image(values(), AFFINE).to_bytes())))
+    refused("another gzip file in the packed one; unpack it once", tmp_path / "a.nii.gz")
+
+
+@pytest.mark.parametrize("name", ["a.raw", "a.ZRAW", "a.raw.gz", "a.img"])
+def test_voxels_without_their_header(tmp_path: Path, name: str) -> None:
+    content = values("i2").tobytes()
+    (tmp_path / name).write_bytes(gzip.compress(content) if name.endswith(".gz") else content)
+    refused("voxels without their header; give the header beside it", tmp_path / name)

@@ -61,7 +61,7 @@ def _read(content: Content, found: FileFormat | None, admit: Admit) -> Stored:
     if found is None:
         wanted = _named(content) or NIFTI
         expected = f"expected a {wanted.name} file ({', '.join(wanted.suffixes[:2])})"
-        raise InputError(f"{content.name}: {expected}, found {what_it_is(content.first)}")
+        raise InputError(f"{content.name}: {expected}, found {what_it_is(content.first, content.name)}")
     stored = found.read(content, admit)
     by_name = _named(content)
     if by_name is None or by_name is found:

@@ -7,10 +7,17 @@ from collections.abc import Iterator
 from itertools import islice
 from pathlib import Path
 
+from voxtile.io.formats.packing import packing_of
+
+VOXELS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz", ".rec", ".brik")
+"""Endings of files that hold the voxels of a scan whose header is another file."""
+
 DICOM_MARK = slice(128, 132)
 """Where a DICOM file says DICM."""
 
 DCM2NIIX = "convert the series to NIfTI, with dcm2niix for example"
+
+UNKNOWN = "something else"
 
 FILES_LOOKED_AT = 200
 """Files of a folder that are looked at to say what it holds."""
@@ -51,13 +58,21 @@ TEXTS: tuple[tuple[bytes, str], ...] = (
     (b"<accessdenied", "an XML error message; download the file anew"),
     (b"<error", "an XML error message, as storage servers send it; download the file anew"),
     (b"<?xml", "an XML document; give the scan itself"),
+    (b"# === data description file", "the header of a Philips PAR/REC scan; convert it with dcm2niix"),
     (b"type = string-attribute", "the header of an AFNI scan; convert it with 3dAFNItoNIFTI"),
     (b"type  = string-attribute", "the header of an AFNI scan; convert it with 3dAFNItoNIFTI"),
 )
 
 
-def what_it_is(first: bytes) -> str:
-    """Returns, in words, what a file with these first bytes is; "something else" where they say nothing."""
+def what_it_is(first: bytes, name: str = "") -> str:
+    """Returns, in words, what a file with these first bytes and name is; UNKNOWN where they say nothing."""
+    found = _by_content(first)
+    if found == UNKNOWN and name.lower().endswith(VOXELS):
+        return "voxels without their header; give the header beside it (.hdr, .mhd, .nhdr)"
+    return found
+
+
+def _by_content(first: bytes) -> str:
     if not first:
         return "an empty file; fetch or write it again"
     if not first.strip(b"\0"):
@@ -66,6 +81,8 @@ def what_it_is(first: bytes) -> str:
         return f"DICOM; {DCM2NIIX}"
     if first[257:262] == b"ustar":
         return "a tar archive; unpack it"
+    if (packing := packing_of(first)) is not None:
+        return f"another {packing.name} file in the packed one; unpack it once"
     for magic, what in MAGICS:
         if first.startswith(magic):
             return what
@@ -85,7 +102,7 @@ def _what_text_it_is(first: bytes) -> str:
     if text[:1] in (b"{", b"["):
         return "JSON, such as a sidecar or an error message; give the scan itself"
     printable = sum(32 <= byte < 127 or byte in b"\t\r\n" for byte in first)
-    return "text; give the scan itself" if printable == len(first) else "something else"
+    return "text; give the scan itself" if printable == len(first) else UNKNOWN
 
 
 def what_folder_it_is(folder: Path, endings: tuple[str, ...]) -> str:
