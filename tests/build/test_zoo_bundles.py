@@ -10,7 +10,7 @@ import pytest
 
 from tests.support.bundles import write_scan
 from tests.support.importing import import_bundle
-from tests.support.zoo_bundles import SHAPES, run_zoo_bundle, write_zoo_bundle
+from tests.support.zoo_bundles import SHAPES, is_tie, run_zoo_bundle, write_zoo_bundle
 from voxtile import Segmenter
 from voxtile_build.importers.bundle.bundle import spec_of
 from voxtile_server.embedded import EmbeddedServer
@@ -40,6 +40,8 @@ STEPS = {
 }
 FRACTIONS = ("prostate",)
 """Bundles that put labels back by blending their numbers: fractions are no labels, and only whole ones are compared."""
+
+REGIONS = ("brats",)
 
 
 @pytest.mark.parametrize("name", SHAPES)
@@ -71,12 +73,15 @@ def test_a_served_bundle_gives_the_labels_of_monai(served: tuple[Path, str], tmp
     shape = SHAPES[name]
     names = [tmp_path / f"scan_{index}.nii.gz" for index in range(shape.count)]
     files = [write_scan(file, shape.size, shape.codes, index) for index, file in enumerate(names)]
-    expected = run_zoo_bundle(root / name, shape, files)
-    with Segmenter(url, name, keep_scores=True) as segmenter:
+    expected, scores = run_zoo_bundle(root / name, shape, files)
+    with Segmenter(url, name) as segmenter:
         labels = np.asarray(segmenter.segment(files).mask.dataobj)
     whole = expected == np.round(expected)
     assert whole.all() or name in FRACTIONS
     assert len(np.unique(expected[whole])) >= 2, "the scan must hold more than one label to prove anything"
-    different = int((labels != expected)[whole].sum())
+    wrong = (labels != expected) & whole
+    if name not in REGIONS and scores.shape[1:] == labels.shape and wrong.any():
+        wrong &= ~is_tie(scores, labels)
+    different = int(wrong.sum())
     print(f"{name}: {different} of {labels.size} voxels differ, {int((~whole).sum())} are fractions in MONAI")
     assert different <= DIFFERENT * labels.size

@@ -51,6 +51,8 @@ COMMON: dict[str, Any] = {
     "run": ["$@evaluator.run()"],
 }
 KEY = "@image_key"
+TIE = 1e-6
+"""Probabilities that differ by no more have no order. At the rim of a crop MONAI has 1e-16 where the client has 0."""
 
 
 def step(name: str, **arguments: Any) -> dict[str, Any]:
@@ -405,8 +407,12 @@ def zoo_parser(folder: Path) -> ConfigParser:
     return parser
 
 
-def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> NDArray[Any]:
-    """What the bundle gives [i, j, k] on the scan's grid: its own transforms and inferer, run by MONAI."""
+def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    """What the bundle gives on the scan's grid: its own transforms and inferer, run by MONAI.
+
+    Returns:
+        The mask [i, j, k], and the scores [label, …] that AsDiscreted decided on, on the grid where it did.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         parser = zoo_parser(folder)
@@ -420,9 +426,24 @@ def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> NDArray[Any
         with torch.no_grad():
             prediction = inferer(inputs=data["image"][None], network=network)[0]
         prediction.applied_operations = data["image"].applied_operations
-        finish = parser.get_parsed_content("postprocessing")
-        finish.transforms = tuple(one for one in finish.transforms if type(one).__name__ != "SaveImaged")
-        return np.asarray(finish({**data, "pred": prediction})["pred"])[0]
+        return _finished(parser, {**data, "pred": prediction})
+
+
+def _finished(parser: ConfigParser, data: dict[str, Any]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+    scores = np.empty(0, np.float32)
+    for one in parser.get_parsed_content("postprocessing").transforms:
+        if type(one).__name__ == "AsDiscreted":
+            scores = np.array(data["pred"])
+        if type(one).__name__ != "SaveImaged":
+            data = one(data)
+    return np.asarray(data["pred"])[0], scores
+
+
+def is_tie(scores: NDArray[np.float32], labels: NDArray[Any]) -> NDArray[np.bool_]:
+    """Where MONAI's score of the label in `labels` [i, j, k] is its best one but for float32's rounding."""
+    chosen = np.take_along_axis(scores, labels[None].astype(np.int64), 0)[0]
+    tie: NDArray[np.bool_] = scores.max(0) - chosen <= TIE
+    return tie
 
 
 def _network(parser: ConfigParser, folder: Path, shape: Shape) -> nn.Module:
