@@ -57,23 +57,24 @@ def test_a_published_shape_is_translated_step_by_step(name: str, tmp_path: Path)
         assert spec.weights.file.name == shape.files[0]
 
 
-@pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str]]:
-    root = tmp_path_factory.mktemp("zoo")
-    for name, shape in SHAPES.items():
-        import_bundle(write_zoo_bundle(root / name, shape), name, root / "models", {"serving": SERVING})
+@pytest.fixture(scope="module", params=SHAPES)
+def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[str, Path, str]]:
+    """Its name, the bundle, and where a server offers it."""
+    name: str = request.param
+    root = tmp_path_factory.mktemp(name)
+    folder = write_zoo_bundle(root / "bundle", SHAPES[name])
+    import_bundle(folder, name, root / "models", {"serving": SERVING})
     with EmbeddedServer(root / "models") as server:
-        yield root, server.grpc_url
+        yield name, folder, server.grpc_url
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", SHAPES)
-def test_a_served_bundle_gives_the_labels_of_monai(served: tuple[Path, str], tmp_path: Path, name: str) -> None:
-    root, url = served
+def test_a_served_bundle_gives_the_labels_of_monai(served: tuple[str, Path, str], tmp_path: Path) -> None:
+    name, folder, url = served
     shape = SHAPES[name]
     names = [tmp_path / f"scan_{index}.nii.gz" for index in range(shape.count)]
     files = [write_scan(file, shape.size, shape.codes, index) for index, file in enumerate(names)]
-    expected, scores = run_zoo_bundle(root / name, shape, files)
+    expected, scores = run_zoo_bundle(folder, shape, files)
     with Segmenter(url, name) as segmenter:
         labels = np.asarray(segmenter.segment(files).mask.dataobj)
     whole = expected == np.round(expected)
