@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 import torch
 from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
-from safetensors.torch import save_file
+from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
 from tests.support.bundles import write_bundle
@@ -88,6 +88,14 @@ def test_every_network_becomes_a_spec_that_opens_it(name: str, tmp_path: Path) -
     assert same_scores(load_network(spec), expected, spec)
     assert len(spec.tiling.roi_size) == (2 if name == "flat" else 3)
     assert spec.output.regions == (len(spec.output.labels) == 1)
+
+
+def test_tensors_that_safetensors_keeps_under_one_of_their_names_are_found(tmp_path: Path) -> None:
+    expected = network("dynunet")
+    save_model(expected, str(tmp_path / "w.safetensors"))
+    assert len(load_file(tmp_path / "w.safetensors")) < len(expected.state_dict())
+    spec = written(tmp_path / "w.safetensors", tmp_path / "organ.toml")
+    assert same_scores(load_network(spec), expected, spec)
 
 
 class Softmax(nn.Module):

@@ -46,7 +46,7 @@ def load_weights(network: nn.Module, path: Path, sha256: str) -> None:
     """
     check_sha256(path, sha256)
     wanted = network.state_dict()
-    state = without_prefix(read_state(path), wanted)
+    state = with_shared(without_prefix(read_state(path), wanted), wanted)
     check_fit(state, wanted, path, "check network.name and network.args")
     network.load_state_dict(dict(state), strict=True)
 
@@ -224,6 +224,25 @@ def without_prefix(state: Mapping[str, Tensor], wanted: Iterable[str]) -> Mappin
             return state
         inner = {key.partition(".")[2]: value for key, value in inner.items()}
     return inner
+
+
+def with_shared(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor]) -> Mapping[str, Tensor]:
+    """With every name of a tensor that a network has under several, as DynUNet does; safetensors keeps one of them.
+
+    Args:
+        state: the weights.
+        wanted: the network's own state dict.
+    """
+    places: dict[tuple[int, torch.Size], list[str]] = {}
+    for key, value in wanted.items():
+        if value.numel():
+            places.setdefault((value.data_ptr(), value.shape), []).append(key)
+    filled = dict(state)
+    for names in places.values():
+        given = next((name for name in names if name in state), None)
+        if given is not None:
+            filled |= {name: state[given] for name in names if name not in state}
+    return filled
 
 
 def check_fit(state: Mapping[str, Tensor], wanted: Mapping[str, Tensor], path: Path, hint: str) -> None:

@@ -20,7 +20,7 @@ from voxtile_build.importers.recognise import (
 )
 from voxtile_build.importers.recognise.guess import Guess, State
 from voxtile_build.networks import make_network
-from voxtile_build.networks.weights import check_fit
+from voxtile_build.networks.weights import check_fit, with_shared
 
 RECOGNISERS = (unet, attention_unet, basic_unet_plus_plus, segresnet, dynunet, swin_unetr, unetr)
 MOST = 8
@@ -64,7 +64,9 @@ def _guesses(state: State) -> Iterator[Guess]:
 
 def _check(guess: Guess, state: State, path: Path) -> None:
     """Refuse a guess whose network does not take the weights, or counts its places in another order than they do."""
-    wanted = _made(guess).state_dict()
+    network = _made(guess)  # kept, so that tensors of one place stay in one place
+    wanted = network.state_dict()
+    state = with_shared(state, wanted)
     check_fit(state, wanted, path, "other arguments may fit")
     other = [key for key, value in wanted.items() if _is_index(value) and not torch.equal(value, state[key].long())]
     if other:

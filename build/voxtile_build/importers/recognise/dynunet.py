@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from math import prod
 
 from voxtile_build.importers.recognise.guess import AFFINE, Guess, State, count, norm_by_weights, plain, sizes
 
+NESTED_UP = re.compile(r"skip_layers\.((?:next_layer\.)*)upsample\.(.*)")
+
 
 def guesses(state: State) -> Iterator[Guess]:
     """DynUNets that may have these weights: one, or none."""
+    state = _with_ups(state)
     places = ["input_block", *(f"downsamples.{i}" for i in range(count(state, "downsamples.{}."))), "bottleneck"]
     convs = [sizes(state, f"{place}.conv1.conv.weight") for place in places]
     out = sizes(state, "output_block.conv.conv.weight")
@@ -35,3 +39,11 @@ def guesses(state: State) -> Iterator[Guess]:
     }
     divisors = tuple(prod(up[2 + axis] for up in ups) for axis in range(len(out) - 2))
     yield Guess("DynUNet", args, ("strides", "act_name", *(() if told else ("norm_name",))), divisors)
+
+
+def _with_ups(state: State) -> State:
+    """With the names of the way up, which the nested layers repeat: safetensors may keep the nested names alone."""
+    nested = {key: found for key in state if (found := NESTED_UP.fullmatch(key))}
+    deepest = max((found[1].count("next_layer.") for found in nested.values()), default=0)
+    ups = {f"upsamples.{deepest - found[1].count('next_layer.')}.{found[2]}": key for key, found in nested.items()}
+    return {**{up: state[key] for up, key in ups.items()}, **state}
