@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile import card
-from voxtile_build.arrays import Array, Runner
+from voxtile_build.arrays import Array, Feed, Runner
 from voxtile_build.certificate.archive import SAMPLES, pack
 from voxtile_build.certificate.device import device_name
 from voxtile_build.certificate.limits import limits_of, named, unseen_violations, violations
@@ -46,7 +46,7 @@ class Reference:
     """What fp32 PyTorch gives: scores of each tile [score, *roi] and of each scan [score, *spatial].
 
     `error` measures how far that is from float64, which takes long: it is called once, and only if it can decide.
-    `seconds` is what PyTorch takes for one tile of the first size, in the fastest of its runs.
+    `seconds` is what PyTorch takes for one tile of the first size, in the fastest of its runs, at any batch.
     """
 
     tiles: tuple[tuple[Tile, Array], ...]
@@ -92,22 +92,29 @@ def make_reference(wrapper: Wrapper, spec: Spec) -> Reference:
     """
     scans = gather_scans(spec)
     cut = cut_tiles(scans[0], spec)
-    run = counted(torch_runner(wrapper), len(cut) + sum(windows(scan, spec) for scan in scans))
-    timed = [(tile, *_timed(tile, spec, run)) for tile in cut]
-    tiles = tuple((tile, scores) for tile, scores, _ in timed)
+    seconds: list[float] = []
+    run = _timed(torch_runner(wrapper), cut[0].roi.shape, seconds)
+    run = counted(run, len(cut) + sum(windows(scan, spec) for scan in scans))
+    tiles = tuple((tile, run_tiles([tile], spec, run)[0]) for tile in cut)
     return Reference(
         tiles,
         tuple((scan, segment(scan, spec, run, spec.serving.max_batch_size)) for scan in scans),
         functools.cache(lambda: reference_error(wrapper, spec, tiles)),
-        min(seconds for tile, _, seconds in timed if tile.roi.shape == cut[0].roi.shape),
+        min(seconds),
     )
 
 
-def _timed(tile: Tile, spec: Spec, run: Runner) -> tuple[Array, float]:
-    """The scores of a tile [score, *roi], and the seconds that they took."""
-    started = time.perf_counter()
-    scores = run_tiles([tile], spec, run)[0]
-    return scores, time.perf_counter() - started
+def _timed(run: Runner, shape: tuple[int, ...], seconds: list[float]) -> Runner:
+    """The same runner; it adds to `seconds` what one tile of `shape` [channel, *roi] took in each run, at any batch."""
+
+    def running(feed: Feed) -> Array:
+        started = time.perf_counter()
+        scores = run(feed)
+        if feed["roi"].shape[1:] == shape:
+            seconds.append((time.perf_counter() - started) / len(feed["roi"]))
+        return scores
+
+    return running
 
 
 def certify(
