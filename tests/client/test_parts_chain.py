@@ -83,6 +83,14 @@ def test_a_scan_of_the_grids_spacing_keeps_its_values(spacing: tuple[float, floa
     np.testing.assert_array_equal(found.undo(labels), labels)
 
 
+def test_a_spacing_that_float32_cannot_hold_is_never_the_scans_own() -> None:
+    volume = scan((5, 6, 7), np.diag([0.7, 1.9, 1.25, 1]), np.float32)
+    found = common_grid(volume, set_card((0.7, 1.9, 1.25)))
+    wanted = resampled(image_of(volume), (0.7, 1.9, 1.25), 1)
+    assert found.volume.data.dtype == np.int32
+    np.testing.assert_array_equal(found.volume.data[0], np.asarray(wanted.dataobj))
+
+
 def test_a_grid_that_cannot_be_is_refused() -> None:
     volume = scan((8, 8, 8), np.eye(4))
     with pytest.raises(MemoryLimitError, match="left of what is allowed"):
@@ -101,7 +109,7 @@ def test_a_later_model_covers_an_earlier_one_where_it_has_a_label() -> None:
     assert (mask.dtype, empty_mask((1, 1, 1), 255).dtype) == (np.uint16, np.uint8)
     paint(mask, np.array([[[1], [2], [3]], [[0], [1], [2]]], np.uint8), {1: 300, 2: 7})
     assert mask[..., 0].tolist() == [[300, 7, 0], [0, 300, 7]], "label 3 has no value, so it is background"
-    paint(mask, np.array([[[0], [1], [1]], [[2], [0], [0]]], np.uint16), {1: 5, 70: 9})
+    paint(mask, np.array([[[0], [1], [1]], [[2], [2], [0]]], np.uint16), {1: 5, 70: 9})
     assert mask[..., 0].tolist() == [[300, 5, 5], [0, 300, 7]]
 
 
