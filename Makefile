@@ -33,7 +33,7 @@ $(INSTALLED): client/pyproject.toml build/pyproject.toml server/pyproject.toml c
 	@echo "installing into $(VENV); torch is the largest package"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
-	$(BIN)/python -m pip install --quiet --editable build --editable "client[all]" --editable server --constraint constraints.txt
+	$(BIN)/python -m pip install --quiet --editable build --editable "client[all]" --editable "server[gateway]" --constraint constraints.txt
 	$(BIN)/python -m voxtile_server.install.fetch
 	@touch $@
 

@@ -1,4 +1,4 @@
-"""The page of the commands: every argument and option of the three programs."""
+"""The page of the commands: every argument and option of the programs."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""The command lines of the three programs, as their own parsers know them."""
+"""The command lines of the programs, as their own parsers know them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import typer
 
 from voxtile.cli.app import app as client
 from voxtile_build.cli.commands import app as build
-from voxtile_server.cli import command_parser
+from voxtile_server.cli import command_parser as server
+from voxtile_server.gateway.cli import command_parser as gateway
 
 APPS = {"voxtile": client, "voxtile-build": build}
-PROGRAMS = (*APPS, "voxtile-server")
+PARSERS = {"voxtile-server": server, "voxtile-gateway": gateway}
+PROGRAMS = (*APPS, *PARSERS)
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ class Command:
 def commands_of(program: str) -> list[Command]:
     """Returns the commands of `program`; its own options, if it has any, stand first."""
     if program not in APPS:
-        return [_server_command(program)]
+        return [_parsers_command(program)]
     group = _group(program)
     own = [parameter for parameter in group.params if "--help" not in parameter.opts]
     top = [Command(program, str(group.help or APPS[program].info.help or ""), tuple(map(_of_click, own)))]
@@ -60,7 +62,7 @@ def parse(words: Sequence[str]) -> None:
     """
     program, *arguments = words
     if program not in APPS:
-        _parse_server(arguments)
+        _parse(PARSERS[program](), arguments)
         return
     group = _group(program)
     first, rest = (arguments or [""])[0], arguments[1:]
@@ -104,8 +106,8 @@ def _default(value: Any) -> str:
     return f"{value:g}" if isinstance(value, float) else str(value)
 
 
-def _server_command(program: str) -> Command:
-    parser = command_parser()
+def _parsers_command(program: str) -> Command:
+    parser = PARSERS[program]()
     actions = [action for action in parser._actions if not isinstance(action, argparse._HelpAction)]
     return Command(program, str(parser.description or ""), tuple(map(_of_argparse, actions)))
 
@@ -121,11 +123,10 @@ def _of_argparse(action: argparse.Action) -> Parameter:
     return Parameter(names or value, value if names else "", default, meaning)
 
 
-def _parse_server(arguments: list[str]) -> None:
+def _parse(parser: argparse.ArgumentParser, arguments: list[str]) -> None:
     def refuse(message: str) -> None:
         raise ValueError(message)
 
-    parser = command_parser()
     parser.error = refuse  # type: ignore[assignment,method-assign]
     try:
         parser.parse_args(arguments)

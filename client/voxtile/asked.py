@@ -1,0 +1,53 @@
+"""Reads the options of a request that comes from elsewhere, such as over HTTP: names and texts, nothing else.
+
+Knows nothing of where they come from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import replace
+from typing import Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from voxtile.errors import InputError
+from voxtile.options import Options
+
+TAKEN = ("overlap", "mode", "mirror", "skip_empty", "spot_check", "half_scores", "postprocessing", "max_ram_mib")
+"""The options that a caller may choose. The others concern connections, which are the operator's."""
+
+
+def with_asked(options: Options, asked: Mapping[str, Any]) -> Options:
+    """`options` with what a caller asks for.
+
+    Args:
+        options: what holds where the caller says nothing. Its `max_ram_mib` is a limit for the caller too.
+        asked: names and values; values may be texts, and hyphens stand for underscores.
+
+    Raises:
+        InputError: an option is unknown or not the caller's to choose, or has a value that it cannot have.
+    """
+    given = {key.replace("-", "_"): value for key, value in asked.items()}
+    unknown = [key for key in given if key not in TAKEN]
+    if unknown:
+        raise InputError(f"unknown option {unknown[0]!r}; expected one of {', '.join(TAKEN)}")
+    before = {key: getattr(options, key) for key in TAKEN}
+    wanted = value_of(Options, "", {**before, **given})
+    limits = [limit for limit in (wanted.max_ram_mib, options.max_ram_mib) if limit is not None]
+    changed = {key: getattr(wanted, key) for key in TAKEN} | {"max_ram_mib": min(limits, default=None)}
+    return replace(options, **changed)
+
+
+def value_of(kind: Any, name: str, value: Any) -> Any:
+    """`value`, which may be a text, as `kind`; `name` is what messages call it.
+
+    Raises:
+        InputError: it is none.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        first = error.errors()[0]
+        place = ".".join(map(str, first["loc"])) or name
+        raise InputError(f"option {place}: {first['msg'].lower()}, found {first['input']!r}") from None

@@ -1,0 +1,255 @@
+"""The gateway's routes: each takes a request apart, hands it to models and jobs, and puts the answer together."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import hmac
+import json
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+from fastapi import FastAPI, Request
+from fastapi.middleware.cors import CORSMiddleware
+from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
+from starlette.background import BackgroundTask
+from starlette.exceptions import HTTPException
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from voxtile import Options
+from voxtile.errors import OtherBuildError, VoxtileError
+from voxtile.io.writing import write_image
+from voxtile_server import __version__
+from voxtile_server.gateway.failures import HttpFailure, failure_of
+from voxtile_server.gateway.jobs import MASK, Board, Job, Work
+from voxtile_server.gateway.metrics import Metrics
+from voxtile_server.gateway.models import Models
+from voxtile_server.gateway.settings import Settings
+from voxtile_server.gateway.uploads import take_files
+
+OPEN = ("/health/live", "/health/ready")
+"""What may be asked without a token."""
+
+EVENTS = "text/event-stream"
+LONGEST_HEADER = 6000
+"""Bytes of a report that travels in a header; a longer one is at the job's address."""
+
+GONE_POLL_S = 0.2
+SCAN = {"requestBody": {"required": True, "content": {"application/octet-stream": {}, "multipart/form-data": {}}}}
+
+
+def make_app(settings: Settings) -> FastAPI:
+    """The gateway as an ASGI application.
+
+    Args:
+        settings: how it works.
+    """
+    models = Models(settings.urls, Options(max_ram_mib=settings.max_ram_mib))
+    metrics = Metrics()
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: FastAPI) -> AsyncIterator[None]:
+        board = app.state.board = Board(settings.at_once, settings.waiting, settings.keep_s, settings.folder)
+        metrics.watch(lambda: board.busy)
+        try:
+            yield
+        finally:
+            await board.close()
+            await asyncio.to_thread(models.close)
+
+    # The pages of FastAPI's own load their scripts from elsewhere; the description itself is at /openapi.json.
+    app = FastAPI(title="Voxtile gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
+    if settings.token_file is not None:
+        app.add_middleware(_Tokens, tokens=_tokens(settings.token_file))
+    if settings.origins:
+        app.add_middleware(
+            CORSMiddleware,
+            allow_origins=list(settings.origins),
+            allow_methods=["GET", "POST", "DELETE"],
+            allow_headers=["Authorization", "Content-Type"],
+            expose_headers=["Voxtile-Report", "Voxtile-Job", "Retry-After"],
+        )
+
+    @app.exception_handler(HttpFailure)
+    async def refused(_: Request, error: HttpFailure) -> Response:
+        metrics.refused(error.status)
+        return JSONResponse({"error": str(error)}, error.status, error.headers)
+
+    @app.exception_handler(HTTPException)
+    async def unknown(request: Request, error: HTTPException) -> Response:
+        text = f"{request.method} {request.url.path}: {error.detail}; /openapi.json lists what there is"
+        return await refused(request, HttpFailure(error.status_code, text))
+
+    @app.exception_handler(VoxtileError)
+    async def failed(request: Request, error: VoxtileError) -> Response:
+        return await refused(request, failure_of(error, ""))
+
+    @app.get("/health/live")
+    async def live() -> dict[str, str]:
+        """Whether the gateway runs."""
+        return {"state": "live"}
+
+    @app.get("/health/ready")
+    async def ready() -> dict[str, str]:
+        """Whether a Triton server answers behind it."""
+        await asyncio.to_thread(models.listed)
+        return {"state": "ready"}
+
+    @app.get("/metrics")
+    async def measured() -> Response:
+        """Counters and gauges for Prometheus."""
+        return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
+
+    @app.get("/v1/models")
+    async def listed() -> list[dict[str, Any]]:
+        """The models, each with its card."""
+        return [listing.as_json() for listing in await asyncio.to_thread(models.listed)]
+
+    @app.post("/v1/models/{name}/mask", openapi_extra=SCAN)
+    async def mask(name: str, request: Request) -> Response:
+        """Segments the scan in the body and answers with its mask; with `Accept: text/event-stream`, with progress."""
+        job = await _taken(name, request)
+        if EVENTS in request.headers.get("accept", ""):
+            return StreamingResponse(_events(job, cancel=True), media_type=EVENTS, headers={"Voxtile-Job": job.id})
+        await _until_ended_or_gone(job, request)
+        return await _mask(job, once=True)
+
+    @app.post("/v1/models/{name}/jobs", status_code=202, openapi_extra=SCAN)
+    async def submit(name: str, request: Request) -> Response:
+        """Takes the scan in the body and answers at once with the job's address."""
+        job = await _taken(name, request)
+        return JSONResponse(job.as_json(), 202, {"Location": f"/v1/jobs/{job.id}"})
+
+    @app.get("/v1/jobs/{number}")
+    async def asked(number: str, request: Request) -> Response:
+        """How far a job is; with `Accept: text/event-stream`, all that follows too."""
+        job = _board().find(number)
+        if EVENTS in request.headers.get("accept", ""):
+            return StreamingResponse(_events(job, cancel=False), media_type=EVENTS)
+        return JSONResponse(job.as_json())
+
+    @app.get("/v1/jobs/{number}/mask")
+    async def fetched(number: str) -> Response:
+        """The mask of a job that is done."""
+        job = _board().find(number)
+        if job.state in ("waiting", "running"):
+            raise HttpFailure(409, f"the job is {job.state}; ask for its mask when it is done")
+        return await _mask(job, once=False)
+
+    @app.delete("/v1/jobs/{number}", status_code=204)
+    async def cancelled(number: str) -> Response:
+        """Ends a job and removes what it has."""
+        await _board().remove(_board().find(number))
+        return Response(status_code=204)
+
+    def _board() -> Board:
+        board: Board = app.state.board
+        return board
+
+    async def _taken(name: str, request: Request) -> Job:
+        """A job with the request's files and options, begun."""
+        board = _board()
+        job = board.admit(name)
+        try:
+            segmenter = await asyncio.to_thread(models.segmenter, name, dict(request.query_params))
+            job.files = await take_files(request, job.folder, settings.max_upload_bytes, settings.upload_timeout_s)
+        except BaseException:
+            board.drop(job)
+            raise
+        board.start(job, _work(segmenter))
+        return job
+
+    def _work(segmenter: Any) -> Work:
+        async def work(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
+            try:
+                image = job.files if len(job.files) > 1 else job.files[0]
+                segmentation = await segmenter.asegment(image, progress)
+            except OtherBuildError:
+                models.forget(job.model)  # the next scan asks the server anew
+                raise
+            finally:
+                metrics.scanned(job.model)
+            await asyncio.to_thread(write_image, segmentation.mask, job.mask)
+            metrics.measured(job.model, segmentation.report.seconds)
+            report: dict[str, Any] = segmentation.report.model_dump(mode="json")
+            return report
+
+        return work
+
+    async def _events(job: Job, *, cancel: bool) -> AsyncIterator[bytes]:
+        """Server-sent events of a job; where the caller goes away, `cancel` ends it."""
+        try:
+            async for state in job.changes():
+                yield f"event: {state.state}\ndata: {json.dumps(state.as_json())}\n\n".encode()
+        finally:
+            if cancel:
+                await _board().cancel(job)
+
+    async def _until_ended_or_gone(job: Job, request: Request) -> None:
+        ended = asyncio.create_task(job.ended())
+        try:
+            while not ended.done():
+                if await request.is_disconnected():
+                    await _board().remove(job)
+                    return
+                await asyncio.wait([ended], timeout=GONE_POLL_S)
+        finally:
+            ended.cancel()
+
+    async def _mask(job: Job, *, once: bool) -> Response:
+        """The mask of a job that has ended; `once` forgets the job when it is sent."""
+        if job.failure is not None:
+            if once:
+                await _board().remove(job)
+            raise job.failure
+        headers = {"Voxtile-Job": job.id}
+        report = json.dumps(job.report)
+        if len(report) <= LONGEST_HEADER:
+            headers["Voxtile-Report"] = report
+        return FileResponse(
+            job.mask,
+            media_type="application/gzip",
+            filename=MASK,
+            headers=headers,
+            background=BackgroundTask(_board().remove, job) if once else None,
+        )
+
+    return app
+
+
+class _Tokens:
+    """Refuses whoever has no bearer token, health apart."""
+
+    def __init__(self, app: ASGIApp, tokens: tuple[str, ...]) -> None:
+        self._app, self._tokens = app, tokens
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http" or scope["path"] in OPEN or self._known(dict(scope["headers"])):
+            await self._app(scope, receive, send)
+            return
+        text = "expected the header Authorization: Bearer TOKEN with a token that the operator gave out"
+        refusal = JSONResponse({"error": text}, 401, {"WWW-Authenticate": "Bearer", "Connection": "close"})
+        await refusal(scope, receive, send)
+
+    def _known(self, headers: dict[bytes, bytes]) -> bool:
+        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        matches = [
+            hmac.compare_digest(given, token.encode()) for token in self._tokens
+        ]  # all, so that time tells nothing
+        return any(matches)
+
+
+def _tokens(file: Path) -> tuple[str, ...]:
+    """The tokens in a file, one a line.
+
+    Raises:
+        ValueError: there is none, or the file cannot be read.
+    """
+    try:
+        found = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
+    except OSError as error:
+        raise ValueError(f"--token-file: {file} cannot be read ({error.strerror})") from None
+    if not found:
+        raise ValueError(f"--token-file: expected a token in {file}, found none")
+    return found

@@ -1,0 +1,55 @@
+"""What an error means in HTTP: a status, and our one line. Knows nothing of jobs."""
+
+from __future__ import annotations
+
+from voxtile.errors import (
+    AccessError,
+    InputError,
+    MemoryLimitError,
+    MissingExtraError,
+    ModelError,
+    NoResponseError,
+    ServerUnavailable,
+    TileError,
+    in_one_line,
+)
+
+
+class HttpFailure(Exception):
+    """A request that is refused.
+
+    Attributes:
+        status: of HTTP.
+        headers: beside the usual ones.
+    """
+
+    def __init__(self, status: int, text: str, headers: dict[str, str] | None = None) -> None:
+        super().__init__(text)
+        self.status = status
+        self.headers = headers or {}
+
+
+STATUS: tuple[tuple[type[Exception], int], ...] = (
+    (InputError, 422),
+    (MemoryLimitError, 413),
+    (NoResponseError, 504),
+    (AccessError, 502),  # it is the gateway's token that Triton refuses, not the caller's
+    (ServerUnavailable, 503),
+    (ModelError, 404),
+    (TileError, 502),
+    (MissingExtraError, 501),
+)
+"""The first class that fits decides."""
+
+
+def failure_of(error: BaseException, place: str) -> HttpFailure:
+    """The failure that a caller is told.
+
+    Args:
+        error: what happened.
+        place: the folder of the upload, which is nobody's concern: names in it lose it.
+    """
+    if isinstance(error, HttpFailure):
+        return error
+    status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
+    return HttpFailure(status, in_one_line(error).replace(f"{place}/", ""))

@@ -1,0 +1,161 @@
+"""Takes the files of a request to disk, within a limit of bytes and of time. Knows nothing of scans.
+
+Names that a caller gives to files are not used: they may lead elsewhere, or name a patient.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any, BinaryIO
+
+from python_multipart.multipart import MultipartParser, parse_options_header
+from starlette.requests import ClientDisconnect, Request
+
+from voxtile_server.gateway.failures import HttpFailure
+
+MOST_FILES = 64
+
+
+class _Limited:
+    """The body of a request, refused beyond a number of bytes, and given up where nothing comes."""
+
+    def __init__(self, request: Request, most: int, timeout_s: float) -> None:
+        self._request, self._most, self._timeout_s = request, most, timeout_s
+
+    async def chunks(self) -> AsyncIterator[bytes]:
+        declared = self._request.headers.get("content-length", "")
+        if declared.isdecimal() and int(declared) > self._most:
+            raise self._too_large(int(declared))
+        taken, stream = 0, self._request.stream().__aiter__()
+        while True:
+            try:
+                chunk = await asyncio.wait_for(anext(stream), self._timeout_s)
+            except StopAsyncIteration:
+                return
+            except asyncio.TimeoutError:
+                text = f"the upload stopped: no byte came for {self._timeout_s:g} s; send it again"
+                raise HttpFailure(408, text, {"Connection": "close"}) from None
+            except ClientDisconnect:
+                raise HttpFailure(499, "the caller has gone") from None
+            taken += len(chunk)
+            if taken > self._most:
+                raise self._too_large(taken)
+            yield chunk
+
+    def _too_large(self, size: int) -> HttpFailure:
+        text = (
+            f"expected at most {self._most:,} bytes, found {size:,} or more; the operator allows more with --max-upload"
+        )
+        return HttpFailure(413, text, {"Connection": "close"})
+
+
+async def take_files(request: Request, folder: Path, most: int, timeout_s: float) -> list[Path]:
+    """Write the body to files: the whole of it, or one file for each part with a file of a multipart form.
+
+    Args:
+        request: the request.
+        folder: an empty folder for the files.
+        most: bytes of the body, at most.
+        timeout_s: seconds without a byte after which it is given up.
+
+    Returns:
+        The files, in the order in which they came.
+
+    Raises:
+        HttpFailure: the body is empty, too large, too slow, or no form.
+    """
+    body = _Limited(request, most, timeout_s).chunks()
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind == b"multipart/form-data":
+        files = await _parts(body, options.get(b"boundary", b""), folder)
+    else:
+        files = [await _whole(body, folder / "scan")]
+    if not files or any(file.stat().st_size == 0 for file in files):
+        raise HttpFailure(422, "expected a scan in the body of the request, found none; curl -T FILE sends one")
+    return files
+
+
+async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
+    with path.open("wb") as file:
+        async for chunk in body:
+            file.write(chunk)
+    return path
+
+
+async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> list[Path]:
+    if not boundary:
+        raise HttpFailure(422, "expected a boundary in the Content-Type multipart/form-data, found none")
+    form = _Form(folder)
+    try:
+        parser = MultipartParser(boundary, form.callbacks())
+        async for chunk in body:
+            parser.write(chunk)
+        parser.finalize()
+    except ValueError as error:  # MultipartParseError is one
+        raise HttpFailure(422, f"expected a multipart form, found a damaged one ({error})") from None
+    finally:
+        form.close()
+    if not form.ended:
+        raise HttpFailure(422, "expected a multipart form that ends with its boundary, found one that is cut off")
+    return form.files
+
+
+class _Form:
+    """Writes the parts of a multipart form that are files; others are passed over."""
+
+    def __init__(self, folder: Path) -> None:
+        self.files: list[Path] = []
+        self.ended = False
+        self._folder = folder
+        self._field, self._value = b"", b""
+        self._is_file = False
+        self._stream: BinaryIO | None = None
+
+    def callbacks(self) -> Any:
+        return {
+            "on_part_begin": self._begin,
+            "on_header_field": self._on_field,
+            "on_header_value": self._on_value,
+            "on_header_end": self._on_header_end,
+            "on_headers_finished": self._start,
+            "on_part_data": self._data,
+            "on_part_end": self.close,
+            "on_end": self._end,
+        }
+
+    def _begin(self) -> None:
+        self._field, self._value, self._is_file = b"", b"", False
+
+    def _on_field(self, data: bytes, start: int, end: int) -> None:
+        self._field += data[start:end]
+
+    def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._value += data[start:end]
+
+    def _on_header_end(self) -> None:
+        if self._field.lower() == b"content-disposition":
+            self._is_file = b"filename" in parse_options_header(self._value)[1]
+        self._field, self._value = b"", b""
+
+    def _start(self) -> None:
+        if not self._is_file:
+            return
+        if len(self.files) == MOST_FILES:
+            raise HttpFailure(422, f"expected at most {MOST_FILES} files, one a channel, found more")
+        self.files.append(self._folder / f"channel-{len(self.files) + 1}")
+        self._stream = self.files[-1].open("wb")
+
+    def _data(self, data: bytes, start: int, end: int) -> None:
+        if self._stream is not None:
+            self._stream.write(data[start:end])
+
+    def close(self) -> None:
+        """Ends the file that is being written, if there is one."""
+        if self._stream is not None:
+            self._stream.close()
+            self._stream = None
+
+    def _end(self) -> None:
+        self.ended = True
