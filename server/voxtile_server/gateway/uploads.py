@@ -6,6 +6,7 @@ Names that a caller gives to files are not used: they may lead elsewhere, or nam
 from __future__ import annotations
 
 import asyncio
+import logging
 from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -16,6 +17,8 @@ from starlette.requests import ClientDisconnect, Request
 from voxtile_server.gateway.failures import HttpFailure
 
 MOST_FILES = 64
+
+logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would tell of damaged forms, byte by byte
 
 
 class _Limited:
