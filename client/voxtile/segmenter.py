@@ -6,7 +6,7 @@ Knows nothing of tiles, gRPC or commands.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -76,6 +76,10 @@ class Segmentation:
     scores: NDArray[np.float32] | None = None
 
 
+Connect = Callable[[str], Transport]
+"""Gives what to send a model's tiles through, by the model's name."""
+
+
 class Segmenter:
     """Segments scans with one model. A context manager, which closes the connections.
 
@@ -88,6 +92,8 @@ class Segmenter:
         model: the model's public name.
         options: how to segment.
         transport: what to send tiles through, in place of `url` and `model`; closed with the Segmenter.
+        connect: gives what to send a model's tiles through, by the model's name, in place of `url`: for `model`, and
+            for all models that it needs. What it gives is closed with the Segmenter.
         previous: the first stage of a cascade, where `transport` leads to the second; closed with the Segmenter.
         parts: the models of a set, in its order, where `transport` leads to the set; closed with the Segmenter.
         crop: the model that finds what a set looks at, where `transport` leads to the set; closed with the Segmenter.
@@ -107,6 +113,7 @@ class Segmenter:
         options: Options | None = None,
         *,
         transport: Transport | None = None,
+        connect: Connect | None = None,
         previous: Segmenter | None = None,
         parts: Sequence[Segmenter] = (),
         crop: Segmenter | None = None,
@@ -116,16 +123,16 @@ class Segmenter:
         self.previous = previous
         self.parts = tuple(parts)
         self.crop = crop
-        connection, policy = self.options.connection, self.options.retry_policy
-        self.transport: Transport = transport or connect_transport(url, model, connection, policy)
+        self._connect = connect or self._connect_to(url)
+        self.transport: Transport = transport or self._connected(url, model)
         try:
             check_installed(self.card)
             self.tiling = chosen_tiling(self.card, self.options)
             self.changes = changes_in_words(self.card, self.options)
             if self.card.previous_stage and self.previous is None:
-                self.previous = self._first_stage_segmenter(url, self.card.previous_stage)
+                self.previous = self._first_stage_segmenter(self.card.previous_stage)
             if self.card.parts:
-                self._connect_parts(url, self.card.parts)
+                self._connect_parts(self.card.parts)
         except BaseException:
             self.close()
             raise
@@ -250,15 +257,29 @@ class Segmenter:
         labels = job.run(progress)
         return Segmentation(mask_image(labels, loaded.volume), labels, job.report(labels), job.scores)
 
+    # Connections ---------------------------------------------------------------------------------------------
+
+    def _connect_to(self, url: str | Sequence[str] | None) -> Connect | None:
+        if url is None:
+            return None
+        connection, policy = self.options.connection, self.options.retry_policy
+        return lambda model: connect_transport(url, model, connection, policy)
+
+    def _connected(self, url: str | Sequence[str] | None, model: str | None) -> Transport:
+        if self._connect is not None and model is not None:
+            return self._connect(model)
+        return connect_transport(url, model)  # says what is missing
+
     # Cascades ------------------------------------------------------------------------------------------------
 
-    def _first_stage_segmenter(self, url: str | Sequence[str] | None, model: str) -> Segmenter:
-        if url is None:
+    def _first_stage_segmenter(self, model: str) -> Segmenter:
+        if self._connect is None:
             raise InputError(
                 f"model {self.card.name!r} is the second stage of a cascade: expected a Segmenter of its first stage, "
                 f"{model!r}, as `previous`, found none"
             )
-        return Segmenter(url, model, replace(self.options, keep_scores=False, postprocessing=False))
+        options = replace(self.options, keep_scores=False, postprocessing=False)
+        return Segmenter(model=model, options=options, connect=self._connect)
 
     def _first_stage(self, volume: Volume, cancellation: Cancellation) -> NDArray[Any] | None:
         """The labels [i, j, k] of a cascade's first stage; None where the model is no second stage."""
@@ -271,20 +292,20 @@ class Segmenter:
 
     # Sets of models ------------------------------------------------------------------------------------------
 
-    def _connect_parts(self, url: str | Sequence[str] | None, parts: Parts) -> None:
+    def _connect_parts(self, parts: Parts) -> None:
         """Connects to the models of a set. Raises InputError where scores are asked for, which a set does not have."""
         if self.options.keep_scores:
             raise InputError(
                 f"model {self.card.name!r} is a set of models, which gives labels and no scores; ask one of them for "
                 f"its scores: {', '.join(part.model for part in parts.models)}"
             )
-        if url is None and (len(self.parts) != len(parts.models) or (parts.crop and not self.crop)):
+        if self._connect is None and (len(self.parts) != len(parts.models) or (parts.crop and not self.crop)):
             raise InputError(
                 f"model {self.card.name!r} is a set of {len(parts.models)} models: expected a Segmenter of each as "
                 f"`parts`, and one that crops as `crop` if it has one, found {len(self.parts)}"
             )
         for part in parts.models[len(self.parts) :]:
-            self.parts = (*self.parts, Segmenter(url, part.model, self.options))
+            self.parts = (*self.parts, Segmenter(model=part.model, options=self.options, connect=self._connect))
         for part, segmenter in zip(parts.models, self.parts, strict=True):
             if segmenter.card.provenance.weights_sha256 != part.weights_sha256:
                 raise ModelError(
@@ -292,7 +313,7 @@ class Segmenter:
                     "weights; build the set again"
                 )
         if parts.crop and self.crop is None:
-            self.crop = Segmenter(url, parts.crop.model, self.options)
+            self.crop = Segmenter(model=parts.crop.model, options=self.options, connect=self._connect)
 
     def _load_set(self, volume: Volume, parts: Parts, watch: Stopwatch, cancellation: Cancellation) -> LoadedScan:
         box = None

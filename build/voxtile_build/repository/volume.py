@@ -70,21 +70,28 @@ def write_volume_entries(
 
 
 def _networks(name: str, repository: Path, entry: Path) -> Iterator[dict[str, str | int]]:
-    """What the backend must know of each network: the model itself, then the stage before it, if it has one."""
-    wanted: str | None = name
-    while wanted is not None:
+    """What the backend must know of each network: of the model itself first, then of all that it needs."""
+    waiting = [name]
+    for wanted in waiting:
         folder = repository / wanted
         config = read_config(folder)
-        card: Card = get_card(config, folder)
         versions = config.version_policy.specific.versions
         yield {
             "name": wanted,
             "card": config.parameters[PARAMETER].string_value,
-            "version": str(max(versions)),
+            "version": str(max(versions, default=1)),
             "max_batch_size": max(config.max_batch_size, 1),
             "config": os.path.relpath(folder / "config.pbtxt", entry),
         }
-        wanted = card.previous_stage
+        waiting += [needed for needed in _needed(get_card(config, folder)) if needed not in waiting]
+
+
+def _needed(card: Card) -> tuple[str, ...]:
+    """The public names of other models that a model's masks take."""
+    parts = card.parts
+    crop = (parts.crop.model,) if parts and parts.crop else ()
+    stage = (card.previous_stage,) if card.previous_stage else ()
+    return (*stage, *(part.model for part in parts.models), *crop) if parts else stage
 
 
 def _config(name: str, ending: str, count: int, queue: int) -> pb.ModelConfig:

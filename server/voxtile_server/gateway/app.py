@@ -56,7 +56,7 @@ def make_app(settings: Settings) -> FastAPI:
             yield
         finally:
             await board.close()
-            await asyncio.to_thread(models.close)
+            await asyncio.to_thread(models.forget_all)
 
     # The pages of FastAPI's own load their scripts from elsewhere; the description itself is at /openapi.json.
     app = FastAPI(title="Voxtile gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
@@ -166,7 +166,7 @@ def make_app(settings: Settings) -> FastAPI:
                 image = job.files if len(job.files) > 1 else job.files[0]
                 segmentation = await segmenter.asegment(image, progress)
             except OtherBuildError:
-                models.forget(job.model)  # the next scan asks the server anew
+                models.forget_all()  # the next scan asks the server anew
                 raise
             finally:
                 metrics.scanned(job.model)

@@ -10,11 +10,12 @@ from voxtile.asked import with_asked
 from voxtile.triton.catalogue import ModelListing, list_models
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
 
 
 class Models:
-    """Segmenters by the names of their models. Several threads may use it.
+    """Connections by the names of their models, shared by all scans. Several threads may use it.
 
     Args:
         urls: HOST:PORT of the servers.
@@ -23,14 +24,14 @@ class Models:
 
     def __init__(self, urls: Sequence[str], options: Options) -> None:
         self._urls, self._options = list(urls), options
-        self._open: dict[str, Segmenter] = {}
+        self._open: dict[str, Transport] = {}
         self._lock = threading.Lock()
 
     def listed(self) -> list[ModelListing]:
-        """What the first server that answers offers.
+        """What the first server offers.
 
         Raises:
-            ServerUnavailable: none answers.
+            ServerUnavailable: it does not answer.
         """
         endpoint = Endpoint(self._urls[0], ConnectionConfig())
         try:
@@ -39,33 +40,27 @@ class Models:
             endpoint.close()
 
     def segmenter(self, name: str, asked: Mapping[str, str]) -> Segmenter:
-        """A segmenter of the model with the options that a caller asks for; its connection belongs to this object.
+        """A segmenter of the model with the options that a caller asks for; it need not be closed.
 
         Raises:
             InputError: an option that there is not, or a value that it cannot have.
             ModelError: there is no such model.
             ServerUnavailable: no server answers.
         """
-        return _borrowed(self._segmenter(name), with_asked(self._options, asked))
+        return Segmenter(model=name, options=with_asked(self._options, asked), connect=self._borrowed)
 
-    def _segmenter(self, name: str) -> Segmenter:
+    def forget_all(self) -> None:
+        """Ends all connections; the next scan of a model makes a new one, which knows what is served by then."""
         with self._lock:
-            found = self._open.get(name)
-            if found is None:
-                found = self._open[name] = Segmenter(self._urls, name, self._options)
-            return found
+            old, self._open = self._open, {}
+        for transport in old.values():
+            transport.close()
 
-    def forget(self, name: str) -> None:
-        """Closes a model's connection: the model may have been built again."""
+    def _borrowed(self, name: str) -> Transport:
         with self._lock:
-            found = self._open.pop(name, None)
-        if found is not None:
-            found.close()
-
-    def close(self) -> None:
-        """Ends all connections."""
-        for name in list(self._open):
-            self.forget(name)
+            if name not in self._open:
+                self._open[name] = connect_transport(self._urls, name)
+            return _Borrowed(self._open[name])
 
 
 class _Borrowed:
@@ -76,9 +71,3 @@ class _Borrowed:
 
     def close(self) -> None:
         """Leaves it open."""
-
-
-def _borrowed(base: Segmenter, options: Options) -> Segmenter:
-    """A segmenter over the connections of `base`, with other options."""
-    previous = _borrowed(base.previous, base.previous.options) if base.previous else None
-    return Segmenter(transport=_Borrowed(base.transport), options=options, previous=previous)

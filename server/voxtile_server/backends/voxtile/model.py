@@ -23,6 +23,7 @@ import_client()
 
 from voxtile.errors import VoxtileError, in_one_line  # noqa: E402
 from voxtile.io.writing import image_bytes  # noqa: E402
+from voxtile.options import Options  # noqa: E402
 from voxtile.segmenter import Segmentation, Segmenter  # noqa: E402
 
 from .bls import BlsTransport  # noqa: E402
@@ -88,10 +89,9 @@ class TritonPythonModel:
         except Exception as error:  # one scan must not end the stub
             return _failed(in_one_line(error), pb_utils.TritonError.INTERNAL)
 
-    def _segmenter(self, options: Any) -> Segmenter:
-        network, *before = self.networks
-        previous = Segmenter(transport=BlsTransport(before[0]), options=options) if before else None
-        return Segmenter(transport=BlsTransport(network), options=options, previous=previous)
+    def _segmenter(self, options: Options) -> Segmenter:
+        first, *_ = self.networks
+        return Segmenter(model=first, options=options, connect=lambda name: BlsTransport(self.networks[name]))
 
 
 def _progress(request: Any, report: Report) -> Callable[[int, int], None]:

@@ -18,7 +18,7 @@ from voxtile.triton.types import ServedModel
 from ..contract import ConfigError
 
 NETWORKS = "networks"
-"""The parameter of config.pbtxt with a JSON list: the network, and the first stage before it where it is a cascade's.
+"""The parameter of config.pbtxt with a JSON list: the model, then all that it needs, such as a cascade's first stage.
 
 Each is `{"name": text, "card": text, "version": text, "max_batch_size": number, "config": path}`. `config` leads from
 the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
@@ -28,8 +28,8 @@ CARD = re.compile(r'key:\s*"card"\s*value\s*\{\s*string_value:\s*"((?:[^"\\]|\\.
 """The card in a config.pbtxt, as protobuf writes it."""
 
 
-def networks_of(parameters: Mapping[str, str], entry: Path) -> tuple[ServedModel, ...]:
-    """The networks that an entry names, the one whose labels are the mask first.
+def networks_of(parameters: Mapping[str, str], entry: Path) -> dict[str, ServedModel]:
+    """The networks that an entry names, by their names; the one whose labels are the mask comes first.
 
     A network may have been built again since the entry was written, so its own config.pbtxt goes before the card in
     the entry. There is none where the entry lies elsewhere, such as in a cloud's storage.
@@ -44,7 +44,7 @@ def networks_of(parameters: Mapping[str, str], entry: Path) -> tuple[ServedModel
     """
     try:
         described = json.loads(parameters[NETWORKS])
-        found = tuple(_network(one, entry) for one in described)
+        found = {str(one["name"]): _network(one, entry) for one in described}
     except (KeyError, TypeError, ValueError) as error:
         raise ConfigError(f"parameter {NETWORKS!r} cannot be read ({error!r}); {_AGAIN}") from error
     if not found:
