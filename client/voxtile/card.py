@@ -15,9 +15,10 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from voxtile.errors import ModelError
+from voxtile.transforms.base import per_axis
 from voxtile.transforms.finishing import Finishing, finishing_of
 from voxtile.transforms.postprocessing import Postprocessing
-from voxtile.transforms.preprocessing import Preprocessing
+from voxtile.transforms.preprocessing import Preprocessing, Spacing
 
 SCHEMA_VERSION = 1
 """Increased when a client of the older version would misread a card; an added optional field does not increase it."""
@@ -405,6 +406,13 @@ class Card(_Part):
     def finishing(self) -> Finishing | None:
         """What `postprocessing` amounts to; None without it."""
         return None if self.postprocessing is None else finishing_of(self.postprocessing)
+
+    @property
+    def resampled_to(self) -> tuple[float, float, float] | None:
+        """Millimetres between the voxels that the model was trained with; None where a scan keeps its own."""
+        steps = (step.pixdim for step in self.preprocessing or () if isinstance(step, Spacing))
+        wanted = next(steps, self.spacing)
+        return None if wanted is None else per_axis(wanted)
 
     @property
     def input_channels(self) -> tuple[str, ...]:

@@ -25,6 +25,8 @@ ARGMAX = {"transform": "AsDiscrete", "argmax": True}
 HALF = {"transform": "AsDiscrete", "threshold": 0.5}
 LARGEST = {"transform": "KeepLargestConnectedComponent"}
 
+MAPPED = {"transform": "MapLabelValue", "orig_labels": [1, 2], "target_labels": [2, 2]}
+
 
 def refusal(**changes: Any) -> str:
     with pytest.raises(SpecError) as caught:
@@ -119,6 +121,10 @@ def test_regions_and_activation_follow_from_the_chain(steps: list[Any], regions:
     assert [label.value for label in found.output.labels] == ([1, 2, 3] if regions else [0, 1, 2])
 
 
+def test_labels_that_become_one_may_share_its_value() -> None:
+    assert [label.value for label in spec(postprocessing=[ARGMAX, MAPPED]).output.labels] == [0, 2, 2]
+
+
 def test_a_spec_with_chains_comes_back_from_what_it_is_stored_as() -> None:
     crop = {"transform": "CropForeground", "select_fn": "x > 0.5", "margin": [1, 2, 3]}
     found = spec(
@@ -187,6 +193,34 @@ def test_messages_use_the_word_in_the_file() -> None:
         ({"postprocessing": [{**ARGMAX, "to_onehot": 3}]}, "to_onehot: .*leave it out"),
         ({"postprocessing": [HALF], "output": {"regions": False}}, "AsDiscrete with a threshold contradict"),
         ({"postprocessing": [ARGMAX], "output": {"regions": True}}, "AsDiscrete with argmax contradict"),
+        ({"postprocessing": [SOFTMAX, INVERT, ARGMAX], "output": {"activation": "none"}}, "leave activation out"),
+        ({"postprocessing": [ARGMAX, INVERT], "preprocessing": [SPACING]}, "would blend numbers of labels"),
+        ({"preprocessing": [SPACING, RAS, SPACING]}, "expected Spacing once"),
+        (
+            {"preprocessing": [RANGE, {"transform": "CropForeground"}], "input": {"dtype": "int16"}},
+            "carries out ScaleIntensityRange before it sends them",
+        ),
+        (
+            {"preprocessing": [RANGE, {"transform": "CropForeground"}], "tiling": {"background_at_most": 0.0}},
+            "background_at_most is in the scan's units",
+        ),
+        ({"postprocessing": [ARGMAX, {**LARGEST, "applied_labels": 3}]}, r"applied_labels from 0 to 2, .* found \[3\]"),
+        (
+            {"postprocessing": [ARGMAX, {**LARGEST, "is_onehot": True}]},
+            "labels lie in one channel: leave is_onehot out",
+        ),
+        (
+            {"postprocessing": [HALF, {"transform": "LabelFilter", "applied_labels": 1}]},
+            "LabelFilter is for classes; regions have a mask each",
+        ),
+        ({"postprocessing": [ARGMAX, MAPPED, LARGEST]}, "let MapLabelValue come last"),
+        (
+            {
+                "postprocessing": [ARGMAX, MAPPED],
+                "output": {"labels": [{"name": "a", "value": 0}, {"name": "b", "value": 1}, {"name": "c", "value": 2}]},
+            },
+            "write names alone into output.labels",
+        ),
         ({"network": {"output": "probabilities"}, "output": {"scores": "logits"}}, "contradict each other"),
         (
             {"network": {"output": "probabilities"}, "postprocessing": [SOFTMAX, ARGMAX]},

@@ -127,6 +127,8 @@ def test_a_row_tells_model_what_channels_roi_spacing_labels_engine_and_certifica
 
 def test_a_row_of_a_model_on_the_scans_own_grid_and_of_one_of_whole_slices() -> None:
     assert row(spacing=None)[4] == "as stored"
+    chain = [{"transform": "CropForeground"}, {"transform": "Spacing", "pixdim": 2}]
+    assert row(orientation=None, spacing=None, preprocessing=chain)[4] == "2×2×2"
     assert row(roi_size=[64, 64], slice_axis=2, multiple=32)[3] == "whole slices"
     assert row(roi_size=[64, 48], slice_axis=2)[3] == "64×48"
 

@@ -183,6 +183,11 @@ def check_finishing(finishing: Finishing, steps: Sequence[Transform], output: Ou
             f"output.regions = {str(output.regions).lower()} and AsDiscrete with {found} contradict each other: leave "
             "regions out"
         )
+    if output.scores == "logits" and output.activation != finishing.before:
+        raise ValueError(
+            f"output.activation = {output.activation!r}, and postprocessing has {finishing.before!r} before Invert: leave "
+            "activation out"
+        )
     if finishing.decided_first and resampled and not finishing.nearest:
         raise ValueError(
             "postprocessing: Invert comes after AsDiscrete and would blend numbers of labels: write nearest_interp = "

@@ -53,7 +53,7 @@ class ModelListing:
             card.title,
             ", ".join(card.input_channels),
             "×".join(map(str, card.roi_size)) if card.multiple is None else "whole slices",
-            "×".join(f"{size:g}" for size in card.spacing) if card.spacing else "as stored",
+            "×".join(f"{size:g}" for size in card.resampled_to) if card.resampled_to else "as stored",
             ", ".join(label.name for label in card.labels),
             card.engine if certificate is None else f"{card.engine} {certificate.precision}",
             _verdict(certificate),

@@ -73,8 +73,7 @@ class Window:
     def then(self, cut: Cut) -> Window:
         """Returns this window with another cut after it."""
         offset = self.offset + cut.offset
-        low = max(self.low, self.offset, offset)
-        high = min(self.high, self.offset + self.target, offset + cut.target)
+        low, high = max(self.low, offset), min(self.high, offset + cut.target)
         return Window(self.source, cut.target, offset, low, max(high, low))
 
     @property
