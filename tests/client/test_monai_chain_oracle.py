@@ -21,6 +21,7 @@ FLOAT32_ROUNDING = 3e-6
 
 LPS = {"transform": "Orientation", "axcodes": "LPS"}
 PIR = {"transform": "Orientation", "axcodes": "PIR"}
+ARI = {"transform": "Orientation", "axcodes": "ARI"}
 SPACING = {"transform": "Spacing", "pixdim": (1.5, 2.5, 1.25)}
 CROP = {"transform": "CropForeground", "select_fn": "x > 300", "margin": (1, 0, 2)}
 BEYOND = {**CROP, "margin": 40}
@@ -150,7 +151,7 @@ WAYS = [
     [LPS],
     [LPS, SPACING],
     [LPS, SPACING, CROP],
-    [CROP, LPS, SPACING],
+    [CROP, ARI, SPACING],
     [SPACING, PIR, BEYOND],
     [DIVISIBLE, PIR, SPACING, LPS, CENTRE, PAD_END],
 ]
