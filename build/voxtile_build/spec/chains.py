@@ -185,8 +185,8 @@ def check_finishing(finishing: Finishing, steps: Sequence[Transform], output: Ou
         )
     if output.scores == "logits" and output.activation != finishing.before:
         raise ValueError(
-            f"output.activation = {output.activation!r}, and postprocessing has {finishing.before!r} before Invert: leave "
-            "activation out"
+            f"output.activation = {output.activation!r}, and postprocessing has {finishing.before!r} before Invert: "
+            "leave activation out"
         )
     if finishing.decided_first and resampled and not finishing.nearest:
         raise ValueError(
