@@ -35,7 +35,7 @@ from tests.support import pages
 PAGE = pages.ROOT / "docs" / "how-to" / "trained-network.md"
 IMAGE, SCORES = "image", "pred"
 MOST_CHANGED = {"fp32": 1e-5, "bf16": 2e-3}
-"""Shares of voxels: rounding alone decides in fp32; bf16 has 8 bits, and moves the rim of the brain a little."""
+"""Shares of voxels: rounding alone decides in fp32; bf16 has 8 bits, and may move the rim of the brain a little."""
 
 
 @pytest.mark.slow
