@@ -424,7 +424,7 @@ def test_success_tells_where_what_was_published_and_what_each_engine_is_worth(
     assert captured.err == ""
     first, *engines = captured.out.splitlines()
     entries = "tiny_onnxruntime, tiny_openvino, tiny"
-    assert first == f"tiny: published {entries} in {repository}; tiny is openvino"
+    assert first == f"tiny: published {entries}; tiny is openvino; in {repository}"
     for line, engine in zip(engines, ("onnxruntime", "openvino"), strict=True):
         known = json.loads((repository / f"tiny_{engine}/1" / CERTIFICATE).read_text())["metrics"]
         facts = json.loads((repository / f"tiny_{engine}/1/build.json").read_text())

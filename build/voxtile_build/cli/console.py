@@ -61,7 +61,7 @@ def announce(published: Published, repository: Path) -> None:
     for line in published.graph_lines:
         say(f"{name}: {line}")
     warn(published.warnings)
-    typer.echo(f"{name}: published {', '.join(published.entries)} in {repository}; {name} is {card.engine}")
+    typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
     for engine, certificate in card.certificates.items():
         typer.echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
     for engine, error in published.refused.items():
