@@ -244,7 +244,7 @@ REFUSED: list[tuple[dict[str, Any], str]] = [
     (preprocessing({**SPACE, "pixdim": [1.0, 1.0, -1.0]}), r"pixdim\[2\]: input should be greater than 0, found -1.0"),
     (preprocessing({**SPACE, "speed": 1}), r"\(Spacingd\): .*its argument speed = 1 has no counterpart"),
     (preprocessing({**SPACE, "dtype": "$torch.float16"}), r"\(Spacingd\): .*expected dtype to be .*found 'float16'"),
-    (preprocessing({**ORIENT, "axcodes": None}), "axcodes: input should be a valid string, found None"),
+    (preprocessing({**ORIENT, "axcodes": None}), "axcodes: expected text, found None"),
     (preprocessing({"_target_": "ScaleIntensityRanged", "keys": "image", "a_min": 0}), "a_max: missing"),
     (
         preprocessing({**RANGE, "a_max": "$@image_key.size"}),

@@ -457,8 +457,8 @@ OTHER_KEYS = {
     ),
     "keys that are no texts": (keyed(2, keys=[5]), "keys: expected a name or a list of names"),
     "no keys": (keyed(2, keys=[]), "keys: expected a name or a list of names"),
-    "a number that is none": (keyed(4, a_min="low"), "a_min: input should be a valid number, found 'low'"),
-    "a flag in place of a number": (keyed(4, a_max=True), "a_max: input should be a valid number, found True"),
+    "a number that is none": (keyed(4, a_min="low"), "a_min: expected a number, found 'low'"),
+    "a flag in place of a number": (keyed(4, a_max=True), "a_max: expected a number, found True"),
     "an empty list of modes": (keyed(3, mode=[]), "mode: input should be 'bilinear'"),
     "a decision on something else": (
         inference(postprocessing=chain({"_target_": "AsDiscreted", "keys": "label", "argmax": True})),
