@@ -246,7 +246,9 @@ SHAPES: dict[str, Shape] = {
     "wholebody": Shape(
         {
             "displayable_configs": {"highres": True, "sw_overlap": 0.25, "sw_batch_size": 1},
-            "pixdim": "$[1.5, 1.5, 1.5] if @displayable_configs#highres else [3.0, 3.0, 3.0]",
+            # At 1.5 mm, some voxels lie exactly on or halfway between others, but for MONAI's float64 rounding. There
+            # it makes values of 1e-13 of zeros, which count as not zero, and takes either neighbour. Here none does.
+            "pixdim": "$[1.4567, 1.4567, 1.4567] if @displayable_configs#highres else [3.0, 3.0, 3.0]",
             "modelname": "$'model.pt' if @displayable_configs#highres else 'model_lowres.pt'",
             "network_def": segresnet(1, 5),
             "checkpointloader": {
@@ -291,7 +293,7 @@ SHAPES: dict[str, Shape] = {
                 LOAD,
                 FIRST,
                 RAS,
-                spacing(1.0, 1.2, 1.0),
+                spacing(1.05, 1.15, 1.05),
                 step("ScaleIntensityd", minv=0, maxv=1),
                 step("NormalizeIntensityd"),
                 TYPED,
@@ -407,8 +409,16 @@ def zoo_parser(folder: Path) -> ConfigParser:
     return parser
 
 
-def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> tuple[NDArray[Any], NDArray[np.float32]]:
+def run_zoo_bundle(
+    folder: Path, shape: Shape, files: list[Path], *, nearest: bool = False
+) -> tuple[NDArray[Any], NDArray[np.float32]]:
     """What the bundle gives on the scan's grid: its own transforms and inferer, run by MONAI.
+
+    Args:
+        folder: the bundle.
+        shape: what it was made from.
+        files: a scan, a file for each channel.
+        nearest: whether Invertd takes nearest neighbours, whatever the bundle says.
 
     Returns:
         The mask [i, j, k], and the scores [label, …] that AsDiscreted decided on, on the grid where it did.
@@ -419,6 +429,8 @@ def run_zoo_bundle(folder: Path, shape: Shape, files: list[Path]) -> tuple[NDArr
         for loading in parser["preprocessing"]["transforms"]:
             if isinstance(loading, dict):
                 loading.pop("reader", None)  # ITK is not installed here; MONAI reads NIfTI by nibabel
+        for finishing in parser["postprocessing"]["transforms"] if nearest else ():
+            finishing |= {"nearest_interp": True} if finishing["_target_"] == "Invertd" else {}
         network = _network(parser, folder, shape)
         names = [str(file) for file in files]
         data = parser.get_parsed_content("preprocessing")({"image": names if len(names) > 1 else names[0]})
