@@ -73,7 +73,6 @@ FOUND = [
     bundle(*STEPS, 4, "a_min", value=[0]),
     bundle(*STEPS, 4, "a_max", value="true"),
     bundle(*FORMATS, "inputs", "image", value=5, part="metadata"),
-    bundle(*FORMATS, "inputs", "image", "channel_def", value=True, part="metadata"),
     bundle(*FORMATS, "outputs", "pred", "num_channels", value=10**12, part="metadata"),
     nnunet("configurations", value=[]),
     nnunet(*FULLRES, value="3d"),

@@ -163,6 +163,9 @@ def first_bytes(stream: IO[bytes], most: int) -> bytes:
     try:
         while len(found) < most and (chunk := source.read1(most - len(found))):
             found += chunk
+    except EOFError:  # what is there may be enough to tell; whoever reads on is told that the rest is missing
+        if not found:
+            raise
     except gzip.BadGzipFile as error:
         if not str(error).startswith(NO_MEMBER) or not found:
             raise
