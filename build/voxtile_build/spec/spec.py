@@ -206,7 +206,10 @@ def read_toml(path: Path) -> dict[str, Any]:
     except OSError as error:
         raise SpecError(f"{path}: cannot be read ({error.strerror}); give the path of a models/NAME.toml") from None
     except (ValueError, RecursionError) as error:  # also bytes that are no UTF-8, and too many brackets
-        raise SpecError(f"{path}: not TOML: {error}") from None
+        raise SpecError(
+            f"{path}: not TOML: {error}; texts stand in quotes, truth values are true and false, "
+            "and a table in a line is { key = value }"
+        ) from None
 
 
 def parse_spec(fields: dict[str, Any], where: str, folder: Path) -> Spec:

@@ -8,6 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import tomlkit
+
 from voxtile_build.errors import SourceError
 from voxtile_build.importers.initial.draft import Draft, draft_of, in_words
 from voxtile_build.importers.recognise.candidates import candidates, inner_states
@@ -105,7 +107,7 @@ def _default(network: str, key: str) -> Any:
 
 
 def _untold(guess: Guess) -> str:
-    values = [f"{key} = {_plain(guess.args.get(key, _default(guess.network, key)))}" for key in guess.untold]
+    values = [f"{key} = {_toml(guess.args.get(key, _default(guess.network, key)))}" for key in guess.untold]
     return (
         f"network.args: the weights do not tell {', '.join(values)}: these are only usual; compare them with the code "
         "of training, because other values load without an error and give other masks"
@@ -133,3 +135,11 @@ def _counts(guess: Guess) -> str:
 
 def _plain(value: Any) -> str:
     return json.dumps(value, default=lambda other: dict(other) if isinstance(other, Mapping) else str(other))
+
+
+def _toml(value: Any) -> str:
+    """A value as it is written behind a key of a spec."""
+    plain = json.loads(_plain(value))
+    if not isinstance(plain, dict):
+        return _plain(value) if plain is None else str(tomlkit.item(plain).as_string())
+    return f"{{ {', '.join(f'{key} = {_toml(one)}' for key, one in plain.items())} }}"
