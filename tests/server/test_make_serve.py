@@ -17,14 +17,14 @@ ROOT = Path(__file__).parents[2]
 def checkout(tmp_path: Path) -> Path:
     """The Makefile in a folder that looks as if `make setup` had been run there."""
     shutil.copy(ROOT / "Makefile", tmp_path)
-    [needed] = re.findall(r"^\$\(STAMP\): (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    [needed] = re.findall(r"^\$\(INSTALLED\): (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     server = tmp_path / ".venv" / "bin" / "voxtile-server"
     for file in [*(tmp_path / name for name in needed.split()), server]:
         file.parent.mkdir(parents=True, exist_ok=True)
         file.touch()
     server.write_text('#!/bin/sh\necho "$@"\n')
     server.chmod(0o755)
-    (tmp_path / ".venv" / ".set-up").touch()
+    (tmp_path / ".venv" / ".installed").touch()
     (tmp_path / "model_repository").mkdir()
     return tmp_path
 
