@@ -142,7 +142,7 @@ def test_a_cascade_takes_no_scans(tmp_path: Path) -> None:
     training = Training("3d_cascade_fullres", stages)
     folder = write_folder(tmp_path, training)
     write_folder(tmp_path, replace(training, name="3d_lowres"))
-    with pytest.raises(SourceError, match=r"acceptance.scans: a cascade or a set is certified .* on a generated volume"):
+    with pytest.raises(SourceError, match=r"a cascade or a set is certified .* on a generated volume"):
         models_of(folder, "c", settings=settings_with([tmp_path / "a.nii.gz"]))
     for settings in ({"acceptance": 3}, {"precision": "scans"}):
         with pytest.raises(SpecError):
