@@ -15,7 +15,7 @@ from typing import Annotated, Any, Literal
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
 
 from voxtile.errors import ModelError
-from voxtile.transforms.base import per_axis
+from voxtile.transforms.base import AxisCodes, per_axis
 from voxtile.transforms.finishing import Finishing, finishing_of
 from voxtile.transforms.postprocessing import Postprocessing
 from voxtile.transforms.preprocessing import Preprocessing, Spacing
@@ -29,9 +29,7 @@ Finite = Annotated[float, Field(allow_inf_nan=False)]
 PositiveFloat = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Percent = Annotated[float, Field(ge=0, le=100)]
-Orientation = Annotated[
-    str, Field(pattern="^[RL][AP][SI]$|^[RL][SI][AP]$|^[AP][RL][SI]$|^[AP][SI][RL]$|^[SI][RL][AP]$|^[SI][AP][RL]$")
-]
+Orientation = AxisCodes
 """Axis codes as nibabel names them: one of R/L, one of A/P and one of S/I, in any order."""
 
 InputDtype = Literal["fp32", "fp16", "int16"]

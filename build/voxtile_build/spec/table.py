@@ -6,7 +6,9 @@ import json
 from pathlib import Path
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, model_validator
+from pydantic import Field
+
+from voxtile.transforms.base import Strict
 
 MOST_INT = 2**31 - 1
 """Triton's configuration, ONNX and the engines keep sizes and counts in 32 bits."""
@@ -20,18 +22,8 @@ AnyPath = Annotated[Path, Field(strict=False)]
 Sha256 = Annotated[str, Field(pattern="^[0-9a-f]{64}$")]
 
 
-class Table(BaseModel):
-    """A table of the TOML file. Values are not converted: "4" is refused as a number, and 1 as a truth value."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _arrays_are_tuples(cls, data: Any) -> Any:
-        """TOML has one kind of array, which strict validation would not take for a tuple."""
-        if not isinstance(data, dict):
-            return data
-        return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+class Table(Strict):
+    """A table of the TOML file."""
 
     def said(self, key: str) -> Any:
         """The value of a key as people write it; reading it back gives the same value."""

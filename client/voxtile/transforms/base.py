@@ -25,8 +25,8 @@ AxisCodes = Annotated[
 """Axis codes as nibabel names them: one of R/L, one of A/P and one of S/I, in any order."""
 
 
-class Transform(BaseModel):
-    """A transform. Values are not converted: "4" is refused as a number, and 1 as a truth value."""
+class Strict(BaseModel):
+    """What people write. Values are not converted: "4" is refused as a number, and 1 as a truth value."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", strict=True)
 
@@ -37,6 +37,10 @@ class Transform(BaseModel):
         if not isinstance(data, dict):
             return data
         return {key: tuple(value) if isinstance(value, list) else value for key, value in data.items()}
+
+
+class Transform(Strict):
+    """A transform."""
 
 
 def _one_or_each(value: Any) -> str:

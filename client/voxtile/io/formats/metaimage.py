@@ -17,9 +17,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.formats.base import Content, FileFormat, Pieces, affine_to_write, ends_in
+from voxtile.io.formats.base import Content, FileFormat, Pieces, affine_to_write
 from voxtile.io.formats.packing import GZIP, ZlibStream, packed
-from voxtile.io.formats.text_header import counts, file_beside, lines_of, numbers, one_of
+from voxtile.io.formats.text_header import (
+    counts,
+    detached_part,
+    file_beside,
+    lines_of,
+    numbers,
+    one_of,
+    part_beside,
+)
 from voxtile.io.formats.voxels import check_size, read_voxels, skip, text_voxels, voxel_pieces
 from voxtile.io.geometry import spacing_of
 from voxtile.io.orientation import LPS_TO_RAS
@@ -251,21 +259,11 @@ def _words(values: NDArray[np.float64]) -> str:
 
 
 def _written_parts(path: Path) -> list[Path]:
-    ending = ends_in(path.name, SUFFIXES)
-    return [path.with_name(path.name[: -len(ending)] + ".zraw")] if ending == ".mhd" else []
+    return part_beside(path, ".mhd", SUFFIXES, ".zraw")
 
 
 def _parts(path: Path) -> list[Path]:
-    """The file of voxels of a header; none where the header cannot be read, which its reader says."""
-    if not path.name.lower().endswith(".mhd"):
-        return []
-    try:
-        content = Content.of_file(path)
-        with content.stream() as stream:
-            other = _data_file(_fields_of(stream, content.name), content).path
-    except InputError:
-        return []
-    return [] if other is None else [other]
+    return detached_part(path, ".mhd", lambda stream, content: _data_file(_fields_of(stream, content.name), content))
 
 
 METAIMAGE = FileFormat(

@@ -16,9 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.formats.base import Content, FileFormat, Pieces, affine_to_write, ends_in
+from voxtile.io.formats.base import Content, FileFormat, Pieces, affine_to_write
 from voxtile.io.formats.packing import BZIP2, GZIP, Packing, packed, unpacked
-from voxtile.io.formats.text_header import counts, file_beside, lines_of, numbers, one_of
+from voxtile.io.formats.text_header import (
+    counts,
+    detached_part,
+    file_beside,
+    lines_of,
+    numbers,
+    one_of,
+    part_beside,
+)
 from voxtile.io.formats.voxels import check_size, read_voxels, skip, text_voxels, voxel_pieces
 from voxtile.io.geometry import spacing_of
 from voxtile.io.orientation import LPS_TO_RAS
@@ -327,22 +335,11 @@ def _lines(affine: NDArray[np.float64]) -> list[str]:
 
 
 def _written_parts(path: Path) -> list[Path]:
-    ending = ends_in(path.name, SUFFIXES)
-    return [path.with_name(path.name[: -len(ending)] + ".raw.gz")] if ending == ".nhdr" else []
+    return part_beside(path, ".nhdr", SUFFIXES, ".raw.gz")
 
 
 def _parts(path: Path) -> list[Path]:
-    """The file of voxels of a detached header; none where the header cannot be read, which its reader says."""
-    if not path.name.lower().endswith(".nhdr"):
-        return []
-    try:
-        content = Content.of_file(path)
-        with content.stream() as stream:
-            fields = _fields_of(stream, content.name)
-        other = _data_file(fields, content).path
-    except (InputError, KeyError):
-        return []
-    return [] if other is None else [other]
+    return detached_part(path, ".nhdr", lambda stream, content: _data_file(_fields_of(stream, content.name), content))
 
 
 NRRD = FileFormat("NRRD", SUFFIXES, _is_nrrd, _read, _write, SUFFIXES, parts=_parts, written_parts=_written_parts)

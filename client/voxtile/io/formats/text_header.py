@@ -7,11 +7,12 @@ shall not make a program read a file of its choice.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import IO
 
 from voxtile.errors import InputError
-from voxtile.io.formats.base import Content
+from voxtile.io.formats.base import Content, ends_in
 
 LONGEST = 1 << 20
 """Bytes of a header; those of programs that keep their history in it have a few thousand."""
@@ -70,3 +71,28 @@ def file_beside(content: Content, name: str) -> Content:
             "beside its header and name it there"
         )
     return content.beside(name)
+
+
+def detached_part(path: Path, ending: str, other: Callable[[IO[bytes], Content], Content]) -> list[Path]:
+    """The file of voxels that a detached header names; none where it cannot be read, which its reader says.
+
+    Args:
+        path: the file of a scan.
+        ending: how the name of a detached header ends, in small letters.
+        other: finds the file of voxels by a stream at the header's beginning.
+    """
+    if not path.name.lower().endswith(ending):
+        return []
+    try:
+        content = Content.of_file(path)
+        with content.stream() as stream:
+            found = other(stream, content).path
+    except (InputError, KeyError):
+        return []
+    return [] if found is None else [found]
+
+
+def part_beside(path: Path, ending: str, suffixes: Sequence[str], part: str) -> list[Path]:
+    """The file of voxels that is written with a detached header of a name: it ends in `part` in place of `ending`."""
+    found = ends_in(path.name, suffixes)
+    return [path.with_name(path.name[: -len(found)] + part)] if found == ending else []

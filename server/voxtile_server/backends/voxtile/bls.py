@@ -5,6 +5,7 @@ Implements `voxtile.triton.transport.Transport`. Knows nothing of scans.
 
 from __future__ import annotations
 
+import contextlib
 import threading
 import time
 from collections import deque
@@ -112,7 +113,9 @@ class _Counted:
         self._lock = threading.Lock()
         self._flying = 0
 
-    def sent(self, request: Request, *, again: bool) -> _Flight:
+    @contextlib.contextmanager
+    def sent(self, request: Request, *, again: bool) -> Iterator[None]:
+        """Counts a request, and that it is on its way within the block."""
         with self._lock:
             self._flying += 1
             traffic = self._traffic
@@ -120,25 +123,13 @@ class _Counted:
             traffic.retries += again
             traffic.bytes_sent += request.nbytes
             traffic.peak_in_flight = max(traffic.peak_in_flight, self._flying)
-        return _Flight(self)
-
-    def landed(self) -> None:
-        with self._lock:
-            self._flying -= 1
+        try:
+            yield
+        finally:
+            with self._lock:
+                self._flying -= 1
 
     def received(self, scores: NDArray[Any]) -> None:
+        """Counts an answer."""
         with self._lock:
             self._traffic.bytes_received += scores.nbytes
-
-
-class _Flight:
-    """One request on its way."""
-
-    def __init__(self, counted: _Counted) -> None:
-        self._counted = counted
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, *_: object) -> None:
-        self._counted.landed()
