@@ -17,6 +17,7 @@ from typing import Any
 
 import nibabel as nib
 import numpy as np
+import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
 from tritonclient.utils import InferenceServerException
@@ -282,3 +283,46 @@ def test_the_lines_of_the_page_give_the_clients_mask(served: Served, tmp_path: P
         (tmp_path / "mask.nii.gz").unlink(missing_ok=True)
         subprocess.run(command, cwd=tmp_path, check=True)
         assert (tmp_path / "mask.nii.gz").read_bytes() == served.masks["small-unet"]
+
+
+def stubs_of(server: EmbeddedServer, model: str) -> list[psutil.Process]:
+    """The processes of the server that run a model's Python backend."""
+    found = psutil.Process(server.pid).children(recursive=True)
+    return [process for process in found if any(f"/{model}/" in word for word in process.cmdline())]
+
+
+@pytest.mark.parametrize("victim", ["small-unet_openvino", "small-unet_scan"])
+def test_a_process_that_dies_in_a_volume_costs_its_caller_an_error_and_no_hang(
+    repository: Path, tmp_path: Path, long: bytes, victim: str
+) -> None:
+    write_volume_entries("small-unet", repository, tmp_path / "volumes")
+    told: queue.Queue[Any] = queue.Queue()
+    with (
+        EmbeddedServer(repository, ServerOptions(volume_repository=tmp_path / "volumes")) as server,
+        InferenceServerClient(server.grpc_url) as client,
+    ):
+        served = Served(server, tmp_path, {})
+        before = executions(served, "small-unet_openvino")
+        client.async_infer("small-unet_scan", [tensor(long)], lambda result, error: told.put(error))
+        while executions(served, "small-unet_openvino") < before + 3:
+            time.sleep(0.05)
+        stubs = stubs_of(server, victim)
+        assert stubs
+        for stub in stubs:
+            stub.kill()
+        assert isinstance(told.get(timeout=120), InferenceServerException)
+        assert server.running
+
+
+def test_a_server_that_is_asked_to_end_in_a_volume_ends(repository: Path, tmp_path: Path, long: bytes) -> None:
+    write_volume_entries("small-unet", repository, tmp_path / "volumes")
+    told: queue.Queue[Any] = queue.Queue()
+    server = EmbeddedServer(repository, ServerOptions(volume_repository=tmp_path / "volumes"))
+    with server, InferenceServerClient(server.grpc_url) as client:
+        served = Served(server, tmp_path, {})
+        client.async_infer("small-unet_scan", [tensor(long)], lambda result, error: told.put(error))
+        while executions(served, "small-unet_openvino") < 3:
+            time.sleep(0.05)
+        server.stop()
+        assert isinstance(told.get(timeout=120), InferenceServerException)
+        assert server.wait(0) == 0  # by itself, and not killed after a grace period
