@@ -14,16 +14,20 @@ from pydantic import TypeAdapter, ValidationError
 from voxtile.errors import InputError
 from voxtile.options import Options
 
-TAKEN = ("overlap", "mode", "mirror", "skip_empty", "spot_check", "half_scores", "postprocessing", "max_ram_mib")
+TAKEN = (
+    "overlap", "mode", "mirror", "skip_empty", "spot_check", "half_scores", "postprocessing", "max_ram_mib",
+    "nan", "posinf", "neginf",
+)  # fmt: skip
 """The options that a caller may choose. The others concern connections, which are the operator's."""
 
 
-def with_asked(options: Options, asked: Mapping[str, Any]) -> Options:
+def with_asked(options: Options, asked: Mapping[str, Any], beside: tuple[str, ...] = ()) -> Options:
     """`options` with what a caller asks for.
 
     Args:
         options: what holds where the caller says nothing. Its `max_ram_mib` is a limit for the caller too.
         asked: names and values; values may be texts, and hyphens stand for underscores.
+        beside: names of what the caller may ask for too, and that is dealt with elsewhere; for messages.
 
     Raises:
         InputError: an option is unknown or not the caller's to choose, or has a value that it cannot have.
@@ -31,7 +35,7 @@ def with_asked(options: Options, asked: Mapping[str, Any]) -> Options:
     given = {key.replace("-", "_"): value for key, value in asked.items()}
     unknown = [key for key in given if key not in TAKEN]
     if unknown:
-        raise InputError(f"unknown option {unknown[0]!r}; expected one of {', '.join(TAKEN)}")
+        raise InputError(f"unknown option {unknown[0]!r}; expected one of {', '.join((*TAKEN, *beside))}")
     before = {key: getattr(options, key) for key in TAKEN}
     wanted = value_of(Options, "", {**before, **given})
     limits = [limit for limit in (wanted.max_ram_mib, options.max_ram_mib) if limit is not None]

@@ -112,7 +112,8 @@ def chosen_tiling(card: Card, options: Options) -> Tiling:
     try:
         return Tiling.model_validate({**card.tiling.model_dump(), **wanted})
     except ValueError as error:
-        raise InputError(f"overlap lies in [0, 1) and mode is constant or gaussian; found {dict(wanted)}") from error
+        found = ", ".join(f"{key} {value!r}" for key, value in wanted.items())
+        raise InputError(f"overlap lies in [0, 1) and mode is constant or gaussian; found {found}") from error
 
 
 def changes_in_words(card: Card, options: Options) -> list[str]:

@@ -251,6 +251,19 @@ def test_refusals_are_one_line_with_the_right_status(
     assert str(one.folder) not in told
 
 
+def test_voxels_that_are_no_numbers_are_replaced_where_the_caller_says_by_what(one: Gateway, tmp_path: Path) -> None:
+    values = np.random.default_rng(3).uniform(1, 900, (34, 36, 38)).astype(np.float32)
+    values[20, 20, 20] = np.nan
+    nib.save(nib.Nifti1Image(values, np.eye(4)), tmp_path / "scan.nii.gz")
+    path = f"/v1/models/{MODEL}/mask"
+    status, told = one.error(path, *put(tmp_path / "scan.nii.gz"))
+    assert status == 422
+    assert "nan" in told.lower()
+    status, headers, _ = one.curl(f"{path}?nan=0", *put(tmp_path / "scan.nii.gz"))
+    assert status == 200
+    assert "1 voxel" in " ".join(json.loads(headers["voxtile-report"])["changes"])
+
+
 def test_bodies_are_bounded_whether_they_tell_their_size_or_not(one: Gateway, tmp_path: Path) -> None:
     large = tmp_path / "large"
     with large.open("wb") as file:

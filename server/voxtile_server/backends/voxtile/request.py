@@ -33,7 +33,7 @@ def asked_for(parameters: str, limit_mib: float | None) -> tuple[Options, bool]:
         if _is_ours(key)
     }
     compressed = bool(value_of(bool, COMPRESSED, given.pop(COMPRESSED, True)))
-    return with_asked(Options(max_ram_mib=limit_mib), given), compressed
+    return with_asked(Options(max_ram_mib=limit_mib), given, (COMPRESSED,)), compressed
 
 
 def _is_ours(key: str) -> bool:
