@@ -1,0 +1,63 @@
+"""The DICOM objects that a scan was read from, as what is written about it in DICOM needs them.
+
+Knows nothing of how they are read.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+
+@dataclass(frozen=True, eq=False)
+class Source:
+    """The objects of one series, and where each plane of the scan lies among them.
+
+    A plane k of the scan is a frame: its i runs along the frame's columns, from left to right as it is shown, and j
+    along its rows, from the top.
+
+    Attributes:
+        datasets: the headers (pydicom's Dataset, without pixels) of the objects; of a series with one object a slice,
+            in the order of the planes.
+        planes: for each plane k, the number of its object in `datasets` and its frame in it, from 1; None for a plane
+            that no frame holds, which was filled in between its neighbours.
+        shifts: [k, 2] by how many voxels along i and j each plane was moved to straighten what a tilted gantry
+            sheared; None where none was.
+    """
+
+    datasets: tuple[Any, ...]
+    planes: tuple[tuple[int, int] | None, ...]
+    shifts: NDArray[np.float64] | None = None
+
+    @property
+    def multi_frame(self) -> bool:
+        """Whether an object holds several frames."""
+        return "NumberOfFrames" in self.datasets[0]
+
+    def on_frames(self, labels: NDArray[Any]) -> NDArray[Any]:
+        """Returns `labels` [i, j, k] of the scan as [i, j, frame] on the frames that it was read from.
+
+        Planes that were filled in are left out, and planes that were moved are moved back by the nearest voxel.
+        """
+        kept = [k for k, plane in enumerate(self.planes) if plane is not None]
+        if self.shifts is None:
+            return labels if len(kept) == labels.shape[2] else labels[:, :, kept]
+        moved = np.zeros((*labels.shape[:2], len(kept)), labels.dtype, order="F")
+        for place, k in enumerate(kept):
+            moved[:, :, place] = _moved(labels[:, :, k], np.rint(self.shifts[k]).astype(int))
+        return moved
+
+
+def _moved(plane: NDArray[Any], by: NDArray[np.int_]) -> NDArray[Any]:
+    """Returns [i, j] whose voxel (i, j) is that of `plane` at (i, j) + `by`; 0 outside of it."""
+    result = np.zeros_like(plane)
+    to, source = [], []
+    for size, step in zip(plane.shape, by.tolist(), strict=True):
+        low, high = max(0, -step), min(size, size - step)
+        to.append(slice(low, max(low, high)))
+        source.append(slice(low + step, max(low, high) + step))
+    result[tuple(to)] = plane[tuple(source)]
+    return result
