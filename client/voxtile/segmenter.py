@@ -68,12 +68,14 @@ class Segmentation:
         report: what was done.
         scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept. For an nnU-Net model these
             are probabilities, as nnU-Net exports them.
+        place: the scan without its voxels, for `write_image`: a mask in the scan's own format repeats its geometry.
     """
 
     mask: Nifti1Image
     labels: NDArray[Any]
     report: Report
     scores: NDArray[np.float32] | None = None
+    place: Volume | None = None
 
 
 Connect = Callable[[str], Transport]
@@ -255,7 +257,8 @@ class Segmenter:
             held_bytes,
         )
         labels = job.run(progress)
-        return Segmentation(mask_image(labels, loaded.volume), labels, job.report(labels), job.scores)
+        mask, place = mask_image(labels, loaded.volume), loaded.volume.without_voxels()
+        return Segmentation(mask, labels, job.report(labels), job.scores, place)
 
     # Connections ---------------------------------------------------------------------------------------------
 
@@ -353,7 +356,7 @@ class Segmenter:
                 labels = put_back(labels, loaded.box, volume.shape) if loaded.box else labels
         changes = [*self.changes, *volume.changes]
         report = set_report(self.transport.model, volume, labels, reports, watch.stop(), changes)
-        return Segmentation(mask_image(labels, volume), labels, report)
+        return Segmentation(mask_image(labels, volume), labels, report, place=volume.without_voxels())
 
     def _segment_part(
         self, volume: Volume, progress: Progress | None, cancellation: Cancellation, held_bytes: int

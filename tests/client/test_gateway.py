@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
 import gzip
 import json
 import re
@@ -18,67 +17,13 @@ from pathlib import Path
 import nibabel as nib
 import numpy as np
 import pytest
-from tritonclient.grpc import InferenceServerClient
 
+from tests.support.gateways import MODEL, Gateway, executions, gateway, put, settled, write_scan
 from voxtile import Segmenter
 from voxtile.io.writing import write_image
 from voxtile_server.embedded import EmbeddedServer
 
-MODEL = "small-unet"
-ENGINE = "small-unet_openvino"
 PAGE = Path(__file__).parents[2] / "docs/how-to/gateway.md"
-
-
-@dataclass(frozen=True)
-class Gateway:
-    """A gateway in a process of its own."""
-
-    url: str
-    folder: Path
-    log: Path
-    process: subprocess.Popen[bytes]
-
-    def curl(self, path: str, *arguments: str | Path) -> tuple[int, dict[str, str], bytes]:
-        """Status, headers and body of a request."""
-        command = ["curl", "-sS", "-H", "Expect:", "-D", "-", *map(str, arguments), f"{self.url}{path}"]
-        answer = subprocess.run(command, capture_output=True, check=True).stdout
-        head, _, body = answer.partition(b"\r\n\r\n")
-        first, *lines = head.decode().split("\r\n")
-        return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
-
-    def error(self, path: str, *arguments: str | Path) -> tuple[int, str]:
-        """Status and line of a request that is refused."""
-        status, _, body = self.curl(path, *arguments)
-        told: str = json.loads(body)["error"]
-        assert "\n" not in told
-        return status, told
-
-
-@contextlib.contextmanager
-def gateway(root: Path, *arguments: str) -> Iterator[Gateway]:
-    folder, log = root / "spool", root / "gateway.log"
-    folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "voxtile_server.gateway", "--port", "0", "--folder", str(folder), *arguments]
-    with log.open("wb") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
-        assert process.stdout is not None
-        line = process.stdout.readline().decode()
-        address = re.search(r"listens on (\S+),", line)
-        assert address, line + log.read_text()
-        try:
-            yield Gateway(f"http://{address[1]}", folder, log, process)
-        finally:
-            process.terminate()
-            assert process.wait(60) == 0
-    assert list(folder.iterdir()) == []
-    assert log.read_text() == ""
-
-
-def write_scan(path: Path, extent: tuple[int, int, int]) -> Path:
-    values = np.random.default_rng(3).integers(1, 900, extent).astype(np.int16)
-    values[:6] = 0
-    affine = np.array([[0, -1.2, 0, 9], [-1, 0, 0, 4], [0, 0, 2.5, -7], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(values, affine), path)
-    return path
 
 
 @dataclass(frozen=True)
@@ -105,10 +50,6 @@ def one(server: EmbeddedServer, tmp_path_factory: pytest.TempPathFactory) -> Ite
     limits = ("--waiting", "1", "--max-upload", "20", "--max-ram", "700", "--upload-timeout", "2")
     with gateway(tmp_path_factory.mktemp("gateway"), "--url", server.grpc_url, *limits) as running:
         yield running
-
-
-def put(scan: Path) -> tuple[str, ...]:
-    return ("-X", "POST", "-T", str(scan))
 
 
 def test_a_file_in_the_body_gives_the_clients_mask_and_the_report(one: Gateway, scans: Scans) -> None:
@@ -159,20 +100,6 @@ def test_a_job_is_taken_at_once_watched_and_fetched(one: Gateway, scans: Scans) 
     assert told["report"]["labels"]
     assert one.curl(told["mask"])[2] == scans.mask
     one.curl(address, "-X", "DELETE")
-
-
-def executions(server: EmbeddedServer) -> int:
-    with InferenceServerClient(server.grpc_url) as client:
-        return int(client.get_inference_statistics(ENGINE).model_stats[0].execution_count)
-
-
-def settled(server: EmbeddedServer) -> int:
-    """How often the engine has run, once it runs no more."""
-    seen = -1
-    while (now := executions(server)) != seen:
-        seen = now
-        time.sleep(1)
-    return now
 
 
 @pytest.mark.parametrize("how", ["disconnect", "disconnect events", "delete"])

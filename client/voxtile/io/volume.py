@@ -6,7 +6,7 @@ z to the Superior (RAS).
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -51,6 +51,10 @@ class Volume:
         """Voxels along i, j, k."""
         i, j, k = self.data.shape[1:]
         return i, j, k
+
+    def without_voxels(self) -> Volume:
+        """The scan's place alone; its voxels need not stay in memory for it."""
+        return replace(self, data=np.empty((self.channels, 0, 0, 0), self.data.dtype))
 
     @property
     def channels(self) -> int:

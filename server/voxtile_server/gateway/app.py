@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import hmac
 import json
-from collections.abc import AsyncIterator, Callable
-from pathlib import Path
+from collections.abc import AsyncIterator
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -15,17 +13,17 @@ from fastapi.middleware.cors import CORSMiddleware
 from fastapi.responses import FileResponse, JSONResponse, PlainTextResponse, Response, StreamingResponse
 from starlette.background import BackgroundTask
 from starlette.exceptions import HTTPException
-from starlette.types import ASGIApp, Receive, Scope, Send
 
 from voxtile import Options
-from voxtile.errors import OtherBuildError, VoxtileError
-from voxtile.io.writing import write_image
+from voxtile.errors import VoxtileError
 from voxtile_server import __version__
 from voxtile_server.gateway.failures import HttpFailure, failure_of
-from voxtile_server.gateway.jobs import MASK, Board, Job, Work
+from voxtile_server.gateway.intake import Intake
+from voxtile_server.gateway.jobs import MASK, Board, Job
 from voxtile_server.gateway.metrics import Metrics
 from voxtile_server.gateway.models import Models
 from voxtile_server.gateway.settings import Settings
+from voxtile_server.gateway.tokens import OnlyWithToken, Tokens
 from voxtile_server.gateway.uploads import take_files
 
 OPEN = ("/health/live", "/health/ready")
@@ -35,7 +33,6 @@ EVENTS = "text/event-stream"
 LONGEST_HEADER = 6000
 """Bytes of a report that travels in a header; a longer one is at the job's address."""
 
-GONE_POLL_S = 0.2
 SCAN = {"requestBody": {"required": True, "content": {"application/octet-stream": {}, "multipart/form-data": {}}}}
 
 
@@ -47,10 +44,12 @@ def make_app(settings: Settings) -> FastAPI:
     """
     models = Models(settings.urls, Options(max_ram_mib=settings.max_ram_mib))
     metrics = Metrics()
+    tokens = Tokens(settings.token_file)
 
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
-        board = app.state.board = Board(settings.at_once, settings.waiting, settings.keep_s, settings.folder)
+        board = Board(settings.at_once, settings.waiting, settings.keep_s, settings.folder)
+        app.state.intake = Intake(board, models, metrics)
         metrics.watch(lambda: board.busy)
         try:
             yield
@@ -60,8 +59,8 @@ def make_app(settings: Settings) -> FastAPI:
 
     # The pages of FastAPI's own load their scripts from elsewhere; the description itself is at /openapi.json.
     app = FastAPI(title="Voxtile gateway", version=__version__, docs_url=None, redoc_url=None, lifespan=lifespan)
-    if settings.token_file is not None:
-        app.add_middleware(_Tokens, tokens=_tokens(settings.token_file))
+    if tokens.wanted:
+        app.add_middleware(OnlyWithToken, tokens=tokens, free=OPEN)
     if settings.origins:
         app.add_middleware(
             CORSMiddleware,
@@ -112,7 +111,7 @@ def make_app(settings: Settings) -> FastAPI:
         job = await _taken(name, request)
         if EVENTS in request.headers.get("accept", ""):
             return StreamingResponse(_events(job, cancel=True), media_type=EVENTS, headers={"Voxtile-Job": job.id})
-        await _until_ended_or_gone(job, request)
+        await _intake().ended(job, request)
         return await _mask(job, once=True)
 
     @app.post("/v1/models/{name}/jobs", status_code=202, openapi_extra=SCAN)
@@ -143,39 +142,21 @@ def make_app(settings: Settings) -> FastAPI:
         await _board().remove(_board().find(number))
         return Response(status_code=204)
 
+    def _intake() -> Intake:
+        intake: Intake = app.state.intake
+        return intake
+
     def _board() -> Board:
-        board: Board = app.state.board
-        return board
+        return _intake().board
 
     async def _taken(name: str, request: Request) -> Job:
         """A job with the request's files and options, begun."""
-        board = _board()
-        job = board.admit(name)
-        try:
-            segmenter = await asyncio.to_thread(models.segmenter, name, dict(request.query_params))
+
+        async def fill(job: Job) -> dict[str, Any]:
             job.files = await take_files(request, job.folder, settings.max_upload_bytes, settings.upload_timeout_s)
-        except BaseException:
-            board.drop(job)
-            raise
-        board.start(job, _work(segmenter))
-        return job
+            return {}
 
-    def _work(segmenter: Any) -> Work:
-        async def work(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
-            try:
-                image = job.files if len(job.files) > 1 else job.files[0]
-                segmentation = await segmenter.asegment(image, progress)
-            except OtherBuildError:
-                models.forget_all()  # the next scan asks the server anew
-                raise
-            finally:
-                metrics.scanned(job.model)
-            await asyncio.to_thread(write_image, segmentation.mask, job.mask)
-            metrics.measured(job.model, segmentation.report.seconds)
-            report: dict[str, Any] = segmentation.report.model_dump(mode="json")
-            return report
-
-        return work
+        return await _intake().begin(name, dict(request.query_params), fill)
 
     async def _events(job: Job, *, cancel: bool) -> AsyncIterator[bytes]:
         """Server-sent events of a job; where the caller goes away, `cancel` ends it."""
@@ -186,22 +167,9 @@ def make_app(settings: Settings) -> FastAPI:
             if cancel:
                 await _board().cancel(job)
 
-    async def _until_ended_or_gone(job: Job, request: Request) -> None:
-        ended = asyncio.create_task(job.ended())
-        try:
-            while not ended.done():
-                if await request.is_disconnected():
-                    await _board().remove(job)
-                    return
-                await asyncio.wait([ended], timeout=GONE_POLL_S)
-        finally:
-            ended.cancel()
-
     async def _mask(job: Job, *, once: bool) -> Response:
         """The mask of a job that has ended; `once` forgets the job when it is sent."""
         if job.failure is not None:
-            if once:
-                await _board().remove(job)
             raise job.failure
         headers = {"Voxtile-Job": job.id}
         report = json.dumps(job.report)
@@ -216,40 +184,3 @@ def make_app(settings: Settings) -> FastAPI:
         )
 
     return app
-
-
-class _Tokens:
-    """Refuses whoever has no bearer token, health apart."""
-
-    def __init__(self, app: ASGIApp, tokens: tuple[str, ...]) -> None:
-        self._app, self._tokens = app, tokens
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http" or scope["path"] in OPEN or self._known(dict(scope["headers"])):
-            await self._app(scope, receive, send)
-            return
-        text = "expected the header Authorization: Bearer TOKEN with a token that the operator gave out"
-        refusal = JSONResponse({"error": text}, 401, {"WWW-Authenticate": "Bearer", "Connection": "close"})
-        await refusal(scope, receive, send)
-
-    def _known(self, headers: dict[bytes, bytes]) -> bool:
-        given = headers.get(b"authorization", b"").removeprefix(b"Bearer ")
-        matches = [
-            hmac.compare_digest(given, token.encode()) for token in self._tokens
-        ]  # all, so that time tells nothing
-        return any(matches)
-
-
-def _tokens(file: Path) -> tuple[str, ...]:
-    """The tokens in a file, one a line.
-
-    Raises:
-        ValueError: there is none, or the file cannot be read.
-    """
-    try:
-        found = tuple(line.strip() for line in file.read_text(encoding="utf-8").splitlines() if line.strip())
-    except OSError as error:
-        raise ValueError(f"--token-file: {file} cannot be read ({error.strerror})") from None
-    if not found:
-        raise ValueError(f"--token-file: expected a token in {file}, found none")
-    return found

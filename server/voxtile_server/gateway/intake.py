@@ -1,0 +1,99 @@
+"""Takes scans in: a place on the board, the scan's files, and the work on them. Every door of the gateway leads here.
+
+Knows nothing of routes.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Mapping
+from typing import Any
+
+from starlette.requests import Request
+
+from voxtile import Segmenter
+from voxtile.errors import OtherBuildError
+from voxtile.io.writing import write_image
+from voxtile_server.gateway.failures import HttpFailure
+from voxtile_server.gateway.jobs import Board, Job, Work
+from voxtile_server.gateway.metrics import Metrics
+from voxtile_server.gateway.models import Models
+
+GONE_POLL_S = 0.2
+
+Fill = Callable[[Job], Awaitable[Mapping[str, Any]]]
+"""Puts the scan's files into `job.files`, and returns the options that came with them."""
+
+
+class Intake:
+    """Begins jobs.
+
+    Args:
+        board: where they are kept.
+        models: what segments.
+        metrics: what counts.
+    """
+
+    def __init__(self, board: Board, models: Models, metrics: Metrics) -> None:
+        self.board = board
+        self._models = models
+        self._metrics = metrics
+
+    async def begin(self, model: str, asked: Mapping[str, Any], fill: Fill) -> Job:
+        """Takes a scan in and begins its job.
+
+        Args:
+            model: the model's public name.
+            asked: the options that are known before a byte of the scan is taken.
+            fill: takes the scan.
+
+        Raises:
+            HttpFailure: all places are taken, or `fill` refuses the scan.
+            VoxtileError: there is no such model, an option is wrong, or no server answers.
+        """
+        job = self.board.admit(model)
+        try:
+            segmenter = await asyncio.to_thread(self._models.segmenter, model, asked)
+            if more := await fill(job):
+                segmenter = await asyncio.to_thread(self._models.segmenter, model, {**asked, **more})
+        except BaseException:
+            self.board.drop(job)
+            raise
+        self.board.start(job, self._work(segmenter))
+        return job
+
+    async def ended(self, job: Job, request: Request) -> None:
+        """Waits for the end of a job, and ends and forgets it where the caller goes away meanwhile.
+
+        Raises:
+            HttpFailure: the caller has gone; or why the job failed, which is forgotten then.
+        """
+        ended = asyncio.create_task(job.ended())
+        try:
+            while not ended.done():
+                if await request.is_disconnected():
+                    await self.board.remove(job)
+                    raise HttpFailure(499, "the caller has gone")
+                await asyncio.wait([ended], timeout=GONE_POLL_S)
+        finally:
+            ended.cancel()
+        if job.failure is not None:
+            await self.board.remove(job)
+            raise job.failure
+
+    def _work(self, segmenter: Segmenter) -> Work:
+        async def work(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
+            try:
+                image = job.files if len(job.files) > 1 else job.files[0]
+                segmentation = await segmenter.asegment(image, progress)
+            except OtherBuildError:
+                self._models.forget_all()  # the next scan asks the server anew
+                raise
+            finally:
+                self._metrics.scanned(job.model)
+            await asyncio.to_thread(write_image, segmentation.mask, job.mask, segmentation.place)
+            self._metrics.measured(job.model, segmentation.report.seconds)
+            report: dict[str, Any] = segmentation.report.model_dump(mode="json")
+            return report
+
+        return work

@@ -1,0 +1,92 @@
+"""A gateway in a process of its own, and curl to call it."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import nibabel as nib
+import numpy as np
+from tritonclient.grpc import InferenceServerClient
+
+from voxtile_server.embedded import EmbeddedServer
+
+MODEL = "small-unet"
+ENGINE = "small-unet_openvino"
+
+
+@dataclass(frozen=True)
+class Gateway:
+    """A gateway in a process of its own."""
+
+    url: str
+    folder: Path
+    log: Path
+    process: subprocess.Popen[bytes]
+
+    def curl(self, path: str, *arguments: str | Path) -> tuple[int, dict[str, str], bytes]:
+        """Status, headers and body of a request."""
+        command = ["curl", "-sS", "-H", "Expect:", "-D", "-", *map(str, arguments), f"{self.url}{path}"]
+        answer = subprocess.run(command, capture_output=True, check=True).stdout
+        head, _, body = answer.partition(b"\r\n\r\n")
+        first, *lines = head.decode().split("\r\n")
+        return int(first.split()[1]), dict(line.lower().split(": ", 1) for line in lines), body
+
+    def error(self, path: str, *arguments: str | Path) -> tuple[int, str]:
+        """Status and line of a request that is refused."""
+        status, _, body = self.curl(path, *arguments)
+        told: str = json.loads(body)["error"]
+        assert "\n" not in told
+        return status, told
+
+
+@contextlib.contextmanager
+def gateway(root: Path, *arguments: str) -> Iterator[Gateway]:
+    folder, log = root / "spool", root / "gateway.log"
+    folder.mkdir(parents=True)
+    command = [sys.executable, "-m", "voxtile_server.gateway", "--port", "0", "--folder", str(folder), *arguments]
+    with log.open("wb") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
+        assert process.stdout is not None
+        line = process.stdout.readline().decode()
+        address = re.search(r"listens on (\S+),", line)
+        assert address, line + log.read_text()
+        try:
+            yield Gateway(f"http://{address[1]}", folder, log, process)
+        finally:
+            process.terminate()
+            assert process.wait(60) == 0
+    assert list(folder.iterdir()) == []
+    assert log.read_text() == ""
+
+
+def write_scan(path: Path, extent: tuple[int, int, int]) -> Path:
+    values = np.random.default_rng(3).integers(1, 900, extent).astype(np.int16)
+    values[:6] = 0
+    affine = np.array([[0, -1.2, 0, 9], [-1, 0, 0, 4], [0, 0, 2.5, -7], [0, 0, 0, 1.0]])
+    nib.save(nib.Nifti1Image(values, affine), path)
+    return path
+
+
+def put(scan: Path) -> tuple[str, ...]:
+    return ("-X", "POST", "-T", str(scan))
+
+
+def executions(server: EmbeddedServer) -> int:
+    with InferenceServerClient(server.grpc_url) as client:
+        return int(client.get_inference_statistics(ENGINE).model_stats[0].execution_count)
+
+
+def settled(server: EmbeddedServer) -> int:
+    """How often the engine has run, once it runs no more."""
+    seen = -1
+    while (now := executions(server)) != seen:
+        seen = now
+        time.sleep(1)
+    return now
