@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from torch import nn
@@ -43,6 +43,8 @@ from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
 from voxtile_build.repository.model_set import ModelSet, write_set
 from voxtile_build.repository.names import check_names, replaced_entries
 from voxtile_build.repository.publishing import publish, staging
+from voxtile_build.repository.volume import check_no_model
+from voxtile_build.repository.volumes_in_step import bring_in_step, check_no_volume, check_target
 from voxtile_build.spec.spec import Spec, check_done
 
 
@@ -68,6 +70,7 @@ class Published:
         warnings: what the user should know, a sentence each.
         graph_lines: what each graph pass did, a line each.
         refused: why an engine that was asked for is not among them, by the engine's name.
+        volumes: the folders of the entries that segment whole scans with it.
     """
 
     entries: tuple[str, ...]
@@ -76,6 +79,7 @@ class Published:
     warnings: tuple[str, ...] = ()
     graph_lines: tuple[str, ...] = ()
     refused: Mapping[str, BuildError] = field(default_factory=dict)
+    volumes: tuple[Path, ...] = ()
 
 
 def build(
@@ -122,6 +126,13 @@ def build_models(
     sets = (model_set,) if model_set else ()
     public = [*(model.spec.name for model in models), *(one.name for one in sets)]
     check_names(models, repository, [one.name for one in sets])  # before anything is written
+    for name in public:
+        check_no_volume(name, repository)
+    # Of a cascade or a set, only the last name stands for the whole.
+    whole_scans = models[-1].spec.serving.volume
+    if whole_scans:
+        check_no_model(public[-1], repository)
+        check_target(repository)
     with staging(repository) as staged:
         check_names(models, repository, [one.name for one in sets])  # again: now no other build can take a name
         prepare = Preparer(staged, step)
@@ -132,7 +143,8 @@ def build_models(
         obsolete = [name for name in replaced if name not in names]
         with step("publish"):
             publish(staged, repository, names, obsolete, [one.card.name for one in built if _is_other(one, repository)])
-    return built
+        volumes = bring_in_step(repository, public, public[-1], whole_scans)
+    return (*built[:-1], replace(built[-1], volumes=volumes))
 
 
 def _is_other(published: Published, repository: Path) -> bool:

@@ -35,7 +35,7 @@ Progress = Callable[[int, int], None]
 
 
 class Cancelled(Exception):
-    """The work was cancelled; never leaves `Segmenter.asegment`."""
+    """The work was cancelled, by a `Cancellation` that the caller of `Segmenter.segment` gave."""
 
 
 class Cancellation:

@@ -148,24 +148,29 @@ class Segmenter:
         """Segments a scan and returns its mask as an image; see `segment`."""
         return self.segment(image, progress).mask
 
-    def segment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
+    def segment(
+        self, image: ScanInput, progress: Progress | None = None, cancellation: Cancellation | None = None
+    ) -> Segmentation:
         """Segments a scan.
 
         Args:
             image: the scan: a path, the bytes of a file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
                 array with its affine, or a list of these with one for each channel; see `voxtile.io.scan`.
             progress: called after each tile.
+            cancellation: lets another thread stop the work.
 
         Returns:
             The mask and the report.
 
         Raises:
+            Cancelled: by `cancellation`.
             InputError: the scan cannot be used.
             MemoryLimitError: the scan cannot be segmented within the memory allowed.
             TileError: the servers refused a request too often.
             NoResponseError: no server has answered for too long.
         """
-        return self.run(self.load(image), progress)
+        cancellation = cancellation or Cancellation()
+        return self._run(self._load(image, cancellation), progress, cancellation)
 
     async def asegment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
         """Segments a scan on another thread, while the event loop goes on; see `segment`.
@@ -173,7 +178,7 @@ class Segmenter:
         Cancelling it cancels the requests in flight and stops the work; it ends when the work has ended.
         """
         cancellation = Cancellation()
-        work = asyncio.ensure_future(asyncio.to_thread(self._segment, image, progress, cancellation))
+        work = asyncio.ensure_future(asyncio.to_thread(self.segment, image, progress, cancellation))
         try:
             return await asyncio.shield(work)
         except asyncio.CancelledError:
@@ -214,9 +219,6 @@ class Segmenter:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-    def _segment(self, image: ScanInput, progress: Progress | None, cancellation: Cancellation) -> Segmentation:
-        return self._run(self._load(image, cancellation), progress, cancellation)
 
     def _load(self, image: ScanInput, cancellation: Cancellation) -> LoadedScan:
         watch = Stopwatch()

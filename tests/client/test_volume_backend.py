@@ -24,7 +24,7 @@ from tritonclient.utils import InferenceServerException
 
 from voxtile import Segmenter
 from voxtile.io.writing import write_image
-from voxtile_build.repository.volume import write_volume_entries
+from voxtile_build.repository.volume import VolumeSettings, write_volume_entries
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
 
@@ -48,7 +48,7 @@ def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     root = tmp_path_factory.mktemp("volumes")
     for name in MODELS:
         # Room for a caller that runs and two that wait.
-        write_volume_entries(name, repository, root / "scans here", queue=2, max_ram_mib=LIMIT_MIB)
+        write_volume_entries(name, repository, root / "scans here", VolumeSettings(queue=2, max_ram_mib=LIMIT_MIB))
     scan = root / "scan.nii.gz"
     write_scan(scan, EXTENT)
     with EmbeddedServer(repository, ServerOptions(volume_repository=root / "scans here")) as server:

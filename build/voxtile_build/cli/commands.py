@@ -279,13 +279,18 @@ def volume(
     max_ram: Annotated[
         float | None, typer.Option("--max-ram", metavar="MIB", min=1, help="Most memory for one scan on the server.")
     ] = None,
+    remove: Annotated[bool, typer.Option("--remove", help="Remove the entries instead.")] = False,
 ) -> None:
     """Write NAME_scan and NAME_scan_stream: a scan in, its mask out, by one request to Triton."""
-    from voxtile_build.repository.volume import volume_repository, write_volume_entries
+    from voxtile_build.repository.volume import VolumeSettings, volume_repository, write_volume_entries
+    from voxtile_build.repository.volumes_in_step import remove_volume_entries
 
     target = to or volume_repository(repository)
-    folders = write_volume_entries(name, repository, target, count=count, queue=queue, max_ram_mib=max_ram)
-    for folder in folders:
+    if remove:
+        for folder in remove_volume_entries(name, target):
+            typer.echo(f"removed {folder}")
+        return
+    for folder in write_volume_entries(name, repository, target, VolumeSettings(count, queue, max_ram)):
         typer.echo(str(folder))
     typer.echo(f"serve them with: voxtile-server --repository {repository} --volume-repository {target}")
 

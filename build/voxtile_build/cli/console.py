@@ -64,6 +64,9 @@ def announce(published: Published, repository: Path) -> None:
     typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
     for engine, certificate in card.certificates.items():
         typer.echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
+    if published.volumes:
+        folders, target = ", ".join(folder.name for folder in published.volumes), published.volumes[0].parent
+        typer.echo(f"{name}: whole scans by {folders}; serve them with --volume-repository {target}")
     for engine, error in published.refused.items():
         typer.echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
 

@@ -16,6 +16,7 @@ from voxtile_build.repository.entries import entry_name, fold_names
 from voxtile_build.repository.facts import tile_seconds
 from voxtile_build.repository.model_set import set_names
 from voxtile_build.repository.publishing import staging
+from voxtile_build.repository.volumes_in_step import bring_in_step
 
 FASTEST = "fastest"
 """In place of an engine's name: the one that took least for a tile when it was built."""
@@ -66,6 +67,7 @@ def set_default_engine(name: str, engine: str, repository: Path) -> Card:
         for one, (config, card) in zip((*models, name), changes, strict=True):
             set_card(config, card)
             write_config(config, repository / one)
+        bring_in_step(repository, (*models, name))
     return changes[-1][1]
 
 

@@ -48,6 +48,11 @@ class Serving(Table):
         default=0, description="CPU threads of one instance; 0: the engine's own choice, all cores"
     )
     warm_up: bool = Field(default=True, description="whether the server runs each batch size once before ready")
+    volume: bool | None = Field(
+        default=None,
+        description="whether entries are written that segment whole scans on the server; false removes them, left out: "
+        "those that are there are kept in step",
+    )
 
     @model_validator(mode="after")
     def _consistent(self) -> Serving:

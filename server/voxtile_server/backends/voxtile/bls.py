@@ -6,11 +6,11 @@ Implements `voxtile.triton.transport.Transport`. Knows nothing of scans.
 from __future__ import annotations
 
 import contextlib
+import itertools
 import threading
-import time
 from collections import deque
-from collections.abc import Generator, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
+from collections.abc import Callable, Iterator
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -18,6 +18,7 @@ import triton_python_backend_utils as pb_utils
 from numpy.typing import NDArray
 
 from voxtile.errors import TileError
+from voxtile.triton.faults import Fault, classify
 from voxtile.triton.retry import pause_s
 from voxtile.triton.transport import DEFAULT_IN_FLIGHT, Answers
 from voxtile.triton.types import Request, ServedModel, Traffic, scores_shape
@@ -32,57 +33,52 @@ class BlsTransport:
 
     Args:
         model: the model.
+        at_once: requests of one scan inside Triton, at most: those that compute, and one that waits for each. What is
+            inside cannot be cancelled. None for as many as the scan has on their way.
     """
 
-    def __init__(self, model: ServedModel) -> None:
+    def __init__(self, model: ServedModel, at_once: int | None = None) -> None:
         self.model = model
         self.servers = (HERE,)
+        self._at_once = at_once
 
     def infer(
         self, requests: Iterator[Request], in_flight: int = DEFAULT_IN_FLIGHT, traffic: Traffic | None = None
     ) -> Answers:
         """See `Transport.infer`. The scores are views of the server's memory.
 
-        Closing waits for the requests that run: Triton cannot cancel them.
+        Closing waits for the requests that are inside Triton.
         """
-        return self._answers(requests, in_flight, traffic)
-
-    def _answers(
-        self, requests: Iterator[Request], in_flight: int, traffic: Traffic | None
-    ) -> Generator[NDArray[Any], None, None]:
         counted = _Counted(traffic or Traffic())
-        waiting: deque[Future[NDArray[Any]]] = deque()
-        with ThreadPoolExecutor(in_flight, thread_name_prefix="voxtile-tile") as pool:
-            try:
-                for request in requests:
-                    waiting.append(pool.submit(self._scores, request, counted))
-                    if len(waiting) == in_flight:
-                        yield waiting.popleft().result()
-                while waiting:
-                    yield waiting.popleft().result()
-            finally:
-                for future in waiting:
-                    future.cancel()
+        stopped = threading.Event()
+
+        def scores(request: Request) -> NDArray[Any]:
+            return self._scores(request, counted, stopped)
+
+        return _InOrder(scores, requests, in_flight, min(in_flight, self._at_once or in_flight), stopped)
 
     def close(self) -> None:
         """Nothing is held between scans."""
 
-    def _scores(self, request: Request, counted: _Counted) -> NDArray[Any]:
+    def _scores(self, request: Request, counted: _Counted, stopped: threading.Event) -> NDArray[Any]:
         """The scores of one request, which is sent again where it fails.
 
         Raises:
-            TileError: it failed on every try.
+            TileError: it failed on every try, or the engine's process has died.
         """
-        said = ""
-        for failures in range(TRIES):
-            if failures:
-                time.sleep(pause_s(failures - 1))
-            with counted.sent(request, again=failures > 0):
+        for failures in itertools.count(1):
+            before = counted.answers
+            with counted.sent(request, again=failures > 1):
                 response = _asked(self.model.card.name, request)
             if not response.has_error():
                 return self._checked(response, request, counted)
             said = response.error().message()
-        raise TileError(f"model {self.model.card.name!r}: request {request.index} failed {TRIES} times: {said}")
+            # Where another process of the engine answers, it may have this one too; Triton 24.10 starts none again.
+            dead = classify("INTERNAL", said) is Fault.SERVER_LOST and counted.answers == before
+            if dead or failures == TRIES or stopped.wait(pause_s(failures - 1)):
+                break
+        tries = "once" if failures == 1 else f"{failures} times"
+        raise TileError(f"model {self.model.card.name!r}: request {request.index} failed {tries}: {said}")
 
     def _checked(self, response: Any, request: Request, counted: _Counted) -> NDArray[Any]:
         scores: NDArray[Any] = pb_utils.get_output_tensor_by_name(response, request.output).as_numpy()
@@ -94,6 +90,60 @@ class BlsTransport:
             )
         counted.received(scores)
         return scores
+
+
+class _InOrder:
+    """Answers in the order of their requests, which threads send.
+
+    Args:
+        scores: gives the scores of a request.
+        requests: made as they are needed.
+        in_flight: requests that are made before their answers are taken.
+        threads: requests that are sent at once.
+        stopped: set when it is closed.
+    """
+
+    def __init__(
+        self,
+        scores: Callable[[Request], NDArray[Any]],
+        requests: Iterator[Request],
+        in_flight: int,
+        threads: int,
+        stopped: threading.Event,
+    ) -> None:
+        self._scores, self._requests, self._in_flight, self._stopped = scores, requests, in_flight, stopped
+        self._waiting: deque[Future[NDArray[Any]]] = deque()
+        self._pool = ThreadPoolExecutor(threads, thread_name_prefix="voxtile-tile")
+
+    def __iter__(self) -> Iterator[NDArray[Any]]:
+        return self
+
+    def __next__(self) -> NDArray[Any]:
+        while len(self._waiting) < self._in_flight and (request := next(self._requests, None)) is not None:
+            if not self._submit(request):
+                break
+        if not self._waiting:
+            self.close()
+            raise StopIteration
+        try:
+            return self._waiting.popleft().result()
+        except CancelledError:
+            raise StopIteration from None
+
+    def close(self) -> None:
+        """See `Answers.close`."""
+        self._stopped.set()
+        self._pool.shutdown(cancel_futures=True)
+
+    def _submit(self, request: Request) -> bool:
+        """Whether the request will be sent; none is after `close`."""
+        try:
+            self._waiting.append(self._pool.submit(self._scores, request))
+        except RuntimeError:
+            if self._stopped.is_set():
+                return False
+            raise
+        return True
 
 
 def _asked(name: str, request: Request) -> Any:
@@ -109,6 +159,7 @@ class _Counted:
     """Counts what threads send and receive."""
 
     def __init__(self, traffic: Traffic) -> None:
+        self.answers = 0
         self._traffic = traffic
         self._lock = threading.Lock()
         self._flying = 0
@@ -132,4 +183,5 @@ class _Counted:
     def received(self, scores: NDArray[Any]) -> None:
         """Counts an answer."""
         with self._lock:
+            self.answers += 1
             self._traffic.bytes_received += scores.nbytes

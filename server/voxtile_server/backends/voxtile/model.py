@@ -6,9 +6,12 @@ has died, and queues, refuses and times out what waits.
 
 from __future__ import annotations
 
+import base64
+import contextlib
 import json
+import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -23,12 +26,13 @@ import_client()
 
 from voxtile.errors import VoxtileError, in_one_line  # noqa: E402
 from voxtile.io.writing import image_bytes  # noqa: E402
+from voxtile.job import Cancellation, Cancelled  # noqa: E402
 from voxtile.options import Options  # noqa: E402
 from voxtile.segmenter import Segmentation, Segmenter  # noqa: E402
 
 from .bls import BlsTransport  # noqa: E402
 from .networks import networks_of  # noqa: E402
-from .request import asked_for  # noqa: E402
+from .request import TEXT, asked_for, scan_of  # noqa: E402
 
 BETWEEN_S = 0.1
 """Seconds between two questions whether a request was cancelled, and between two reports of progress."""
@@ -37,10 +41,6 @@ LIMIT = "max_ram_mib"
 """The parameter of config.pbtxt with the most memory that a scan may take, in MiB."""
 
 Report = Callable[[float], None]
-
-
-class _Cancelled(Exception):
-    """The caller has gone."""
 
 
 class TritonPythonModel:
@@ -77,11 +77,9 @@ class TritonPythonModel:
     def _response(self, request: Any, report: Report) -> Any:
         """The mask and its report, or why there is none."""
         try:
-            options, compressed = asked_for(request.parameters(), self.limit_mib)
-            scan = pb_utils.get_input_tensor_by_name(request, "scan").as_numpy().tobytes()
-            with self._segmenter(options) as segmenter:
-                return _answered(segmenter.segment(scan, _progress(request, report)), compressed, self.streams)
-        except _Cancelled:
+            with _watched(request) as cancellation:
+                return self._answer(request, report, cancellation)
+        except Cancelled:
             return _failed("cancelled", pb_utils.TritonError.CANCELLED)
         except VoxtileError as error:
             kind = pb_utils.TritonError.INTERNAL if error.exit_code == 3 else pb_utils.TritonError.INVALID_ARG
@@ -89,37 +87,67 @@ class TritonPythonModel:
         except Exception as error:  # one scan must not end the stub
             return _failed(in_one_line(error), pb_utils.TritonError.INTERNAL)
 
+    def _answer(self, request: Any, report: Report, cancellation: Cancellation) -> Any:
+        options, compressed = asked_for(request.parameters(), self.limit_mib)
+        given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        with self._segmenter(options) as segmenter:
+            found = segmenter.segment(scan_of(given), _now_and_then(report), cancellation)
+        done = [pb_utils.Tensor("progress", np.ones((1, 1), np.float32))] if self.streams else []
+        return pb_utils.InferenceResponse([*done, *_answered(found, compressed, as_text=TEXT in given)])
+
     def _segmenter(self, options: Options) -> Segmenter:
         first, *_ = self.networks
-        return Segmenter(model=first, options=options, connect=lambda name: BlsTransport(self.networks[name]))
+        return Segmenter(model=first, options=options, connect=self._connected)
+
+    def _connected(self, name: str) -> BlsTransport:
+        network = self.networks[name]
+        return BlsTransport(network.model, network.at_once)
 
 
-def _progress(request: Any, report: Report) -> Callable[[int, int], None]:
-    """What to call after each tile: it ends the work once the caller has gone, and reports now and then."""
-    asked = time.monotonic()
+@contextlib.contextmanager
+def _watched(request: Any) -> Iterator[Cancellation]:
+    """What ends the work within the block soon after the caller has gone."""
+    cancellation, over = Cancellation(), threading.Event()
+
+    def watch() -> None:
+        while not request.is_cancelled():
+            if over.wait(BETWEEN_S):
+                return
+        cancellation.cancel()
+
+    watching = threading.Thread(target=watch, name="voxtile-watch")
+    watching.start()
+    try:
+        yield cancellation
+    finally:
+        over.set()
+        watching.join()
+
+
+def _now_and_then(report: Report) -> Callable[[int, int], None]:
+    """What to call after each tile: it reports now and then."""
+    reported = time.monotonic()
 
     def after_tile(done: int, total: int) -> None:
-        nonlocal asked
+        nonlocal reported
         now = time.monotonic()
-        if now - asked < BETWEEN_S:
-            return
-        asked = now
-        if request.is_cancelled():
-            raise _Cancelled
-        report(done / total)
+        if now - reported >= BETWEEN_S:
+            reported = now
+            report(done / total)
 
     return after_tile
 
 
-def _answered(found: Segmentation, compressed: bool, streams: bool) -> Any:
-    mask = np.frombuffer(image_bytes(found.mask, compressed), np.uint8)
-    tensors = [
-        pb_utils.Tensor("report", np.array([[found.report.model_dump_json().encode()]], object)),
-        # The last of all: a caller of raw HTTP takes the end of the answer for the mask.
-        pb_utils.Tensor("mask", mask[None]),
-    ]
-    done = [pb_utils.Tensor("progress", np.ones((1, 1), np.float32))] if streams else []
-    return pb_utils.InferenceResponse([*done, *tensors])
+def _answered(found: Segmentation, compressed: bool, *, as_text: bool) -> list[Any]:
+    report = np.array([[found.report.model_dump_json().encode()]], object)
+    mask = image_bytes(found.mask, compressed)
+    # The last of all: a caller of raw HTTP takes the end of the answer for the mask.
+    last = (
+        pb_utils.Tensor("mask_base64", np.array([[base64.b64encode(mask)]], object))
+        if as_text
+        else pb_utils.Tensor("mask", np.frombuffer(mask, np.uint8)[None])
+    )
+    return [pb_utils.Tensor("report", report), last]
 
 
 def _failed(text: str, kind: int) -> Any:

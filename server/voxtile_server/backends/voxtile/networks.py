@@ -9,6 +9,7 @@ import codecs
 import json
 import re
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,15 +21,29 @@ from ..contract import ConfigError
 NETWORKS = "networks"
 """The parameter of config.pbtxt with a JSON list: the model, then all that it needs, such as a cascade's first stage.
 
-Each is `{"name": text, "card": text, "version": text, "max_batch_size": number, "config": path}`. `config` leads from
-the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
+Each is `{"name": text, "card": text, "version": text, "max_batch_size": number, "config": path, "at_once": number}`.
+`config` leads from the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
+`at_once` is how many requests keep its engines busy; it may be missing.
 """
 
 CARD = re.compile(r'key:\s*"card"\s*value\s*\{\s*string_value:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 """The card in a config.pbtxt, as protobuf writes it."""
 
 
-def networks_of(parameters: Mapping[str, str], entry: Path) -> dict[str, ServedModel]:
+@dataclass(frozen=True)
+class Network:
+    """A network that a scan entry sends tiles to.
+
+    Attributes:
+        model: the model.
+        at_once: requests of one scan inside Triton, at most; None where nobody knows how many keep its engines busy.
+    """
+
+    model: ServedModel
+    at_once: int | None = None
+
+
+def networks_of(parameters: Mapping[str, str], entry: Path) -> dict[str, Network]:
     """The networks that an entry names, by their names; the one whose labels are the mask comes first.
 
     A network may have been built again since the entry was written, so its own config.pbtxt goes before the card in
@@ -55,10 +70,11 @@ def networks_of(parameters: Mapping[str, str], entry: Path) -> dict[str, ServedM
 _AGAIN = "write the entry again with voxtile-build volume"
 
 
-def _network(described: Mapping[str, Any], entry: Path) -> ServedModel:
+def _network(described: Mapping[str, Any], entry: Path) -> Network:
     name = str(described["name"])
     text = _own_card(entry / str(described["config"])) or str(described["card"])
-    return ServedModel(parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text)
+    model = ServedModel(parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text)
+    return Network(model, int(described["at_once"]) if "at_once" in described else None)
 
 
 def _own_card(config: Path) -> str | None:

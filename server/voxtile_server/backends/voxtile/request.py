@@ -1,13 +1,20 @@
-"""What a request asks for: options by parameters or by forwarded HTTP headers.
+"""What a request asks for: the scan, and options by parameters or by forwarded HTTP headers.
 
 Knows nothing of Triton's Python interface.
 """
 
 from __future__ import annotations
 
+import base64
+import binascii
 import json
+from collections.abc import Mapping
+from typing import Any
+
+from numpy.typing import NDArray
 
 from voxtile.asked import value_of, with_asked
+from voxtile.errors import InputError
 from voxtile.options import Options
 
 HEADER = "voxtile-"
@@ -15,6 +22,31 @@ HEADER = "voxtile-"
 
 COMPRESSED = "compressed"
 """Whether the mask comes as .nii.gz, which is the default, or as .nii."""
+
+BYTES, TEXT = "scan", "scan_base64"
+"""The tensors that a scan may come in. JSON, which `generate_stream` takes, has texts and no bytes."""
+
+
+def scan_of(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+    """The bytes of the scan's file.
+
+    Args:
+        tensors: the request's, by name: `scan` UINT8 [1, bytes], or `scan_base64` [1, 1] of one text.
+
+    Raises:
+        InputError: there is none, there are two, or the text is not base64.
+    """
+    given = [name for name in (BYTES, TEXT) if name in tensors]
+    if len(given) != 1:
+        raise InputError(f"expected the scan in {BYTES} (bytes) or in {TEXT} (a text), found {len(given)} of them")
+    if given == [BYTES]:
+        return tensors[BYTES].tobytes()
+    try:
+        return base64.b64decode(b"".join(bytes(tensors[TEXT].item()).split()), validate=True)
+    except binascii.Error as error:
+        raise InputError(
+            f"{TEXT}: expected the bytes of a scan's file in base64, found another text ({error})"
+        ) from None
 
 
 def asked_for(parameters: str, limit_mib: float | None) -> tuple[Options, bool]:
