@@ -1,29 +1,23 @@
-"""A scan in, its mask out, by one request to Triton: the client's mask, to the byte, and no caller is left hanging."""
+"""A scan in, its mask out, by one request to Triton: the client's mask, to the byte, in every way that a page shows."""
 
 from __future__ import annotations
 
+import base64
 import gzip
 import json
-import queue
 import re
 import subprocess
 import sys
-import threading
-import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import nibabel as nib
 import numpy as np
-import psutil
 import pytest
 from tritonclient.grpc import InferenceServerClient, InferInput
-from tritonclient.utils import InferenceServerException
 
-from voxtile import Segmenter
-from voxtile.io.writing import write_image
+from tests.support.whole_scans import clients_mask, mask_and_report, streamed, tensor, write_scan
 from voxtile_build.repository.volume import VolumeSettings, write_volume_entries
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
@@ -49,48 +43,15 @@ def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     for name in MODELS:
         # Room for a caller that runs and two that wait.
         write_volume_entries(name, repository, root / "scans here", VolumeSettings(queue=2, max_ram_mib=LIMIT_MIB))
-    scan = root / "scan.nii.gz"
-    write_scan(scan, EXTENT)
-    with EmbeddedServer(repository, ServerOptions(volume_repository=root / "scans here")) as server:
-        yield Served(server, scan, {name: clients_mask(server, name, scan) for name in MODELS})
-
-
-def write_scan(path: Path, extent: tuple[int, int, int]) -> None:
-    values = np.random.default_rng(3).integers(1, 900, extent).astype(np.int16)
-    values[:6] = 0
-    affine = np.array([[0, -1.2, 0, 9], [-1, 0, 0, 4], [0, 0, 2.5, -7], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(values, affine), path)
-
-
-def clients_mask(server: EmbeddedServer, name: str, scan: Path, **options: Any) -> bytes:
-    with Segmenter(server.grpc_url, name, **options) as segmenter:
-        target = scan.with_name(f"client-{name}.nii.gz")
-        write_image(segmenter.segment(scan).mask, target)
-    return target.read_bytes()
+    scan = write_scan(root / "scan.nii.gz", EXTENT)
+    with EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=root / "scans here")) as server:
+        yield Served(server, scan, {name: clients_mask(server.grpc_url, name, scan) for name in MODELS})
 
 
 def curl(served: Served, name: str, *arguments: str, scan: Path | None = None) -> subprocess.CompletedProcess[bytes]:
     command = ["curl", "-sS", "-i", "-X", "POST", "-H", "Inference-Header-Content-Length: 0", *arguments]
     url = f"http://{served.server.http_url}/v2/models/{name}_scan/infer"
     return subprocess.run([*command, "-T", str(scan or served.scan), url], capture_output=True, check=True)
-
-
-def mask_and_report(answer: bytes) -> tuple[bytes, dict[str, Any]]:
-    """The mask is the end of Triton's answer, after its JSON and the report."""
-    head, _, body = answer.rpartition(b"\r\n\r\n{")
-    body = b"{" + body
-    length = next(line for line in head.splitlines() if line.lower().startswith(b"inference-header-content-length"))
-    described = json.loads(body[: int(length.split(b":")[1])])["outputs"]
-    assert [tensor["name"] for tensor in described] == ["report", "mask"]
-    report, mask = (tensor["parameters"]["binary_data_size"] for tensor in described)
-    return body[-mask:], json.loads(body[-mask - report + 4 : -mask])
-
-
-def tensor(scan: bytes) -> InferInput:
-    values = np.frombuffer(scan, np.uint8)[None]
-    given = InferInput("scan", list(values.shape), "UINT8")
-    given.set_data_from_numpy(values)
-    return given
 
 
 @pytest.mark.parametrize("name", MODELS)
@@ -106,7 +67,8 @@ def test_one_line_of_curl_gives_the_clients_mask(served: Served, name: str) -> N
 def test_options_travel_as_headers_and_are_named(served: Served) -> None:
     mask, report = mask_and_report(curl(served, "small-unet", "-H", "Voxtile-Overlap: 0.25").stdout)
     assert report["changes"] == ["overlap 0.5 -> 0.25"]
-    assert mask == clients_mask(served.server, "small-unet", served.scan, overlap=0.25) != served.masks["small-unet"]
+    wanted = clients_mask(served.server.grpc_url, "small-unet", served.scan, overlap=0.25)
+    assert mask == wanted != served.masks["small-unet"]
 
 
 def test_a_mask_may_come_uncompressed(served: Served) -> None:
@@ -157,117 +119,99 @@ def test_the_entrys_limit_holds_whatever_a_caller_asks_for(served: Served, tmp_p
     assert curl(served, "small-unet").stdout.endswith(served.masks["small-unet"])
 
 
-def streamed(client: InferenceServerClient, name: str, scan: bytes, **parameters: Any) -> list[Any]:
-    """All responses of a stream, or the error that ended it."""
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    client.start_stream(lambda result, error: answers.put((result, error)))
-    client.async_stream_infer(
-        f"{name}_scan_stream", [tensor(scan)], enable_empty_final_response=True, parameters=parameters
-    )
-    found: list[Any] = []
-    while True:
-        result, error = answers.get(timeout=120)
-        found.append(error or result)
-        if error or result.get_response().parameters["triton_final_response"].bool_param:
-            client.stop_stream()
-            return found
-
-
 def test_a_stream_tells_its_progress_and_then_the_mask(served: Served, tmp_path: Path) -> None:
     write_scan(tmp_path / "longer.nii.gz", (90, 80, 70))
     scan = tmp_path / "longer.nii.gz"
     with InferenceServerClient(served.server.grpc_url) as client:
-        *before, last = streamed(client, "small-unet", scan.read_bytes())
+        *before, last = streamed(client, "small-unet", [tensor(scan.read_bytes())])
     shares = [float(answer.as_numpy("progress")[0, 0]) for answer in (*before, last)]
     assert len(before) > 1
     assert shares == sorted(shares)
     assert shares[-1] == 1
-    assert last.as_numpy("mask").tobytes() == clients_mask(served.server, "small-unet", scan)
+    assert last.as_numpy("mask").tobytes() == clients_mask(served.server.grpc_url, "small-unet", scan)
 
 
 def test_a_stream_of_no_scan_ends_with_the_clients_line(served: Served) -> None:
     with InferenceServerClient(served.server.grpc_url) as client:
-        (error,) = streamed(client, "small-unet", b"no scan")
+        (error,) = streamed(client, "small-unet", [tensor(b"no scan")])
     assert "image 1" in str(error)
 
 
-@pytest.fixture(scope="module")
-def long(tmp_path_factory: pytest.TempPathFactory) -> bytes:
-    """A scan that takes many batches."""
-    path = tmp_path_factory.mktemp("long") / "scan.nii.gz"
-    write_scan(path, (150, 150, 140))
-    return path.read_bytes()
+def text(value: str) -> InferInput:
+    given = InferInput("scan_base64", [1, 1], "BYTES")
+    given.set_data_from_numpy(np.array([[value]], object))
+    return given
 
 
-def executions(served: Served, name: str) -> int:
+def test_a_stream_takes_a_scan_in_one_form_and_no_other(served: Served) -> None:
+    scan = served.scan.read_bytes()
     with InferenceServerClient(served.server.grpc_url) as client:
-        return int(client.get_inference_statistics(name).model_stats[0].execution_count)
+        *_, last = streamed(client, "small-unet", [text(base64.encodebytes(scan).decode())])
+        assert base64.b64decode(last.as_numpy("mask_base64").item()) == served.masks["small-unet"]
+        assert last.as_numpy("mask") is None
+        (both,) = streamed(client, "small-unet", [tensor(scan), text("AAAA")])
+    assert "expected the scan in scan (bytes) or in scan_base64 (a text), found 2 of them" in str(both)
 
 
-def settled(served: Served, name: str) -> int:
-    """How often the engine has run, once it runs no more."""
-    seen = executions(served, name)
-    while True:
-        time.sleep(1)
-        now = executions(served, name)
-        if now == seen:
-            return now
-        seen = now
+def events(served: Served, body: object) -> tuple[int, list[dict[str, object]]]:
+    """Status and events of a call of `generate_stream`."""
+    url = f"http://{served.server.http_url}/v2/models/small-unet_scan_stream/generate_stream"
+    command = ["curl", "-sS", "-N", "-i", "-H", "Content-Type: application/json", "--data-binary", "@-", url]
+    answer = subprocess.run(command, input=json.dumps(body).encode(), capture_output=True, check=True).stdout
+    told = [json.loads(data) for data in re.findall(rb"^data: (.*)$", answer, re.MULTILINE)]
+    return int(re.findall(rb"^HTTP/1.1 (?!100)(\d+)", answer, re.MULTILINE)[0]), told
 
 
-@pytest.mark.parametrize("how", ["cancel", "deadline", "stream"])
-def test_a_caller_that_goes_away_ends_the_work(served: Served, long: bytes, how: str) -> None:
-    engine = "small-unet_openvino"
-    before = settled(served, engine)
-    told: queue.Queue[Any] = queue.Queue()
-    with InferenceServerClient(served.server.grpc_url) as client:
-        if how == "stream":
-            client.start_stream(lambda result, error: told.put(error))
-            client.async_stream_infer("small-unet_scan_stream", [tensor(long)])
-        else:
-            limit = 2.0 if how == "deadline" else None
-            call = client.async_infer(
-                "small-unet_scan", [tensor(long)], lambda result, error: told.put(error), client_timeout=limit
-            )
-        while executions(served, engine) < before + 3:
-            time.sleep(0.05)
-        if how == "stream":
-            client.stop_stream(cancel_requests=True)
-        elif how == "cancel":
-            call.cancel()
-        if how != "stream":
-            assert isinstance(told.get(timeout=60), InferenceServerException)
-        after = settled(served, engine)
-    # All of its 9 × 9 × 8 tiles, four at a time, would be 160 runs.
-    assert before + 3 <= after < before + 100
-    assert mask_and_report(curl(served, "small-unet").stdout)[0] == served.masks["small-unet"]
+def test_server_sent_events_tell_progress_and_then_the_mask(served: Served, tmp_path: Path) -> None:
+    scan = write_scan(tmp_path / "longer.nii.gz", (90, 80, 70))
+    body = {"scan_base64": base64.b64encode(scan.read_bytes()).decode(), "overlap": 0.25, "mode": "constant"}
+    status, (*before, last) = events(served, body)
+    assert status == 200
+    assert len(before) > 1
+    shares = [event["progress"] for event in (*before, last)]
+    assert shares == sorted(shares, key=float)  # type: ignore[arg-type]
+    assert shares[-1] == 1
+    assert "mask" not in last
+    changes = json.loads(str(last["report"]))["changes"]
+    assert changes == ["overlap 0.5 -> 0.25", "mode gaussian -> constant"]
+    wanted = clients_mask(served.server.grpc_url, "small-unet", scan, overlap=0.25, mode="constant")
+    assert base64.b64decode(str(last["mask_base64"])) == wanted
 
 
-def test_of_eight_callers_those_that_find_the_queue_full_are_refused_at_once(served: Served, long: bytes) -> None:
-    outcomes: queue.Queue[str | bytes] = queue.Queue()
-    with InferenceServerClient(served.server.grpc_url) as client:
-
-        def call() -> None:
-            try:
-                outcomes.put(client.infer("small-unet_scan", [tensor(long)]).as_numpy("mask").tobytes())
-            except InferenceServerException as error:
-                outcomes.put(str(error))
-
-        threads = [threading.Thread(target=call) for _ in range(8)]
-        for thread in threads:
-            thread.start()
-        for thread in threads:
-            thread.join()
-    found = [outcomes.get_nowait() for _ in threads]
-    masks = {outcome for outcome in found if isinstance(outcome, bytes)}
-    refusals = [outcome for outcome in found if isinstance(outcome, str)]
-    assert len(masks) == 1
-    # One runs, two wait, and Triton may have handed a further one to the instance before it counted.
-    assert 3 <= len(found) - len(refusals) <= 4
-    assert all("exceeds maximum queue size" in text.lower() for text in refusals)
+@pytest.mark.parametrize(
+    ("body", "said"),
+    [
+        ({"scan_base64": "no base64*"}, "scan_base64: expected the bytes of a scan's file in base64"),
+        ({"scan_base64": "data:;base64,AAAA"}, "scan_base64: expected the bytes of a scan's file in base64"),
+        ({"scan_base64": ""}, "image 1"),
+        ({"scan_base64": "AAAA"}, "image 1"),
+        ({"scan_base64": "AAAA", "overlap": 7}, "overlap lies in [0, 1)"),
+        ({"scan_base64": "AAAA", "overlaps": "0.5"}, "unknown option 'overlaps'"),
+        ({"scan": [1, 2, 3]}, "image 1"),
+        ({"scn": "AAAA"}, "no scan"),
+    ],
+)
+def test_an_event_says_why_there_is_no_mask(served: Served, body: object, said: str) -> None:
+    status, (event,) = events(served, body)
+    assert status == 400
+    line = str(event["error"])
+    assert said in line or (said == "no scan" and "0 inputs" in line)  # Triton itself refuses a request without any
+    assert "\n" not in line
+    assert "Traceback" not in line
 
 
-def test_the_lines_of_the_page_give_the_clients_mask(served: Served, tmp_path: Path) -> None:
+def test_a_file_larger_than_the_limit_is_refused_before_it_is_copied(served: Served, tmp_path: Path) -> None:
+    padded = tmp_path / "padded.nii"
+    with padded.open("wb") as file:
+        file.write(gzip.decompress(served.scan.read_bytes()))
+        file.truncate(300 << 20)
+    answer = curl(served, "small-unet", scan=padded).stdout
+    assert b"HTTP/1.1 400" in answer
+    assert b"the scan's file has 300 MiB, and 100 MiB are left for reading it" in answer
+
+
+def blocks_of_the_page(served: Served) -> list[tuple[str, str]]:
+    """Language and text of each block of the page, for the server here."""
     page = (Path(__file__).parents[2] / "docs/how-to/volume.md").read_text(encoding="utf-8")
     for written, real in (
         ("localhost:8000", served.server.http_url),
@@ -275,54 +219,24 @@ def test_the_lines_of_the_page_give_the_clients_mask(served: Served, tmp_path: P
         ("brain-unet", "small-unet"),
     ):
         page = page.replace(written, real)
-    blocks = re.findall(r"```(sh|python)\n(.*?)```", page, re.DOTALL)
-    lines = [text for kind, text in blocks if kind == "sh" and ("/infer" in text or "perl" in text)]
-    (program,) = (text for kind, text in blocks if kind == "python")
+    return re.findall(r"```(sh|python|js)\n(.*?)```", page, re.DOTALL)
+
+
+def test_the_lines_of_the_page_give_the_clients_mask(served: Served, tmp_path: Path) -> None:
+    blocks = blocks_of_the_page(served)
+    shell = [text for kind, text in blocks if kind == "sh"]
+    plain = "\n".join(text for text in shell if "/infer" in text or "perl" in text)
+    (generated,) = (text for text in shell if "generate_stream" in text)
+    (python,) = (text for kind, text in blocks if kind == "python")
+    (script,) = (text for kind, text in blocks if kind == "js")
+    (tmp_path / "segment.mjs").write_text(script)
     (tmp_path / "scan.nii.gz").write_bytes(served.scan.read_bytes())
-    for command in (["sh", "-ec", "\n".join(lines)], [sys.executable, "-c", program]):
+    for command in (
+        ["sh", "-ec", plain],
+        ["sh", "-ec", generated],
+        [sys.executable, "-c", python],
+        ["node", "segment.mjs"],
+    ):
         (tmp_path / "mask.nii.gz").unlink(missing_ok=True)
         subprocess.run(command, cwd=tmp_path, check=True)
-        assert (tmp_path / "mask.nii.gz").read_bytes() == served.masks["small-unet"]
-
-
-def stubs_of(server: EmbeddedServer, model: str) -> list[psutil.Process]:
-    """The processes of the server that run a model's Python backend."""
-    found = psutil.Process(server.pid).children(recursive=True)
-    return [process for process in found if any(f"/{model}/" in word for word in process.cmdline())]
-
-
-@pytest.mark.parametrize("victim", ["small-unet_openvino", "small-unet_scan"])
-def test_a_process_that_dies_in_a_volume_costs_its_caller_an_error_and_no_hang(
-    repository: Path, tmp_path: Path, long: bytes, victim: str
-) -> None:
-    write_volume_entries("small-unet", repository, tmp_path / "volumes")
-    told: queue.Queue[Any] = queue.Queue()
-    with (
-        EmbeddedServer(repository, ServerOptions(volume_repository=tmp_path / "volumes")) as server,
-        InferenceServerClient(server.grpc_url) as client,
-    ):
-        served = Served(server, tmp_path, {})
-        before = executions(served, "small-unet_openvino")
-        client.async_infer("small-unet_scan", [tensor(long)], lambda result, error: told.put(error))
-        while executions(served, "small-unet_openvino") < before + 3:
-            time.sleep(0.05)
-        stubs = stubs_of(server, victim)
-        assert stubs
-        for stub in stubs:
-            stub.kill()
-        assert isinstance(told.get(timeout=120), InferenceServerException)
-        assert server.running
-
-
-def test_a_server_that_is_asked_to_end_in_a_volume_ends(repository: Path, tmp_path: Path, long: bytes) -> None:
-    write_volume_entries("small-unet", repository, tmp_path / "volumes")
-    told: queue.Queue[Any] = queue.Queue()
-    server = EmbeddedServer(repository, ServerOptions(volume_repository=tmp_path / "volumes"))
-    with server, InferenceServerClient(server.grpc_url) as client:
-        served = Served(server, tmp_path, {})
-        client.async_infer("small-unet_scan", [tensor(long)], lambda result, error: told.put(error))
-        while executions(served, "small-unet_openvino") < 3:
-            time.sleep(0.05)
-        server.stop()
-        assert isinstance(told.get(timeout=120), InferenceServerException)
-        assert server.wait(0) == 0  # by itself, and not killed after a grace period
+        assert (tmp_path / "mask.nii.gz").read_bytes() == served.masks["small-unet"], command

@@ -24,6 +24,7 @@ from .packages import import_client
 
 import_client()
 
+from voxtile.budget import left_for_reading  # noqa: E402
 from voxtile.errors import VoxtileError, in_one_line  # noqa: E402
 from voxtile.io.writing import image_bytes  # noqa: E402
 from voxtile.job import Cancellation, Cancelled  # noqa: E402
@@ -90,8 +91,9 @@ class TritonPythonModel:
     def _answer(self, request: Any, report: Report, cancellation: Cancellation) -> Any:
         options, compressed = asked_for(request.parameters(), self.limit_mib)
         given = {tensor.name(): tensor.as_numpy() for tensor in request.inputs()}
+        scan = scan_of(given, left_for_reading(options.max_ram_bytes))
         with self._segmenter(options) as segmenter:
-            found = segmenter.segment(scan_of(given), _now_and_then(report), cancellation)
+            found = segmenter.segment(scan, _now_and_then(report), cancellation)
         done = [pb_utils.Tensor("progress", np.ones((1, 1), np.float32))] if self.streams else []
         return pb_utils.InferenceResponse([*done, *_answered(found, compressed, as_text=TEXT in given)])
 

@@ -14,7 +14,8 @@ from typing import Any
 from numpy.typing import NDArray
 
 from voxtile.asked import value_of, with_asked
-from voxtile.errors import InputError
+from voxtile.budget import MIB
+from voxtile.errors import InputError, MemoryLimitError
 from voxtile.options import Options
 
 HEADER = "voxtile-"
@@ -27,26 +28,40 @@ BYTES, TEXT = "scan", "scan_base64"
 """The tensors that a scan may come in. JSON, which `generate_stream` takes, has texts and no bytes."""
 
 
-def scan_of(tensors: Mapping[str, NDArray[Any]]) -> bytes:
+def scan_of(tensors: Mapping[str, NDArray[Any]], most_bytes: int | None = None) -> bytes:
     """The bytes of the scan's file.
 
     Args:
         tensors: the request's, by name: `scan` UINT8 [1, bytes], or `scan_base64` [1, 1] of one text.
+        most_bytes: the most that the file may have; None for no limit.
 
     Raises:
         InputError: there is none, there are two, or the text is not base64.
+        MemoryLimitError: the file is too large.
     """
     given = [name for name in (BYTES, TEXT) if name in tensors]
     if len(given) != 1:
         raise InputError(f"expected the scan in {BYTES} (bytes) or in {TEXT} (a text), found {len(given)} of them")
     if given == [BYTES]:
+        _check_size(tensors[BYTES].nbytes, most_bytes)
         return tensors[BYTES].tobytes()
+    text = bytes(tensors[TEXT].item())
+    _check_size(len(text) * 3 // 4, most_bytes)
     try:
-        return base64.b64decode(b"".join(bytes(tensors[TEXT].item()).split()), validate=True)
+        return base64.b64decode(b"".join(text.split()), validate=True)
     except binascii.Error as error:
         raise InputError(
             f"{TEXT}: expected the bytes of a scan's file in base64, found another text ({error})"
         ) from None
+
+
+def _check_size(size: int, most: int | None) -> None:
+    """Refuse a file before it is copied."""
+    if most is not None and size > most:
+        raise MemoryLimitError(
+            f"the scan's file has {size / MIB:.0f} MiB, and {most / MIB:.0f} MiB are left for reading it; allow more "
+            "(max_ram_mib of the entry), or send it compressed"
+        )
 
 
 def asked_for(parameters: str, limit_mib: float | None) -> tuple[Options, bool]:
