@@ -5,8 +5,10 @@ Triton's Python interface exists only in its stubs, and a real server does not f
 
 from __future__ import annotations
 
+import itertools
 import sys
 import threading
+import time
 import types
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -79,15 +81,15 @@ def module_of(asked: Asked) -> types.ModuleType:
 
 
 @pytest.fixture
-def transport(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[[Answer], tuple[Any, Asked]]]:
-    def make(answer: Answer) -> tuple[Any, Asked]:
+def transport(monkeypatch: pytest.MonkeyPatch) -> Iterator[Callable[..., tuple[Any, Asked]]]:
+    def make(answer: Answer, at_once: int | None = None) -> tuple[Any, Asked]:
         asked = Asked(answer)
         monkeypatch.setitem(sys.modules, "triton_python_backend_utils", module_of(asked))
         from voxtile_server.backends.voxtile import bls
 
         monkeypatch.setattr(bls, "pause_s", lambda _: 0.0)
         card = card_of()
-        return bls.BlsTransport(ServedModel(card, "1", 1, "")), asked
+        return bls.BlsTransport(ServedModel(card, "1", 1, ""), at_once), asked
 
     yield make
     for name in [name for name in sys.modules if name.startswith("voxtile_server.backends.voxtile")]:
@@ -142,3 +144,82 @@ def test_closing_asks_for_no_more(transport: Any) -> None:
     answers.close()
     assert len(asked.tries) < 10
     assert asked.running == 0
+
+
+def test_no_more_are_inside_triton_than_keep_the_engine_busy(transport: Any) -> None:
+    """What is inside cannot be cancelled; requests beyond these are made, and wait outside."""
+    made, asked = transport(lambda tile, _: time.sleep(0.01) or scores(tile), at_once=2)
+    count = itertools.count()
+    answers = made.infer((request for request in requests(30) if next(count) >= 0), 8)
+    first = next(answers)
+    assert next(count) >= 8
+    assert [int(one.flat[0]) for one in (first, *answers)] == list(range(30))
+    assert asked.most == 2
+
+
+DEAD = "in ensemble 'a', Stub process 'a_onnxruntime_0_0' is not healthy."
+
+
+def test_an_engine_whose_only_process_has_died_ends_the_scan_at_once(transport: Any) -> None:
+    made, asked = transport(lambda tile, _: DEAD if tile >= 3 else scores(tile))
+    with pytest.raises(TileError, match=r"request 3 failed once: .*is not healthy"):
+        list(made.infer(requests(500), 1))
+    assert asked.tries[3] == 1
+
+
+def test_an_engine_of_which_another_process_lives_goes_on(transport: Any) -> None:
+    answered = threading.Event()
+
+    def answer(tile: int, count: int) -> Any:
+        if tile == 0 and count < 3:
+            answered.wait(10)  # as another process has answered meanwhile
+            answered.clear()
+            return DEAD
+        time.sleep(0.005)
+        threading.Timer(0.02, answered.set).start()
+        return scores(tile)
+
+    made, asked = transport(answer)
+    assert [int(one.flat[0]) for one in made.infer(requests(60), 60)] == list(range(60))
+    assert asked.tries[0] == 3
+
+
+def test_another_thread_may_close_while_one_waits(transport: Any) -> None:
+    """As a caller that goes away does."""
+    release = threading.Event()
+    made, asked = transport(lambda tile, _: release.wait(10) and scores(tile), at_once=1)
+    answers = made.infer(requests(500), 8)
+    found: list[int] = []
+    waiting = threading.Thread(target=lambda: found.extend(int(one.flat[0]) for one in answers))
+    waiting.start()
+    while not asked.running:
+        time.sleep(0.001)
+    closing = threading.Thread(target=answers.close)
+    closing.start()
+    time.sleep(0.05)
+    release.set()
+    for thread in (closing, waiting):
+        thread.join(10)
+        assert not thread.is_alive()
+    assert found in ([], [0])
+    assert list(asked.tries) == [0]
+    assert list(answers) == []
+
+
+def test_pauses_between_tries_end_when_it_is_closed(transport: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    made, asked = transport(lambda *_: "no")
+    monkeypatch.setattr("voxtile_server.backends.voxtile.bls.pause_s", lambda _: 3600.0)
+    answers = made.infer(requests(5), 2)
+
+    def wait() -> None:
+        with pytest.raises(TileError, match="failed once"):
+            next(answers)
+
+    waiting = threading.Thread(target=wait)
+    waiting.start()
+    while not asked.tries:
+        time.sleep(0.001)
+    answers.close()
+    waiting.join(10)
+    assert not waiting.is_alive()
+    assert all(tries == 1 for tries in asked.tries.values())
