@@ -153,6 +153,17 @@ def test_a_time_series_is_refused(tmp_path: Path) -> None:
         refused("4D without a channel meaning|found 4 of 4", tmp_path / name)
 
 
+@pytest.mark.parametrize("name", ["a.nii", "a.mgz", "a.nrrd", "a.mha"])
+def test_a_scans_place_gives_the_mask_that_the_scan_gives(tmp_path: Path, name: str) -> None:
+    volume = open_scan([written(tmp_path, name, PLACES["oblique"])], ["T1"])
+    image = mask_image(mask(), volume)
+    for ending, place in (("whole", volume), ("place", volume.without_voxels())):
+        write_image(image, tmp_path / f"{ending}{Path(name).suffix}", place)
+    whole, place = (tmp_path / f"{ending}{Path(name).suffix}" for ending in ("whole", "place"))
+    assert whole.read_bytes() == place.read_bytes()
+    assert volume.without_voxels().nbytes == 0
+
+
 def test_every_format_has_an_ending_of_its_own() -> None:
     assert len(set(SUFFIXES)) == len(SUFFIXES)
     for one in FORMATS:

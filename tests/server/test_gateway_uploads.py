@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from starlette.requests import Request
 
 from voxtile_server.gateway.failures import HttpFailure
-from voxtile_server.gateway.uploads import take_files
+from voxtile_server.gateway.uploads import MOST_TEXT, Form, take_files, take_form
 
 BOUNDARY = b"----between"
 FILES = st.lists(st.binary(min_size=1, max_size=60), min_size=1, max_size=4)
@@ -90,3 +90,44 @@ def test_the_limit_is_exact_for_bodies_that_do_not_tell_their_size(size: int, al
 def test_more_files_than_channels_can_be_are_refused() -> None:
     with pytest.raises(HttpFailure, match="at most 64 files"):
         taken(form([b"x"] * 65), [], FORM, most=100_000)
+
+
+def taken_form(body: bytes, cuts: list[int], kind: bytes) -> tuple[list[tuple[str, str, bytes]], dict[str, str], int]:
+    """The files of a form as field, name and content; its other fields; and the bytes that were counted."""
+    places = sorted({min(cut, len(body)) for cut in cuts} | {0, len(body)})
+    pieces = [body[first:last] for first, last in itertools.pairwise(places)]
+    counted: list[int] = []
+    with tempfile.TemporaryDirectory() as folder:
+        form = asyncio.run(take_form(request(pieces, kind), Path(folder), 10 * MOST_TEXT, 5, counted.append))
+        found = [(file.field, file.name, file.path.read_bytes()) for file in form.files]
+        assert {file.path.parent for file in form.files} <= {Path(folder)}
+    return found, form.texts, sum(counted)
+
+
+@settings(deadline=None)
+@given(FILES, st.lists(st.integers(0, 900), max_size=12))
+def test_a_form_has_its_fields_and_the_names_of_its_files(files: list[bytes], cuts: list[int]) -> None:
+    body = form(files)
+    found, texts, counted = taken_form(body, cuts, FORM)
+    assert found == [("f", "../../DOE^JOHN.nii.gz", content) for content in files]
+    assert texts == {"note": "nothing"}
+    assert counted == len(body)
+
+
+def test_a_form_without_files_may_come_in_either_way_or_not_at_all() -> None:
+    assert taken_form(b"params=%7B%7D&password=%C3%B6", [3], b"application/x-www-form-urlencoded")[:2] == (
+        [],
+        {"params": "{}", "password": "ö"},
+    )
+    assert taken_form(b"", [], b"")[:2] == (Form().files, Form().texts)
+
+
+@pytest.mark.parametrize("where", ["value", "header"])
+def test_a_form_is_bounded_beside_its_files(where: str) -> None:
+    long = b"x" * (MOST_TEXT + 1)
+    head = b'Content-Disposition: form-data; name="note"' + (b"; also=" + long if where == "header" else b"")
+    part = head + b"\r\n\r\n" + (long if where == "value" else b"")
+    body = b"--" + BOUNDARY + b"\r\n" + part + b"\r\n--" + BOUNDARY + b"--\r\n"
+    with pytest.raises(HttpFailure) as caught:
+        taken_form(body, list(range(0, len(body), 65536)), FORM)
+    assert caught.value.status in (413, 422)

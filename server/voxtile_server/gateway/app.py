@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import json
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
 from fastapi import FastAPI, Request
@@ -22,12 +22,17 @@ from voxtile_server.gateway.intake import Intake
 from voxtile_server.gateway.jobs import MASK, Board, Job
 from voxtile_server.gateway.metrics import Metrics
 from voxtile_server.gateway.models import Models
+from voxtile_server.gateway.monailabel.routes import SIGN_IN, monailabel_routes
+from voxtile_server.gateway.monailabel.store import Store
 from voxtile_server.gateway.settings import Settings
 from voxtile_server.gateway.tokens import OnlyWithToken, Tokens
 from voxtile_server.gateway.uploads import take_files
 
-OPEN = ("/health/live", "/health/ready")
+OPEN = ("/health/live", "/health/ready", *SIGN_IN)
 """What may be asked without a token."""
+
+TIDY_S = 5.0
+"""Seconds between two looks for what has been kept for long enough."""
 
 EVENTS = "text/event-stream"
 LONGEST_HEADER = 6000
@@ -49,11 +54,14 @@ def make_app(settings: Settings) -> FastAPI:
     @contextlib.asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[None]:
         board = Board(settings.at_once, settings.waiting, settings.keep_s, settings.folder)
-        app.state.intake = Intake(board, models, metrics)
+        store = Store(board.folder, settings.datastore_bytes, settings.datastore_keep_s)
+        app.state.intake, app.state.store = Intake(board, models, metrics), store
         metrics.watch(lambda: board.busy)
+        tidying = asyncio.create_task(_tidy([board.forget_old, store.forget_old]))
         try:
             yield
         finally:
+            tidying.cancel()
             await board.close()
             await asyncio.to_thread(models.forget_all)
 
@@ -65,7 +73,7 @@ def make_app(settings: Settings) -> FastAPI:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=list(settings.origins),
-            allow_methods=["GET", "POST", "DELETE"],
+            allow_methods=["GET", "POST", "PUT", "DELETE"],
             allow_headers=["Authorization", "Content-Type"],
             expose_headers=["Voxtile-Report", "Voxtile-Job", "Retry-After"],
         )
@@ -142,6 +150,8 @@ def make_app(settings: Settings) -> FastAPI:
         await _board().remove(_board().find(number))
         return Response(status_code=204)
 
+    app.include_router(monailabel_routes(settings, models, tokens))
+
     def _intake() -> Intake:
         intake: Intake = app.state.intake
         return intake
@@ -184,3 +194,11 @@ def make_app(settings: Settings) -> FastAPI:
         )
 
     return app
+
+
+async def _tidy(forget: Sequence[Callable[[], None]]) -> None:
+    """Removes what is old also where nobody calls."""
+    while True:
+        await asyncio.sleep(TIDY_S)
+        for each in forget:
+            each()

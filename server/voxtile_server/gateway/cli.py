@@ -45,6 +45,10 @@ def command_parser() -> argparse.ArgumentParser:
     add(
         "--folder", type=Path, metavar="DIR", help="where scans and masks lie meanwhile (default: the temporary folder)"
     )
+    add("--datastore", type=float, default=4096, metavar="MIB",
+        help="most that images, labels and sessions of MONAI Label take; 0 for none (default: 4096)")  # fmt: skip
+    add("--datastore-keep", type=float, default=3600, metavar="SECONDS",
+        help="how long one of these is kept after its last use (default: 3600)")  # fmt: skip
     add("--tls-certificate", type=Path, metavar="FILE", help="PEM: this server's certificate, for https")
     add("--tls-key", type=Path, metavar="FILE", help="PEM: its private key")
     return parser
@@ -89,6 +93,8 @@ def _run(parsed: argparse.Namespace) -> int:
         token_file=parsed.token_file,
         origins=tuple(parsed.allow_origin),
         folder=parsed.folder,
+        datastore_mib=parsed.datastore,
+        datastore_keep_s=parsed.datastore_keep,
     )
     config = uvicorn.Config(
         make_app(settings),

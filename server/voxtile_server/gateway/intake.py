@@ -59,6 +59,7 @@ class Intake:
         except BaseException:
             self.board.drop(job)
             raise
+        job.labels = segmenter.card.labels
         self.board.start(job, self._work(segmenter))
         return job
 

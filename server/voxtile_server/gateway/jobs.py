@@ -16,6 +16,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+from voxtile.card import Label
 from voxtile_server.gateway.failures import HttpFailure, failure_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -38,6 +39,8 @@ class Job:
         model: the model's public name.
         folder: its files; removed with the job.
         files: what was uploaded, one a channel or one for all.
+        mask_name: the mask's file; its ending decides the format.
+        labels: what the values of the mask are; known once the job has begun.
         state: how far it is.
         done: tiles that are done.
         total: tiles.
@@ -48,6 +51,8 @@ class Job:
     model: str
     folder: Path
     files: list[Path] = field(default_factory=list)
+    mask_name: str = MASK
+    labels: tuple[Label, ...] = ()
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
     state: State = "waiting"
     done: int = 0
@@ -60,7 +65,7 @@ class Job:
 
     @property
     def mask(self) -> Path:
-        return self.folder / MASK
+        return self.folder / self.mask_name
 
     @property
     def share(self) -> float:
@@ -108,13 +113,16 @@ class Board:
         waiting: that may wait.
         keep_s: seconds for which a job is kept after its end.
         folder: where their files lie; None for the system's temporary folder.
+
+    Attributes:
+        folder: a folder of its own in there, which `close` removes with all that is in it.
     """
 
     def __init__(self, at_once: int, waiting: int, keep_s: float, folder: Path | None) -> None:
         self._slots = asyncio.Semaphore(at_once)
         self._most = at_once + waiting
         self._keep_s = keep_s
-        self._folder = Path(tempfile.mkdtemp(prefix="voxtile-gateway-", dir=folder))
+        self.folder = Path(tempfile.mkdtemp(prefix="voxtile-gateway-", dir=folder))
         self._jobs: dict[str, Job] = {}
         self._admitted: set[Job] = set()
 
@@ -129,11 +137,11 @@ class Board:
         Raises:
             HttpFailure: 429, where all places are taken.
         """
-        self._forget_old()
+        self.forget_old()
         if len(self._admitted) >= self._most:
             text = f"{self._most} scans are running or waiting already; try again later"
             raise HttpFailure(429, text, {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"})
-        job = Job(model, Path(tempfile.mkdtemp(dir=self._folder)))
+        job = Job(model, Path(tempfile.mkdtemp(dir=self.folder)))
         self._admitted.add(job)
         return job
 
@@ -153,7 +161,7 @@ class Board:
         Raises:
             HttpFailure: 404.
         """
-        self._forget_old()
+        self.forget_old()
         if number not in self._jobs:
             raise HttpFailure(404, "there is no such job; masks are kept for a while after a job's end")
         return self._jobs[number]
@@ -174,7 +182,7 @@ class Board:
         """Ends all jobs and removes all files."""
         for job in list(self._jobs.values()):
             await self.remove(job)
-        shutil.rmtree(self._folder, ignore_errors=True)
+        shutil.rmtree(self.folder, ignore_errors=True)
 
     async def _run(self, job: Job, work: Work) -> None:
         loop = asyncio.get_running_loop()
@@ -206,7 +214,8 @@ class Board:
         job.done, job.total = done, total
         job.tell()
 
-    def _forget_old(self) -> None:
+    def forget_old(self) -> None:
+        """Removes the jobs that have been kept for long enough."""
         before = time.monotonic() - self._keep_s
         for number, job in list(self._jobs.items()):
             if job.state in ENDED and job.ended_at < before:

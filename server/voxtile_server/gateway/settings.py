@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -23,6 +24,8 @@ class Settings:
         token_file: a file with one bearer token a line; None for no tokens.
         origins: web origins that browsers may call from (CORS).
         folder: where uploads and masks lie meanwhile; None for the system's temporary folder.
+        datastore_mib: the most that MONAI Label's images, labels and sessions may take, in MiB; 0 for none of them.
+        datastore_keep_s: seconds for which one of these is kept after its last use.
 
     Raises:
         ValueError: a number that cannot be.
@@ -38,13 +41,21 @@ class Settings:
     token_file: Path | None = None
     origins: tuple[str, ...] = ()
     folder: Path | None = None
+    datastore_mib: float = 4096
+    datastore_keep_s: float = 3600
 
     def __post_init__(self) -> None:
         if self.at_once < 1 or self.waiting < 0:
             raise ValueError(f"expected at least 1 scan at once and 0 waiting, found {self.at_once}, {self.waiting}")
         if not self.max_upload_mib > 0 or not self.keep_s > 0 or not self.upload_timeout_s > 0:
             raise ValueError("expected limits above 0 for --max-upload, --keep and --upload-timeout")
+        if not 0 <= self.datastore_mib < math.inf or not self.datastore_keep_s > 0:
+            raise ValueError("expected --datastore of 0 MiB or more, and --datastore-keep above 0 seconds")
 
     @property
     def max_upload_bytes(self) -> int:
         return int(self.max_upload_mib * MIB)
+
+    @property
+    def datastore_bytes(self) -> int:
+        return int(self.datastore_mib * MIB)

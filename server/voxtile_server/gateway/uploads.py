@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, BinaryIO
+from urllib.parse import parse_qsl
 
 from python_multipart.multipart import MultipartParser, parse_options_header
 from starlette.requests import ClientDisconnect, Request
@@ -17,15 +19,48 @@ from starlette.requests import ClientDisconnect, Request
 from voxtile_server.gateway.failures import HttpFailure
 
 MOST_FILES = 64
+MOST_TEXT = 1 << 20
+"""Bytes of a form beside its files: its other fields, and the headers of all."""
+
+Count = Callable[[int], None]
+"""Called with the bytes that have come; may refuse them."""
 
 logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # it would tell of damaged forms, byte by byte
+
+
+@dataclass(frozen=True)
+class SentFile:
+    """A file of a form.
+
+    Attributes:
+        field: the name of its field.
+        path: where it lies.
+        name: what the caller calls it. Never a part of a path here; only its ending may be looked at.
+    """
+
+    field: str
+    path: Path
+    name: str
+
+
+@dataclass(frozen=True)
+class Form:
+    """A form of a request.
+
+    Attributes:
+        files: its files, in order.
+        texts: its other fields; of several with one name, the last.
+    """
+
+    files: list[SentFile] = field(default_factory=list)
+    texts: dict[str, str] = field(default_factory=dict)
 
 
 class _Limited:
     """The body of a request, refused beyond a number of bytes, and given up where nothing comes."""
 
-    def __init__(self, request: Request, most: int, timeout_s: float) -> None:
-        self._request, self._most, self._timeout_s = request, most, timeout_s
+    def __init__(self, request: Request, most: int, timeout_s: float, count: Count | None = None) -> None:
+        self._request, self._most, self._timeout_s, self._count = request, most, timeout_s, count
 
     async def chunks(self) -> AsyncIterator[bytes]:
         declared = self._request.headers.get("content-length", "")
@@ -45,6 +80,8 @@ class _Limited:
             taken += len(chunk)
             if taken > self._most:
                 raise self._too_large(taken)
+            if self._count is not None:
+                self._count(len(chunk))
             yield chunk
 
     def _too_large(self, size: int) -> HttpFailure:
@@ -72,12 +109,41 @@ async def take_files(request: Request, folder: Path, most: int, timeout_s: float
     body = _Limited(request, most, timeout_s).chunks()
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
-        files = await _parts(body, options.get(b"boundary", b""), folder)
+        form = await _parts(body, options.get(b"boundary", b""), folder)
+        files = [file.path for file in form.files]
     else:
         files = [await _whole(body, folder / "scan")]
     if not files or any(file.stat().st_size == 0 for file in files):
         raise HttpFailure(422, "expected a scan in the body of the request, found none; curl -T FILE sends one")
     return files
+
+
+async def take_form(request: Request, folder: Path, most: int, timeout_s: float, count: Count | None = None) -> Form:
+    """Take a form, which may have files, no files, or nothing at all; its files are written to disk.
+
+    Args:
+        request: the request.
+        folder: an empty folder for the files.
+        most: bytes of the body, at most.
+        timeout_s: seconds without a byte after which it is given up.
+        count: called with the bytes of each piece.
+
+    Raises:
+        HttpFailure: the body is too large, too slow, or no form; a file in it is empty.
+    """
+    kind, options = parse_options_header(request.headers.get("content-type", ""))
+    if kind == b"multipart/form-data":
+        form = await _parts(_Limited(request, most, timeout_s, count).chunks(), options.get(b"boundary", b""), folder)
+        if any(file.path.stat().st_size == 0 for file in form.files):
+            raise HttpFailure(422, "expected files that hold something, found an empty one; send it again")
+        return form
+    body = b"".join([chunk async for chunk in _Limited(request, min(most, MOST_TEXT), timeout_s, count).chunks()])
+    if kind == b"application/x-www-form-urlencoded":
+        return Form(texts=dict(parse_qsl(body.decode("utf-8", "replace"), keep_blank_values=True)))
+    if body:
+        found = kind.decode("latin-1") or "none"
+        raise HttpFailure(422, f"expected a form with the Content-Type multipart/form-data, found {found}")
+    return Form()
 
 
 async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
@@ -87,10 +153,10 @@ async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
     return path
 
 
-async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> list[Path]:
+async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> Form:
     if not boundary:
         raise HttpFailure(422, "expected a boundary in the Content-Type multipart/form-data, found none")
-    form = _Form(folder)
+    form = _Reader(folder)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in body:
@@ -102,18 +168,20 @@ async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> l
         form.close()
     if not form.ended:
         raise HttpFailure(422, "expected a multipart form that ends with its boundary, found one that is cut off")
-    return form.files
+    return form.form
 
 
-class _Form:
-    """Writes the parts of a multipart form that are files; others are passed over."""
+class _Reader:
+    """Writes the parts of a multipart form that are files, and keeps the others as texts."""
 
     def __init__(self, folder: Path) -> None:
-        self.files: list[Path] = []
+        self.form = Form()
         self.ended = False
         self._folder = folder
         self._field, self._value = b"", b""
-        self._is_file = False
+        self._place: dict[bytes, bytes] = {}
+        self._text = bytearray()
+        self._room = MOST_TEXT
         self._stream: BinaryIO | None = None
 
     def callbacks(self) -> Any:
@@ -124,35 +192,53 @@ class _Form:
             "on_header_end": self._on_header_end,
             "on_headers_finished": self._start,
             "on_part_data": self._data,
-            "on_part_end": self.close,
+            "on_part_end": self._part_end,
             "on_end": self._end,
         }
 
     def _begin(self) -> None:
-        self._field, self._value, self._is_file = b"", b"", False
+        self._field, self._value, self._place = b"", b"", {}
+        self._text.clear()
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
+        self._take_room(end - start)
         self._field += data[start:end]
 
     def _on_value(self, data: bytes, start: int, end: int) -> None:
+        self._take_room(end - start)
         self._value += data[start:end]
 
     def _on_header_end(self) -> None:
         if self._field.lower() == b"content-disposition":
-            self._is_file = b"filename" in parse_options_header(self._value)[1]
+            self._place = parse_options_header(self._value)[1]
         self._field, self._value = b"", b""
 
     def _start(self) -> None:
-        if not self._is_file:
+        if b"filename" not in self._place:
             return
-        if len(self.files) == MOST_FILES:
+        files = self.form.files
+        if len(files) == MOST_FILES:
             raise HttpFailure(422, f"expected at most {MOST_FILES} files, one a channel, found more")
-        self.files.append(self._folder / f"channel-{len(self.files) + 1}")
-        self._stream = self.files[-1].open("wb")
+        path = self._folder / f"channel-{len(files) + 1}"
+        files.append(SentFile(_text(self._place.get(b"name", b"")), path, _text(self._place[b"filename"])))
+        self._stream = path.open("wb")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
         if self._stream is not None:
             self._stream.write(data[start:end])
+            return
+        self._take_room(end - start)
+        self._text += data[start:end]
+
+    def _take_room(self, size: int) -> None:
+        self._room -= size
+        if self._room < 0:
+            raise HttpFailure(413, f"expected at most {MOST_TEXT:,} bytes of a form beside its files, found more")
+
+    def _part_end(self) -> None:
+        if self._stream is None and b"name" in self._place:
+            self.form.texts[_text(self._place[b"name"])] = _text(bytes(self._text))
+        self.close()
 
     def close(self) -> None:
         """Ends the file that is being written, if there is one."""
@@ -162,3 +248,7 @@ class _Form:
 
     def _end(self) -> None:
         self.ended = True
+
+
+def _text(data: bytes) -> str:
+    return data.decode("utf-8", "replace")
