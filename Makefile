@@ -1,5 +1,5 @@
 # The verbs, in the order in which one needs them. Every one sets up what it lacks.
-.PHONY: setup demo build serve test test-all check mutate soak fuzz docs bench clean
+.PHONY: setup demo build serve test test-system test-all check mutate soak fuzz docs bench clean
 
 PYTHON ?= python3
 VENV := .venv
@@ -78,7 +78,11 @@ serve: $(INSTALLED)
 PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --max-worker-restart 0
 
 test: setup
-	$(PYTEST) --timeout 600 --timeout-method thread -m "not slow and not training"
+	$(PYTEST) --timeout 600 --timeout-method thread -m "not slow and not training and not system"
+
+# With the packages of tests/system-packages.txt: apt-get install $$(cat tests/system-packages.txt)
+test-system: setup
+	$(PYTEST) --timeout 600 --timeout-method thread -m "system and not slow and not training"
 
 test-all: setup
 	$(PYTEST)
