@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from voxtile.card import Card, Tiling
 from voxtile.errors import InputError
+from voxtile.io.dicom.choice import ANY_SERIES, SeriesChoice
 from voxtile.io.geometry import Triple
 from voxtile.io.given import Given
 from voxtile.triton.connection import ConnectionConfig
@@ -48,6 +49,7 @@ class Options:
         orientation: where the axes of a scan run whose file does not say it, such as "LAS" (to the Left, the Anterior,
             the Superior); None to refuse such a scan.
         spacing: millimetres between neighbours along the axes of a scan whose file does not say it; None to refuse it.
+        dicom: which series of a DICOM study is meant, and what is done about missing slices and a tilted gantry.
         connection: how to reach the servers.
         retry_policy: retry limits.
 
@@ -71,6 +73,7 @@ class Options:
     neginf: float | None = None
     orientation: str | None = None
     spacing: Triple | None = None
+    dicom: SeriesChoice = ANY_SERIES
     connection: ConnectionConfig = field(default_factory=ConnectionConfig)
     retry_policy: RetryPolicy = field(default_factory=RetryPolicy)
 
@@ -87,7 +90,7 @@ class Options:
     @property
     def given(self) -> Given:
         """What is said of a scan beside what its files say."""
-        return Given(self.nan, self.posinf, self.neginf, self.orientation, self.spacing)
+        return Given(self.nan, self.posinf, self.neginf, self.orientation, self.spacing, self.dicom)
 
     @property
     def max_ram_bytes(self) -> int | None:

@@ -63,7 +63,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "JSON list": (b'[{"message": "Not found"}]', "JSON"),
     "zip": (zipped(), "zip archive.*unpack"),
     "tar": (tarred(), "tar archive.*unpack"),
-    "DICOM": (bytes(128) + b"DICM" + bytes(500), "DICOM; convert .* dcm2niix"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(500), "DICOM; give the folder of its series|DICOM that is no slice"),
     "DICOM without a preamble": (b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + bytes(200), "DICOM"),
     "empty": (b"", "an empty file"),
     "zeros": (bytes(5000), "nothing but zeros"),
@@ -107,7 +107,8 @@ def test_folders_are_called_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "readme").write_text("x")
     refused("found a folder$", tmp_path)
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
-    refused("a folder of DICOM files; convert .* dcm2niix", tmp_path)
+    refused("1 file with DICOM that is no slice of a scan", tmp_path)
+    (tmp_path / "IM0001").unlink()
     nib.save(nib.Nifti1Image(values(), AFFINE), tmp_path / "a.nii.gz")
     refused("a folder with scans; .* voxtile batch", tmp_path)
 

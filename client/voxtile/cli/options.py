@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 import typer
 
+from voxtile.io.dicom.choice import Gaps, SeriesChoice, Tilt
 from voxtile.options import Options
 from voxtile.triton.connection import ConnectionConfig, TlsConfig
 from voxtile.triton.retry import RetryPolicy
@@ -102,6 +103,39 @@ class ScanOptions:
         tuple[float, float, float] | None,
         typer.Option(metavar="I J K", help="Millimetres a step of a scan whose file does not say it."),
     ] = None
+    series: Annotated[
+        list[str],
+        typer.Option(metavar="UID|NUMBER", help="Of a DICOM study, the series; repeat it for one a channel."),
+    ] = field(default_factory=list)
+    modality: Annotated[
+        str | None, typer.Option(metavar="CT|MR|…", help="Of a DICOM study, only series of this modality.")
+    ] = None
+    description: Annotated[
+        str | None,
+        typer.Option(metavar="PATTERN", help="Of a DICOM study, only series described so, such as '*venous*'."),
+    ] = None
+    gaps: Annotated[
+        Gaps, typer.Option(help="Fill in slices that a DICOM series lacks between others; changes the result.")
+    ] = "refuse"
+    tilt: Annotated[
+        Tilt, typer.Option(help="Straighten a DICOM series that a tilted gantry sheared; changes the result.")
+    ] = "refuse"
+
+    def for_library(self) -> dict[str, Any]:
+        """The fields of the library's options.
+
+        Raises:
+            InputError: a value that is none.
+        """
+        dicom = SeriesChoice(tuple(self.series), self.modality, self.description, self.gaps, self.tilt)
+        return {
+            "nan": self.nan,
+            "posinf": self.posinf,
+            "neginf": self.neginf,
+            "orientation": self.orientation,
+            "spacing": self.spacing,
+            "dicom": dicom,
+        }
 
 
 @dataclass(frozen=True)
@@ -144,7 +178,7 @@ def library_options(
         max_ram_mib=method.max_ram,
         half_scores=method.allow_half_scores,
         keep_scores=keep_scores,
-        **vars(scan),
+        **scan.for_library(),
         connection=server.connection(
             shared_memory=transfer.shared_memory, compression=transfer.compression, deadline_s=transfer.timeout
         ),

@@ -66,6 +66,7 @@ def assemble(
     warnings: list[str] = []
     changes: list[str] = []
     native: Any = None
+    space: tuple[str, str] | None = None
     first: _Grid | None = None
     for name, read in sources:
         gate = _Gate(name, channels, len(sources), first, sum(part.nbytes for part in parts), max_bytes, given)
@@ -75,13 +76,16 @@ def assemble(
         geometry = _geometry(stored, reader, name)
         grid = _Grid(name, _spatial(stored.raw.shape), geometry)
         native = stored.native if first is None else native
+        space = space or (name, stored.frame_of_reference)
         first = first or grid
         _check_same_grid(first, grid)
+        _check_same_space(space, name, stored.frame_of_reference)
         split = stored.raw.reshape(*grid.shape, -1, order="F")
         slope, inter, odd = _scaling(stored, reader)
         values, replaced = made_finite(apply_scaling(split, slope, inter), given, name)
         whose = ", ".join(channels[sum(map(len, parts)) :][: values.shape[3]])
         parts.append(np.moveaxis(values, 3, 0))
+        replaced = [*stored.changes, *replaced]
         changes += [f"{what} ({whose})" for what in replaced]
         for what in replaced:
             LOGGER.warning("%s: %s", name, what)
@@ -241,6 +245,16 @@ def _joined(parts: list[NDArray[Any]]) -> NDArray[Any]:
         result[position : position + part.shape[0]] = part
         position += part.shape[0]
     return result
+
+
+def _check_same_space(space: tuple[str, str], name: str, frame_of_reference: str) -> None:
+    """Checks that two sources lie in one space, where both say in which. Raises InputError."""
+    first, reference = space
+    if reference and frame_of_reference and reference != frame_of_reference:
+        raise InputError(
+            f"{name}: expected the space of {first} (FrameOfReferenceUID), found another: the patient moved, or was "
+            "another; register one to the other first"
+        )
 
 
 def _check_same_grid(first: _Grid, other: _Grid) -> None:

@@ -11,6 +11,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from voxtile.errors import InputError
+from voxtile.io.dicom.choice import ANY_SERIES, SeriesChoice
 from voxtile.io.geometry import Triple, check_affine
 from voxtile.io.orientation import is_orientation, oriented_affine
 from voxtile.io.placed import with_affine
@@ -30,6 +31,7 @@ class Given:
         orientation: where the axes of a scan run whose file does not say it, such as "LAS"; see
             `voxtile.io.orientation`.
         spacing: millimetres between neighbours along i, j, k of a scan whose file does not say it.
+        dicom: which series is meant, and what is done where its slices form no plain grid.
 
     Raises:
         InputError: a value that no scan could have.
@@ -40,6 +42,7 @@ class Given:
     neginf: float | None = None
     orientation: str | None = None
     spacing: Triple | None = None
+    dicom: SeriesChoice = ANY_SERIES
 
     def __post_init__(self) -> None:
         for name, value in (("nan", self.nan), ("posinf", self.posinf), ("neginf", self.neginf)):
@@ -57,9 +60,10 @@ class Given:
 
     @property
     def in_words(self) -> list[str]:
-        """What is said of the place of scans, in words."""
+        """What is said of scans, in words, of what decides which voxels are read and where they lie."""
         said = [f"orientation {self.orientation.upper()}"] if self.orientation else []
-        return said + ([f"spacing {' '.join(f'{step:g}' for step in self.spacing)}"] if self.spacing else [])
+        said += [f"spacing {' '.join(f'{step:g}' for step in self.spacing)}"] if self.spacing else []
+        return said + self.dicom.in_words
 
     @property
     def replaces(self) -> bool:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,8 @@ from numpy.typing import ArrayLike, NDArray
 from voxtile.errors import InputError
 from voxtile.io import in_memory
 from voxtile.io.assemble import assemble, wanted
+from voxtile.io.dicom.choice import ANY_SERIES, SeriesChoice
+from voxtile.io.dicom.read import bytes_hold_dicom, holds_dicom, read_dicom
 from voxtile.io.formats import all as formats
 from voxtile.io.geometry import MONAI
 from voxtile.io.given import NOTHING_GIVEN, Given
@@ -28,6 +31,7 @@ ScanItem = str | os.PathLike[str] | bytes | AffineImage | SimpleItkImage | tuple
 """One source of a scan:
 
 - a path of a file of any format in `voxtile.io.formats`, or the bytes of one;
+- a folder or a zip archive of DICOM objects, the path of one object, or the bytes of an archive or an object;
 - a nibabel image or a SimpleITK image;
 - MONAI's MetaTensor [channel, i, j, k], or [i, j, k];
 - an array [i, j, k], or [i, j, k, channel], with its affine [4, 4] from voxel to RAS millimetres.
@@ -60,12 +64,16 @@ def open_scan(
     if isinstance(image, Volume):
         return _checked(image, channel_names)
     items = _sources(image)
+    choices = _choices(items, given.dicom)
+    items = items * len(choices) if len(items) == 1 else items
     names = [_name_of(item, number) for number, item in enumerate(items)]
     if not items:
         raise InputError(f"expected {wanted(channel_names)}, found no file")
     if len(names) not in (1, len(channel_names)):
         raise InputError(f"expected {wanted(channel_names)}, found {len(names)}: {', '.join(names)}")
-    sources = [(name, partial(_read, item, name)) for name, item in zip(names, items, strict=True)]
+    sources = [
+        (name, partial(_read, item, name, choice)) for name, item, choice in zip(names, items, choices, strict=True)
+    ]
     return assemble(sources, channel_names, reader, max_bytes, given)
 
 
@@ -74,6 +82,20 @@ def files_of(image: ScanInput) -> list[Path]:
     items = [] if isinstance(image, Volume) else _sources(image)
     paths = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
     return paths if len(paths) == len(items) else []
+
+
+def _choices(items: Sequence[Any], choice: SeriesChoice) -> list[SeriesChoice]:
+    """Which DICOM series each source is; of one source and several series, it is each of these in turn.
+
+    Raises:
+        InputError: there are neither one nor as many series as sources.
+    """
+    series = choice.series
+    if len(series) <= 1:
+        return [choice] * max(len(items), 1)
+    if len(items) not in (1, len(series)):
+        raise InputError(f"expected one --series a source, found {len(series)} for {len(items)} sources")
+    return [replace(choice, series=(one,)) for one in series]
 
 
 def _checked(volume: Volume, channel_names: Sequence[str]) -> Volume:
@@ -99,11 +121,18 @@ def _name_of(item: Any, number: int) -> str:
     return str((get_filename and get_filename()) or f"image {number + 1}")
 
 
-def _read(item: Any, name: str, admit: Admit) -> Stored:
+def _read(item: Any, name: str, choice: SeriesChoice, admit: Admit) -> Stored:
     if isinstance(item, (str, os.PathLike)):
-        return formats.read_file(Path(item), admit)
+        path = Path(item)
+        dicom = holds_dicom(path)
+        _check_is_series(dicom, choice, name)
+        return read_dicom(path, name, choice, admit) if dicom else formats.read_file(path, admit)
     if isinstance(item, (bytes, bytearray, memoryview)):
-        return formats.read_bytes(bytes(item), name, admit)
+        data = bytes(item)
+        dicom = bytes_hold_dicom(data)
+        _check_is_series(dicom, choice, name)
+        return read_dicom(data, name, choice, admit) if dicom else formats.read_bytes(data, name, admit)
+    _check_is_series(False, choice, name)
     if _is_array_with_affine(item):
         array, affine = item
         return in_memory.read_array(array, affine, name)
@@ -114,3 +143,9 @@ def _read(item: Any, name: str, admit: Admit) -> Stored:
     if in_memory.is_meta_tensor(item):
         return in_memory.read_meta_tensor(item, name)
     return in_memory.read_nibabel(item, name, admit)
+
+
+def _check_is_series(dicom: bool, choice: SeriesChoice, name: str) -> None:
+    """Refuses a choice among DICOM series for a source that is none. Raises InputError."""
+    if choice != ANY_SERIES and not dicom:
+        raise InputError(f"{name}: {', '.join(choice.in_words)}: is for DICOM, and this is none; leave it out")

@@ -33,6 +33,9 @@ class Stored:
         missing: what the source does not say, of "orientation" and "spacing"; `affine` then holds no more than a guess.
         native: the source's geometry in the words of its own format, which a mask in the same format repeats; None
             where `header` holds it.
+        changes: what reading changed of values of voxels, as asked for, in words.
+        frame_of_reference: what names the space in which the source lies, where its format has such names; sources of
+            two spaces are not one scan, even where their grids are equal. Empty where it has none.
     """
 
     raw: NDArray[Any]
@@ -44,6 +47,8 @@ class Stored:
     spacing: Triple | None = None
     missing: tuple[str, ...] = ()
     native: Any = None
+    changes: tuple[str, ...] = ()
+    frame_of_reference: str = ""
 
 
 PREPARED_MARK = "voxtile prepared "

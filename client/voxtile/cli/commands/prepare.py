@@ -28,7 +28,7 @@ def prepare(
 ) -> None:
     """Write a scan as an nnU-Net model sees it, for voxtile-build to calibrate and certify engines on."""
     with errors_for_the_user():
-        chosen = Options(connection=server.connection(), **vars(scan))
+        chosen = Options(connection=server.connection(), **scan.for_library())
         with Segmenter(server.url, model, chosen) as segmenter:
             check_prepared_files(segmenter.card, output)
             files = files_of(output, len(segmenter.card.channels))

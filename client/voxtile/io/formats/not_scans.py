@@ -15,7 +15,7 @@ VOXELS = (".raw", ".zraw", ".raw.gz", ".img", ".img.gz", ".rec", ".brik")
 DICOM_MARK = slice(128, 132)
 """Where a DICOM file says DICM."""
 
-DCM2NIIX = "convert the series to NIfTI, with dcm2niix for example"
+SERIES = "give the folder of its series, or one zip archive of it"
 
 UNKNOWN = "something else"
 
@@ -78,7 +78,7 @@ def _by_content(first: bytes) -> str:
     if not first.strip(b"\0"):
         return "nothing but zeros, as an interrupted copy leaves it; fetch it again"
     if first[DICOM_MARK] == b"DICM" or _is_bare_dicom(first):
-        return f"DICOM; {DCM2NIIX}"
+        return f"DICOM; {SERIES}"
     if first[257:262] == b"ustar":
         return "a tar archive; unpack it"
     if (packing := packing_of(first)) is not None:
@@ -114,7 +114,7 @@ def what_folder_it_is(folder: Path, endings: tuple[str, ...]) -> str:
     if any(name.lower().endswith(endings) for name in names):
         return "a folder with scans; give one of its files, or segment them all with voxtile batch"
     if any(_is_dicom(folder / name) for name in names):
-        return f"a folder of DICOM files; {DCM2NIIX}"
+        return f"a folder of DICOM files; {SERIES}"
     return "a folder" if names else "an empty folder"
 
 

@@ -1,0 +1,227 @@
+"""Takes the frames of a DICOM object: where each lies, how its numbers become values, and what tells it from others.
+
+An object with one frame and one with many (enhanced, or converted from older objects) give the same. Knows nothing of
+how frames form a scan.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from voxtile.errors import InputError
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.headers import item_of, number_of, numbers_of, tag_of, text_of, value_of
+
+MOST_PIXELS = 1 << 16
+"""Rows and columns that an object can have: their tags have 16 bits."""
+
+UNIT_LENGTH = 0.01
+"""How far the length of a direction may be from 1, and the cosine between two from 0; scanners round to six digits."""
+
+DISTINCTIONS: tuple[tuple[str, str | None, int | None], ...] = (
+    ("AcquisitionNumber", None, None),
+    ("StackID", "FrameContentSequence", None),
+    ("EchoNumbers", None, None),
+    ("EchoTime", None, None),
+    ("EffectiveEchoTime", "MREchoSequence", None),
+    ("TemporalPositionIdentifier", None, None),
+    ("TemporalPositionIndex", "FrameContentSequence", None),
+    ("ContrastBolusAgentPhase", "ContrastBolusUsageSequence", None),
+    ("TriggerTime", None, None),
+    ("NominalCardiacTriggerDelayTime", "CardiacSynchronizationSequence", None),
+    ("DiffusionBValue", None, None),
+    ("DiffusionBValue", "MRDiffusionSequence", None),
+    ("DiffusionGradientOrientation", None, None),
+    ("InversionTime", None, None),
+    ("FlipAngle", None, None),
+    ("ImageType", None, None),
+    ("FrameType", "MRImageFrameTypeSequence", None),
+    ("FrameType", "CTImageFrameTypeSequence", None),
+    ("ConvolutionKernel", None, None),
+    ("ContrastBolusAgent", None, None),
+    ("KVP", None, None),
+    ("DimensionIndexValues", "FrameContentSequence", 0),
+    ("DimensionIndexValues", "FrameContentSequence", 1),
+    ("DimensionIndexValues", "FrameContentSequence", 2),
+    ("DimensionIndexValues", "FrameContentSequence", 3),
+    ("AcquisitionTime", None, None),
+    ("AcquisitionDateTime", None, None),
+    ("FrameAcquisitionDateTime", "FrameContentSequence", None),
+    ("SeriesNumber", None, None),
+    ("ContentTime", None, None),
+)
+"""The tags by which frames at one place are told apart: each with its functional group in an enhanced object, and which
+of its values counts; None for all."""
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """One plane of pixels.
+
+    Attributes:
+        file: where its object lies.
+        dataset: the object's header.
+        number: its place in the object, from 1.
+        position: [3] the middle of its first pixel, LPS millimetres.
+        along_columns: [3] the direction from one column to the next.
+        along_rows: [3] the direction from one row to the next.
+        spacing: millimetres between rows, and between columns.
+        slope: value = stored · slope + intercept.
+        intercept: see `slope`.
+        group: what an enhanced object says of this frame, and of all; empty for others.
+    """
+
+    file: File
+    dataset: Any
+    number: int
+    position: NDArray[np.float64]
+    along_columns: NDArray[np.float64]
+    along_rows: NDArray[np.float64]
+    spacing: tuple[float, float]
+    slope: float
+    intercept: float
+    group: tuple[Any, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Rows and columns."""
+        return int(self.dataset.Rows), int(self.dataset.Columns)
+
+    @property
+    def normal(self) -> NDArray[np.float64]:
+        """[3] the direction across the plane: that of columns times that of rows."""
+        normal: NDArray[np.float64] = np.cross(self.along_columns, self.along_rows)
+        return normal / np.linalg.norm(normal)
+
+    @property
+    def name(self) -> str:
+        """What messages call it."""
+        return f"{self.file.name}, frame {self.number}" if self.group else self.file.name
+
+    def distinction(self, which: int) -> str:
+        """The text of one of DISTINCTIONS; empty where it has none."""
+        keyword, group, component = DISTINCTIONS[which]
+        items = [self.dataset] if group is None else [item_of(one, group) for one in self.group]
+        text = next((text_of(item, keyword) for item in items if item is not None), "")
+        if component is None:
+            return text
+        parts = text.split("\\")
+        return parts[component] if component < len(parts) else ""
+
+
+def frames_of(dataset: Any, file: File) -> Iterator[Frame]:
+    """Yields the frames of an object.
+
+    Raises:
+        InputError: it does not say where they lie, or in a way that cannot be; the tag is named.
+    """
+    _check_pixels(dataset, file.name)
+    count = number_of(dataset, "NumberOfFrames")
+    if "PerFrameFunctionalGroupsSequence" not in dataset:
+        if count is not None and count > 1:
+            raise InputError(
+                f"{file.name}: expected an object that places each of its {count:.0f} frames "
+                f"({tag_of('PerFrameFunctionalGroupsSequence')}), found none; export the series as one object a slice"
+            )
+        yield _frame(dataset, file, 1, (dataset,), ())
+        return
+    per_frame = list(dataset.PerFrameFunctionalGroupsSequence)
+    if count != len(per_frame):
+        raise InputError(f"{file.name}: expected {count or 0:.0f} frames as it says, found {len(per_frame)} placed")
+    shared = item_of(dataset, "SharedFunctionalGroupsSequence")
+    for number, own in enumerate(per_frame, 1):
+        groups = (own,) if shared is None else (own, shared)
+        yield _frame(dataset, file, number, groups, groups)
+
+
+def _frame(dataset: Any, file: File, number: int, places: tuple[Any, ...], group: tuple[Any, ...]) -> Frame:
+    name = f"{file.name}, frame {number}" if group else file.name
+    position = _numbers(places, "PlanePositionSequence", "ImagePositionPatient", 3, group, name)
+    directions = _numbers(places, "PlaneOrientationSequence", "ImageOrientationPatient", 6, group, name)
+    spacing = _numbers(places, "PixelMeasuresSequence", "PixelSpacing", 2, group, name)
+    along_columns, along_rows = _directions(directions, name)
+    if min(spacing) <= 0:
+        raise InputError(f"{name}: expected {tag_of('PixelSpacing')} above 0, found {spacing[0]:g} and {spacing[1]:g}")
+    slope, intercept = _rescale(places, group, name)
+    return Frame(
+        file,
+        dataset,
+        number,
+        np.array(position),
+        along_columns,
+        along_rows,
+        (spacing[0], spacing[1]),
+        slope,
+        intercept,
+        group,
+    )
+
+
+def _numbers(
+    places: tuple[Any, ...], sequence: str, keyword: str, count: int, group: tuple[Any, ...], name: str
+) -> tuple[float, ...]:
+    """The numbers of a tag, of an enhanced object in its functional group."""
+    items = [item_of(place, sequence) for place in places] if group else list(places)
+    for item in items:
+        if item is not None and (numbers := numbers_of(item, keyword, count)) is not None:
+            return numbers
+    present = any(item is not None and keyword in item for item in items)
+    found = f"other than {count} numbers" if present else "none"
+    raise InputError(
+        f"{name}: expected {tag_of(keyword)}, {count} numbers, found {found}; without it nobody knows where the slice "
+        "lies: send the series again from the scanner or the archive, without removing this tag"
+    )
+
+
+def _directions(numbers: tuple[float, ...], name: str) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    one, other = np.array(numbers[:3]), np.array(numbers[3:])
+    lengths = np.linalg.norm(one), np.linalg.norm(other)
+    if max(abs(length - 1) for length in lengths) > UNIT_LENGTH or abs(one @ other) > UNIT_LENGTH:
+        raise InputError(
+            f"{name}: expected {tag_of('ImageOrientationPatient')} of two directions at right angles, each of length "
+            f"1, found lengths {lengths[0]:.4g} and {lengths[1]:.4g}, cosine {one @ other:.4g}"
+        )
+    return one / lengths[0], other / lengths[1]
+
+
+def _rescale(places: tuple[Any, ...], group: tuple[Any, ...], name: str) -> tuple[float, float]:
+    """Slope and intercept. Raises InputError for a table in their place, and for numbers that are none."""
+    items = [item_of(place, "PixelValueTransformationSequence") for place in places] if group else list(places)
+    for item in items:
+        if item is None:
+            continue
+        if item_of(item, "ModalityLUTSequence") is not None:
+            raise InputError(
+                f"{name}: expected a slope and an intercept, found a table of values "
+                f"({tag_of('ModalityLUTSequence')}); export the series with {tag_of('RescaleSlope')}"
+            )
+        given = [(keyword, value_of(item, keyword)) for keyword in ("RescaleSlope", "RescaleIntercept")]
+        for keyword, value in given:
+            if value is not None and number_of(item, keyword) is None:
+                raise InputError(f"{name}: expected a finite number as {tag_of(keyword)}, found none")
+        if any(value is not None for _, value in given):
+            slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
+            if slope == 0:
+                raise InputError(f"{name}: expected {tag_of('RescaleSlope')} other than 0, found 0")
+            return 1.0 if slope is None else slope, intercept or 0.0
+    return 1.0, 0.0
+
+
+def _check_pixels(dataset: Any, name: str) -> None:
+    """Checks that an object's pixels are single numbers in a plane of some size. Raises InputError."""
+    for keyword in ("Rows", "Columns"):
+        size = number_of(dataset, keyword)
+        if size is None or not 0 < size < MOST_PIXELS:
+            raise InputError(f"{name}: expected {tag_of(keyword)} above 0, found {'none' if size is None else size}")
+    samples = number_of(dataset, "SamplesPerPixel") or 1
+    photometric = text_of(dataset, "PhotometricInterpretation") or "MONOCHROME2"
+    if samples != 1 or not photometric.startswith("MONOCHROME"):
+        raise InputError(
+            f"{name}: expected one number a pixel ({tag_of('PhotometricInterpretation')} MONOCHROME2), found colours; "
+            "choose the series that this picture was made from"
+        )

@@ -1,0 +1,185 @@
+"""Sorts the frames of DICOM objects into stacks, each of which may be a scan: by series, and by what differs within it.
+
+Knows nothing of which stack is wanted.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Hashable, Iterable, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from typing import Any
+
+import numpy as np
+
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.frames import DISTINCTIONS, Frame
+from voxtile.io.dicom.grid import is_even
+from voxtile.io.dicom.headers import number_of, text_of
+
+ALIKE = 1e-3
+"""By how much directions, and pixel spacings as shares, of one stack may differ; real headers repeat them with jitter.
+"""
+
+
+NO_NUMBER = "none"
+"""What stands for the number of a series that has none."""
+
+MOST_TAGS = 3
+"""Tags that together tell the stacks of a series apart, such as echo, time and phase."""
+
+
+@dataclass(frozen=True, eq=False)
+class Stack:
+    """Frames of one series that may form a scan.
+
+    Attributes:
+        frames: the frames; each of one size, direction and pixel spacing.
+        number: its place among the stacks with its series' number, from 1.
+        of: how many stacks have that number.
+    """
+
+    frames: tuple[Frame, ...]
+    number: int = 1
+    of: int = 1
+
+    @property
+    def _first(self) -> Any:
+        return self.frames[0].dataset
+
+    @property
+    def uid(self) -> str:
+        """The series' UID; empty where it has none."""
+        return text_of(self._first, "SeriesInstanceUID")
+
+    @property
+    def frame_of_reference(self) -> str:
+        """The UID of the space in which its frames lie; empty where it has none."""
+        return text_of(self._first, "FrameOfReferenceUID")
+
+    @property
+    def series_number(self) -> str:
+        """The series' number; empty where it has none."""
+        number = number_of(self._first, "SeriesNumber")
+        return "" if number is None else f"{number:.0f}"
+
+    @property
+    def modality(self) -> str:
+        """The modality, such as CT; empty where none is said."""
+        said = text_of(self._first, "Modality")
+        return said if said.isalnum() and len(said) <= 4 else ""
+
+    @property
+    def description(self) -> str:
+        """The series' description. It may name a patient: for a listing that was asked for, never for a log."""
+        return text_of(self._first, "SeriesDescription")
+
+    @property
+    def kind(self) -> str:
+        """ "localizer" or "derived" where its objects say that they are; else empty."""
+        words = {word for i in _image_type_places() for word in self.frames[0].distinction(i).upper().split("\\")}
+        if "LOCALIZER" in words:
+            return "localizer"
+        return "derived" if words & {"DERIVED", "SECONDARY"} else ""
+
+    @property
+    def place(self) -> str:
+        """What `--series` takes for it; names nobody."""
+        series = self.series_number or NO_NUMBER
+        return f"{series}:{self.number}" if self.of > 1 else series
+
+    @property
+    def in_words(self) -> str:
+        """What it is, in words that name nobody."""
+        rows, columns = self.frames[0].size
+        what = f"{self.modality or 'unknown modality'}, {columns} × {rows} × {len(self.frames)}"
+        return f"series {self.place} ({what}{', ' + self.kind if self.kind else ''})"
+
+
+def _image_type_places() -> list[int]:
+    return [place for place, (keyword, *_) in enumerate(DISTINCTIONS) if keyword in ("ImageType", "FrameType")]
+
+
+def stacks_of(frames: Iterable[Frame]) -> list[Stack]:
+    """Returns the stacks of frames, those of a series beside each other, in the order in which the series came."""
+    stacks = []
+    for of_series in _parted(frames, _series_key):
+        parts = [part for plane in _by_plane(of_series) for part in _even_parts(plane, MOST_TAGS) or [plane]]
+        parts.sort(key=len, reverse=True)
+        stacks += [Stack(tuple(part)) for part in parts]
+    numbers = Counter(stack.series_number for stack in stacks)
+    counted: Counter[str] = Counter()
+    for place, stack in enumerate(stacks):
+        counted[stack.series_number] += 1
+        stacks[place] = replace(stack, number=counted[stack.series_number], of=numbers[stack.series_number])
+    return stacks
+
+
+def _series_key(frame: Frame) -> Hashable:
+    """Equal for frames of one series; objects without UIDs are told apart by what else they say of their series."""
+    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
+    key = tuple(text_of(frame.dataset, keyword) for keyword in keywords)
+    return key if key[1] else (*key, text_of(frame.dataset, "SeriesNumber"), _folder(frame.file))
+
+
+def _folder(file: File) -> str:
+    return file.name.rpartition("/")[0]
+
+
+def _by_plane(frames: Sequence[Frame]) -> list[list[Frame]]:
+    """Frames in lists of one size, direction and pixel spacing, to some jitter."""
+    parts: list[list[Frame]] = []
+    for frame in frames:
+        alike = next((part for part in parts if _alike(part[0], frame)), None)
+        if alike is None:
+            parts.append([frame])
+        else:
+            alike.append(frame)
+    return parts
+
+
+def _alike(one: Frame, other: Frame) -> bool:
+    return (
+        one.size == other.size
+        and np.allclose(one.spacing, other.spacing, rtol=ALIKE, atol=0)
+        and np.allclose(one.along_columns, other.along_columns, rtol=0, atol=ALIKE)
+        and np.allclose(one.along_rows, other.along_rows, rtol=0, atol=ALIKE)
+    )
+
+
+def _even_parts(frames: list[Frame], tags: int, first: int = 0) -> list[list[Frame]] | None:
+    """Frames in the fewest parts into which up to so many of the tags from DISTINCTIONS[first] on part them, all even.
+
+    None where no tags part them so: they then stay together, and their grid says what is wrong with them.
+    """
+    if is_even(frames):
+        return [frames]
+    best: list[list[Frame]] | None = None
+    for which in range(first, len(DISTINCTIONS) if tags else first):
+        parts = _parted(frames, partial(Frame.distinction, which=which))
+        if len(parts) == 1 or len(parts) * 2 > len(frames):
+            continue  # a part of one slice is no scan
+        even = [_even_parts(part, tags - 1, which + 1) for part in parts]
+        found = [part for each in even for part in each or []]
+        if all(even) and (best is None or len(found) < len(best)):
+            best = found
+    return best
+
+
+def _parted(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
+    """Frames in lists of equal keys, in the order in which each came first."""
+    parts: dict[Hashable, list[Frame]] = {}
+    for frame in frames:
+        parts.setdefault(key(frame), []).append(frame)
+    return list(parts.values())
+
+
+def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
+    """Returns frames without the copies of others (the same object twice), and how many were left out."""
+    kept: dict[Hashable, Frame] = {}
+    for count, frame in enumerate(frames):
+        uid = text_of(frame.dataset, "SOPInstanceUID")
+        key = (uid, frame.number, *frame.position.tolist()) if uid else count
+        kept.setdefault(key, frame)
+    return list(kept.values()), len(frames) - len(kept)
