@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import resource
 import subprocess
 import sys
 import threading
@@ -259,14 +260,16 @@ def test_refusals_are_one_line_with_the_right_status(
 
 
 def test_a_full_queue_refuses_at_once_and_whoever_goes_away_ends_the_work(
-    one: Gateway, client: MONAILabelClient, scans: Scans, server: EmbeddedServer
+    one: Gateway, client: MONAILabelClient, scans: Scans, server: EmbeddedServer, tmp_path: Path
 ) -> None:
     before = settled(server)
     command = ["curl", "-sS", "-F", f"file=@{scans.long}", f"{one.url}{INFER}"]
     callers = [subprocess.Popen(command, stdout=subprocess.DEVNULL) for _ in range(2)]
     while executions(server) < before + 3 or b"voxtile_jobs 2.0" not in one.curl("/metrics")[2]:
         time.sleep(0.05)
-    assert "429" in refused(lambda: client.infer(MODEL, "any", {}, file=str(scans.nifti)))
+    large = tmp_path / "large.nii"
+    large.write_bytes(bytes(15_000_000))
+    assert "429" in refused(lambda: client.infer(MODEL, "any", {}, file=str(large)))
     for caller in callers:
         caller.kill()
         caller.wait()
@@ -352,6 +355,42 @@ def test_a_token_is_a_password_and_one_caller_sees_nothing_of_another(
         assert closed.error("/datastore/?id=CT", "-X", "DELETE", *known)[0] == 404
         assert closed.curl("/datastore/?image=CT", "-X", "PUT", "-F", f"file=@{scans.other}", *known)[0] == 200
         mask, _ = first().infer(MODEL, "CT", {})
+        assert Path(mask).read_bytes() == scans.masks[scans.nifti.name + ".nii.gz"]
+
+
+def test_whoever_is_refused_while_sending_reads_why(server: EmbeddedServer, tmp_path: Path) -> None:
+    tokens, large = tmp_path / "tokens.txt", tmp_path / "large.nii"
+    tokens.write_text("a-token\n")
+    large.write_bytes(bytes(30_000_000))
+    limits = ("--token-file", str(tokens), "--max-upload", "1")
+    with gateway(tmp_path / "run", "--url", server.grpc_url, *limits) as closed:
+        client = MONAILabelClient(closed.url, str(tmp_path))
+        assert "401" in refused(lambda: client.infer(MODEL, "any", {}, file=str(large)))
+        assert "401" in refused(lambda: client.create_session(str(large)))
+        client.update_auth(client.auth_token("", "a-token"))
+        assert "413" in refused(lambda: client.infer(MODEL, "any", {}, file=str(large)))
+
+
+def test_a_disk_that_refuses_is_named_and_nothing_stays_on_it(
+    server: EmbeddedServer, scans: Scans, tmp_path: Path
+) -> None:
+    with gateway(tmp_path / "run", "--url", server.grpc_url) as full:
+        client = MONAILabelClient(full.url, str(tmp_path))
+        assert client.info()["datastore"]["total"] == 0
+        (spool,) = full.folder.iterdir()
+        most = resource.prlimit(full.process.pid, resource.RLIMIT_FSIZE)
+        resource.prlimit(full.process.pid, resource.RLIMIT_FSIZE, (4096, most[1]))
+        for call in (
+            lambda: client.create_session(str(scans.nifti)),
+            lambda: client.upload_image(str(scans.nifti), "CT"),
+            lambda: client.infer(MODEL, "any", {}, file=str(scans.nifti)),
+        ):
+            told = refused(call)
+            assert "507" in told
+            assert str(full.folder) not in told
+            assert list(spool.iterdir()) == []
+        resource.prlimit(full.process.pid, resource.RLIMIT_FSIZE, most)
+        mask, _ = client.infer(MODEL, "any", {}, file=str(scans.nifti))
         assert Path(mask).read_bytes() == scans.masks[scans.nifti.name + ".nii.gz"]
 
 

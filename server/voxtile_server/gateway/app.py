@@ -17,9 +17,10 @@ from starlette.exceptions import HTTPException
 from voxtile import Options
 from voxtile.errors import VoxtileError
 from voxtile_server import __version__
-from voxtile_server.gateway.failures import HttpFailure, failure_of
+from voxtile_server.gateway.failures import HttpFailure, failure_of, storage_failure_of
 from voxtile_server.gateway.intake import Intake
 from voxtile_server.gateway.jobs import MASK, Board, Job
+from voxtile_server.gateway.lingering import Lingering
 from voxtile_server.gateway.metrics import Metrics
 from voxtile_server.gateway.models import Models
 from voxtile_server.gateway.monailabel.routes import SIGN_IN, monailabel_routes
@@ -78,6 +79,8 @@ def make_app(settings: Settings) -> FastAPI:
             expose_headers=["Voxtile-Report", "Voxtile-Job", "Retry-After"],
         )
 
+    app.add_middleware(Lingering)  # around the others, for their refusals too
+
     @app.exception_handler(HttpFailure)
     async def refused(_: Request, error: HttpFailure) -> Response:
         metrics.refused(error.status)
@@ -91,6 +94,10 @@ def make_app(settings: Settings) -> FastAPI:
     @app.exception_handler(VoxtileError)
     async def failed(request: Request, error: VoxtileError) -> Response:
         return await refused(request, failure_of(error, ""))
+
+    @app.exception_handler(OSError)
+    async def not_stored(request: Request, error: OSError) -> Response:
+        return await refused(request, storage_failure_of(error))
 
     @app.get("/health/live")
     async def live() -> dict[str, str]:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+
 from voxtile.errors import (
     AccessError,
     InputError,
@@ -53,3 +55,16 @@ def failure_of(error: BaseException, place: str) -> HttpFailure:
         return error
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
     return HttpFailure(status, in_one_line(error).replace(f"{place}/", ""))
+
+
+NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
+def storage_failure_of(error: OSError) -> HttpFailure:
+    """The failure that a caller is told where the gateway's own disk refuses; without the paths of its files."""
+    status = 507 if error.errno in NO_ROOM else 500
+    reason = error.strerror or type(error).__name__
+    text = (
+        f"the gateway could not store what was sent ({reason}); tell its operator, who chooses the disk with --folder"
+    )
+    return HttpFailure(status, text, {"Connection": "close"})
