@@ -7,15 +7,20 @@ import pytest
 
 from voxtile.chains.monai.resample import AxisMap, Taps, blend
 
+ROUNDING = 1e-14
+"""Of MONAI's float64 arithmetic, in voxels."""
+
 
 def test_coordinates_lie_on_a_line_and_stay_inside() -> None:
-    np.testing.assert_array_equal(AxisMap(5, 6, 1.5, -2.0).coordinates, [0, 0, 1, 2.5, 4, 4])
+    np.testing.assert_allclose(AxisMap(5, 6, 1.5, -2.0).coordinates, [0, 0, 1, 2.5, 4, 4], atol=ROUNDING)
 
 
 @pytest.mark.parametrize("miss", [9e-7, -9e-7])
 def test_coordinates_that_miss_a_whole_number_by_rounding_are_made_whole(miss: float) -> None:
     np.testing.assert_array_equal(AxisMap(9, 4, 2.0, 1 + miss).coordinates, [1, 3, 5, 7])
-    np.testing.assert_array_equal(AxisMap(9, 4, 2.0, 1 + 2 * miss).coordinates, 1 + 2 * miss + 2 * np.arange(4))
+    np.testing.assert_allclose(AxisMap(9, 4, 2.0, 1 + miss).places, 1 + miss + 2 * np.arange(4), atol=ROUNDING)
+    missed = AxisMap(9, 4, 2.0, 1 + 2 * miss).coordinates
+    np.testing.assert_allclose(missed, 1 + 2 * miss + 2 * np.arange(4), atol=ROUNDING)
 
 
 def test_taps_are_the_two_neighbours_and_the_share_of_the_higher_one() -> None:
@@ -45,7 +50,23 @@ def test_taps_of_some_voxels_count_from_the_lowest_that_they_read() -> None:
 def test_the_way_back_and_the_mirror_image() -> None:
     axis = AxisMap(9, 14, 0.5, 1.5)
     assert axis.inverse == AxisMap(14, 9, 2.0, -3.0)
-    assert axis.mirrored == AxisMap(9, 14, 0.5, 0.0)  # the last voxel, at 0.5·13 + 1.5 = 8, is the first from behind
+    assert axis.mirrored == AxisMap(9, 14, 0.5, 1.5, mirror=True)
+    from_behind = AxisMap(9, 14, 0.5, 0.0)  # the last voxel, at 0.5·13 + 1.5 = 8, is the first from behind
+    np.testing.assert_allclose(axis.mirrored.coordinates, from_behind.coordinates, atol=ROUNDING)
+    assert axis.mirrored.mirrored == axis
+
+
+def test_the_way_back_is_the_one_that_was_given() -> None:
+    axis = AxisMap(9, 14, 0.5, 1.5, undo=(2.5, 0.25))
+    assert axis.inverse == AxisMap(14, 9, 2.5, 0.25)
+    assert axis.mirrored.inverse == AxisMap(14, 9, 2.5, 0.25, mirror=True)
+    assert axis.inverse.inverse == axis
+
+
+def test_a_half_is_even_before_the_axes_are_flipped() -> None:
+    axis = AxisMap(9, 6, 1.5, 0.0)  # at 0, 1.5, 3, 4.5, 6, 7.5, but for rounding
+    assert set(axis.nearest.tolist()) <= {0, 1, 2, 3, 4, 5, 6, 7, 8}
+    np.testing.assert_array_equal(axis.mirrored.nearest, 8 - axis.nearest[::-1])
 
 
 @pytest.mark.parametrize(

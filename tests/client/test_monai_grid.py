@@ -77,8 +77,10 @@ def test_without_an_orientation_or_a_spacing_the_scans_own_is_kept() -> None:
 
 @pytest.mark.parametrize("axis", [0, 1, 2])
 @pytest.mark.parametrize("sign", [1, -1])
-def test_a_spacing_counts_as_the_cards_up_to_a_thousandth_of_a_millimetre(axis: int, sign: int) -> None:
-    near, far = ([value + sign * off * (a == axis) for a, value in enumerate(SPACING)] for off in (9e-4, 11e-4))
+def test_a_spacing_counts_as_the_cards_up_to_a_thousandth(axis: int, sign: int) -> None:
+    """Of a millimetre, and of itself."""
+    share = 1 / SPACING[axis]
+    near, far = ([value + sign * off * (a == axis) for a, value in enumerate(SPACING)] for off in (9e-4, 12e-4 / share))
     assert not grid_for(straight(*near), SPACING).resampled
     np.testing.assert_array_equal(grid_for(straight(*near), SPACING).affine, straight(*near))
     grid = grid_for(straight(*far), SPACING)

@@ -246,9 +246,7 @@ SHAPES: dict[str, Shape] = {
     "wholebody": Shape(
         {
             "displayable_configs": {"highres": True, "sw_overlap": 0.25, "sw_batch_size": 1},
-            # At 1.5 mm, some voxels lie exactly on or halfway between others, but for MONAI's float64 rounding. There
-            # it makes values of 1e-13 of zeros, which count as not zero, and takes either neighbour. Here none does.
-            "pixdim": "$[1.4567, 1.4567, 1.4567] if @displayable_configs#highres else [3.0, 3.0, 3.0]",
+            "pixdim": "$[1.5, 1.5, 1.5] if @displayable_configs#highres else [3.0, 3.0, 3.0]",
             "modelname": "$'model.pt' if @displayable_configs#highres else 'model_lowres.pt'",
             "network_def": segresnet(1, 5),
             "checkpointloader": {

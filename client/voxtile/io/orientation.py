@@ -85,12 +85,17 @@ class Orientation:
 
     def apply_to_affine(self, affine: NDArray[np.float64], shape: Sequence[int]) -> NDArray[np.float64]:
         """Returns the affine [4, 4] of the target grid for a source grid of `shape` voxels that `affine` places."""
+        turned: NDArray[np.float64] = affine @ self.matrix(shape)
+        return turned
+
+    def matrix(self, shape: Sequence[int]) -> NDArray[np.float64]:
+        """Returns [4, 4] voxel of the target grid to voxel of a source grid of `shape` voxels."""
         from nibabel import orientations
 
         targets = [self.axes.index(axis) for axis in range(3)]
         change = [(target, -1 if self.flipped[target] else 1) for target in targets]
-        turned: NDArray[np.float64] = affine @ orientations.inv_ornt_aff(np.array(change), shape)
-        return turned
+        matrix: NDArray[np.float64] = orientations.inv_ornt_aff(np.array(change), shape)
+        return matrix
 
     @property
     def _flips(self) -> tuple[Any, ...]:

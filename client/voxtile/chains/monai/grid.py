@@ -12,15 +12,16 @@ import math
 from dataclasses import dataclass
 
 import numpy as np
-from numpy.typing import NDArray
 
 from voxtile.card import Card
+from voxtile.chains.monai.placing import Matrix, Placement, Triple, product
 from voxtile.chains.monai.resample import AxisMap
 from voxtile.io.geometry import spacing_of
 from voxtile.io.orientation import Orientation
 
 SAME_SPACING = 1e-3
-"""Millimetres by which a spacing may differ from the card's and is still left as it is (MONAI's AFFINE_TOL)."""
+"""Millimetres by which a spacing may differ from the card's, and steps by which an affine may differ from another, that
+are still left as they are (MONAI's AFFINE_TOL)."""
 
 SKEW = 1e-4
 """Cosine between two axes above which a grid counts as skewed; float32 headers are wrong by less."""
@@ -40,7 +41,7 @@ class Grid:
     scan: tuple[int, int, int]
     orientation: Orientation
     maps: tuple[AxisMap, AxisMap, AxisMap]
-    affine: NDArray[np.float64]
+    affine: Matrix
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -65,7 +66,48 @@ class Grid:
         return math.prod(self.shape)
 
 
-def plan_grid(affine: NDArray[np.float64], shape: tuple[int, int, int], card: Card) -> Grid:
+@dataclass(frozen=True, eq=False)
+class Respacing:
+    """A grid with another spacing over a grid.
+
+    Attributes:
+        source: voxels of the grid along each axis.
+        target: voxels of the other.
+        affine: [4, 4] voxel of the grid to RAS millimetres.
+        onto: [4, 4] voxel of the other to voxel of the grid.
+    """
+
+    source: Triple
+    target: Triple
+    affine: Matrix
+    onto: Matrix
+
+    @property
+    def spaced(self) -> Matrix:
+        """[4, 4] voxel of the other grid to RAS millimetres, as MONAI keeps it."""
+        return product(self.affine, self.onto)
+
+    @property
+    def there(self) -> Placement:
+        """Where the voxels of the other grid lie on the grid."""
+        return Placement.of(self.onto, self.source, self.target)
+
+    def back(self, spaced: Matrix) -> Matrix:
+        """Returns [4, 4] voxel of the grid to voxel of the other, if `spaced` has since become that one's affine."""
+        onto = np.asarray(np.linalg.solve(spaced, self.affine), np.float64)
+        return np.eye(4) if _unchanged(spaced, self.target, self.affine, self.source, onto) else onto
+
+    def maps(self, spaced: Matrix) -> tuple[AxisMap, AxisMap, AxisMap]:
+        """Returns the map of each axis, whose way back is `back`."""
+        onto, back = self.onto, self.back(spaced)
+        x, y, z = (
+            AxisMap(self.source[a], self.target[a], float(onto[a, a]), float(onto[a, 3]), (back[a, a], back[a, 3]))
+            for a in range(3)
+        )
+        return x, y, z
+
+
+def plan_grid(affine: Matrix, shape: Triple, card: Card) -> Grid:
     """Returns the grid that `card` asks for.
 
     Args:
@@ -74,41 +116,52 @@ def plan_grid(affine: NDArray[np.float64], shape: tuple[int, int, int], card: Ca
         card: the model's card; without an orientation or a spacing, the scan's own is kept.
     """
     orientation = Orientation() if card.orientation is None else Orientation.towards(card.orientation, affine)
-    oriented = orientation.apply_to_affine(affine, shape)
-    maps, prepared = spaced_anew(oriented, orientation.reorder(shape), card.spacing)
-    return Grid(shape, orientation, maps, prepared)
+    oriented, turned = orientation.apply_to_affine(affine, shape), orientation.reorder(shape)
+    spaced = None if card.spacing is None else respaced(oriented, turned, card.spacing)
+    if spaced is None:
+        return Grid(shape, orientation, unchanged_axes(turned), oriented)
+    return Grid(shape, orientation, spaced.maps(spaced.spaced), spaced.spaced)
 
 
-def skewed(affine: NDArray[np.float64]) -> bool:
+def unchanged_axes(shape: Triple) -> tuple[AxisMap, AxisMap, AxisMap]:
+    """Returns the maps of a grid onto itself."""
+    x, y, z = (AxisMap(size, size, 1.0, 0.0) for size in shape)
+    return x, y, z
+
+
+def skewed(affine: Matrix) -> bool:
     """Returns whether the axes of a grid that `affine` [4, 4] places are not at right angles."""
     unit = affine[:3, :3] / spacing_of(affine)
-    cosines: NDArray[np.float64] = np.abs(unit.T @ unit - np.eye(3))
+    cosines: Matrix = np.abs(unit.T @ unit - np.eye(3))
     return bool(cosines.max() > SKEW)
 
 
-def spaced_anew(
-    affine: NDArray[np.float64], shape: tuple[int, int, int], wanted: tuple[float, float, float] | None
-) -> tuple[tuple[AxisMap, AxisMap, AxisMap], NDArray[np.float64]]:
-    """Returns the map of each axis and the new affine of a grid with another spacing.
+def respaced(affine: Matrix, shape: Triple, wanted: tuple[float, float, float]) -> Respacing | None:
+    """Returns a grid with another spacing; None where MONAI leaves a grid as it is.
 
     Args:
         affine: [4, 4] voxel of the grid to RAS millimetres.
         shape: its voxels along each axis.
-        wanted: millimetres between the new voxels; None for those of the grid.
+        wanted: millimetres between the new voxels.
     """
     found = spacing_of(affine)
-    target = found if wanted is None else np.where(np.abs(found - wanted) <= SAME_SPACING, found, wanted)
-    if np.array_equal(target, found):
-        x, y, z = (AxisMap(size, size, 1.0, 0.0) for size in shape)
-        return (x, y, z), affine
-    spaced = _respaced(affine, target)
+    target = np.where(np.abs(found - wanted) <= SAME_SPACING, found, wanted)
+    spaced = _directed(affine, target)
     size, spaced[:3, 3] = _extent(affine, spaced, shape)
-    onto = np.linalg.solve(affine, spaced)
-    x, y, z = (AxisMap(shape[a], int(size[a]), float(onto[a, a]), float(onto[a, 3])) for a in range(3))
-    return (x, y, z), spaced
+    onto = np.asarray(np.linalg.solve(affine, spaced), np.float64)
+    x, y, z = (int(count) for count in size)
+    if _unchanged(affine, shape, spaced, (x, y, z), onto):
+        return None
+    return Respacing(shape, (x, y, z), affine, onto)
 
 
-def _respaced(affine: NDArray[np.float64], target: NDArray[np.float64]) -> NDArray[np.float64]:
+def _unchanged(affine: Matrix, shape: Triple, other: Matrix, size: Triple, onto: Matrix) -> bool:
+    """Whether MONAI takes two grids for the same, and does not resample."""
+    same = np.allclose(affine, other, atol=SAME_SPACING) or np.allclose(onto, np.eye(4), atol=SAME_SPACING)
+    return shape == size and same
+
+
+def _directed(affine: Matrix, target: Matrix) -> Matrix:
     """Returns the affine with columns of length `target`, at the origin (MONAI's `zoom_affine`, but a skew is kept)."""
     result = np.eye(4)
     columns = affine[:3, :3]
@@ -121,9 +174,7 @@ def _respaced(affine: NDArray[np.float64], target: NDArray[np.float64]) -> NDArr
     return result
 
 
-def _extent(
-    affine: NDArray[np.float64], spaced: NDArray[np.float64], shape: tuple[int, int, int]
-) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+def _extent(affine: Matrix, spaced: Matrix, shape: tuple[int, int, int]) -> tuple[Matrix, Matrix]:
     """Returns voxels along each axis, and the origin, of the grid `spaced` over the scan.
 
     As in MONAI's `compute_shape_offset`, the first voxels of both grids coincide. Where rounding in the header hides

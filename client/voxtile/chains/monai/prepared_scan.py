@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from voxtile.card import Card
 from voxtile.chains.base import PlaneSink
 from voxtile.chains.monai.encoding import choose_encoding
-from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
+from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes, takes_nearest
 from voxtile.chains.monai.preprocess import Preprocessed, preprocess
 from voxtile.chains.monai.way_back import WayBack
 from voxtile.chains.scores import holds_label
@@ -71,7 +71,7 @@ class MonaiPreparedScan:
 
 def _way_back(ready: Preprocessed, volume: Volume, card: Card) -> WayBack | None:
     """The way back of a chain of steps; None where a Restorer goes all of it."""
-    if card.preprocessing is None and card.postprocessing is None:
+    if card.preprocessing is None and card.postprocessing is None and not takes_nearest(card):
         return None
     return WayBack(ready.way, ready.way.grid(ready.grid.affine), card, _mm3(ready.grid.affine), _mm3(volume.affine))
 

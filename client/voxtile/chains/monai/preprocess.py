@@ -7,6 +7,7 @@ Knows nothing of tiles, or of how values are sent.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,12 +15,13 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import Card, IntensityPercentile, IntensityZscore
-from voxtile.chains.grid_limit import GridLimit, check_unit
-from voxtile.chains.monai.grid import Grid, plan_grid
+from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.intensity import intensity_statistics
-from voxtile.chains.monai.journey import Carried, Way, carry_out
-from voxtile.chains.monai.resample import resample, resample_bytes
+from voxtile.chains.monai.journey import Way, carry_out
+from voxtile.chains.monai.resample import resample_bytes
 from voxtile.io.volume import Volume
+from voxtile.transforms.base import Transform
+from voxtile.transforms.preprocessing import Orientation, Spacing
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,29 +58,22 @@ def preprocess(volume: Volume, card: Card, *, max_bytes: int | None = None, thre
         MemoryLimitError: resampling would need more than `max_bytes`, or more than the machine has.
         InputError: the scan has nothing to normalise by, or its spacing leaves no grid to segment.
     """
-    carried = _carried(volume, card, max_bytes, threads)
+    zeros = getattr(card.intensity, "mask", "all") == "nonzero"
+    carried = carry_out(_steps(card), volume, max_bytes, threads, zeros)
     statistics = None
     if isinstance(card.intensity, (IntensityZscore, IntensityPercentile)):
         statistics = intensity_statistics(carried.data, card.intensity, volume.channel_names)
-    way = carried.way
+    way = carried.way_back
     grid = Grid(volume.shape, way.orientation, way.maps, carried.affine)
     return Preprocessed(carried.data, statistics, grid, volume.channel_names, way)
 
 
-def _carried(volume: Volume, card: Card, max_bytes: int | None, threads: int | None) -> Carried:
-    """The scan after the card's steps; without any, in its orientation and spacing."""
+def _steps(card: Card) -> Sequence[Transform]:
+    """The card's steps; without any, those of its orientation and spacing."""
     if card.preprocessing is not None:
-        return carry_out(card.preprocessing, volume, max_bytes, threads)
-    grid = plan_grid(volume.affine, volume.shape, card)
-    spacing = grid.orientation.reorder(volume.spacing)
-    if card.spacing is not None:
-        check_unit(volume, spacing, card.spacing)
-    needed = preprocess_bytes(grid, volume.channels)
-    GridLimit(volume.names[0], max_bytes).check(grid.oriented, spacing, grid.shape, needed)
-    data = grid.orientation.apply(volume.data)
-    if grid.resampled:
-        data = resample(data, grid.maps, threads)
-    return Carried(data, grid.affine, Way.start(volume.shape).turned(grid.orientation).spaced(grid.maps))
+        return card.preprocessing
+    turn = [] if card.orientation is None else [Orientation(axcodes=card.orientation)]
+    return turn if card.spacing is None else [*turn, Spacing(pixdim=card.spacing)]
 
 
 def preprocess_bytes(grid: Grid, channels: int) -> int:

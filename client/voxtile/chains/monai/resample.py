@@ -9,15 +9,16 @@ pair of gathers and a blend: 2 ns a value, where a general sampler takes 30. Kno
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
-from functools import cached_property
+from dataclasses import dataclass, field, replace
+from functools import cached_property, reduce
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from voxtile.chains.monai.placing import AT_ONCE, Placement, along
 from voxtile.cores import usable_cores
 
 SAME_PLACE = 1e-4
@@ -26,6 +27,12 @@ float32 affines round by as much."""
 
 WHOLE = 1e-6
 """Voxels by which one coordinate may miss a whole number through float64 arithmetic on affines."""
+
+ROUNDING = 1e-5
+"""Share of the largest value that three blends may be wrong by: in float32, with coordinates wrong by WHOLE."""
+
+FEW = 1 / 32
+"""Share of doubtful voxels up to which it is not worth asking which of them need not be looked at."""
 
 SLAB_BYTES = 1 << 22
 """Resampled values worked on at a time: few enough to stay in a core's cache while three axes are resampled."""
@@ -36,39 +43,65 @@ MOST_THREADS = 4
 
 @dataclass(frozen=True)
 class AxisMap:
-    """Where `target` voxels of an axis lie on `source` voxels of another: coordinate = scale · index + offset."""
+    """Where `target` voxels of an axis lie on `source` voxels of another: coordinate = scale · index + offset.
+
+    Attributes:
+        source: voxels of the source.
+        target: voxels of the target.
+        scale: source voxels between two target voxels.
+        offset: the source coordinate of target voxel 0.
+        undo: scale and offset of the way back, where it is known better than by arithmetic with this one.
+        mirror: whether both axes were flipped afterwards; scale and offset are those before.
+    """
 
     source: int
     target: int
     scale: float
     offset: float
+    undo: tuple[float, float] | None = field(default=None, compare=False)
+    mirror: bool = False
+
+    @property
+    def miss(self) -> float:
+        """Voxels by which the first or the last coordinate differs from the index."""
+        return max(abs(self.offset), abs(self.scale * (self.target - 1) + self.offset - (self.target - 1)))
 
     @cached_property
     def identity(self) -> bool:
         """Whether every voxel lies on the source voxel of the same index, so that nothing has to be done."""
-        first, last = self.offset, self.scale * (self.target - 1) + self.offset - (self.target - 1)
-        return self.source == self.target and max(abs(first), abs(last)) <= SAME_PLACE
+        return self.source == self.target and self.miss <= SAME_PLACE
 
     @property
     def inverse(self) -> AxisMap:
         """The map back onto the source's voxels."""
-        return AxisMap(self.target, self.source, 1 / self.scale, -self.offset / self.scale)
+        scale, offset = self.undo or (1 / self.scale, -self.offset / self.scale)
+        return AxisMap(self.target, self.source, scale, offset, (self.scale, self.offset), self.mirror)
 
     @property
     def mirrored(self) -> AxisMap:
         """The same map with both axes flipped."""
-        return replace(self, offset=self.source - 1 - self.scale * (self.target - 1) - self.offset)
+        return replace(self, mirror=not self.mirror)
+
+    @cached_property
+    def places(self) -> NDArray[np.float64]:
+        """[target] source coordinates as MONAI rounds them, clamped to the outermost voxels (padding by the border)."""
+        places = along(self.scale, self.offset, self.source, self.target)
+        return self.source - 1 - places[::-1] if self.mirror else places
 
     @cached_property
     def coordinates(self) -> NDArray[np.float64]:
-        """[target] source coordinates, clamped to the outermost voxels (padding by the border).
+        """[target] `places`, of which those that miss a whole number by rounding only are made whole.
 
-        Coordinates that miss a whole number by rounding only are made whole: a neighbour's share of 1e-12 would turn
-        background into signal.
+        So a voxel that lies on another has its value, and not what float32 makes of it and its neighbour.
         """
-        places = self.scale * np.arange(self.target) + self.offset
-        whole = np.rint(places)
-        return np.clip(np.where(np.abs(places - whole) < WHOLE, whole, places), 0, self.source - 1)
+        whole = np.rint(self.places)
+        return np.where(np.abs(self.places - whole) < WHOLE, whole, self.places)
+
+    def reach(self, margin: float) -> list[NDArray[np.intp]]:
+        """Returns [target] each: the source voxels that a voxel may read if it lies up to `margin` elsewhere."""
+        low = np.floor(self.places - margin - WHOLE).astype(np.intp)
+        high = np.floor(self.places + margin + WHOLE).astype(np.intp) + 1
+        return [np.clip(index, 0, self.source - 1) for index in (low, low + 1, high)]
 
     @cached_property
     def taps(self) -> Taps:
@@ -80,7 +113,9 @@ class AxisMap:
     @cached_property
     def nearest(self) -> NDArray[np.intp]:
         """[target] the source voxel nearest to each coordinate, halves to even as in torch's `grid_sample`."""
-        return np.rint(self.coordinates).astype(np.intp)
+        if self.mirror:  # halves were even or odd before the axes were flipped
+            return self.source - 1 - self.mirrored.nearest[::-1]
+        return np.rint(self.places).astype(np.intp)
 
 
 @dataclass(frozen=True, eq=False)
@@ -125,7 +160,13 @@ def blend_axes(values: NDArray[Any], taps: Sequence[Taps | None]) -> NDArray[Any
     return values
 
 
-def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None = None) -> NDArray[np.float32]:
+def resample(
+    source: NDArray[Any],
+    maps: Sequence[AxisMap],
+    threads: int | None = None,
+    placement: Placement | None = None,
+    asked: Sequence[float] | None = (0.0,),
+) -> NDArray[np.float32]:
     """Resamples a scan to the target grid of `maps`.
 
     Works in slabs along the axis that is slowest in memory, and lays the result out in the source's order. Apart from
@@ -135,6 +176,9 @@ def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None 
         source: [channel, x, y, z] of any real type and any strides.
         maps: one for each spatial axis.
         threads: threads that share the slabs; by default the usable cores.
+        placement: the same as `maps`, to the last bit.
+        asked: numbers that later steps compare values with. Values that may be one of them are computed by `placement`;
+            None: all values are, which takes ten times as long.
 
     Returns:
         [channel, X, Y, Z] float32.
@@ -156,16 +200,95 @@ def resample(source: NDArray[Any], maps: Sequence[AxisMap], threads: int | None 
             part, depth = slice(first, last), None
         else:
             part, depth = taps[0].span(first, last), taps[0].part(first, last)
-        result[channel, first:last] = blend_axes(ordered[channel, part], (depth, taps[1], taps[2]))
+        slab = result[channel, first:last]
+        if placement is None or asked is not None:
+            slab[...] = blend_axes(ordered[channel, part], (depth, taps[1], taps[2]))
+        if placement is None:
+            return
+        doubt = _all_of(slab.shape)
+        if asked is not None:
+            doubt = _doubtful(slab, ordered[channel], axes, first, placement.tilt, asked)
+        for voxels in doubt:
+            there = (voxels[0] + first, *voxels[1:])
+            placed = [there[order.index(axis)] for axis in range(3)]
+            placed = [m.target - 1 - v if back else v for m, v, back in zip(maps, placed, backward, strict=True)]
+            slab[voxels] = placement.values(source[channel], placed)
 
     with ThreadPoolExecutor(threads or usable_threads()) as pool:
         list(pool.map(work, jobs))
     return result.transpose(0, *(order.index(axis) + 1 for axis in range(3)))[flips]
 
 
+def take_nearest(values: NDArray[Any], placement: Placement, threads: int | None = None) -> NDArray[Any]:
+    """Returns `values` [x, y, z] on the target grid of `placement`, each voxel that of its nearest one."""
+    lines = [placement.nearest_along(axis) for axis in range(3)]
+    if all(line is not None for line in lines):
+        for axis, line in enumerate(lines):
+            values = values.take(line, axis)  # type: ignore[arg-type]
+        return values
+    result = np.empty(placement.target, values.dtype)
+    step = max(AT_ONCE // math.prod(placement.target[1:]), 1)
+
+    def work(first: int) -> None:
+        voxels = np.ogrid[first : min(first + step, len(result)), : result.shape[1], : result.shape[2]]
+        places = [np.rint(placement.coordinate(axis, voxels)).astype(np.intp) for axis in range(3)]
+        result[first : first + step] = values[tuple(places)]
+
+    with ThreadPoolExecutor(threads or usable_threads()) as pool:
+        list(pool.map(work, range(0, len(result), step)))
+    return result
+
+
 def resample_bytes(maps: Sequence[AxisMap], channels: int) -> int:
     """Returns the bytes that `resample` takes: the result, and a few slabs for each thread."""
     return 4 * channels * math.prod(axis.target for axis in maps) + 5 * SLAB_BYTES * usable_threads()
+
+
+def _all_of(shape: Sequence[int]) -> Iterator[tuple[NDArray[np.intp], ...]]:
+    """Yields the indices of all voxels of a slab, some planes at a time."""
+    step = max(AT_ONCE // math.prod(shape[1:]), 1)
+    for first in range(0, shape[0], step):
+        yield np.ogrid[first : min(first + step, shape[0]), : shape[1], : shape[2]]
+
+
+def _doubtful(
+    slab: NDArray[np.float32],
+    source: NDArray[Any],
+    axes: Sequence[AxisMap],
+    first: int,
+    tilt: NDArray[np.float64],
+    asked: Sequence[float],
+) -> Iterator[tuple[NDArray[np.intp], ...]]:
+    """Yields the indices of voxels that may have an asked number, or may not, some at a time.
+
+    Args:
+        slab: blended values, planes from `first` on.
+        source: what they were blended from, with the axes in the slab's order.
+        axes: the map of each axis.
+        first: the slab's first plane.
+        tilt: voxels by which coordinates may differ from those of `axes`.
+        asked: the numbers.
+    """
+    reaches = [axis.reach(float(tilt.max())) for axis in axes]
+    depth = [index[first : first + len(slab)] for index in reaches[0]]
+    base, end = int(depth[0][0]), int(depth[-1][-1]) + 1
+    reaches[0], part = [index - base for index in depth], source[base:end]
+    unchanged = sum(axis.miss for axis in axes if axis.identity)
+    limit = (ROUNDING + 2 * float(tilt.sum()) + 2 * unchanged) * max(-float(part.min()), float(part.max()))
+    for number in asked:
+        doubtful = (slab <= number + limit) & (slab >= number - limit)
+        if np.count_nonzero(doubtful) > FEW * slab.size:  # where all neighbours have the number, so has the voxel
+            doubtful &= _any_near(part != number, reaches)
+        found = np.flatnonzero(doubtful)
+        for start in range(0, len(found), AT_ONCE):
+            yield np.unravel_index(found[start : start + AT_ONCE], slab.shape)
+
+
+def _any_near(values: NDArray[np.bool_], reaches: Sequence[Sequence[NDArray[np.intp]]]) -> NDArray[np.bool_]:
+    """For each target voxel, whether any of the source voxels is true that it may read along the axes."""
+    for axis, reach in enumerate(reaches):
+        values = reduce(np.logical_or, (values.take(index, axis) for index in reach))
+    return values
 
 
 def usable_threads() -> int:

@@ -18,8 +18,9 @@ from voxtile.card import Card
 from voxtile.chains.base import PlaneSink
 from voxtile.chains.decision import Decision, decision_of
 from voxtile.chains.monai.grid import Grid
-from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
+from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes, takes_nearest
 from voxtile.chains.monai.journey import Way
+from voxtile.chains.monai.resample import take_nearest
 from voxtile.chains.monai.window import place, spread, taken
 from voxtile.chains.scores import activator
 from voxtile.errors import ModelError
@@ -50,14 +51,21 @@ class WayBack:
         Raises:
             ModelError: scores are to be kept, and labels are decided before they are brought back.
         """
-        if not self.decided_first:
-            return SpreadSink(self, keep_scores)
-        if keep_scores:
+        if self.decided_first and keep_scores:
             raise ModelError(
                 f"model {self.card.name!r}: its labels are decided before they are brought back to the scan's grid, so "
                 "there are no scores on the scan's grid to keep"
             )
-        return LabelSink(self)
+        return SpreadSink(self, keep_scores) if keep_scores or not self.brings_labels else LabelSink(self)
+
+    @property
+    def brings_labels(self) -> bool:
+        """Whether labels are brought back, not scores: where they are decided before, or where it is the same.
+
+        The nearest voxel of a tilted grid depends on all three axes at once, and it takes its label with it.
+        """
+        tilted = self.way.back is not None and bool(self.way.back.tilt.any())
+        return self.decided_first or (tilted and takes_nearest(self.card))
 
     @property
     def decided_first(self) -> bool:
@@ -91,7 +99,7 @@ class WayBack:
 
     def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
         """Returns the model's grid in `count` strips; in one where planes are cut or decided as a whole."""
-        if self.spreads or self.decided_first:
+        if self.spreads or self.brings_labels:
             return (whole(self.shape, self.shape),)
         return grid_strips(self.grid, self.card, axis, count)
 
@@ -99,7 +107,7 @@ class WayBack:
         """Returns the bytes of a sink at its peak; arguments are those of `PreparedScan.restore_bytes`."""
         decision, scan = decision_of(self.card), math.prod(self.way.scan)
         after = scan * (2 * decision.dtype.itemsize + (decision.cleaning_bytes if decision.coded else 0))
-        if self.decided_first:
+        if self.brings_labels and not keep_scores:
             model = math.prod(self.shape)
             activated = 2 * 4 * self.card.output.scores * planes * math.prod(self.shape[1:])
             steps = model * (decision.dtype.itemsize + decision.cleaning_bytes)
@@ -111,6 +119,11 @@ class WayBack:
         plane = 4 * self.card.output.scores * math.prod(self.grid.shape[1:])
         inner = restore_bytes(self.grid, self.card, planes, strip=whole(self.grid.shape, self.grid.oriented))
         return inner + 3 * planes * plane + kept + after
+
+
+def nothing(card: Card, decision: Decision) -> Any:
+    """Returns the code of a voxel whose scores are all 0."""
+    return decision.decide(np.zeros((card.output.scores, 1, 1, 1), np.float32)).item()
 
 
 class SpreadSink:
@@ -159,8 +172,7 @@ class SpreadSink:
             self._restorer.add_planes(np.zeros(shape, np.float32))
 
     def finish(self) -> NDArray[Any]:
-        nothing = np.zeros((self._back.card.output.scores, 1, 1, 1), np.float32)
-        outside = self._decision.decide(nothing).item()
+        outside = nothing(self._back.card, self._decision)
         return self._back.finish(self._restorer.finish(), self._decision, outside)
 
     @property
@@ -171,7 +183,7 @@ class SpreadSink:
 
 
 class LabelSink:
-    """Implements `voxtile.chains.base.PlaneSink` for labels that are decided before they are brought back.
+    """Implements `voxtile.chains.base.PlaneSink` for labels that are brought back by their nearest voxels.
 
     Args:
         back: the way.
@@ -192,14 +204,13 @@ class LabelSink:
         self._received = last
 
     def finish(self) -> NDArray[Any]:
-        back, finishing = self._back, self._back.card.finishing
-        assert finishing is not None
-        codes = self._decision.cleaned(self._codes, finishing.on_model_grid, back.model_mm3)
-        codes = spread(codes, back.way.after)
-        for axis, one in enumerate(back.way.maps):
-            if not one.identity:
-                codes = codes.take(one.inverse.nearest, axis)
-        return back.finish(codes, self._decision, 0)
+        back, way, finishing = self._back, self._back.way, self._back.card.finishing
+        codes = self._decision.cleaned(self._codes, finishing.on_model_grid if finishing else (), back.model_mm3)
+        outside = 0 if back.decided_first else nothing(back.card, self._decision)
+        codes = spread(codes, way.after, outside)
+        if way.back is not None:
+            codes = way.turn.apply(take_nearest(way.turn.undo(codes), way.back))
+        return back.finish(codes, self._decision, outside)
 
     @property
     def scores(self) -> NDArray[np.float32]:
