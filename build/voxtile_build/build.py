@@ -16,16 +16,16 @@ from voxtile.card import Card, Certificate, Provenance
 from voxtile_build.arrays import Array
 from voxtile_build.certificate.certificate import certify, require_accepted, short_form
 from voxtile_build.certificate.fold_mean import write_mean
+from voxtile_build.checks import check_tables
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.engines.select import compile_at
 from voxtile_build.errors import AcceptanceError, BuildError, EngineError, RepositoryError
 from voxtile_build.evaluation.metrics import masks
-from voxtile_build.evaluation.region_order import needs_order, overlaps, require_order, with_order
+from voxtile_build.evaluation.region_order import needs_order, overlaps, with_order
 from voxtile_build.graph.report import as_lines
 from voxtile_build.importers.network import model_of
 from voxtile_build.machine import versions
-from voxtile_build.networks.free_sizes import require_free_sizes
 from voxtile_build.prepared import Prepared, Preparer
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import card_of, get_card, same_contract
@@ -163,10 +163,8 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     """Every entry of one public model under `staged`."""
     spec, folds = model.spec, model.folds
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
-    require_free_sizes(spec)
-    require_order(spec)
+    check_tables(spec, chosen)
     for engine in chosen:
-        engine.require_input(spec)
         engine.require_buildable(spec)
     built, refused = [], dict[str, BuildError]()
     for fold in folds:

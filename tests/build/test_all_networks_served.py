@@ -60,6 +60,8 @@ CASES = (
     Case("UNet", 2, 16, TRUNK),
     Case("AttentionUnet", 3, 16, TRUNK),
     Case("AttentionUnet", 2, 16, TRUNK),
+    Case("BasicUNet", 3, 32, NESTED),
+    Case("BasicUNet", 2, 16, NESTED),
     Case("BasicUNetPlusPlus", 3, 16, {**NESTED, "deep_supervision": True}, head=-1),
     Case("BasicUNetPlusPlus", 2, 16, NESTED),
     Case("SegResNet", 3, 16, SEGRESNET),

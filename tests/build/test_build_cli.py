@@ -271,7 +271,7 @@ def truncate_weights(path: Path) -> None:
         (
             change("roi_size = [16, 8, 12]", "roi_size = [16, 7, 12]"),
             2,
-            "tiling.roi_size: expected scores on the grid of the ROI [16, 7, 12]",
+            "inferer.roi_size: expected scores on the grid of the ROI [16, 7, 12]",
         ),
         (change('"two"]', '"two", "three"]'), 2, "network.args.out_channels of UNet is 3, but output.labels has 4"),
         (

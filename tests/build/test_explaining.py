@@ -8,18 +8,27 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from numpy.typing import NDArray
 
-from tests.support.build_specs import spec
+from tests.support.build_specs import FIELDS, spec, tiny_unet
 from tests.support.in_memory import InMemoryTransport
+from tests.support.network_files import write_traced
 from tests.support.phantoms import affine_of, saved
 from voxtile import Segmenter
 from voxtile.card import Provenance
 from voxtile.outputs.report import Report
+from voxtile_build.build import build
 from voxtile_build.cli.commands import main
+from voxtile_build.engines.gpu import visible_gpu
+from voxtile_build.errors import BuildError
 from voxtile_build.explaining.explanation import Explanation, explain_spec
 from voxtile_build.explaining.words import as_text
+from voxtile_build.graph.wrapper import wrap
+from voxtile_build.importers.network import untrained_network
+from voxtile_build.networks.weights import sha256_of_file
 from voxtile_build.repository.card import card_of
+from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.spec_to_toml import write_spec
 
@@ -51,7 +60,7 @@ CASES: dict[str, dict[str, Any]] = {
         "output": {"labels": ["background", "one", {"name": "two", "value": 300}]},
     },
     "flat": {
-        "network": {"args": {"spatial_dims": 2}},
+        "network": {"args": {**FIELDS["network"]["args"], "spatial_dims": 2}},
         "tiling": {"roi_size": [16, 8], "slice_axis": 1, "overlap": 0.25},
     },
 }
@@ -183,3 +192,135 @@ def test_wrong_scans_are_one_clear_line(
     assert expected in captured.err
     assert captured.err.count("\n") == 1
     assert captured.out == ""
+
+
+# What a build refuses, `explain` refuses, in the same words
+
+TRUNK = FIELDS["network"]["args"]
+NESTED = {"features": [2] * 6, "out_channels": 3, "norm": "batch"}
+WRONG: dict[str, dict[str, Any]] = {
+    "roi of five levels": {
+        "network": {"args": {**TRUNK, "channels": [2, 2, 2, 2, 2], "strides": [2, 2, 2, 2], "norm": "batch"}},
+        "tiling": {"roi_size": [60, 32, 32]},
+    },
+    "roi of a transformer": {
+        "network": {"name": "SwinUNETR", "args": {"in_channels": 1, "out_channels": 3, "feature_size": 12}},
+        "tiling": {"roi_size": [32, 40, 32]},
+    },
+    "roi of 2D": {
+        "network": {"args": {**TRUNK, "spatial_dims": 2}},
+        "tiling": {"roi_size": [17, 16], "slice_axis": 2},
+    },
+    "2D network, 3D roi": {"network": {"args": {**TRUNK, "spatial_dims": 2}}},
+    "labels": {"output": {"labels": ["background", "one"]}},
+    "channels": {"input": {"channels": ["T1", "T2"]}},
+    "name": {"network": {"name": "unett"}},
+    "activation": {"network": {"args": {**TRUNK, "act": "RELUU"}}},
+    "argument": {"network": {"args": {**TRUNK, "num_res_unit": 2}}},
+    "probabilities": {"network": {"output": "probabilities"}},
+    "head": {
+        "network": {"name": "BasicUNetPlusPlus", "args": NESTED, "head": 4},
+        "tiling": {"roi_size": [16, 16, 16]},
+    },
+    "no head": {
+        "network": {"name": "BasicUNetPlusPlus", "args": {**NESTED, "deep_supervision": True}},
+        "tiling": {"roi_size": [16, 16, 16]},
+    },
+    "type of input": {"input": {"dtype": "fp16"}, "serving": {"engines": ["aotinductor"]}, "output": {"labels": ["a"]}},
+    "regions in no order": {"output": {"labels": ["one", "two", "three"], "regions": True}},
+    "free sizes": {
+        "network": {"name": "UNETR", "args": {"in_channels": 1, "out_channels": 3, "img_size": [32, 32]}},
+        "tiling": {"roi_size": [32, 32], "slice_axis": 2, "multiple": 16, "overlap": 0.0},
+    },
+    "multiple of no stride": {
+        "network": {"args": {**TRUNK, "spatial_dims": 2, "channels": [2, 2, 2], "strides": [2, 2], "norm": "batch"}},
+        "tiling": {"roi_size": [32, 32], "slice_axis": 2, "multiple": 2, "overlap": 0.0},
+    },
+}
+
+
+def with_weights(one: Spec, folder: Path) -> Spec:
+    """The spec with weights that fit its network, where there is such a network."""
+    try:
+        network = untrained_network(one)
+    except BuildError:
+        network = tiny_unet()
+    torch.save(network.state_dict(), folder / "w.pt")
+    weights = {"file": folder / "w.pt", "sha256": sha256_of_file(folder / "w.pt")}
+    return one.model_copy(update={"weights": Weights(**weights)})
+
+
+@pytest.mark.parametrize("changes", WRONG.values(), ids=list(WRONG))
+def test_explain_refuses_what_a_build_refuses_in_the_same_words(changes: dict[str, Any], tmp_path: Path) -> None:
+    one = with_weights(spec(**changes), tmp_path)
+    with pytest.raises(BuildError) as by_build:
+        build(one, tmp_path / "models")
+    with pytest.raises(BuildError) as by_explain:
+        followed(one)
+    assert str(by_explain.value) == str(by_build.value)
+    assert type(by_explain.value) is type(by_build.value)
+    assert "\n" not in str(by_explain.value)
+    if changes.get("network", {}).get("output") != "probabilities":  # whose values follow from the weights
+        with pytest.raises(BuildError) as unfetched:
+            followed(one.model_copy(update={"weights": None}))
+        assert str(unfetched.value) == str(by_build.value), "weights are not needed to see this"
+
+
+def test_weights_that_are_there_are_checked_too(tmp_path: Path) -> None:
+    one = with_weights(spec(), tmp_path)
+    assert followed(one).unchecked == ()
+    assert one.weights is not None
+    other = one.model_copy(update={"network": one.network.model_copy(update={"args": {**TRUNK, "channels": [4, 6]}})})
+    with pytest.raises(BuildError, match="the weights do not fit the network"):
+        followed(other)
+    digest = one.model_copy(update={"weights": one.weights.model_copy(update={"sha256": "0" * 64})})
+    with pytest.raises(BuildError, match="expected sha256 0000"):
+        followed(digest)
+
+
+def test_a_network_in_a_file_is_run_where_it_is_there(tmp_path: Path) -> None:
+    file = tmp_path / "net.pt"
+    write_traced(tiny_unet(), file)
+    network = {"file": file, "sha256": sha256_of_file(file, "network")}
+    one = spec().model_copy(update={"network": Network(**network)})
+    assert followed(one).unchecked == ()
+    tiling = one.tiling.model_copy(update={"roi_size": (16, 9, 12)})
+    with pytest.raises(BuildError, match=r"inferer.roi_size: expected scores on the grid of the ROI \[16, 9, 12\]"):
+        followed(one.model_copy(update={"tiling": tiling}))
+    gone = one.model_copy(update={"network": Network(**{**network, "file": tmp_path / "none.pt"})})
+    assert "network.file" in as_text(followed(gone)).splitlines()[-1]
+
+
+def test_what_cannot_be_checked_here_is_said(tmp_path: Path) -> None:
+    one = spec(serving={"engines": ["onnxruntime", "tensorrt"]}, acceptance={"scans": [str(tmp_path / "none.nii.gz")]})
+    said = followed(one).unchecked
+    assert [line.partition(":")[0] for line in said][:2] == ["weights", "acceptance.scans"]
+    assert "none.nii.gz" in said[1]
+    assert len(said) == (2 if visible_gpu() else 3)
+    assert all(f"not checked: {line}" in as_text(followed(one)) for line in said)
+
+
+# A refused ROI names sizes that will do
+
+SIZED: list[tuple[str, dict[str, Any], list[int], int]] = [
+    ("UNet", {**TRUNK, "channels": [2] * 5, "strides": [2] * 4, "norm": "batch"}, [60, 33, 32], 16),
+    ("UNet", {**TRUNK, "channels": [2] * 3, "strides": [3, 2], "norm": "batch"}, [18, 20, 12], 6),
+    ("SegResNet", {"in_channels": 1, "out_channels": 3, "init_filters": 8}, [24, 20, 24], 8),
+    ("AttentionUnet", {**TRUNK, "channels": [2] * 3, "strides": [2, 2]}, [16, 18, 16], 4),
+    ("SwinUNETR", {"in_channels": 1, "out_channels": 3, "feature_size": 12}, [32, 40, 32], 32),
+]
+
+
+@pytest.mark.parametrize(("name", "args", "roi", "step"), SIZED, ids=[one[0] + str(one[3]) for one in SIZED])
+def test_sizes_that_are_offered_for_a_refused_roi_are_taken(
+    name: str, args: dict[str, Any], roi: list[int], step: int
+) -> None:
+    one = spec(network={"name": name, "args": args}, tiling={"roi_size": roi})
+    with pytest.raises(BuildError, match=f"inferer.roi_size: .*multiples of {step}, such as ") as refused:
+        wrap(untrained_network(one), one)
+    offered = json.loads(str(refused.value).rpartition("such as ")[2])
+    assert all(size % step == 0 and 0 <= size - given < step for size, given in zip(offered, roi, strict=True))
+    wrap(
+        untrained_network(one),
+        one.model_copy(update={"tiling": one.tiling.model_copy(update={"roi_size": tuple(offered)})}),
+    )

@@ -343,7 +343,7 @@ def test_a_network_by_file_and_a_tensorrt_plan_are_refused(specs: dict[str, Spec
     [
         # Instance norm over one voxel is not defined; PyTorch refuses it.
         ({"channels": [4, 8, 8, 8], "strides": [2, 2, 2]}, r"refuses a ROI of \[8, 8\]: .*; multiple = 16 leaves out"),
-        ({"channels": [4, 4, 8, 8, 8], "strides": [2] * 4, "norm": "batch"}, r"tiling.roi_size: .* ROI of \[32, 24\]"),
+        ({"channels": [4, 4, 8, 8, 8], "strides": [2] * 4, "norm": "batch"}, r"inferer.roi_size: .* ROI of \[32, 24\]"),
     ],
 )  # fmt: skip
 def test_a_multiple_that_the_strides_do_not_divide_is_refused(

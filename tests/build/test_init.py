@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from monai.networks.nets import BasicUNet, DynUNet, SegResNet, UNet
+from monai.networks.nets import DynUNet, HighResNet, SegResNet, UNet
 from safetensors.torch import load_file, save_file, save_model
 from torch import nn
 
@@ -262,7 +262,7 @@ def nnunet_folder(folder: Path) -> Path:
         (script_with_another_ending, "rename it"),
         (beside_a_loss, "found one under 'model.' beside 1 other tensors (loss.weight)"),
         (with_another_layer, "looks like SegResNet and is not"),
-        (lambda folder: saved(folder, BasicUNet(2, 1, 2).state_dict()), "tensors of another network (conv_0"),
+        (lambda folder: saved(folder, HighResNet(2, 1, 2).state_dict()), "tensors of another network (blocks.0"),
         (lambda folder: saved(folder, {"a": 3}), "expected a state dict"),
         (lambda folder: saved(folder, {}), "found 0 tensors"),
         (lambda folder: saved(folder, [1, 2]), "expected a state dict"),

@@ -382,7 +382,7 @@ REFUSED: list[Any] = [
     (bad_onnx_operator, {}, "found com.microsoft.FusedConv"),
     (bad_onnx_inputs, {}, r"expected one input, the image, found \['x', 'age'\]"),
     (bad_onnx_type, {}, "of type float .*found 'x' of type float16"),
-    (bad_two_dimensions, {}, "3 spatial axes as tiling.roi_size has, found .*1, 8, 8"),
+    (bad_two_dimensions, {}, "3 spatial axes as inferer.roi_size has, found .*1, 8, 8"),
     (bad_kind, {}, "network.file: expected one of .onnx, .pt, .ts, .pt2, found '.h5'"),
     (bad_pt_pickle, {}, "net.pt: expected TorchScript .*found a pickle of torch.save"),
     (lambda folder: truncated(tiny(folder / "net.pt")), {}, "found a truncated file"),
@@ -405,7 +405,7 @@ REFUSED: list[Any] = [
     (
         lambda folder: tiny(folder / "net.onnx"),
         {"tiling": {"roi_size": [16, 16, 16]}},
-        r"tiling.roi_size: the network takes \[16, 8, 12\] voxels, found \[16, 16, 16\]",
+        r"inferer.roi_size: the network takes \[16, 8, 12\] voxels, found \[16, 16, 16\]",
     ),
     (
         lambda folder: tiny(folder / "net.onnx"),

@@ -21,6 +21,10 @@ SMALL: dict[str, tuple[dict[str, Any], tuple[int, ...]]] = {
         {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "channels": [4, 8], "strides": [2]},
         (16, 16, 16),
     ),
+    "BasicUNet": (
+        {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "features": [4, 4, 4, 4, 4, 4]},
+        (32, 32, 32),
+    ),
     "BasicUNetPlusPlus": (
         {"spatial_dims": 3, "in_channels": 1, "out_channels": 2, "features": [4, 4, 4, 4, 4, 4]},
         (32, 32, 32),
@@ -104,6 +108,36 @@ def test_a_missing_argument_is_named() -> None:
 def test_counts_that_contradict_the_spec_are_refused(channels: int, classes: int, where: str) -> None:
     with pytest.raises(NetworkError, match=where):
         make_network("UNet", SMALL["UNet"][0], channels, classes)
+
+
+@pytest.mark.parametrize(
+    ("name", "changes", "expected"),
+    [
+        (
+            "UNet",
+            {"act": "RELUU"},
+            r"network.args.act: expected one of CELU, .*, found 'RELUU' \(did you mean 'RELU6?'",
+        ),
+        ("UNet", {"act": ["LEAKY", {"negative_slope": 0.1}]}, r"network.args.act: .*found 'LEAKY'"),
+        ("UNet", {"act": "zzz"}, r"network.args.act: expected one of .*found 'zzz'; UNet refuses it$"),
+        ("UNet", {"norm": "instanse"}, r"network.args.norm: .*found 'instanse' \(did you mean 'INSTANCE'\?\)"),
+        ("UNet", {"norm": ["instance", {"afine": True}]}, "network.args: UNet refuses them: .*'afine'"),
+        ("UNet", {"adn_ordering": "XYZ"}, "network.args: UNet refuses them: "),
+        ("UNet", {"strides": []}, "network.args: UNet refuses them: .*strides"),
+        ("UNet", {"strides": ["2"]}, "network.args: UNet refuses them: "),
+        ("UNet", {"channels": []}, "network.args: UNet refuses them: "),
+        ("UNet", {"spatial_dims": 4}, "network.args: UNet refuses them: "),
+        ("SegResNet", {"upsample_mode": "deconvolution"}, "network.args.upsample_mode: .*'nontrainable'|deconv"),
+        ("SegResNet", {"init_filters": 7}, "network.args: SegResNet refuses them: .*groups|divisible"),
+        ("DynUNet", {"act_name": "RELUU"}, "network.args.act_name: .*found 'RELUU'"),
+        ("UNETR", {"num_heads": 0}, "network.args: UNETR refuses them: "),
+        ("BasicUNet", {"features": [4, 4]}, "network.args: BasicUNet refuses them: "),
+    ],
+)
+def test_what_a_constructor_refuses_is_one_line_of_ours(name: str, changes: dict[str, Any], expected: str) -> None:
+    with pytest.raises(NetworkError, match=expected) as caught:
+        make_network(name, {**SMALL[name][0], **changes}, 1, 2)
+    assert "\n" not in str(caught.value)
 
 
 def test_what_the_constructor_refuses_is_told() -> None:

@@ -28,6 +28,9 @@ SAVED: list[tuple[str, dict[str, Any]]] = [
     ),
     ("AttentionUnet", {"spatial_dims": 3, "channels": (4, 8, 16), "strides": (2, 2)}),
     ("AttentionUnet", {"spatial_dims": 2, "channels": (4, 8), "strides": (2,), "kernel_size": 5, "up_kernel_size": 5}),
+    ("BasicUNet", {"spatial_dims": 3, "features": (4, 4, 6, 8, 8, 6)}),
+    ("BasicUNet", {"spatial_dims": 2, "features": (4, 5, 6, 8, 10, 6), "upsample": "nontrainable", "norm": "batch"}),
+    ("BasicUNet", {"spatial_dims": 2, "features": (4, 4, 6, 8, 8, 6), "upsample": "pixelshuffle", "bias": False}),
     ("BasicUNetPlusPlus", {"spatial_dims": 3, "features": (4, 4, 6, 8, 8, 6)}),
     ("BasicUNetPlusPlus", {"spatial_dims": 2, "features": (4, 4, 6, 8, 8, 6), "upsample": "nontrainable"}),
     ("BasicUNetPlusPlus", {"spatial_dims": 2, "features": (4, 4, 6, 8, 8, 6), "upsample": "pixelshuffle"}),
@@ -145,7 +148,7 @@ def test_an_argument_that_weights_do_not_tell_is_said_to_be_open(
 
 def test_weights_of_no_known_network_are_not_taken_for_one() -> None:
     networks = {
-        "BasicUNet": nets.BasicUNet(3, 1, 2, features=(4, 4, 4, 4, 4, 4)),
+        "HighResNet": nets.HighResNet(2, 1, 2),
         "VNet": nets.VNet(3, 1, 2),
         "linear": nn.Linear(2, 2),
         "empty": nn.ReLU(),

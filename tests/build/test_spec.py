@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 
 from tests.support.build_specs import fields, spec
+from voxtile.transforms.postprocessing import Postprocessing
+from voxtile.transforms.preprocessing import Preprocessing
 from voxtile_build.errors import SpecError
+from voxtile_build.spec import words
+from voxtile_build.spec.explain import ordinal
+from voxtile_build.spec.input import Input
 from voxtile_build.spec.spec import Spec, load_spec, parse_spec
 
 MODELS = Path(__file__).parents[2] / "models"
@@ -89,7 +94,7 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
             r"tiling.roi_size\[1\]: .*greater than 0, found 0 \(roi_size: size of a tile",
         ),
         ({"tiling": {"roi_size": [16, 16, 2**31]}}, r"tiling.roi_size\[2\]: .*less than or equal to 2147483647"),
-        ({"tiling": {"roi_size": [16]}}, r"tiling.roi_size: .*at least 2 items.*\(roi_size: "),
+        ({"tiling": {"roi_size": [16]}}, r"tiling.roi_size: expected 2 or 3 values, found \[16\] \(roi_size: "),
         ({"tiling": {"roi_size": "16"}}, r"tiling.roi_size: .*found '16' \(roi_size: "),
         ({"tiling": {"roi_size": [16, 16]}}, "slice_axis go together"),
         ({"tiling": {"roi_size": [16, 16], "slice_axis": 2, "mirror_axes": [2]}}, "an axis that roi"),
@@ -100,7 +105,7 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"name": "../brain"}, "name: "),
         ({"version": "1"}, r"version: .*whole number, found '1' \(version: version folder"),
         ({"version": True}, "version: .*whole number, found True"),
-        ({"input": {"channels": []}}, r"input.channels: .*at least 1 item"),
+        ({"input": {"channels": []}}, r"input.channels: expected at least 1 value, found \[\]"),
         ({"input": {"dtype": "fp64"}}, "input.dtype: .*'fp32', 'fp16' or 'int16', found 'fp64'"),
         ({"input": {"orientation": "RAA"}}, r"input.orientation: .*found 'RAA' \(orientation: axis codes"),
         ({"input": {"spacing": [1.0, 1.0]}}, "input.spacing"),
@@ -116,7 +121,7 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"output": {"scores": "mask"}}, "output.scores: .*found 'mask'"),
         ({"output": {"labels": ["one", "one"]}}, "every label's name and value once"),
         ({"output": {"labels": [{"name": "one", "value": 1}, {"name": "two", "value": 1}]}}, "value once"),
-        ({"output": {"labels": []}}, "output.labels: .*at least 1 item"),
+        ({"output": {"labels": []}}, r"output.labels: expected at least 1 value, found \[\]"),
         ({"output": {"dtype": "uint8"}}, "logits have no fixed range"),
         ({"output": {"scores": "labels"}}, "labels are sent as uint8"),
         ({"output": {"scores": "labels", "dtype": "uint8", "regions": True}}, "overlapping regions"),
@@ -140,8 +145,8 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"network": []}, r"network: .*\(network: the network"),
         ({"input": {"intensity": "ct"}}, r"input.intensity: expected a table, such as \{ rule = .*, found 'ct'"),
         ({"tiling": {"roi_size": 32}}, r"tiling.roi_size: expected a list, such as \[1, 2, 3\], found 32"),
-        ({"input": {"spacing": [1.0, 2.0]}}, r"input.spacing: expected more than 2 values, found \[1.0, 2.0\]"),
-        ({"input": {"spacing": [1.0] * 4}}, r"input.spacing: expected 3 values at most, found \[1.0"),
+        ({"input": {"spacing": [1.0, 2.0]}}, r"input.spacing: expected 3 values, found \[1.0, 2.0\]"),
+        ({"input": {"spacing": [1.0] * 4}}, r"input.spacing: expected 3 values, found \[1.0"),
         ({"input": {"pixdim": 1}}, r"input.pixdim: unknown key \(MONAI's word for spacing; or write Spacing"),
         ({"input": {"a_min": 1}}, r"input.a_min: unknown key \(of a rule: intensity = \{ rule"),
         ({"serving": {"warm_up": 1}}, "serving.warm_up: expected true or false, found 1"),
@@ -149,6 +154,62 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
 )
 def test_a_wrong_value_is_refused_by_key_and_meaning(changes: dict[str, Any], expected: str) -> None:
     assert re.search(expected, refusal(**changes)), refusal(**changes)
+
+
+STEP = {"transform": "Spacing", "pixdim": [1.0, 2.0, 1.5]}
+TURNED = {"transform": "Orientation", "axcodes": "RAS"}
+
+
+@pytest.mark.parametrize(
+    ("changes", "expected"),
+    [
+        ({"engines": ["openvino"]}, r"^tiny.toml: engines: unknown key \(it is a key of \[serving\]\)"),
+        ({"serving": {"roi_size": [8, 8, 8]}}, r"serving.roi_size: unknown key \(it is a key of \[inferer\]\)"),
+        ({"serving": {"todo": []}}, r"serving.todo: unknown key \(it is a key of the top of the file\)"),
+        ({"acceptance": {"dtype": "fp16"}}, r"\(it is a key of \[input\] and of \[output\]\)"),
+        ({"label": ["one"]}, r"label: unknown key \(did you mean 'labels' of \[output\]\?\)"),
+        ({"output": {"label": ["one"]}}, r"output.label: unknown key \(did you mean 'labels'\?\)"),
+        ({"network": {"channels": [4, 8]}}, r"network.channels: .*in \[network.args\]"),
+        ({"tiling": {"patch_size": [8, 8, 8]}}, r"patch_size: .*nnU-Net's word for roi_size of \[inferer\]"),
+        (
+            {"preprocessing": [TURNED, {**STEP, "keys": ["image"]}]},
+            r": the 2nd \[\[preprocessing\]\]: keys: .*leave it",
+        ),
+        ({"preprocessing": [TURNED, {**STEP, "label": 1}]}, r": the 2nd \[\[preprocessing\]\]: label: .*leave it out"),
+        ({"preprocessing": [{**STEP, "mode": ["bilinear", "nearest"]}]}, "mode: expected 'bilinear', .*image alone"),
+        ({"preprocessing": [TURNED, {**STEP, "pixdim": [1.0]}]}, r"pixdim: expected 3 values, found \[1.0\]"),
+        ({"preprocessing": TURNED}, r"preprocessing: expected a \[\[preprocessing\]\] for each step"),
+        ({"preprocessing": ["Orientation"]}, "with its transform, such as transform = .*found 'Orientation'"),
+        ({"input": {"channels": "T1"}}, r"input.channels: expected a list, such as \[\"T1\"\], found 'T1'"),
+        ({"weights": {"file": "w", "sha256": "A1"}}, "sha256: expected 64 characters of 0-9 and a-f, .*found 'A1'"),
+        ({"input": {"orientation": "ras"}}, "orientation: expected one letter of each pair .*RAS, found 'ras'"),
+        ({"serving": {"engines": ["tensorRT"]}}, r"found 'tensorRT' \(did you mean 'tensorrt'\?\)"),
+        ({"tiling": {"roi_size": [8] * 4}}, "roi_size: expected 2 or 3 values, found"),
+    ],
+)
+def test_what_stands_in_the_wrong_place_is_told_where_it_belongs(changes: dict[str, Any], expected: str) -> None:
+    message = refusal(**changes)
+    assert re.search(expected, message), message
+    assert len(message.splitlines()) == 1
+
+
+def test_every_word_that_is_explained_is_no_key_of_its_table() -> None:
+    """Else its hint would never be shown, or be wrong."""
+    steps = {key for kind in (*_kinds(Preprocessing), *_kinds(Postprocessing)) for key in kind.model_fields}
+    assert not steps & set(words.OF_A_STEP)
+    assert not set(Input.model_fields) & set(words.OF_INPUT)
+    assert not keys(Spec) & set(words.ANYWHERE)
+
+
+def _kinds(union: Any) -> tuple[Any, ...]:
+    return get_args(get_args(union)[0])
+
+
+@pytest.mark.parametrize(
+    ("number", "said"), [(1, "1st"), (2, "2nd"), (3, "3rd"), (4, "4th"), (11, "11th"), (13, "13th"), (22, "22nd")]
+)
+def test_steps_are_counted_as_people_count(number: int, said: str) -> None:
+    assert ordinal(number) == said
 
 
 def test_a_wrong_engine_is_one_fault() -> None:

@@ -158,16 +158,19 @@ def test_messages_use_the_word_in_the_file() -> None:
     [
         (
             {"preprocessing": [{**RAS, "transform": "Orientationd"}]},
-            r"\[0\]: .*did you mean 'Orientation'",
+            r"the 1st \[\[preprocessing\]\]: .*did you mean 'Orientation'",
         ),
         (
             {"preprocessing": [RAS, {"transform": "Resized", "spatial_size": 9}]},
-            r"\[1\]: .*exact inverse; use Spacing",
+            r"the 2nd \[\[preprocessing\]\]: .*exact inverse; use Spacing",
         ),
         ({"preprocessing": [{"transform": "LoadImaged"}]}, "leave it out: the client reads the scan"),
         ({"preprocessing": [{"axcodes": "RAS"}]}, "expected the key 'transform'"),
-        ({"preprocessing": []}, "preprocessing: .*at least 1 item"),
-        ({"preprocessing": [{**SPACING, "mode": "nearest"}]}, r"preprocessing\[0\].mode: .*found 'nearest'"),
+        ({"preprocessing": []}, "preprocessing: expected at least 1 value"),
+        (
+            {"preprocessing": [{**SPACING, "mode": "nearest"}]},
+            r"the 1st \[\[preprocessing\]\]: mode: expected 'bilinear', found 'nearest'",
+        ),
         ({"preprocessing": [{**SPACING, "pixdims": 1}]}, r"pixdims: unknown key \(did you mean 'pixdim'\?\)"),
         ({"preprocessing": [{"transform": "ClipIntensityPercentiles"}]}, "lower, upper or both, found neither"),
         (

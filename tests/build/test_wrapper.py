@@ -226,7 +226,7 @@ def test_a_label_count_that_is_not_the_networks_is_refused() -> None:
 
 
 def test_a_roi_that_the_network_refuses_is_named() -> None:
-    with pytest.raises(NetworkError, match=r"tiling.roi_size: the network refuses a ROI of \[16, 8, 12\]"):
+    with pytest.raises(NetworkError, match=r"inferer.roi_size: the network refuses a ROI of \[16, 8, 12\]"):
         wrap(torch.nn.Conv3d(1, 3, 9), spec())
 
 

@@ -20,6 +20,7 @@ from voxtile.tensor_types import itemsize
 from voxtile.tiling.extract import tta_flips
 from voxtile.tiling.plan import TilePlan, plan_tiles, tile_shape
 from voxtile.tiling.schedule import Schedule, at_once, schedules
+from voxtile_build.checks import check_spec
 from voxtile_build.errors import ScanError
 from voxtile_build.explaining.scans import made_up_scan, read_scan
 from voxtile_build.explaining.steps import Step, finishing_steps, preparing_steps
@@ -61,6 +62,7 @@ class Explanation:
     Attributes:
         spec: the model's name.
         todo: what the spec says is still to be done.
+        unchecked: what a build would check, and could not be checked here.
         scan: what the scan is called.
         shape: voxels of the scan.
         spacing: in mm.
@@ -77,6 +79,7 @@ class Explanation:
 
     spec: str
     todo: tuple[str, ...]
+    unchecked: tuple[str, ...]
     scan: str
     shape: tuple[int, int, int]
     spacing: tuple[float, float, float]
@@ -97,7 +100,7 @@ def explain_spec(
     shape: tuple[int, int, int],
     spacing: tuple[float, float, float],
 ) -> Explanation:
-    """What `spec` does to a scan. Nothing is built, and no weights are read.
+    """What `spec` does to a scan, once it is checked as a build checks it. Nothing is built.
 
     Args:
         spec: the spec.
@@ -107,17 +110,19 @@ def explain_spec(
 
     Raises:
         ScanError: the scan does not fit the model, or needs more memory than there is.
+        BuildError: a build would refuse the spec; the error is the build's.
     """
+    unchecked = check_spec(spec)
     engine = spec.serving.default_engine or spec.serving.engines[0]
     card = card_of(spec, engine, {}, Provenance(network=spec.network.title, weights_sha256="", onnx_sha256=""))
     try:
         volume = read_scan(files, card) if files else made_up_scan(shape, spacing, card)
-        return _followed(spec, card, volume)
+        return _followed(spec, card, volume, unchecked)
     except VoxtileError as error:
         raise ScanError(str(error)) from None
 
 
-def _followed(spec: Spec, card: Card, volume: Volume) -> Explanation:
+def _followed(spec: Spec, card: Card, volume: Volume, unchecked: tuple[str, ...]) -> Explanation:
     prepared = prepare_scan(volume, card)
     grid = prepared.data.shape[1:]
     plan = plan_tiles(grid, tile_shape(card, grid), card.tiling)
@@ -129,6 +134,7 @@ def _followed(spec: Spec, card: Card, volume: Volume) -> Explanation:
     return Explanation(
         spec=spec.name,
         todo=spec.todo,
+        unchecked=unchecked,
         scan=volume.names[0],
         shape=volume.shape,
         spacing=volume.spacing,

@@ -42,6 +42,7 @@ def _lines(found: Explanation) -> Iterator[str]:
     yield f"memory of the client: about {_mib(found.memory['in all'])}"
     largest = sorted(((size, name) for name, size in found.memory.items() if name != "in all" and size), reverse=True)
     yield from (f"  {_mib(size):>10}  {name}" for size, name in largest)
+    yield from (f"not checked: {line}" for line in found.unchecked)
 
 
 def _steps(steps: Sequence[Step], otherwise: str) -> Iterator[str]:

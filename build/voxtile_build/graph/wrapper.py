@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from voxtile_build.errors import NetworkError, reason_of
 from voxtile_build.graph.pointwise import pointwise
 from voxtile_build.graph.probabilities import check_scores
+from voxtile_build.networks.fitting_sizes import fitting_step, rounded_up
 from voxtile_build.spec.input import IntensityFixed, IntensityPercentile, IntensityRange, IntensityZscore
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.spec import Spec
@@ -191,13 +192,20 @@ def wrap(network: nn.Module, spec: Spec) -> Wrapper:
             probabilities that the spec promises.
     """
     wrapper = Wrapper(network, spec).eval()
-    scores = _try(network, spec, spec.tiling.roi_size, "tiling.roi_size", "choose sizes that its strides divide")
+    roi, *free = tried_sizes(spec)
+    scores = _try(network, spec, roi, "inferer.roi_size", "")
     wrapper.warnings = check_scores(scores, spec)
-    if (step := spec.tiling.multiple) is not None:
-        advice = f"multiple = {2 * step} leaves out the smallest"
-        for steps in FREE_SIZES:
-            _try(network, spec, tuple(count * step for count in steps), "tiling.multiple", advice)
+    for sizes in free:
+        advice = f"multiple = {2 * (spec.tiling.multiple or 1)} leaves out the smallest"
+        _try(network, spec, sizes, "inferer.multiple", advice)
     return wrapper
+
+
+def tried_sizes(spec: Spec) -> list[tuple[int, ...]]:
+    """The sizes of an image that the network is tried on: the ROI, and others if sizes are free."""
+    step = spec.tiling.multiple
+    free = [] if step is None else [tuple(count * step for count in counts) for counts in FREE_SIZES]
+    return [spec.tiling.roi_size, *free]
 
 
 def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice: str) -> Tensor:
@@ -211,13 +219,13 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
     except Exception as error:  # networks raise many kinds of errors
         reason = reason_of(error)
         raise NetworkError(
-            f"{key}: the network refuses a ROI of {list(roi)}: {reason}; {_advice(reason, spec, advice)}"
+            f"{key}: the network refuses a ROI of {list(roi)}: {reason}; {_advice(reason, network, spec, advice)}"
         ) from error
     if tuple(logits.shape[2:]) != roi:
         head = "network.head chooses another output; " if spec.network.head is not None else ""
         raise NetworkError(
             f"{key}: expected scores on the grid of the ROI {list(roi)}, the network gives "
-            f"{list(logits.shape[2:])}; {head}{advice}"
+            f"{list(logits.shape[2:])}; {head}{advice or _sizes(network, spec)}"
         )
     expected = (1, len(spec.output.labels), *roi)
     if tuple(logits.shape) != expected:
@@ -228,7 +236,7 @@ def _try(network: nn.Module, spec: Spec, roi: tuple[int, ...], key: str, advice:
     return logits
 
 
-def _advice(reason: str, spec: Spec, usual: str) -> str:
+def _advice(reason: str, network: nn.Module, spec: Spec, usual: str) -> str:
     """What to do about a network that refuses its ROI, as far as its own words tell."""
     size = spec.network.args.get("img_size")
     roi = list(spec.tiling.roi_size)
@@ -236,4 +244,13 @@ def _advice(reason: str, spec: Spec, usual: str) -> str:
         return f"roi_size and network.args.img_size must be the same, found img_size {size}"
     if "positional argument" in reason or "missing value for argument" in reason:
         return "the network takes several inputs; serve one that takes the image alone, [batch, channel, *roi]"
-    return usual
+    return usual or _sizes(network, spec)
+
+
+def _sizes(network: nn.Module, spec: Spec) -> str:
+    """Which sizes of a ROI to choose."""
+    roi = spec.tiling.roi_size
+    step = fitting_step(network, len(spec.input.channels), roi)
+    if step is None:
+        return "choose sizes that its strides divide"
+    return f"choose sizes that its strides divide: multiples of {step}, such as {list(rounded_up(roi, step))}"

@@ -39,10 +39,24 @@ def load_network(spec: Spec) -> nn.Module:
     chosen = spec.network
     if chosen.file is not None and chosen.sha256 is not None:
         return open_network(chosen.file, chosen.sha256, chosen.head, spec.serving.max_batch_size)
-    channels, classes = len(spec.input.channels), len(spec.output.labels)
-    network = make_network(chosen.name, chosen.args, channels, classes)
+    network = untrained_network(spec)
     if spec.weights is not None:
         load_weights(network, spec.weights.file, spec.weights.sha256)
     elif any(True for _ in network.parameters()):
         raise SpecError(f"{spec.name}: weights: missing; {chosen.name} needs [weights] with file and sha256")
-    return network if chosen.head is None else OneHead(network, chosen.head)
+    return with_head(network, spec)
+
+
+def untrained_network(spec: Spec) -> nn.Module:
+    """The network that the spec names and describes, with the weights that its constructor gives.
+
+    Raises:
+        NetworkError: the network cannot be made.
+    """
+    chosen = spec.network
+    return make_network(chosen.name, chosen.args, len(spec.input.channels), len(spec.output.labels))
+
+
+def with_head(network: nn.Module, spec: Spec) -> nn.Module:
+    """The network with the one output that the spec chooses."""
+    return network if spec.network.head is None else OneHead(network, spec.network.head)

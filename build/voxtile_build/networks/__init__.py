@@ -12,6 +12,7 @@ from typing import Any
 from torch import nn
 
 from voxtile_build.errors import NetworkError
+from voxtile_build.networks.refusals import why_refused
 
 
 @dataclass(frozen=True)
@@ -41,6 +42,7 @@ NETWORKS = (
     NetworkSpec("SwinUNETR", MONAI, "SwinUNETR", any_size=False),
     NetworkSpec("UNet", MONAI, "UNet"),
     NetworkSpec("AttentionUnet", MONAI, "AttentionUnet"),
+    NetworkSpec("BasicUNet", MONAI, "BasicUNet"),
     NetworkSpec("BasicUNetPlusPlus", MONAI, "BasicUNetPlusPlus"),
     NetworkSpec("SegResNet", MONAI, "SegResNet"),
     NetworkSpec("DynUNet", MONAI, "DynUNet"),
@@ -70,8 +72,8 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
     _check_count(spec, spec.out_channels, arguments, classes, "output.labels")
     try:
         network: nn.Module = constructor(**arguments)
-    except (TypeError, ValueError, AttributeError, KeyError, NotImplementedError, RuntimeError) as error:
-        raise NetworkError(f"network.args: {name} refuses them: {error}") from error
+    except Exception as error:  # constructors raise many kinds of errors
+        raise NetworkError(why_refused(name, arguments, error)) from error
     return network.eval()
 
 
@@ -110,9 +112,9 @@ def _check_names(spec: NetworkSpec, constructor: Any, arguments: Mapping[str, An
     for key in arguments:
         if key not in known:
             near = difflib.get_close_matches(key, known, 1)
-            hint = f"; did you mean {near[0]!r}?" if near else ""
+            hint = f" (did you mean {near[0]!r}?)" if near else ""
             raise NetworkError(
-                f"network.args.{key}: {spec.name} has no such argument{hint} It takes {', '.join(known) or 'none'}"
+                f"network.args.{key}: {spec.name} has no such argument{hint}; it takes {', '.join(known) or 'none'}"
             )
     needed = [key for key, parameter in known.items() if parameter.default is inspect.Parameter.empty]
     missing = [key for key in needed if key not in arguments]

@@ -6,7 +6,7 @@ from voxtile_build.errors import SpecError
 from voxtile_build.networks import find_network
 from voxtile_build.spec.spec import Spec
 
-KEEP_THE_ROI = "leave out tiling.multiple, and the scan goes through in tiles of roi_size"
+KEEP_THE_ROI = "leave out inferer.multiple, and the scan goes through in tiles of roi_size"
 
 
 def require_free_sizes(spec: Spec) -> None:
@@ -19,11 +19,11 @@ def require_free_sizes(spec: Spec) -> None:
         return
     if spec.network.file is not None:
         raise SpecError(
-            f"{spec.name}: tiling.multiple: {spec.network.title} is a graph traced at one size; give the network by "
+            f"{spec.name}: inferer.multiple: {spec.network.title} is a graph traced at one size; give the network by "
             f"name, with args and weights, or {KEEP_THE_ROI}"
         )
     if not find_network(spec.network.name).any_size:
         raise SpecError(
-            f"{spec.name}: tiling.multiple: {spec.network.name} is built for one size of input, its attention windows "
+            f"{spec.name}: inferer.multiple: {spec.network.name} is built for one size of input, its attention windows "
             f"or patches are fixed; {KEEP_THE_ROI}"
         )

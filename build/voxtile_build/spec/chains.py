@@ -9,6 +9,7 @@ from voxtile.transforms.base import Transform, several
 from voxtile.transforms.finishing import Finishing
 from voxtile.transforms.postprocessing import KeepLargestConnectedComponent, LabelFilter
 from voxtile.transforms.preprocessing import CropForeground, NormalizeIntensity
+from voxtile_build.spec.explain import ordinal
 from voxtile_build.spec.input import Input
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.preparation import Preparation
@@ -119,8 +120,8 @@ def check_preprocessing(steps: Sequence[Transform], given: Input) -> None:
         raise ValueError(
             "preprocessing: expected Spacing once, found it several times: the way back would not be exact"
         )
-    for place, step in enumerate(steps):
-        where = f"preprocessing[{place}] {type(step).__name__}"
+    for number, step in enumerate(steps, 1):
+        where = f"the {ordinal(number)} [[preprocessing]], {type(step).__name__}"
         if isinstance(step, NormalizeIntensity):
             each = [isinstance(numbers, tuple) for numbers in (step.subtrahend, step.divisor)]
             if any(each) and None in (step.subtrahend, step.divisor) and not step.channel_wise and channels > 1:

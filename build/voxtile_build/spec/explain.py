@@ -3,54 +3,34 @@
 from __future__ import annotations
 
 import difflib
+import json
 import re
 import typing
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Annotated, Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic.fields import FieldInfo
 from pydantic_core import ErrorDetails
+
+from voxtile_build.spec.words import (
+    AN_ARGUMENT,
+    ANYWHERE,
+    OF_A_STEP,
+    OF_INPUT,
+    OTHER_TRANSFORMS,
+    PATTERNS,
+    PLAIN,
+    SENTENCES,
+)
 
 SHOWN = 20
 """Lines of an error at most: one list of a thousand wrong entries should not fill the screen."""
-
-_NOT_NEEDED = "leave it out: the client reads the scan, and sends it in the right type"
-OTHER_TRANSFORMS = {
-    **dict.fromkeys(
-        ("LoadImage", "EnsureChannelFirst", "AddChannel", "EnsureType", "CastToType", "ToTensor", "ToDevice"),
-        _NOT_NEEDED,
-    ),
-    "SaveImage": "leave it out: the client writes the mask",
-    "Resize": "its size differs from scan to scan, and it has no exact inverse; use Spacing with the voxel size that "
-    "the network was trained with, or ResizeWithPadOrCrop",
-    "Lambda": "Python is not run; use the transform that it stands for, such as MapLabelValue",
-}
-"""Transforms of MONAI that a chain cannot hold, and what to do."""
-
-PLAIN = {
-    "model_type": "expected a table",
-    "model_attributes_type": 'expected a table, such as { rule = "range", … }',
-    "dict_type": "expected a table",
-    "tuple_type": "expected a list, such as [1, 2, 3]",
-    "list_type": "expected a list, such as [1, 2, 3]",
-    "string_type": "expected text",
-    "int_type": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "bool_type": "expected true or false",
-    "none_required": "expected nothing",
-    "finite_number": "expected a finite number",
-}
-"""Pydantic's kinds of faults, in words of the file."""
-
-_RULE = 'of a rule: intensity = { rule = "range", a_min = …, a_max = … }, or a step of [[preprocessing]]'
-WORDS_OF_INPUT = {
-    "pixdim": "MONAI's word for spacing; or write Spacing as a step of [[preprocessing]]",
-    "axcodes": "MONAI's word for orientation; or write Orientation as a step of [[preprocessing]]",
-    **dict.fromkeys(("a_min", "a_max", "b_min", "b_max", "clip"), _RULE),
-    **dict.fromkeys(("lower", "upper", "mean", "std", "nonzero", "channel_wise", "subtrahend", "divisor"), _RULE),
-}
-"""Words that people write into [input], and where they belong."""
+MUCH_ALIKE = 0.8
+"""From this likeness on, a key is taken for a slip of the pen: of a key of another table, of a word."""
+STEP = re.compile(r"(preprocessing|postprocessing)\[(\d+)\]")
+OF_STEPS, OF_INPUTS, OF_NETWORKS = "transform", "channels", "args"
+"""Keys that only steps of a chain have, only [input], and only [network]."""
 
 
 def explain(error: ValidationError, model: type[BaseModel], where: str, words: Mapping[str, str] | None = None) -> str:
@@ -63,7 +43,7 @@ def explain(error: ValidationError, model: type[BaseModel], where: str, words: M
         words: for tables that the file calls by another name, that name.
     """
     found = [details for details in error.errors(include_url=False) if not _follows(details)]
-    faults = [f"{where}: {_in_words(_fault(details, model), words or {})}" for details in found]
+    faults = list(dict.fromkeys(f"{where}: {_in_words(_fault(one, model), words or {})}" for one in found))
     more = [f"{where}: {len(faults) - SHOWN} more faults"] if len(faults) > SHOWN else []
     return "\n".join([*faults[:SHOWN], *more])
 
@@ -82,29 +62,108 @@ def _in_words(fault: str, words: Mapping[str, str]) -> str:
 
 def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:
     path, parent, meaning = _walk(details["loc"], model)
-    key = ".".join(path)
+    key, place = _place(path), _place(path[:-1])
     if details["type"] == "union_tag_invalid":
         return f"{key}: {_wrong_tag(details['ctx'])}"
     if details["type"] == "union_tag_not_found":
         return f"{key}: expected the key {details['ctx']['discriminator']}, which says what it is, found none{meaning}"
     if details["type"] == "extra_forbidden":
-        hint = _elsewhere(path[-1], parent) or _nearest(path[-1], parent)
-        return f"{key}: unknown key{hint}; {_known(path[:-1], parent)}"
+        hint = _hint(path, parent, model)
+        return f"{key}: unknown key{hint}; {_known(place, parent)}"
     if details["type"] == "missing" and not isinstance(details["loc"][-1], int):
         return f"{key}: missing{meaning}"
-    if isinstance(details["input"], list | tuple) and details["type"] in ("missing", "too_long"):
+    if isinstance(details["input"], list | tuple) and details["type"] in ("missing", "too_long", "too_short"):
         key = key.rpartition("[")[0] if details["type"] == "missing" else key
-        return f"{key}: {_wrong_count(details)}, found {_short(details['input'])}{meaning}"
-    message = PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
-    found = "" if details["type"] == "value_error" else f", found {_short(details['input'])}"
+        return f"{key}: {_wrong_count(details, model)}, found {_short(details['input'])}{meaning}"
+    message = _message(details)
+    if details["type"] in ("tuple_type", "list_type"):
+        message = _wrong_list(details["input"], key)
+    if STEP.fullmatch(path[-1] if path else "") and not isinstance(details["input"], dict):
+        message = 'expected a table with its transform, such as transform = "Orientation"'
+    found = "" if details["type"] == "value_error" else f", found {_short(details['input'])}{_meant(details)}"
+    if isinstance(details["input"], list | tuple) and OF_STEPS in _keys(parent):
+        meaning += "; a chain is for the image alone: give its value alone"
     return f"{key + ': ' if key else ''}{message[0].lower() + message[1:]}{found}{meaning}"
 
 
-def _wrong_count(details: ErrorDetails) -> str:
-    """What is wrong with the number of values of a list. Pydantic names the first one that is missing."""
-    if details["type"] == "too_long":
-        return f"expected {details['ctx']['max_length']} values at most"
-    return f"expected more than {len(details['input'])} values"
+def _message(details: ErrorDetails) -> str:
+    """What is wrong, as a sentence without its end."""
+    if details["type"] == "string_pattern_mismatch":
+        return next((words for part, words in PATTERNS if part in details["ctx"]["pattern"]), details["msg"])
+    message = PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
+    for theirs, ours in SENTENCES:
+        if message.startswith(theirs):
+            return ours + message.removeprefix(theirs)
+    return message
+
+
+def _meant(details: ErrorDetails) -> str:
+    """Which of several words a text may have meant; nothing where none is near."""
+    if details["type"] != "literal_error" or not isinstance(details["input"], str):
+        return ""
+    known = {one.lower(): one for one in re.findall(r"'([^']*)'", details["ctx"]["expected"])}
+    near = difflib.get_close_matches(details["input"].lower(), known, 1, MUCH_ALIKE)
+    return f" (did you mean {known[near[0]]!r}?)" if near else ""
+
+
+def _wrong_list(value: Any, key: str) -> str:
+    """What was expected in place of a value that is no list."""
+    if isinstance(value, dict):
+        return f"expected a [[{key}]] for each step, with two brackets"
+    return f"expected a list, such as [{json.dumps(value)}]" if isinstance(value, str) else PLAIN["list_type"]
+
+
+def _place(path: Sequence[str]) -> str:
+    """A path in words: a step of a chain by its number from 1, all else by its keys."""
+    if not path:
+        return ""
+    step = STEP.fullmatch(path[0])
+    if step is None:
+        return ".".join(path)
+    first = f"the {ordinal(int(step[2]) + 1)} [[{step[1]}]]"
+    return f"{first}: {'.'.join(path[1:])}" if path[1:] else first
+
+
+def ordinal(number: int) -> str:
+    """A number as people count: 1st, 2nd, 3rd, 4th."""
+    ending = "th" if number % 100 in (11, 12, 13) else {1: "st", 2: "nd", 3: "rd"}.get(number % 10, "th")
+    return f"{number}{ending}"
+
+
+def _wrong_count(details: ErrorDetails, model: type[BaseModel]) -> str:
+    """How many values were expected of a list."""
+    loc = details["loc"][:-1] if details["type"] == "missing" else details["loc"]
+    least, most = _counts(_field(loc, model))
+    if details["type"] == "missing":  # pydantic names the first one that is missing
+        least = max(least, len(details["input"]) + 1)
+    least = max(least, details.get("ctx", {}).get("min_length", 0))
+    most = details.get("ctx", {}).get("max_length", most)
+    if most is None:
+        return f"expected at least {least} value{'s'[: least != 1]}"
+    numbers = " or ".join(map(str, range(least, most + 1))) if most - least <= 1 else f"{least} to {most}"
+    return f"expected {numbers} value{'s'[: most != 1]}"
+
+
+def _counts(info: FieldInfo | None) -> tuple[int, int | None]:
+    """The least and the largest number of values that the list of a key may have."""
+    if info is None:
+        return 0, None
+    found = [_counts_of(annotation) for annotation in (info.annotation, *typing.get_args(info.annotation))]
+    bounds = [bound for bound in found if bound is not None]
+    limits = {
+        name: getattr(one, name) for one in info.metadata for name in ("min_length", "max_length") if hasattr(one, name)
+    }
+    least, most = bounds[0] if bounds else (0, None)
+    return limits.get("min_length", least), limits.get("max_length", most)
+
+
+def _counts_of(annotation: Any) -> tuple[int, int | None] | None:
+    """The same of one type; None for a type that is no list of a fixed length."""
+    if typing.get_origin(annotation) is Annotated:
+        return _counts_of(typing.get_args(annotation)[0])
+    if typing.get_origin(annotation) is not tuple or ... in typing.get_args(annotation):
+        return None
+    return (len(typing.get_args(annotation)),) * 2
 
 
 def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str], type[BaseModel] | None, str]:
@@ -133,6 +192,16 @@ def _walk(loc: tuple[int | str, ...], model: type[BaseModel]) -> tuple[list[str]
     return path, parent, meaning
 
 
+def _field(loc: Sequence[int | str], model: type[BaseModel]) -> FieldInfo | None:
+    """The field that a place belongs to; tags and indices on the way are passed over."""
+    here, found = [model], None
+    for step in loc:
+        fields = [one.model_fields[str(step)] for one in here if str(step) in one.model_fields]
+        if fields:
+            found, here = fields[0], _models(fields[0].annotation)
+    return found
+
+
 def _wrong_tag(context: Mapping[str, Any]) -> str:
     """What is wrong with the key that chooses among several tables."""
     key, found = context["discriminator"].strip("'"), str(context["tag"])
@@ -159,22 +228,44 @@ def _models(annotation: Any) -> list[type[BaseModel]]:
     return [model for part in typing.get_args(annotation) for model in _models(part)]
 
 
-def _nearest(key: str, parent: type[BaseModel] | None) -> str:
-    near = difflib.get_close_matches(key, parent.model_fields if parent else (), 1)
-    return f" (did you mean {near[0]!r}?)" if near else ""
+def _hint(path: Sequence[str], parent: type[BaseModel] | None, model: type[BaseModel]) -> str:
+    """What an unknown key may have meant: a word for something else, a key of another table, or a slip of the pen."""
+    key, own = path[-1], _keys(parent)
+    words = OF_A_STEP if OF_STEPS in own else OF_INPUT if OF_INPUTS in own else {}
+    near = difflib.get_close_matches(key, own, 1)
+    if key in words or (key in ANYWHERE and OF_STEPS not in own):
+        return f" ({words.get(key) or ANYWHERE[key]})"
+    if OF_NETWORKS in own and not near:
+        return f" ({AN_ARGUMENT})"
+    other = [table for table, keys in _tables(model) if key in keys and len(path) <= 2 and OF_STEPS not in own]
+    if other:
+        return f" (it is a key of {' and of '.join(other)})"
+    if near:
+        return f" (did you mean {near[0]!r}?)"
+    for table, keys in _tables(model):
+        if len(path) <= 2 and (found := difflib.get_close_matches(key, keys, 1, MUCH_ALIKE)):
+            return f" (did you mean {found[0]!r} of {table}?)"
+    return ""
 
 
-def _elsewhere(key: str, parent: type[BaseModel] | None) -> str:
-    """Where a word of MONAI's belongs that is written into [input]."""
-    if parent is None or "channels" not in parent.model_fields:
-        return ""
-    place = WORDS_OF_INPUT.get(key)
-    return f" ({place})" if place else ""
+def _tables(model: type[BaseModel]) -> Iterator[tuple[str, Sequence[str]]]:
+    """The tables of a file and the keys of each; the top of the file comes first."""
+    yield "the top of the file", _keys(model)
+    for name, info in model.model_fields.items():
+        inner = _models(info.annotation)
+        if len(inner) == 1 and typing.get_origin(info.annotation) is not tuple:
+            yield f"[{info.serialization_alias or name}]", _keys(inner[0])
 
 
-def _known(path: list[str], parent: type[BaseModel] | None) -> str:
-    place = f"[{'.'.join(path)}]" if path else "the top of the file"
-    return f"{place} takes {', '.join(parent.model_fields if parent else ())}"
+def _keys(model: type[BaseModel] | None) -> list[str]:
+    """The keys of a table, as they are called today."""
+    return [info.serialization_alias or name for name, info in model.model_fields.items()] if model else []
+
+
+def _known(place: str, parent: type[BaseModel] | None) -> str:
+    table = (f"[{place}]" if "[" not in place or place.endswith(".") else place) if place else "the top of the file"
+    name = parent.__name__ if parent and OF_STEPS in _keys(parent) else table
+    return f"{name} takes {', '.join(_keys(parent))}"
 
 
 def _short(value: Any) -> str:

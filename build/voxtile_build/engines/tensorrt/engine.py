@@ -60,7 +60,7 @@ class TensorRt(Engine):
             from voxtile_build.networks.free_sizes import KEEP_THE_ROI
 
             raise SpecError(
-                f"{spec.name}: tiling.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out "
+                f"{spec.name}: inferer.multiple: a TensorRT plan is built for shapes that are known; take tensorrt out "
                 f"of the engines, or {KEEP_THE_ROI}"
             )
         gpus = served_gpus(spec.serving.gpus) if visible_gpu() else {}

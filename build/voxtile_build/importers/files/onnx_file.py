@@ -107,12 +107,12 @@ def check_shape(image: ValueInfoProto, shape: Sequence[int], where: str) -> None
     if len(axes) != len(shape):
         raise NetworkError(
             f"{where}: expected an input of [batch, channel, *spatial] with {len(shape) - 1} spatial axes as "
-            f"tiling.roi_size has, found [batch, {', '.join(map(str, shown))}]"
+            f"inferer.roi_size has, found [batch, {', '.join(map(str, shown))}]"
         )
     if axes[0] not in (None, shape[0]):
         raise NetworkError(f"{where}: the network takes {axes[0]} channels, but input.channels names {shape[0]}")
     if any(axis not in (None, size) for axis, size in zip(axes[1:], shape[1:], strict=True)):
-        raise NetworkError(f"{where}: tiling.roi_size: the network takes {shown[1:]} voxels, found {list(shape[1:])}")
+        raise NetworkError(f"{where}: inferer.roi_size: the network takes {shown[1:]} voxels, found {list(shape[1:])}")
 
 
 def _parsed(path: Path, content: bytes) -> ModelProto:

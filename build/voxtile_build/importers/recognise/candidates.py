@@ -6,11 +6,12 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from voxtile_build.errors import BuildError, NetworkError, WeightsError
+from voxtile_build.errors import BuildError, WeightsError
 from voxtile_build.importers.recognise import (
     attention_unet,
+    basic_unet,
     basic_unet_plus_plus,
     dynunet,
     segresnet,
@@ -22,7 +23,7 @@ from voxtile_build.importers.recognise.guess import Guess, State
 from voxtile_build.networks import make_network
 from voxtile_build.networks.weights import check_fit, with_shared
 
-RECOGNISERS = (unet, attention_unet, basic_unet_plus_plus, segresnet, dynunet, swin_unetr, unetr)
+RECOGNISERS = (unet, attention_unet, basic_unet, basic_unet_plus_plus, segresnet, dynunet, swin_unetr, unetr)
 MOST = 8
 """Guesses that are tried; a UNETR of 216 patches has 34 shapes, of which the cube is the usual one."""
 
@@ -64,20 +65,15 @@ def _guesses(state: State) -> Iterator[Guess]:
 
 def _check(guess: Guess, state: State, path: Path) -> None:
     """Refuse a guess whose network does not take the weights, or counts its places in another order than they do."""
-    network = _made(guess)  # kept, so that tensors of one place stay in one place
+    network = make_network(
+        guess.network, guess.args, guess.channels, guess.classes
+    )  # kept, so that tensors of one place stay in one place
     wanted = network.state_dict()
     state = with_shared(state, wanted)
     check_fit(state, wanted, path, "other arguments may fit")
     other = [key for key, value in wanted.items() if _is_index(value) and not torch.equal(value, state[key].long())]
     if other:
         raise WeightsError(f"{path}: {other[0]} has other values than the network gives it")
-
-
-def _made(guess: Guess) -> nn.Module:
-    try:
-        return make_network(guess.network, guess.args, guess.channels, guess.classes)
-    except (ArithmeticError, IndexError, AssertionError) as error:  # wrong arguments raise kinds of their own
-        raise NetworkError(f"network.args: {guess.network} refuses them: {error}") from None
 
 
 def _is_index(value: Tensor) -> bool:
