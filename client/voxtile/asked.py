@@ -5,6 +5,7 @@ Knows nothing of where they come from.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -19,6 +20,28 @@ TAKEN = (
     "nan", "posinf", "neginf",
 )  # fmt: skip
 """The options that a caller may choose. The others concern connections, which are the operator's."""
+
+FLAGS = {f"--{name.replace('_', '-')}": name for name in TAKEN} | {
+    "--max-ram": "max_ram_mib",
+    "--allow-half-scores": "half_scores",
+}
+"""Options of the command `voxtile`, and what a request calls them."""
+_FLAG = re.compile(r"(?<![\w-])(--[a-z][a-z-]*[a-z])( (?:VALUE|MIB|-?\d[\d.]*)(?![\w.]))?")
+
+
+def as_parameters(text: str) -> str:
+    """A message of the library with the options in it called as a request calls them: `--nan VALUE` is `nan=VALUE`.
+
+    What a request may not choose is the operator's to change, and the message says so.
+    """
+
+    def called(match: re.Match[str]) -> str:
+        flag, value = match[1], match[2] or ""
+        if flag not in FLAGS:
+            return f"the operator's {flag.removeprefix('--')}{value}"
+        return FLAGS[flag] + (f"={value.strip()}" if value else "")
+
+    return _FLAG.sub(called, text)
 
 
 def with_asked(options: Options, asked: Mapping[str, Any], beside: tuple[str, ...] = ()) -> Options:

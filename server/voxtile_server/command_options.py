@@ -3,12 +3,32 @@
 from __future__ import annotations
 
 import argparse
+import difflib
+import sys
 from dataclasses import fields
 from pathlib import Path
-from typing import Any, get_type_hints
+from typing import Any, NoReturn, get_type_hints
 
 from voxtile_server import __version__
 from voxtile_server.options import ServerOptions
+
+
+class OneLineParser(argparse.ArgumentParser):
+    """A parser that tells a wrong command line in one line."""
+
+    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
+        """As argparse's; an unknown option comes before others that are missing, and is told with the nearest one."""
+        given = list(sys.argv[1:] if args is None else args)
+        own = given[: given.index("--")] if "--" in given else given
+        for word in (one.partition("=")[0] for one in own if one.startswith("--")):
+            if not any(flag.startswith(word) for flag in self._option_string_actions):  # argparse takes abbreviations
+                near = difflib.get_close_matches(word, self._option_string_actions, 1)
+                self.error(f"no such option: {word}{f' (did you mean {near[0]}?)' if near else ''}")
+        return super().parse_known_args(args, namespace)
+
+    def error(self, message: str) -> NoReturn:
+        """Ends the process with exit code 2."""
+        self.exit(2, f"{self.prog}: {message}; see {self.prog} --help\n")
 
 
 def parser_for(program: str, description: str, defaults: ServerOptions) -> argparse.ArgumentParser:
@@ -19,7 +39,7 @@ def parser_for(program: str, description: str, defaults: ServerOptions) -> argpa
         description: what it does, in a sentence.
         defaults: the values of options that are not given.
     """
-    parser = argparse.ArgumentParser(prog=program, description=description)
+    parser = OneLineParser(prog=program, description=description)
     parser.add_argument("--version", action="version", version=f"voxtile-server {__version__}")
     parser.add_argument("--repository", type=Path, required=True, metavar="DIR", help="folder of model entries")
     for name, hint in get_type_hints(ServerOptions, include_extras=True).items():

@@ -14,6 +14,7 @@ import nibabel as nib
 import numpy as np
 import pytest
 
+from tests.support.stored_formats import WRITERS
 from tests.support.stored_scans import AFFINE, SHAPE, refused, values
 from voxtile.io.formats.all import FORMATS
 from voxtile.io.formats.not_scans import what_it_is
@@ -111,6 +112,24 @@ def test_folders_are_called_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "IM0001").unlink()
     nib.save(nib.Nifti1Image(values(), AFFINE), tmp_path / "a.nii.gz")
     refused("a folder with scans; .* voxtile batch", tmp_path)
+
+
+@pytest.mark.parametrize(
+    "name", [name for name in WRITERS if not name.endswith((".hdr", ".img", ".img.gz", ".mhd", ".nhdr"))]
+)
+@pytest.mark.parametrize("share", [0.5, 0.98])
+def test_a_file_that_is_cut_off_says_so_and_what_to_do(tmp_path: Path, name: str, share: float) -> None:
+    WRITERS[name](tmp_path / name, values().astype(np.float32), AFFINE)
+    content = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(content[: int(len(content) * share)])
+    refused("(truncated|damaged|empty file).*; fetch or write (the file|it) again$", tmp_path / name)
+
+
+def test_a_name_that_is_mistyped_is_told_with_the_nearest_one(tmp_path: Path) -> None:
+    nib.save(nib.Nifti1Image(values(), AFFINE), tmp_path / "case_001_0000.nii.gz")
+    refused(r"of that name \(did you mean case_001_0000.nii.gz\?\); check the path$", tmp_path / "case_01_0000.nii.gz")
+    refused("found nothing of that name; check the path$", tmp_path / "other")
+    refused(f"and no folder {tmp_path / 'none'}; check the path$", tmp_path / "none" / "case_001_0000.nii.gz")
 
 
 def test_links_that_lead_nowhere_and_pipes(tmp_path: Path) -> None:

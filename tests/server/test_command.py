@@ -20,6 +20,7 @@ from tests.support import tiny_entries as tiny
 from tests.support.numpy_metadata import copy_metadata
 from tests.support.served_processes import GONE_WITHIN_S, all_gone, doubled, eventually, family, regions
 from voxtile_server import __version__
+from voxtile_server.cli import command_parser, main
 from voxtile_server.options import ServerOptions
 
 ROOT = Path(__file__).parents[2]
@@ -53,6 +54,26 @@ def test_bad_input_ends_with_one_line(tmp_path: Path, repository: Path) -> None:
     assert "--host: 203.0.113.7 is not an address" in refused("--repository", repository, "--host", "203.0.113.7")
     copy_metadata("numpy", tmp_path)
     assert "it needs numpy<2" in refused("--repository", repository, *free_ports(), "--engines", tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["--repositry", "models"], "no such option: --repositry (did you mean --repository?)"),
+        ([], "the following arguments are required: --repository"),
+        (["--repository", "models", "--http-port", "http"], "argument --http-port: invalid int value: 'http'"),
+    ],
+)
+def test_a_wrong_command_line_is_one_line(arguments: list[str], said: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as ended:
+        main(arguments)
+    assert ended.value.code == 2
+    assert capsys.readouterr().err == f"voxtile-server: {said}; see voxtile-server --help\n"
+
+
+def test_what_stands_after_two_hyphens_is_tritons() -> None:
+    parsed = command_parser().parse_args(["--repository", "models", "--", "--log-verbose=1"])
+    assert parsed.triton_arguments == ["--log-verbose=1"]
 
 
 def test_a_failed_download_says_what_failed(tmp_path: Path, repository: Path) -> None:

@@ -14,6 +14,7 @@ from typing import Annotated
 
 import typer
 
+from voxtile.cli.usage import is_usage_error, tell_usage
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, exit_code, warn
 from voxtile_build.cli.container import container_command
@@ -345,7 +346,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     _silence_libraries()
     try:
         given = sys.argv[1:] if arguments is None else arguments
-        result = app(args=join_values(given), standalone_mode=False)
+        result = app(args=join_values(given), prog_name="voxtile-build", standalone_mode=False)
     except BuildError as error:
         print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
         if isinstance(error, ContainerNeeded):
@@ -359,9 +360,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"voxtile-build: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
         return 2
     except Exception as error:
-        if not hasattr(error, "exit_code"):
+        if not is_usage_error(error):
             raise
-        _show_usage_error(error)
+        tell_usage(error, "voxtile-build")
         return 2
     return result if isinstance(result, int) else 0
 
@@ -370,8 +371,3 @@ def _silence_libraries() -> None:
     """Libraries below print messages of their own; what concerns the user comes as an error or a warning."""
     os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
-
-
-def _show_usage_error(error: Exception) -> None:
-    message = getattr(error, "format_message", lambda: str(error))()
-    typer.echo(f"voxtile-build: {message}; see voxtile-build --help", err=True)

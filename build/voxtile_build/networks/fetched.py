@@ -31,6 +31,6 @@ def require_fetched(path: Path) -> None:
         with path.open("rb") as stream:
             what = not_fetched(stream.read(HEAD_BYTES))
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror or error})") from None
+        raise WeightsError(f"{path}: cannot be read ({error.strerror or error}); check the path") from None
     if what:
         raise WeightsError(f"{path}: expected weights, found {what}")

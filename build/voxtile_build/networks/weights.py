@@ -79,7 +79,7 @@ def sha256_of_file(path: Path, table: str = "weights") -> str:
     try:
         return hashing.file_sha256(path)
     except OSError as error:
-        raise WeightsError(f"{path}: cannot be read ({error.strerror}); {table}.file must be a {table} file") from None
+        raise WeightsError(f"{path}: cannot be read ({error.strerror}); check {table}.file") from None
 
 
 def read_state(path: Path) -> Mapping[str, Tensor]:
@@ -124,7 +124,8 @@ def read_torch(path: Path) -> Any:
                 "who wrote it and why"
             ) from None
         raise WeightsError(
-            f"{path}: expected a state dict, found a file that PyTorch cannot read: {reason_of(error)}"
+            f"{path}: expected a state dict, found a file that PyTorch cannot read: {reason_of(error)}; fetch or "
+            "save it again"
         ) from None
 
 

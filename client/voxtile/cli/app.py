@@ -20,8 +20,11 @@ from voxtile.cli.commands.prepare import prepare
 from voxtile.cli.commands.segment import segment
 from voxtile.cli.console import occupy_standard_streams
 from voxtile.cli.parameters import expand_options
+from voxtile.cli.usage import OneLineGroup
 
 app = typer.Typer(
+    name="voxtile",
+    cls=OneLineGroup,
     help="Segments 3D scans with models on a Triton server.",
     no_args_is_help=True,
     pretty_exceptions_enable=False,
@@ -51,4 +54,4 @@ def run() -> None:
     occupy_standard_streams()
     limit_malloc_arenas()
     logging.basicConfig(level=logging.WARNING, format="voxtile: %(message)s")
-    app()
+    app(prog_name="voxtile")

@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from voxtile_server import __version__
+from voxtile_server.command_options import OneLineParser
 
 DESCRIPTION = """\
 Serve masks over HTTP, in front of any Triton server with models of voxtile-build:
@@ -22,7 +23,7 @@ Exit codes: 0 it was asked to end, 2 it could not start."""
 
 def command_parser() -> argparse.ArgumentParser:
     """The parser of the command's options."""
-    parser = argparse.ArgumentParser(prog="voxtile-gateway", description=DESCRIPTION)
+    parser = OneLineParser(prog="voxtile-gateway", description=DESCRIPTION)
     add = parser.add_argument
     add("--version", action="version", version=f"voxtile-gateway {__version__}")
     default = os.environ.get("VOXTILE_URL")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 
+from voxtile.asked import as_parameters
 from voxtile.errors import (
     AccessError,
     InputError,
@@ -54,7 +55,7 @@ def failure_of(error: BaseException, place: str) -> HttpFailure:
     if isinstance(error, HttpFailure):
         return error
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
-    return HttpFailure(status, in_one_line(error).replace(f"{place}/", ""))
+    return HttpFailure(status, as_parameters(in_one_line(error).replace(f"{place}/", "")))
 
 
 NO_ROOM = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)

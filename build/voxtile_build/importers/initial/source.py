@@ -33,7 +33,7 @@ def find_source(path: Path) -> tuple[Kind, Path]:
     if path.is_dir():
         return _in_folder(path)
     if not path.is_file():
-        raise SourceError(f"{path}: expected a file of weights, a bundle or a folder, found none")
+        raise SourceError(f"{path}: expected a file of weights, a bundle or a folder, found none; check the path")
     return _of_file(path), path
 
 

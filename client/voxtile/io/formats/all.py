@@ -5,8 +5,10 @@ A new format is a module of this package and its line here. Knows nothing of how
 
 from __future__ import annotations
 
+import difflib
 from collections.abc import Iterable
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +17,7 @@ from voxtile.io.formats.base import Content, FileFormat, Pieces, ends_in, withou
 from voxtile.io.formats.metaimage import METAIMAGE
 from voxtile.io.formats.mgh import MGH
 from voxtile.io.formats.nifti import NIFTI
-from voxtile.io.formats.not_scans import what_folder_it_is, what_it_is
+from voxtile.io.formats.not_scans import FILES_LOOKED_AT, what_folder_it_is, what_it_is
 from voxtile.io.formats.nrrd import NRRD
 from voxtile.io.formats.pair import PAIR, header_beside
 from voxtile.io.formats.tiff import TIFF
@@ -32,6 +34,9 @@ PART_SUFFIXES: tuple[str, ...] = tuple(suffix for one in FORMATS for suffix in o
 
 MASK_SUFFIXES: tuple[str, ...] = tuple(suffix for one in FORMATS for suffix in one.written)
 """The endings of all files that a mask can be written to."""
+
+MUCH_ALIKE = 0.8
+"""From this likeness on, the name of another file is taken for the one that was meant."""
 
 
 # Reading -------------------------------------------------------------------------------------------------------
@@ -92,7 +97,17 @@ def _checked(path: Path) -> Path:
         raise InputError(f"{wanted} no plain file")
     if path.is_symlink():
         raise InputError(f"{wanted} a link that leads nowhere; fetch what it leads to, such as with git annex get")
-    raise InputError(f"{wanted} nothing of that name")
+    raise InputError(f"{wanted} nothing of that name{_nearest(path)}; check the path")
+
+
+def _nearest(path: Path) -> str:
+    """The file beside a path with the most similar name, in words; nothing where there is none."""
+    try:
+        names = list(islice((one.name for one in path.parent.iterdir()), FILES_LOOKED_AT))
+    except OSError:
+        return f" and no folder {path.parent}"
+    near = difflib.get_close_matches(path.name, names, 1, MUCH_ALIKE)
+    return f" (did you mean {near[0]}?)" if near else ""
 
 
 def is_scan(path: Path) -> bool:

@@ -91,7 +91,9 @@ class Content:
             )
         path = self.path.with_name(name)
         if not path.is_file():
-            raise InputError(f"{self.name}: expected the voxels in {path.name} beside it, found no such file")
+            raise InputError(
+                f"{self.name}: expected the voxels in {path.name} beside it, found no such file; put it there"
+            )
         return Content.of_file(path)
 
     def _open(self) -> IO[bytes]:

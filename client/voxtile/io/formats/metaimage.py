@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.formats.base import Content, FileFormat, Pieces, affine_to_write
-from voxtile.io.formats.packing import GZIP, ZlibStream, packed
+from voxtile.io.formats.packing import AGAIN, GZIP, ZlibStream, packed
 from voxtile.io.formats.text_header import (
     counts,
     detached_part,
@@ -106,9 +106,10 @@ def _data(stream: IO[bytes] | None, content: Content, fields: Fields) -> Iterato
         try:
             yield cast("IO[bytes]", ZlibStream(file)), True
         except EOFError:
-            raise InputError(f"{content.name}: truncated: the file ends before its compressed voxels do") from None
+            cut_off = "truncated: the file ends before its compressed voxels do"
+            raise InputError(f"{content.name}: {cut_off}; {AGAIN}") from None
         except zlib.error as error:
-            raise InputError(f"{content.name}: damaged compressed voxels ({error}); fetch the file again") from None
+            raise InputError(f"{content.name}: damaged compressed voxels ({error}); {AGAIN}") from None
 
 
 def _claimed(fields: Fields, name: str) -> int:

@@ -27,6 +27,9 @@ TRAILING_BYTES = 1 << 26
 GZIP_LEVEL = 1
 """Masks are runs of equal bytes: with run lengths alone (Z_RLE), this level packs them smaller than level 3 does."""
 
+AGAIN = "fetch or write the file again"
+"""What to do with a file that is cut off or damaged."""
+
 NO_MEMBER = "Not a gzipped file"
 """How Python's gzip begins its message where another member should begin and something else does."""
 
@@ -150,11 +153,12 @@ def unpacked(file: IO[bytes], packing: Packing | None, name: str) -> Iterator[IO
         with packing.open(file) as stream:
             yield stream
     except EOFError:
-        raise InputError(f"{name}: truncated {packing.name}: the file ends before the compressed stream does") from None
+        cut_off = f"truncated {packing.name}: the file ends before the compressed stream does"
+        raise InputError(f"{name}: {cut_off}; {AGAIN}") from None
     except packing.errors() as error:
         if isinstance(error, OSError) and error.errno is not None:
             raise  # the file itself cannot be read
-        raise InputError(f"{name}: damaged {packing.name} stream ({error}); fetch or write the file again") from None
+        raise InputError(f"{name}: damaged {packing.name} stream ({error}); {AGAIN}") from None
 
 
 def first_bytes(stream: IO[bytes], most: int) -> bytes:

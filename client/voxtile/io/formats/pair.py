@@ -52,6 +52,8 @@ def _voxels_of(content: Content) -> Content:
     if content.path is None:
         return content.beside(".img")  # says what is missing
     names = [path.name for path in _others(content.path)]
+    if not names and len(content.first) < NIFTI1_SIZE:
+        raise truncated(len(content.first), NIFTI1_SIZE, content.name)
     if not names:
         raise InputError(
             f"{content.name}: expected a scan in one file, found the header of a .hdr/.img pair under another name; "

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.formats.base import Content, Pieces
-from voxtile.io.formats.packing import READ_BYTES, Packing
+from voxtile.io.formats.packing import AGAIN, READ_BYTES, Packing
 from voxtile.io.scaling import memory_order
 
 TRANSPOSE_ROWS = 16
@@ -41,13 +41,14 @@ def check_size(needed: int, content: Content, packing: Packing | None = None) ->
     if packing is not None and needed > content.size * packing.limit:
         raise InputError(
             f"{content.name}: its header claims {needed:,} bytes, more than a {packing.name} file of "
-            f"{content.size:,} bytes can hold; it is damaged or truncated"
+            f"{content.size:,} bytes can hold: truncated or damaged; {AGAIN}"
         )
 
 
 def truncated(got: int, needed: int, name: str) -> InputError:
     """The error for a file of `needed` bytes of which `got` are there."""
-    return InputError(f"{name}: expected {needed:,} bytes as its header says, found {got:,}: truncated or damaged")
+    what = f"expected {needed:,} bytes as its header says, found {got:,}: truncated or damaged"
+    return InputError(f"{name}: {what}; {AGAIN}")
 
 
 def read_voxels(
@@ -86,7 +87,8 @@ def text_voxels(text: bytes, sizes: Sequence[int], dtype: np.dtype[Any], name: s
     words = text.split()
     count = int(np.prod(sizes, dtype=object))
     if len(words) < count:
-        raise InputError(f"{name}: expected {count:,} numbers as its header says, found {len(words):,}: truncated")
+        what = f"expected {count:,} numbers as its header says, found {len(words):,}: truncated"
+        raise InputError(f"{name}: {what}; {AGAIN}")
     try:
         values = np.array(words[:count], np.bytes_).astype(dtype)
     except (ValueError, OverflowError):

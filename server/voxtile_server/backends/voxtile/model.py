@@ -24,6 +24,7 @@ from .packages import import_client
 
 import_client()
 
+from voxtile.asked import as_parameters  # noqa: E402
 from voxtile.budget import left_for_reading  # noqa: E402
 from voxtile.errors import VoxtileError, in_one_line  # noqa: E402
 from voxtile.io.writing import image_bytes  # noqa: E402
@@ -84,9 +85,9 @@ class TritonPythonModel:
             return _failed("cancelled", pb_utils.TritonError.CANCELLED)
         except VoxtileError as error:
             kind = pb_utils.TritonError.INTERNAL if error.exit_code == 3 else pb_utils.TritonError.INVALID_ARG
-            return _failed(in_one_line(error), kind)
+            return _failed(as_parameters(in_one_line(error)), kind)
         except Exception as error:  # one scan must not end the stub
-            return _failed(in_one_line(error), pb_utils.TritonError.INTERNAL)
+            return _failed(as_parameters(in_one_line(error)), pb_utils.TritonError.INTERNAL)
 
     def _answer(self, request: Any, report: Report, cancellation: Cancellation) -> Any:
         options, compressed = asked_for(request.parameters(), self.limit_mib)
