@@ -176,7 +176,10 @@ TURNED = {"transform": "Orientation", "axcodes": "RAS"}
             r": the 2nd \[\[preprocessing\]\]: keys: .*leave it",
         ),
         ({"preprocessing": [TURNED, {**STEP, "label": 1}]}, r": the 2nd \[\[preprocessing\]\]: label: .*leave it out"),
-        ({"preprocessing": [{**STEP, "mode": ["bilinear", "nearest"]}]}, "mode: expected 'bilinear', .*image alone"),
+        (
+            {"preprocessing": [{**STEP, "mode": ["bilinear", "nearest"]}]},
+            "mode: input should be .*image alone",
+        ),
         ({"preprocessing": [TURNED, {**STEP, "pixdim": [1.0]}]}, r"pixdim: expected 3 values, found \[1.0\]"),
         ({"preprocessing": TURNED}, r"preprocessing: expected a \[\[preprocessing\]\] for each step"),
         ({"preprocessing": ["Orientation"]}, "with its transform, such as transform = .*found 'Orientation'"),

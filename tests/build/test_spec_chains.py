@@ -169,7 +169,7 @@ def test_messages_use_the_word_in_the_file() -> None:
         ({"preprocessing": []}, "preprocessing: expected at least 1 value"),
         (
             {"preprocessing": [{**SPACING, "mode": "nearest"}]},
-            r"the 1st \[\[preprocessing\]\]: mode: expected 'bilinear', found 'nearest'",
+            r"the 1st \[\[preprocessing\]\]: mode: input should be 'bilinear', found 'nearest'",
         ),
         ({"preprocessing": [{**SPACING, "pixdims": 1}]}, r"pixdims: unknown key \(did you mean 'pixdim'\?\)"),
         ({"preprocessing": [{"transform": "ClipIntensityPercentiles"}]}, "lower, upper or both, found neither"),

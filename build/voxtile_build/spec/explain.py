@@ -21,7 +21,6 @@ from voxtile_build.spec.words import (
     OTHER_TRANSFORMS,
     PATTERNS,
     PLAIN,
-    SENTENCES,
 )
 
 SHOWN = 20
@@ -90,11 +89,7 @@ def _message(details: ErrorDetails) -> str:
     """What is wrong, as a sentence without its end."""
     if details["type"] == "string_pattern_mismatch":
         return next((words for part, words in PATTERNS if part in details["ctx"]["pattern"]), details["msg"])
-    message = PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
-    for theirs, ours in SENTENCES:
-        if message.startswith(theirs):
-            return ours + message.removeprefix(theirs)
-    return message
+    return PLAIN.get(details["type"], details["msg"].removeprefix("Value error, "))
 
 
 def _meant(details: ErrorDetails) -> str:

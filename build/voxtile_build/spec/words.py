@@ -68,13 +68,6 @@ PLAIN = {
 }
 """Pydantic's kinds of faults, in words of the file."""
 
-SENTENCES = (
-    ("Input should be greater", "expected a number greater"),
-    ("Input should be less", "expected a number less"),
-    ("Input should be", "expected"),
-)
-"""Beginnings of pydantic's messages, and ours."""
-
 PATTERNS = (
     ("[0-9a-f]{64}", "expected 64 characters of 0-9 and a-f, as `sha256sum FILE` prints them"),
     ("[RL][AP][SI]", "expected one letter of each pair R/L, A/P and S/I, in capitals, such as RAS"),
