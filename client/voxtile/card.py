@@ -40,6 +40,8 @@ Semantics = Literal["monai", "nnunet"]
 Mode = Literal["constant", "gaussian"]
 PaddingMode = Literal["constant", "replicate", "reflect", "circular"]
 DeviceKind = Literal["", "cpu", "gpu"]
+Laterality = Literal["left", "right"]
+StructureCategory = Literal["anatomy", "tissue", "substance", "lesion", "object"]
 
 
 def _one_or_three(value: Any) -> str:
@@ -62,11 +64,28 @@ class _Part(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid")
 
 
+CodeText = Annotated[str, Field(pattern=r"^[^\\\x00-\x1f]+$")]
+"""Text that stands in one value of DICOM: a backslash would begin another one."""
+
+
+class Code(_Part):
+    """What a structure is, by a code of a terminology; DICOM objects carry it."""
+
+    value: Annotated[CodeText, Field(max_length=16)] = Field(description="code, such as 64033007")
+    meaning: Annotated[CodeText, Field(max_length=64)] = Field(description="meaning of the code in words")
+    scheme: Annotated[CodeText, Field(max_length=16)] = Field(
+        default="SCT", description="DICOM's name of the terminology; SCT is SNOMED CT"
+    )
+    laterality: Laterality | None = Field(default=None, description="side of a structure that is paired")
+    category: StructureCategory = Field(default="anatomy", description="kind of thing that the structure is")
+
+
 class Label(_Part):
     """A structure of the mask."""
 
     name: Annotated[str, Field(min_length=1)] = Field(description="name of the structure")
     value: Annotated[int, Field(ge=0, le=65535)] = Field(description="voxel value of the structure in the mask")
+    code: Code | None = Field(default=None, description="what the structure is in DICOM; left out: by its name")
 
 
 class IntensityNone(_Part):

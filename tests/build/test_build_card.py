@@ -9,7 +9,7 @@ import pytest
 
 from tests.support.build_specs import CERTIFICATES, PROVENANCE, ROI, built_card, spec
 from voxtile.card import Card, parse_card
-from voxtile_build.errors import BuildError
+from voxtile_build.errors import BuildError, SpecError
 from voxtile_build.repository.card import card_of, card_text
 
 
@@ -147,3 +147,23 @@ def test_a_classic_chain_leaves_the_card_as_older_clients_know_it() -> None:
     assert "padding_mode" not in fields["tiling"]
     assert fields["output"]["activation"] == "softmax"
     assert [label["value"] for label in fields["labels"]] == [0, 1, 9]
+
+
+def test_a_code_of_a_label_is_in_the_card_and_none_is_not() -> None:
+    """A client that knows no codes reads the card of a model without any."""
+    assert all("code" not in label for label in json.loads(card_text(built_card()))["labels"])
+    code = {"value": "64033007", "meaning": "Kidney", "laterality": "left"}
+    labels = [{"name": "zero", "value": 0}, {"name": "one", "value": 1, "code": code}]
+    found = read(output={"labels": labels}).labels[1].code
+    assert found is not None
+    assert found.model_dump() == {**code, "scheme": "SCT", "category": "anatomy"}
+
+
+@pytest.mark.parametrize(
+    "code",
+    [{"value": "1"}, {"value": "x" * 17, "meaning": "a"}, {"value": "1", "meaning": "a\\b"}, {"value": 1, "meaning": "a"},
+     {"value": "1", "meaning": "a", "laterality": "both"}, {"value": "1", "meaning": "a", "category": "thing"}],
+)  # fmt: skip
+def test_a_code_that_dicom_cannot_carry_is_refused(code: dict[str, Any]) -> None:
+    with pytest.raises(SpecError, match=r"output\.labels"):
+        spec(output={"labels": [{"name": "zero", "value": 0}, {"name": "one", "value": 1, "code": code}]})

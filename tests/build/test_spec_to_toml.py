@@ -119,6 +119,11 @@ def test_what_would_read_back_as_another_spec_is_not_written() -> None:
         ([{"name": "a", "value": 1}, {"name": "b", "value": 2}], True, 'labels = ["a", "b"]'),
         ([{"name": "a", "value": 1}, {"name": "b", "value": 2}], False, 'labels = [{name = "a", value = 1}, '),
         ([{"name": "a", "value": 2}, {"name": "b", "value": 2}], True, 'labels = [{name = "a", value = 2}, '),
+        (
+            [{"name": "a", "value": 0}, {"name": "b", "value": 1, "code": {"value": "7", "meaning": "B"}}],
+            False,
+            '{name = "b", value = 1, code = {value = "7", meaning = "B"}}',
+        ),
     ],
 )
 def test_labels_are_names_alone_where_their_values_are_the_usual_ones(

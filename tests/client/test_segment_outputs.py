@@ -136,7 +136,7 @@ def fail(*_: object, **__: object) -> None:
 
 @pytest.mark.parametrize(
     ("place", "option"),
-    [("voxtile.outputs.preview._drawn", "--preview"), ("voxtile.cli.commands.segment.write_text", "--json")],
+    [("voxtile.outputs.preview._drawn", "--preview"), ("voxtile.cli.written.write_text", "--json")],
 )
 def test_an_output_that_fails_costs_neither_the_mask_nor_another_output(
     network: Counting, scan: Path, monkeypatch: pytest.MonkeyPatch, place: str, option: str

@@ -86,6 +86,9 @@ def card_text(content: Card) -> str:
         del fields["parts"]
     if content.region_order is None:
         del fields["region_order"]
+    for label in fields["labels"]:
+        if label["code"] is None:
+            del label["code"]
     if content.output.activation == "none":
         del fields["output"]["activation"]
     if content.tiling.padding_mode == "constant":

@@ -25,7 +25,7 @@ class Output(Table):
     )
     labels: Annotated[tuple[Label, ...], Field(min_length=1)] = Field(
         description="the network's output channels in order: names (value = index, or index + 1 for regions) "
-        "or { name, value }"
+        "or { name, value, code }"
     )
     foreground: str | None = Field(default=None, description="the label that scores = 'foreground' returns")
     regions: bool = Field(default=False, description="channels overlap: sigmoid each instead of softmax over all")
@@ -82,9 +82,11 @@ class Output(Table):
             raise ValueError(f"uint8 holds 256 labels, found {len(self.labels)}; use probabilities")
 
     def said(self, key: str) -> Any:
-        """The labels as their names alone, where the values are those that names get."""
-        natural = range(_first_value(self.regions), _first_value(self.regions) + len(self.labels))
-        if key == "labels" and [label.value for label in self.labels] == list(natural):
+        """The labels as their names alone, where that says all: no codes, and the values that names get."""
+        first = _first_value(self.regions)
+        if key == "labels" and all(
+            label.value == natural and label.code is None for natural, label in enumerate(self.labels, first)
+        ):
             return tuple(label.name for label in self.labels)
         return super().said(key)
 

@@ -13,6 +13,7 @@ import typer
 from voxtile import __version__
 from voxtile.cli.allocator import limit_malloc_arenas
 from voxtile.cli.commands.batch import batch
+from voxtile.cli.commands.dicom import dicom
 from voxtile.cli.commands.doctor import doctor
 from voxtile.cli.commands.load_test import load_test
 from voxtile.cli.commands.models import models
@@ -30,7 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (segment, batch, prepare, load_test, models, doctor):
+for command in (segment, dicom, batch, prepare, load_test, models, doctor):
     app.command()(expand_options(command))
 
 

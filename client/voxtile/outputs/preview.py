@@ -1,8 +1,8 @@
 """Draws one picture that shows whether a mask lies where it should: three slices with the labels over them.
 
-Slices are anatomical (Left on the left, Anterior and Superior up or to the right), in true proportions, and go through
-the largest cross-sections of the mask. matplotlib is imported only here, and only when a picture is drawn. Knows
-nothing of models beyond their labels.
+Slices are anatomical (Left on the left, or on the right as radiologists see it; Anterior and Superior up or to the
+right), in true proportions, and go through the largest cross-sections of the mask. matplotlib is imported only here,
+and only when a picture is drawn. Knows nothing of models beyond their labels.
 """
 
 from __future__ import annotations
@@ -95,11 +95,24 @@ def draw_preview(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Lab
     Raises:
         OutputError: the file cannot be written.
     """
-    slices = choose_slices(volume, labels)
-    shown = [label for label in card_labels if label.value != 0]
-    picture = _drawn(slices, grey_window(volume.data[0]), shown, _millilitres(labels, shown, volume))
+    buffer = io.BytesIO()
+    # matplotlib's name and version are left out: the same mask, the same bytes.
+    _canvas(volume, labels, card_labels, radiological=False).print_png(buffer, metadata={"Software": None})
     with atomic_file(path) as file:
-        file.write(picture)
+        file.write(buffer.getvalue())
+
+
+def picture(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Label]) -> NDArray[np.uint8]:
+    """Returns the preview as [row, column, 3] red, green, blue, the patient's left on the right as radiologists see it.
+
+    Args:
+        volume: the scan.
+        labels: [i, j, k] on the scan's own grid.
+        card_labels: names and values; 0 is background and not drawn.
+    """
+    canvas = _canvas(volume, labels, card_labels, radiological=True)
+    canvas.draw()
+    return np.ascontiguousarray(np.asarray(canvas.buffer_rgba())[..., :3])
 
 
 def choose_slices(volume: Volume, labels: NDArray[Any]) -> list[Slice]:
@@ -148,10 +161,21 @@ def _millilitres(labels: NDArray[Any], shown: Sequence[Label], volume: Volume) -
     return [float(counts[label.value]) * volume.voxel_ml for label in shown]
 
 
+def _canvas(volume: Volume, labels: NDArray[Any], card_labels: Sequence[Label], *, radiological: bool) -> Any:
+    """The picture, on a canvas of matplotlib; `radiological` shows the patient's left on the right."""
+    slices = choose_slices(volume, labels)
+    shown = [label for label in card_labels if label.value != 0]
+    return _drawn(slices, grey_window(volume.data[0]), shown, _millilitres(labels, shown, volume), radiological)
+
+
 def _drawn(
-    slices: Sequence[Slice], window: tuple[float, float], shown: Sequence[Label], amounts: Sequence[float]
-) -> bytes:
-    """The content of the PNG file, by matplotlib's objects: pyplot would keep state and look for a display."""
+    slices: Sequence[Slice],
+    window: tuple[float, float],
+    shown: Sequence[Label],
+    amounts: Sequence[float],
+    radiological: bool,
+) -> Any:
+    """The picture by matplotlib's objects: pyplot would keep state and look for a display."""
     from matplotlib.backends.backend_agg import FigureCanvasAgg
     from matplotlib.figure import Figure
 
@@ -166,14 +190,18 @@ def _drawn(
     )  # fmt: skip
     palette = dict(zip((label.value for label in shown), colours(len(shown)), strict=True))
     for column, cut in enumerate(slices):
-        _show(figure.add_subplot(grid[0, column]), cut, window, palette)
+        _show(figure.add_subplot(grid[0, column]), cut, window, palette, radiological)
     _legend(figure, [shown[index] for index in named], [amounts[index] for index in named], palette, len(shown))
-    buffer = io.BytesIO()
-    FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
-    return buffer.getvalue()
+    return FigureCanvasAgg(figure)
 
 
-def _show(axes: Any, cut: Slice, window: tuple[float, float], palette: dict[int, tuple[float, float, float]]) -> None:
+def _show(
+    axes: Any,
+    cut: Slice,
+    window: tuple[float, float],
+    palette: dict[int, tuple[float, float, float]],
+    radiological: bool,
+) -> None:
     from matplotlib.patheffects import withStroke
 
     place = {"origin": "lower", "extent": (0, cut.size[0], 0, cut.size[1]), "aspect": "equal"}
@@ -182,6 +210,9 @@ def _show(axes: Any, cut: Slice, window: tuple[float, float], palette: dict[int,
     axes.imshow(_tinted(cut.labels.T, palette), interpolation="nearest", **place)
     across, up, name = VIEWS[cut.axis]
     left, right, bottom, top = (*LETTERS[across], *LETTERS[up])
+    if radiological and across == 0:
+        axes.invert_xaxis()
+        left, right = right, left
     for x, y, letter in ((0.02, 0.5, left), (0.98, 0.5, right), (0.5, 0.02, bottom), (0.5, 0.98, top)):
         side = {0.02: "left", 0.98: "right"}.get(x, "center")
         level = {0.02: "bottom", 0.98: "top"}.get(y, "center")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -10,19 +10,17 @@ from typing import Annotated
 import typer
 
 from voxtile.cli import options
-from voxtile.cli.console import errors_for_the_user, progress_bar, write_out
+from voxtile.cli.console import errors_for_the_user, progress_bar
 from voxtile.cli.output_options import OutputFiles, files_of
-from voxtile.errors import OutputError, in_one_line
+from voxtile.cli.written import check_report_file, failures_of, report_file_of, write_report
+from voxtile.errors import OutputError
 from voxtile.io.atomic import check_writable
 from voxtile.io.formats.all import all_files, files_to_write
 from voxtile.io.same_file import check_outputs_apart
 from voxtile.io.writing import write_image
 from voxtile.outputs.base import Output
-from voxtile.outputs.report import Report, Stopwatch, write_text
+from voxtile.outputs.report import Stopwatch
 from voxtile.segmenter import Segmenter
-
-STANDARD_OUTPUT = "-"
-REPORT_SUFFIX = ".json"
 
 
 def segment(
@@ -45,7 +43,7 @@ def segment(
 
     The mask is written first. If another output fails, the others are still written, and the exit code says so.
     """
-    report_file = None if json_file in (None, STANDARD_OUTPUT) else Path(str(json_file))
+    report_file = report_file_of(json_file)
     files = files_of(beside)
     with errors_for_the_user():
         keep_scores = any(one.needs_scores for one, _ in files)
@@ -63,9 +61,9 @@ def segment(
                 segmentation.mask, output, loaded.volume
             )  # first: no failure of another output may cost the mask
             result = segmenter.result(loaded, segmentation)
-            failures = _failures(partial(one.save, result, file) for one, file in files)
+            failures = failures_of(partial(one.save, result, file) for one, file in files)
         report = segmentation.report.model_copy(update={"seconds": watch.stop()})
-        failures += _failures([partial(_write_report, report, json_file, report_file)])
+        failures += failures_of([partial(write_report, report, json_file)])
         if failures:
             raise OutputError(f"{'; '.join(failures)}; the mask is written to {output}")
 
@@ -75,30 +73,10 @@ def _check_outputs(
 ) -> None:
     """Checks every output's name, place and identity. Raises OutputError."""
     masks = files_to_write(output)
-    if report_file is not None and report_file.suffix != REPORT_SUFFIX:
-        raise OutputError(f"{report_file}: expected a name that ends in {REPORT_SUFFIX}, or -, for --json")
+    check_report_file(report_file)
     written = [("the mask", file) for file in masks]
     written += [(f"the file of --{one.name}", each) for one, file in files for each in one.files(file)]
     written += [("the report", report_file)] if report_file is not None else []
     check_outputs_apart([file for scan in scans for file in all_files(scan)], written)
     for _, path in written:
         check_writable(path)
-
-
-def _failures(writings: Iterable[Callable[[], None]]) -> list[str]:
-    """Calls each; returns what those that failed said, so that none of them costs another."""
-    failures = []
-    for write in writings:
-        try:
-            write()
-        except Exception as error:  # whatever it is, the mask is there
-            failures.append(in_one_line(error))
-    return failures
-
-
-def _write_report(report: Report, json_file: str | None, report_file: Path | None) -> None:
-    text = report.model_dump_json(indent=2) + "\n"
-    if json_file == STANDARD_OUTPUT:
-        write_out(text)
-    elif report_file is not None:
-        write_text(text, report_file)

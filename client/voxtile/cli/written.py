@@ -1,0 +1,52 @@
+"""Writes what a command gives besides its main output: one failure costs no other output. Knows no command."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from pathlib import Path
+
+from voxtile.cli.console import write_out
+from voxtile.errors import OutputError, in_one_line
+from voxtile.outputs.report import Report, write_text
+
+STANDARD_OUTPUT = "-"
+REPORT_SUFFIX = ".json"
+
+
+def failures_of(writings: Iterable[Callable[[], None]]) -> list[str]:
+    """Calls each; returns what those that failed said, so that none of them costs another."""
+    failures = []
+    for write in writings:
+        try:
+            write()
+        except Exception as error:  # whatever it is, the main output is there
+            failures.append(in_one_line(error))
+    return failures
+
+
+def report_file_of(json_file: str | None) -> Path | None:
+    """The file of the option --json; None without it, and for standard output."""
+    return None if json_file in (None, STANDARD_OUTPUT) else Path(str(json_file))
+
+
+def check_report_file(report_file: Path | None) -> None:
+    """Checks the name of the file of --json.
+
+    Raises:
+        OutputError: it has another ending.
+    """
+    if report_file is not None and report_file.suffix != REPORT_SUFFIX:
+        raise OutputError(f"{report_file}: expected a name that ends in {REPORT_SUFFIX}, or -, for --json")
+
+
+def write_report(report: Report, json_file: str | None) -> None:
+    """Writes a report where the option --json says.
+
+    Raises:
+        OutputError: it cannot be written, or nobody reads it.
+    """
+    text, file = report.model_dump_json(indent=2) + "\n", report_file_of(json_file)
+    if json_file == STANDARD_OUTPUT:
+        write_out(text)
+    elif file is not None:
+        write_text(text, file)

@@ -1,0 +1,1 @@
+"""Writes what a segmentation found as DICOM objects: SEG, structured report, picture and RTSTRUCT."""
