@@ -161,9 +161,15 @@ def test_a_code_of_a_label_is_in_the_card_and_none_is_not() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [{"value": "1"}, {"value": "x" * 17, "meaning": "a"}, {"value": "1", "meaning": "a\\b"}, {"value": 1, "meaning": "a"},
-     {"value": "1", "meaning": "a", "laterality": "both"}, {"value": "1", "meaning": "a", "category": "thing"}],
-)  # fmt: skip
+    [
+        {"value": "1"},
+        {"value": "x" * 17, "meaning": "a"},
+        {"value": "1", "meaning": "a\\b"},
+        {"value": 1, "meaning": "a"},
+        {"value": "1", "meaning": "a", "laterality": "both"},
+        {"value": "1", "meaning": "a", "category": "thing"},
+    ],
+)
 def test_a_code_that_dicom_cannot_carry_is_refused(code: dict[str, Any]) -> None:
     with pytest.raises(SpecError, match=r"output\.labels"):
         spec(output={"labels": [{"name": "zero", "value": 0}, {"name": "one", "value": 1, "code": code}]})

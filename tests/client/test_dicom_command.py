@@ -17,8 +17,6 @@ from tests.support import dicom_series as series
 from tests.support.commands import refused, run
 from tests.support.in_memory import InMemoryTransport
 from voxtile.errors import OutputError
-from voxtile.io.scan import open_scan
-from voxtile.io.volume import Volume
 
 MODEL = ("--model", "phantom", "--url", "memory:1")
 CANARY = "CANARYVALUE"
@@ -43,18 +41,7 @@ class Counting:
 def network(monkeypatch: pytest.MonkeyPatch) -> Counting:
     counting = Counting()
     monkeypatch.setattr("voxtile.segmenter.connect_transport", lambda *_: InMemoryTransport(CARD, counting))
-    monkeypatch.setattr("voxtile.segmenter.open_scan", _open_scan)
     return counting
-
-
-def _open_scan(image: Any, *rest: Any) -> Volume:
-    """The series of a folder of slices upwards."""
-    if not Path(image).is_dir():
-        return open_scan(image, *rest)
-    datasets = [pydicom.dcmread(path) for path in Path(image).iterdir()]
-    datasets.sort(key=lambda one: one.ImagePositionPatient[2])
-    voxels = np.asfortranarray(np.stack([one.pixel_array.T for one in datasets], axis=2))
-    return made.volume_of(voxels, made.scan()[1], made.source_of(datasets))
 
 
 @pytest.fixture

@@ -328,8 +328,8 @@ def test_labels_of_one_value_are_one_segment_and_long_names_are_cut() -> None:
     seg = seg_of(made.finding(series.slices(voxels, affine), voxels, affine, labels, made.card_for(names)))
     first, second = (item.SegmentLabel for item in seg.SegmentSequence)
     assert first.startswith("a/b + c long long")
-    assert max(len(first), len(second)) <= 64
-    assert second == "é" * 61 + "..."
+    assert max(len(first.encode()), len(second.encode())) <= 64  # the standard counts characters, some readers bytes
+    assert second == "é" * 30 + "..."
 
 
 def test_the_background_comes_last() -> None:

@@ -120,3 +120,7 @@ def numbers_by_frame(seg: Path, folder: Path) -> NDArray[Any]:
         uids, combine_segments=True, assert_missing_frames_are_empty=True
     )
     return np.asarray(read.transpose(2, 1, 0))
+
+
+OWN_CODE = {"value": "T-1", "meaning": "Own thing", "scheme": "99MINE", "laterality": "left", "category": "object"}
+"""A code that no table has."""

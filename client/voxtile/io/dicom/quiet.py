@@ -1,4 +1,4 @@
-"""Keeps what pydicom says of odd values to itself: its warnings and its log repeat them, which may name a patient."""
+"""Keeps what pydicom and highdicom say of odd values to themselves: they repeat them, which may name a patient."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _undo = contextlib.ExitStack()
 
 @contextlib.contextmanager
 def quietly() -> Iterator[None]:
-    """Within the block, pydicom neither warns nor logs, and takes values as they are. Several threads may be inside."""
+    """Within the block, both neither warn nor log, and pydicom takes values as they are. Threads may share it."""
     global _inside, _undo
     with _LOCK:
         _inside += 1
@@ -31,7 +31,7 @@ def quietly() -> Iterator[None]:
 
 
 def _silenced() -> contextlib.ExitStack:
-    """Silences pydicom; closing what is returned undoes it."""
+    """Silences both; closing what is returned undoes it."""
     from pydicom import config
 
     undo = contextlib.ExitStack()
@@ -41,4 +41,7 @@ def _silenced() -> contextlib.ExitStack:
     logger = logging.getLogger("pydicom")
     undo.callback(setattr, logger, "disabled", logger.disabled)
     logger.disabled = True
+    parent = logging.getLogger("highdicom")  # each of its modules has a logger of its own below
+    undo.callback(parent.setLevel, parent.level)
+    parent.setLevel(logging.CRITICAL + 1)
     return undo

@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import OutputError
+from voxtile.io.dicom.headers import text_of
 from voxtile.io.dicom.source import Source
 from voxtile.outputs.dicom.identity import uid_of
 from voxtile.outputs.dicom.texts import quietly
@@ -124,7 +125,7 @@ def frames_of(source: Source, scan_sha256: str) -> Frames:
         along = np.array(places[0].orientation).reshape(2, 3)
         between_rows, between_columns = places[0].spacing
         positions = np.array([place.position for place in places])
-        modality = _text(source.datasets[wanted[0][0]], "Modality") or "OT"
+        modality = text_of(source.datasets[wanted[0][0]], "Modality") or "OT"
         return Frames(
             headers, tuple(references), modality, positions, along, (between_columns, between_rows), tuple(told)
         )  # fmt: skip
@@ -172,16 +173,16 @@ def _shared_header(dataset: Any, scan_sha256: str, told: list[str]) -> Any:
     header = Dataset()
     header.SpecificCharacterSet = UTF8
     header.SOPClassUID = CT_CLASS
-    header.Modality = _text(dataset, "Modality") or "OT"
+    header.Modality = text_of(dataset, "Modality") or "OT"
     for keyword in VERBATIM:
-        setattr(header, keyword, _text(dataset, keyword))
+        setattr(header, keyword, text_of(dataset, keyword))
     for keyword in CHECKED:
         setattr(header, keyword, _checked(dataset, keyword, told))
     for keyword in OPTIONAL:
         _copy(dataset, header, keyword)
     for keyword in ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID"):
         setattr(header, keyword, _uid(dataset, keyword, scan_sha256, told))
-    header.PositionReferenceIndicator = _text(dataset, "PositionReferenceIndicator") or None
+    header.PositionReferenceIndicator = text_of(dataset, "PositionReferenceIndicator") or None
     _copy(dataset, header, "LossyImageCompression")
     _copy(dataset, header, "BodyPartExamined")
     return header
@@ -216,7 +217,7 @@ def _frame_header(shared: Any, place: _Place, number: int) -> Any:
     from pydicom.valuerep import format_number_as_ds
 
     header = Dataset()
-    header.update(shared)
+    header.update(shared)  # the same elements in all headers, so none of them may be set anew
     header.SOPInstanceUID = stand_in(number)
     header.InstanceNumber = number
     header.ImagePositionPatient = [format_number_as_ds(value) for value in place.position]
@@ -234,8 +235,8 @@ def _references(source: Source, wanted: Sequence[tuple[int, int]], sha256: str, 
     for number in dict.fromkeys(number for number, _ in wanted):
         dataset = source.datasets[number]
         meta = getattr(dataset, "file_meta", None)
-        sop_class = _text(dataset, "SOPClassUID") or _text(meta, "MediaStorageSOPClassUID") or CT_CLASS
-        instance = _text(dataset, "SOPInstanceUID") or _text(meta, "MediaStorageSOPInstanceUID")
+        sop_class = text_of(dataset, "SOPClassUID") or text_of(meta, "MediaStorageSOPClassUID") or CT_CLASS
+        instance = text_of(dataset, "SOPInstanceUID") or text_of(meta, "MediaStorageSOPInstanceUID")
         derived |= not instance
         objects[number] = sop_class, instance or uid_of("object", str(number), sha256)
     if derived:
@@ -243,48 +244,24 @@ def _references(source: Source, wanted: Sequence[tuple[int, int]], sha256: str, 
     return [Reference(*objects[number], frame if source.multi_frame else None) for number, frame in wanted]
 
 
-def _text(dataset: Any, keyword: str) -> str:
-    """A value as text, as it is stored; empty where there is none. Several values are joined as DICOM does."""
-    value = dataset.get(keyword) if dataset is not None else None
-    if value is None:
-        return ""
-    return "\\".join(map(str, value)) if isinstance(value, (list, tuple)) or _several(value) else str(value)
-
-
-def _several(value: Any) -> bool:
-    from pydicom.multival import MultiValue
-
-    return isinstance(value, MultiValue)
-
-
 def _checked(dataset: Any, keyword: str, told: list[str]) -> str | None:
     """A value that has its form; None for one that has not, which is told."""
     from pydicom.valuerep import DA, TM
 
-    text = _text_or_nothing(dataset, keyword)
     forms: dict[str, Callable[[str], Any]] = {
         "PatientSex": SEXES.index,
         "StudyTime": TM,
         "PatientBirthDate": DA,
         "StudyDate": DA,
     }
-    if text is None or text.strip():
-        try:
-            assert text is not None
-            forms[keyword](text)
-        except (AssertionError, ValueError, TypeError, OverflowError):
-            told.append(f"{keyword} of the scan has no valid form: left empty")
-            return None
-        return text
-    return None
-
-
-def _text_or_nothing(dataset: Any, keyword: str) -> str | None:
-    """A value as text; None where it cannot even be read."""
+    text = text_of(dataset, keyword).strip()
     try:
-        return _text(dataset, keyword).strip()
-    except Exception:  # pydicom raises many kinds for what is no date
+        if text:
+            forms[keyword](text)
+    except (ValueError, TypeError, OverflowError):
+        told.append(f"{keyword} of the scan has no valid form: left empty")
         return None
+    return text or None
 
 
 def _copy(dataset: Any, header: Any, keyword: str) -> None:
@@ -297,7 +274,7 @@ def _copy(dataset: Any, header: Any, keyword: str) -> None:
 
 
 def _uid(dataset: Any, keyword: str, scan_sha256: str, told: list[str]) -> str:
-    text = _text(dataset, keyword)
+    text = text_of(dataset, keyword)
     if UID_FORM.fullmatch(text):
         return text
     if keyword != "FrameOfReferenceUID":

@@ -127,13 +127,16 @@ def _report(finding: Finding, seg: Any) -> Any:
 
 
 def _evidence(frames: Frames) -> list[Any]:
-    """A header for each object of the scan."""
+    """A header for each object of the scan, with what names it."""
     from pydicom.dataset import Dataset
 
     headers = []
     for reference in frames.objects():
         header = Dataset()
-        header.update(frames.first)
+        header.StudyInstanceUID, header.SeriesInstanceUID = (
+            frames.first.StudyInstanceUID,
+            frames.first.SeriesInstanceUID,
+        )
         header.SOPClassUID, header.SOPInstanceUID = reference.sop_class, reference.sop_instance
         headers.append(header)
     return headers

@@ -71,14 +71,14 @@ def sign(dataset: Any, finding: Finding, what: str) -> None:
 
 
 def passport_text(passport: Passport) -> str:
-    """The passport as JSON of at most 1024 characters; without tiling and changes where these are too long."""
+    """The passport as JSON of at most 1024 bytes; without tiling and changes where these are too long."""
     fields = passport.model_dump(exclude_defaults=True)
     for shortened in ({}, {"tiling": "in the algorithm's parameters"}, {"changes": ["too many to be named here"]}):
         fields |= shortened
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
-        if len(text) <= SHORT_TEXT:
+        if len(text.encode()) <= SHORT_TEXT:
             break
-    return text if len(text) <= SHORT_TEXT else json.dumps({"model": fitted(passport.model)})
+    return text if len(text.encode()) <= SHORT_TEXT else json.dumps({"model": fitted(passport.model)})
 
 
 def _equipment(finding: Finding) -> Any:

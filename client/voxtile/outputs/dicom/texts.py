@@ -5,22 +5,19 @@ Knows nothing of segmentations.
 
 from __future__ import annotations
 
-import logging
 import os
 import traceback
-import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
 
 from voxtile.errors import OutputError, VoxtileError
+from voxtile.io.dicom.quiet import quietly as silently
 
 LONG_STRING = 64
-"""Characters of DICOM's short texts (LO), at most."""
+"""Bytes of DICOM's short texts (LO) at most: the standard counts characters, and some readers bytes."""
 
 SHORT_TEXT = 1024
-"""Characters of DICOM's ST, at most."""
-
-LIBRARIES = ("pydicom", "highdicom")
+"""The same of DICOM's ST."""
 
 CUT = "..."
 
@@ -28,7 +25,8 @@ CUT = "..."
 def fitted(text: str, most: int = LONG_STRING) -> str:
     """Returns `text` as one value of DICOM: without backslash and control characters, cut where it is too long."""
     plain = " ".join("".join(char if char.isprintable() else " " for char in text.replace("\\", "/")).split())
-    return plain if len(plain) <= most else plain[: most - len(CUT)].rstrip() + CUT
+    data = plain.encode("utf-8", "replace")
+    return data.decode() if len(data) <= most else data[: most - len(CUT)].decode("utf-8", "ignore").rstrip() + CUT
 
 
 @contextmanager
@@ -41,12 +39,8 @@ def quietly(what: str) -> Iterator[None]:
     Raises:
         OutputError: a library failed. Only the kind of its error and its place are told.
     """
-    before = {name: logging.getLogger(name).level for name in LIBRARIES}
     try:
-        for name in LIBRARIES:
-            logging.getLogger(name).setLevel(logging.CRITICAL + 1)
-        with warnings.catch_warnings():
-            warnings.simplefilter("ignore")
+        with silently():
             yield
     except (VoxtileError, MemoryError):
         raise
@@ -54,6 +48,3 @@ def quietly(what: str) -> Iterator[None]:
         last = traceback.extract_tb(error.__traceback__)[-1]
         where = f"{os.path.basename(last.filename)}, line {last.lineno}"
         raise OutputError(f"{what} could not be made of this scan ({type(error).__name__} in {where})") from None
-    finally:
-        for name, level in before.items():
-            logging.getLogger(name).setLevel(level)
