@@ -10,9 +10,10 @@ STAMP := $(VENV)/.set-up
 MODELS ?= $(patsubst models/%.toml,%,$(wildcard models/*.toml))
 ENGINES ?=
 MODEL_REPOSITORY ?= model_repository
-HTTP_PORT ?= 8000
 GRPC_PORT ?= 8001
-METRICS_PORT ?= 8002
+# Doors by HTTP of `make serve`; none by default. HTTP_PORT=8000 and METRICS_PORT=8002 are the usual ones.
+HTTP_PORT ?=
+METRICS_PORT ?=
 OUT ?= out
 # The model of `make demo`. brain-swinunetr takes minutes where brain-unet takes seconds.
 DEMO_MODEL ?= brain-unet
@@ -71,7 +72,8 @@ serve: $(INSTALLED)
 		repository="$$demo"; \
 	fi; \
 	exec $(BIN)/voxtile-server --repository "$$repository" \
-		--http-port $(HTTP_PORT) --grpc-port $(GRPC_PORT) --metrics-port $(METRICS_PORT)
+		--grpc-port $(GRPC_PORT) $(if $(HTTP_PORT),--http-port $(HTTP_PORT)) \
+		$(if $(METRICS_PORT),--metrics-port $(METRICS_PORT))
 
 # What trains networks or runs the benchmark takes long; `test-all` runs it too. A test that hangs or brings its process
 # down ends the run: pytest-xdist would wait for ever for what that process had still to do.

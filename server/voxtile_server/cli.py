@@ -17,11 +17,15 @@ from types import FrameType
 from voxtile_server.command_options import options_from, parser_for
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
-from voxtile_server.options import ServerOptions
+from voxtile_server.options import EMBEDDED_RELEASE, ServerOptions
 
 PARENT_POLL_S = 0.1
 ENDING = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
-DEFAULTS = ServerOptions(http_port=8000, grpc_port=8001, metrics_port=8002)
+DEFAULTS = ServerOptions(grpc_port=8001)
+PAGE = "docs/how-to/secure.md"
+FOR_DEVELOPMENT = f"for development: tritonserver {EMBEDDED_RELEASE} has faults that later releases mend; see {PAGE}"
+HTTP_IS_ON = "HTTP is on: whoever reaches it can end this server; for others than yourself, use voxtile-gateway"
+SEGMENTATION_FAULT = 128 + signal.SIGSEGV
 DESCRIPTION = """\
 Serve a model repository with Triton, without Docker. The first start fetches the server (about 0.5 GB). The command
 prints the addresses when every model is ready, and ends on Ctrl-C, on SIGTERM, and when its parent process ends.
@@ -86,25 +90,36 @@ def _end_with_parent(parent: int) -> None:
 
 def _announce(server: EmbeddedServer, ready_file: Path | None) -> None:
     models = server.ready_models()
+    http, metrics = _addresses(server)
     sys.stdout.write(
         f"Triton is ready (process {server.pid})\n"
         f"  gRPC     {server.grpc_url}\n"
-        f"  HTTP     {server.http_url}\n"
-        f"  metrics  {server.metrics_url}\n"
+        f"  HTTP     {http or 'off; --http-port turns it on'}\n"
+        f"  metrics  {metrics or 'off; --metrics-port turns them on'}\n"
         f"  models   {', '.join(models) or 'none loaded'}\n"
         f"  log      {server.log_file}\n"
+        f"  {FOR_DEVELOPMENT}\n"
     )
+    if http or metrics:
+        sys.stdout.write(f"  {HTTP_IS_ON}\n")
     sys.stdout.flush()
     if ready_file is not None:
         _write_ready_file(server, models, ready_file)
 
 
+def _addresses(server: EmbeddedServer) -> tuple[str | None, str | None]:
+    """Where HTTP and the metrics are; None for what is off."""
+    http, metrics = server.options.http_port, server.options.metrics_port
+    return (None if http is None else server.http_url), (None if metrics is None else server.metrics_url)
+
+
 def _write_ready_file(server: EmbeddedServer, models: list[str], path: Path) -> None:
+    http, metrics = _addresses(server)
     facts = {
         "pid": server.pid,
         "grpc_url": server.grpc_url,
-        "http_url": server.http_url,
-        "metrics_url": server.metrics_url,
+        "http_url": http,
+        "metrics_url": metrics,
         "models": models,
         "log_file": str(server.log_file),
     }
@@ -118,5 +133,6 @@ def _write_ready_file(server: EmbeddedServer, models: list[str], path: Path) -> 
 
 def _serve(server: EmbeddedServer) -> int:
     code = server.wait()
-    sys.stderr.write(f"error: tritonserver ended with code {code}; {server.explain()}\n")
+    by_http = f" ({HTTP_IS_ON})" if code == SEGMENTATION_FAULT and any(_addresses(server)) else ""
+    sys.stderr.write(f"error: tritonserver ended with code {code}{by_http}; {server.explain()}\n")
     return 1

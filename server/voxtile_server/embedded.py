@@ -4,6 +4,9 @@
         client = tritonclient.grpc.InferenceServerClient(server.grpc_url)
 
 or, in the foreground, `voxtile-server --repository model_repository`. It knows nothing of the command line.
+
+It is for development: its release has published faults (docs/how-to/secure.md). So HTTP is off unless a port is asked
+for, and calls that segment no scan need a key.
 """
 
 from __future__ import annotations
@@ -18,15 +21,19 @@ from voxtile_server.errors import ServerError
 from voxtile_server.install import client, fetch, layout, machine, pytorch
 from voxtile_server.options import EXIT_TIMEOUT_S, GRPC, HTTP, METRICS, Endpoints, ServerOptions, triton_options
 from voxtile_server.process import log as server_log
-from voxtile_server.process import ports, questions, shared_memory
+from voxtile_server.process import ports, shared_memory
 from voxtile_server.process.supervised import SupervisedProgram, Task
 from voxtile_server.process.supervisor import remove_link
 from voxtile_server.repository import PLAIN, check_repository, plain_link, uses_backend
+from voxtile_server.restricted import HEADER, new_key, restriction_options
 
 GRACE_S = EXIT_TIMEOUT_S + 10.0  # tritonserver itself waits EXIT_TIMEOUT_S for requests in flight
 MARGIN_S = 5.0  # for the supervisor, beyond that
 POLL_S = 0.05
 CONFIG_NAME = "embedded"  # an entry's configs/embedded.pbtxt, where it has one, goes before its config.pbtxt
+# What a client calls a form is laid twice on the stack of a thread of HTTP; with the usual 8 MiB, 5 MB end the server.
+# Only addresses are reserved: a thread takes the memory that it writes to.
+HTTP_STACK_BYTES = 512 << 20
 ATTEMPTS = 3  # another process can take a port that we chose as free before tritonserver listens on it
 # What is listened on everywhere is reached here.
 EVERYWHERE = {"0.0.0.0": "127.0.0.1", "::": "::1"}
@@ -46,12 +53,10 @@ class EmbeddedServer:
     def __init__(self, repository: str | Path, options: ServerOptions | None = None) -> None:
         self.repository = Path(repository).absolute()
         self.options = options or ServerOptions()
-        self._wanted = {
-            HTTP: self.options.http_port,
-            GRPC: self.options.grpc_port,
-            METRICS: self.options.metrics_port,
-        }
+        asked = {HTTP: self.options.http_port, GRPC: self.options.grpc_port, METRICS: self.options.metrics_port}
+        self._wanted = {option: port for option, port in asked.items() if port is not None}
         self._ports = dict(self._wanted)
+        self._key = ""
         self._log = server_log.ServerLog(self.options.log_file)
         self._program: SupervisedProgram | None = None
 
@@ -81,7 +86,11 @@ class EmbeddedServer:
 
     @property
     def http_url(self) -> str:
-        """HOST:PORT of the HTTP endpoint, as tritonclient wants it."""
+        """HOST:PORT of the HTTP endpoint, as tritonclient wants it.
+
+        Raises:
+            ServerError: HTTP is off.
+        """
         return self._authority(HTTP)
 
     @property
@@ -91,8 +100,17 @@ class EmbeddedServer:
 
     @property
     def metrics_url(self) -> str:
-        """The full URL of the Prometheus metrics."""
+        """The full URL of the Prometheus metrics.
+
+        Raises:
+            ServerError: they are off.
+        """
         return f"http://{self._authority(METRICS)}/metrics"
+
+    @property
+    def key_header(self) -> dict[str, str]:
+        """The header with which calls by gRPC are let in that need the key; Voxtile's own client finds it by itself."""
+        return {HEADER: self._key}
 
     @property
     def log_file(self) -> Path:
@@ -155,8 +173,8 @@ class EmbeddedServer:
         return self._program.wait(timeout_s) if self._program is not None else None
 
     def ready_models(self) -> list[str]:
-        """The names of the models that are ready, as the server itself says."""
-        return questions.ready_models(self.http_url)
+        """The names of the models that are loaded, as the server says in its log."""
+        return server_log.loaded_models(self._log.text())
 
     def explain(self) -> str:
         """Why the server has ended or is not ready, from its log."""
@@ -167,6 +185,8 @@ class EmbeddedServer:
         return [self.repository, *([volumes.absolute()] if volumes else [])]
 
     def _authority(self, option: str) -> str:
+        if option not in self._ports:
+            raise ServerError(f"nothing listens there: the server was started without {option}; give it, or 0")
         host = EVERYWHERE.get(self.options.host, self.options.host)
         return f"[{host}]:{self._ports[option]}" if ":" in host else f"{host}:{self._ports[option]}"
 
@@ -199,6 +219,8 @@ class EmbeddedServer:
         links = {folder: plain_link(folder) for folder in self._repositories()}
         try:
             with shared_memory.locked_prefix() as (prefix, lock), self._log.open() as log_file:
+                self._key = new_key()
+                shared_memory.leave_key(prefix, self._ports[GRPC], self._key)
                 task = Task(
                     command=[
                         *command,
@@ -211,6 +233,7 @@ class EmbeddedServer:
                     shm_prefix=prefix,
                     links=[str(link) for link in links.values() if link],
                     parent=os.getpid(),
+                    stack_bytes=HTTP_STACK_BYTES if {HTTP, METRICS} & self._ports.keys() else 0,
                 )
                 self._program = SupervisedProgram(task, log_file, lock)
         except BaseException:
@@ -223,7 +246,7 @@ class EmbeddedServer:
     def _triton_options(self, repositories: Sequence[Path], shm_prefix: str) -> list[str]:
         options = self.options
         models, *volumes = map(str, repositories)
-        endpoints = Endpoints(options.host, self._ports[HTTP], self._ports[GRPC], self._ports[METRICS])
+        endpoints = Endpoints(options.host, self._ports.get(HTTP), self._ports[GRPC], self._ports.get(METRICS))
         return [
             *triton_options(
                 models,
@@ -235,17 +258,21 @@ class EmbeddedServer:
             *(f"--load-model={name}" for name in options.load_models),
             f"--model-config-name={CONFIG_NAME}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+            *restriction_options(self._key, http=HTTP in self._ports, given=options.triton_arguments),
             *options.triton_arguments,
         ]
 
     def _wait_until_ready(self) -> None:
+        """Return when it listens everywhere, which it does when every model is loaded."""
         deadline = time.monotonic() + self.options.ready_timeout_s
-        while not questions.is_ready(self.http_url, self.metrics_url):
+        while True:
             if not self.running:
                 self._fail(f"tritonserver ended with code {self.wait()} before it was ready")
             if self._log.failures():
                 time.sleep(4 * POLL_S)  # others may be failing at this very moment
                 self._fail(f"the model repository {self.repository} does not load")
+            if ports.listening(self.pid) >= set(self._ports.values()):
+                return
             if time.monotonic() > deadline:
                 self._fail(
                     f"the server was not ready after {self.options.ready_timeout_s:g} s; "

@@ -13,6 +13,13 @@ from typing import Annotated, Any, NamedTuple
 from voxtile_server.errors import ServerError
 
 EXIT_TIMEOUT_S = 30
+EMBEDDED_RELEASE = "24.10"
+"""The release of the embedded tritonserver."""
+
+LIMITED_FROM = "25.06"
+"""The release from which tritonserver refuses bodies of HTTP above 64 MB, unless an option says more."""
+
+LARGEST_BODY = "--http-max-input-size=2147483647"
 VOLUME_OPTIONS = (
     # Scans and masks go through the stub's shared memory, which never shrinks: in large steps, its pages count once.
     "--backend-config=python,shm-growth-byte-size=67108864",
@@ -21,7 +28,7 @@ VOLUME_OPTIONS = (
     "--http-header-forward-pattern=voxtile-.*",
     "--grpc-header-forward-pattern=voxtile-.*",
 )
-"""What tritonserver needs beside a repository whose entries segment whole scans."""
+"""What tritonserver of any release needs beside a repository whose entries segment whole scans."""
 HTTP, GRPC, METRICS = "--http-port", "--grpc-port", "--metrics-port"
 PORT = {"type": int, "metavar": "PORT"}
 FILE = {"type": Path, "metavar": "FILE"}
@@ -51,9 +58,14 @@ class ServerOptions:
         ServerError: a value that cannot be; the text names the option.
     """
 
-    http_port: Annotated[int, Option(HTTP, "port for HTTP; 0 chooses a free one", PORT)] = 0
+    http_port: Annotated[
+        int | None, Option(HTTP, "port for HTTP; 0 chooses a free one; without it, HTTP is off", PORT)
+    ] = None
     grpc_port: Annotated[int, Option(GRPC, "port for gRPC; 0 chooses a free one", PORT)] = 0
-    metrics_port: Annotated[int, Option(METRICS, "port for Prometheus metrics; 0 chooses a free one", PORT)] = 0
+    metrics_port: Annotated[
+        int | None,
+        Option(METRICS, "port for Prometheus metrics, by HTTP; 0 chooses a free one; without it, they are off", PORT),
+    ] = None
     host: Annotated[str, Option("--host", "address to listen on", {"metavar": "ADDRESS"})] = "127.0.0.1"
     log_file: Annotated[
         Path | None,
@@ -129,21 +141,27 @@ class Endpoints:
 
     Attributes:
         address: the address.
-        http: the port for HTTP.
+        http: the port for HTTP; None where it is off.
         grpc: the port for gRPC.
-        metrics: the port for Prometheus metrics.
+        metrics: the port for Prometheus metrics; None where they are off.
     """
 
     address: str
-    http: int
+    http: int | None
     grpc: int
-    metrics: int
+    metrics: int | None
 
 
 def triton_options(
-    repository: str, endpoints: Endpoints, *, gpu: bool, control_mode: str = "none", volumes: str | None = None
+    repository: str,
+    endpoints: Endpoints,
+    *,
+    gpu: bool,
+    control_mode: str = "none",
+    volumes: str | None = None,
+    release: str = EMBEDDED_RELEASE,
 ) -> list[str]:
-    """Command-line options for tritonserver, the same for release 24.10 and the pinned container.
+    """Command-line options for tritonserver, without those that restrict calls (`restricted`).
 
     Args:
         repository: the model repository as tritonserver sees it.
@@ -151,20 +169,30 @@ def triton_options(
         gpu: whether it measures GPUs; where there are none, the log would fill with errors about missing drivers.
         control_mode: what decides which models are loaded: "none" (all, at the start), "explicit" or "poll".
         volumes: a second model repository, whose entries segment whole scans; None without one.
+        release: tritonserver's release, such as "26.07"; whole scans need another option from 25.06 on.
     """
-    whole_scans = [f"--model-repository={volumes}", *VOLUME_OPTIONS] if volumes else []
     return [
         f"--model-repository={repository}",
-        *whole_scans,
+        *_for_volumes(volumes, release),
         f"--model-control-mode={control_mode}",
         # Our entries are complete; completing them would start each Python stub twice.
         "--disable-auto-complete-config",
-        f"--http-address={endpoints.address}",
-        f"--http-port={endpoints.http}",
-        f"--grpc-address={endpoints.address}",
-        f"--grpc-port={endpoints.grpc}",
-        f"--metrics-address={endpoints.address}",
-        f"--metrics-port={endpoints.metrics}",
+        *_listening("http", endpoints.address, endpoints.http),
+        *_listening("grpc", endpoints.address, endpoints.grpc),
+        *_listening("metrics", endpoints.address, endpoints.metrics),
         f"--allow-gpu-metrics={str(gpu).lower()}",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
     ]
+
+
+def _for_volumes(repository: str | None, release: str) -> list[str]:
+    if repository is None:
+        return []
+    limit = [LARGEST_BODY] if release >= LIMITED_FROM else []
+    return [f"--model-repository={repository}", *VOLUME_OPTIONS, *limit]
+
+
+def _listening(door: str, address: str, port: int | None) -> list[str]:
+    if port is None:
+        return [f"--allow-{door}=false"]
+    return [f"--{door}-address={address}", f"--{door}-port={port}"]

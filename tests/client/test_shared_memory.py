@@ -31,6 +31,7 @@ from tests.support.tile_requests import ROI, requests
 from voxtile import ConnectionConfig, InputError, RemoteNetwork, RetryPolicy, TileError
 from voxtile.owners import Owner, parse_owner, this_process
 from voxtile.triton import shared_memory, slots
+from voxtile.triton.connection import local_key
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.grpc_transport import GrpcTransport, connect_transport
 from voxtile.triton.transport import DEFAULT_IN_FLIGHT
@@ -111,7 +112,8 @@ def test_two_connections_of_one_program_leave_each_other_alone(server: EmbeddedS
         assert answers_right(first).retries == 0
 
     def meanwhile(request: bytes) -> bytes:
-        shared_memory.forget_dead_clients(shared_memory.ServerMemory(InferenceServerClient(server.grpc_url), {}))
+        client = InferenceServerClient(server.grpc_url)
+        shared_memory.forget_dead_clients(shared_memory.ServerMemory(client, lambda: server.key_header))
         return request
 
     with relay_to(server.grpc_url, {REGISTER: meanwhile}) as relay, connected(relay.url, True) as transport:
@@ -424,7 +426,7 @@ def test_we_take_nothing_from_a_client_in_another_namespace(server: EmbeddedServ
 
 def every_region(url: str) -> set[str]:
     with InferenceServerClient(url) as client:
-        return set(client.get_system_shared_memory_status().regions)
+        return set(client.get_system_shared_memory_status(headers=local_key(url)).regions)
 
 
 # Another machine behind our address ----------------------------------------------------------------------------

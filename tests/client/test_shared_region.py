@@ -195,7 +195,7 @@ def test_a_machine_whose_memory_is_full_says_so_before_the_server_is_asked(
 def served(fake: FakeTriton) -> Iterator[ServerMemory]:
     client = connect(fake.url, ConnectionConfig())
     try:
-        yield ServerMemory(client, {"token": "abc"})
+        yield ServerMemory(client, lambda: {"token": "abc"})
     finally:
         client.close()
 

@@ -44,7 +44,7 @@ def server_regions(server: EmbeddedServer) -> list[str]:
 
     client = InferenceServerClient(server.grpc_url)
     try:
-        return list(client.get_system_shared_memory_status().regions)
+        return list(client.get_system_shared_memory_status(headers=server.key_header).regions)
     finally:
         client.close()
 

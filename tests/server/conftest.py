@@ -25,8 +25,8 @@ def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="session")
 def server(repository: Path) -> Iterator[EmbeddedServer]:
-    """The embedded Triton on `repository`, for tests that do not stop it."""
-    with EmbeddedServer(repository, ServerOptions(ready_timeout_s=120)) as running:
+    """The embedded Triton on `repository`, with HTTP and metrics, for tests that do not stop it."""
+    with EmbeddedServer(repository, ServerOptions(http_port=0, metrics_port=0, ready_timeout_s=120)) as running:
         yield running
         running.kill()  # an orderly end takes Triton seconds, and is tested elsewhere
 

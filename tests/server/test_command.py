@@ -31,7 +31,7 @@ def command(*arguments: str | Path) -> list[str]:
 
 
 def free_ports() -> list[str]:
-    return ["--http-port", "0", "--grpc-port", "0", "--metrics-port", "0"]
+    return ["--grpc-port", "0"]
 
 
 def refused(*arguments: str | Path, **environment: str) -> str:
@@ -193,8 +193,9 @@ def test_the_command_tells_where_it_listens_and_ends_when_asked(
         process.send_signal(number)
         out, err = process.communicate(timeout=GONE_WITHIN_S)
     assert (process.returncode, err) == (0, "")
-    for said in (facts["grpc_url"], facts["http_url"], facts["metrics_url"], "double", str(facts["pid"])):
+    for said in (facts["grpc_url"], "double", str(facts["pid"]), "HTTP     off", "for development"):
         assert said in out
+    assert (facts["http_url"], facts["metrics_url"]) == (None, None)
     assert all_gone(processes)
     assert not regions(process.pid)
     assert list(tmp_path.iterdir()) == []

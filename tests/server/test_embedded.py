@@ -9,6 +9,7 @@ import subprocess
 import sys
 import threading
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,7 +33,7 @@ from tests.support.served_processes import (
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
 from voxtile_server.options import ServerOptions
-from voxtile_server.process import questions, shared_memory
+from voxtile_server.process import shared_memory
 
 ROOT = Path(__file__).parents[2]
 
@@ -45,8 +46,10 @@ def embedded(repository: Path, **options: Any) -> EmbeddedServer:
 def test_it_answers_on_every_endpoint(server: EmbeddedServer) -> None:
     assert doubled(server.grpc_url)
     assert server.ready_models() == ["double"]
-    with questions.ask(server.metrics_url) as answer:
+    with urllib.request.urlopen(server.metrics_url) as answer:
         assert b'nv_inference_count{model="double"' in answer.read()
+    with urllib.request.urlopen(f"http://{server.http_url}/v2/health/ready") as answer:
+        assert answer.status == 200
     assert server.running
     assert psutil.Process(server.pid).name() == "tritonserver"
 
@@ -97,7 +100,7 @@ def test_killed_it_starts_at_once_on_the_same_ports(repository: Path) -> None:
     others = set(regions(os.getpid()))  # of the shared server, which this process owns as well
     server = embedded(repository).start()
     try:
-        before = (server.grpc_url, server.http_url, server.metrics_url)
+        before = server.grpc_url
         for kill in (server.kill, lambda: os.kill(server.pid, signal.SIGKILL)):
             processes = family(server.pid)
             with triton.InferenceServerClient(server.grpc_url) as connected:
@@ -107,7 +110,7 @@ def test_killed_it_starts_at_once_on_the_same_ports(repository: Path) -> None:
             assert set(regions(os.getpid())) == others
             server.start()
             assert all_gone(processes)
-            assert (server.grpc_url, server.http_url, server.metrics_url) == before
+            assert server.grpc_url == before
             assert doubled(server.grpc_url)
     finally:
         server.kill()
@@ -182,8 +185,11 @@ def test_explicit_mode_loads_what_it_is_told(tmp_path: Path) -> None:
         server.start()
         assert server.ready_models() == ["first"]
         with triton.InferenceServerClient(server.grpc_url) as client:
-            client.load_model("second")
-        assert server.ready_models() == ["first", "second"]
+            client.load_model("second", headers=server.key_header)
+            assert server.ready_models() == ["first", "second"]
+            client.load_model("first", headers=server.key_header)  # unchanged, so nothing is loaded
+            client.unload_model("first", headers=server.key_header)
+            assert eventually(lambda: server.ready_models() == ["second"])
     finally:
         server.kill()
 

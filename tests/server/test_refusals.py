@@ -48,7 +48,7 @@ QUEUES = {
     "late": {"default_timeout_microseconds": 1000, "timeout_action": "REJECT"},
     "ending": {},
 }
-RESTRICTED = ("--grpc-restricted-protocol=model-repository:token=abc",)
+RESTRICTED = ("--grpc-restricted-protocol=model-repository,statistics:token=abc",)
 
 
 @pytest.fixture(scope="module")

@@ -35,6 +35,7 @@ from tests.soak.clock import set_clock
 from tests.soak.disturbances import SHARED_MEMORY, Disturbances
 from tests.soak.model import write_model
 from tests.soak.scans import NAME, write_scans
+from voxtile.triton.connection import local_key
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
 
@@ -144,7 +145,7 @@ def _bytes_in(folder: Path) -> int:
 
 def _registered(url: str) -> list[str]:
     with triton.InferenceServerClient(url) as client:
-        return list(client.get_system_shared_memory_status(client_timeout=10).regions)
+        return list(client.get_system_shared_memory_status(headers=local_key(url), client_timeout=10).regions)
 
 
 def _work(clients: list[ClientProcess], codes: list[int | None], disturbances: Disturbances) -> list[Check]:

@@ -148,21 +148,15 @@ class Disturbances(threading.Thread):
             if not server.running:
                 server.start()
                 self.counts["server brought down by another disturbance"] += 1
-            elif NAME not in self._ready(server):
+            elif NAME not in server.ready_models():
                 self._change_model(server, "unload")
                 self._change_model(server, "load")
                 self.counts["model brought down by another disturbance"] += 1
-
-    def _ready(self, server: EmbeddedServer) -> list[str]:
-        try:
-            return server.ready_models()
-        except OSError:
-            return []
 
     def _change_model(self, server: EmbeddedServer, change: str) -> None:
         """Loads or unloads the model; a server that dies meanwhile is started again by `_revive`."""
         with triton.InferenceServerClient(server.grpc_url) as client, contextlib.suppress(InferenceServerException):
             if change == "load":
-                client.load_model(NAME, client_timeout=CHANGE_MODEL_S)
+                client.load_model(NAME, headers=server.key_header, client_timeout=CHANGE_MODEL_S)
             else:
-                client.unload_model(NAME, client_timeout=CHANGE_MODEL_S)
+                client.unload_model(NAME, headers=server.key_header, client_timeout=CHANGE_MODEL_S)

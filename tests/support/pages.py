@@ -23,7 +23,7 @@ PROGRAMS = {
 }
 """Programs as this checkout has them, whatever is installed."""
 
-FREE_PORTS = ("--grpc-port", "0", "--http-port", "0", "--metrics-port", "0")
+DOORS = ("--http-port", "--metrics-port")
 POLL_S = 0.1
 
 
@@ -77,7 +77,8 @@ def served(command: Sequence[str], folder: Path) -> Iterator[str]:
     """Runs the page's server on free ports while the block runs; yields the address of its gRPC service."""
     assert command[0] == "voxtile-server", command
     ready = folder / "ready.json"
-    words = [sys.executable, "-m", "voxtile_server", *command[1:], *FREE_PORTS, "--ready-file", str(ready)]
+    free = [word for option in ("--grpc-port", *(door for door in DOORS if door in command)) for word in (option, "0")]
+    words = [sys.executable, "-m", "voxtile_server", *command[1:], *free, "--ready-file", str(ready)]
     process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + SECONDS

@@ -13,6 +13,8 @@ from typing import Any
 
 import grpc
 
+from voxtile.triton.connection import local_key
+
 
 @dataclass(frozen=True)
 class Refusal:
@@ -51,8 +53,8 @@ class Relay:
 
 
 class _Handler(grpc.GenericRpcHandler):
-    def __init__(self, channel: grpc.Channel, relay: Relay, changes: Mapping[str, Change]) -> None:
-        self._channel, self._relay, self._changes = channel, relay, changes
+    def __init__(self, channel: grpc.Channel, url: str, relay: Relay, changes: Mapping[str, Change]) -> None:
+        self._channel, self._url, self._relay, self._changes = channel, url, relay, changes
 
     def service(self, details: Any) -> Any:
         method = details.method.rpartition("/")[2]
@@ -66,7 +68,9 @@ class _Handler(grpc.GenericRpcHandler):
             if isinstance(passed_on, Answer):
                 return passed_on.content
             try:
-                return self._channel.unary_unary(details.method)(passed_on, timeout=60)
+                # The client finds the key by the server's own port, and does not know it here.
+                key = tuple(local_key(self._url).items())
+                return self._channel.unary_unary(details.method)(passed_on, timeout=60, metadata=key)
             except grpc.RpcError as error:
                 context.abort(error.code(), error.details())
                 raise
@@ -81,7 +85,7 @@ def relay_to(url: str, changes: Mapping[str, Change] | None = None) -> Iterator[
     with grpc.insecure_channel(url, unlimited) as channel, ThreadPoolExecutor(16) as pool:
         server = grpc.server(pool, options=unlimited)
         relay = Relay(f"localhost:{server.add_insecure_port('localhost:0')}")
-        server.add_generic_rpc_handlers((_Handler(channel, relay, changes or {}),))
+        server.add_generic_rpc_handlers((_Handler(channel, url, relay, changes or {}),))
         server.start()
         try:
             yield relay

@@ -7,6 +7,8 @@ from pathlib import Path
 
 from tritonclient.grpc import InferenceServerClient
 
+from voxtile.triton.connection import local_key
+
 SHARED_MEMORY = Path("/dev/shm")
 
 
@@ -19,7 +21,7 @@ def mapped(url: str, process: int | None = None) -> set[str]:
     """The regions of a process, by default this one, that the server at `url` maps."""
     client = InferenceServerClient(url)
     try:
-        names = client.get_system_shared_memory_status().regions
+        names = client.get_system_shared_memory_status(headers=local_key(url)).regions
         return {name for name in names if name.startswith(f"voxtile-{process or os.getpid()}-")}
     finally:
         client.close()

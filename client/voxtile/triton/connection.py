@@ -1,13 +1,16 @@
-"""Connects to a Triton server's gRPC service: addresses, TLS, headers, deadlines.
+"""Connects to a Triton server's gRPC service: addresses, TLS, headers, deadlines, the key of a server of one's own.
 
 Knows nothing of models or tiles.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
+import os
 import re
 import ssl
+import stat
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -29,6 +32,11 @@ CHANNEL = (
 ADDRESS = re.compile(r"(\[[0-9A-Fa-f:.%]+\]|[^\s:/\[\]]+):(\d{1,5})")
 OTHER_ADDRESS = re.compile(r"(dns|unix|unix-abstract|ipv4|ipv6|xds):.+")
 """gRPC's other forms of an address, which name what they are."""
+
+KEYS = Path("/dev/shm")
+KEY_HEADER = "triton-grpc-protocol-voxtile"
+KEY_TEXT = re.compile(r"[0-9a-f]{32}")
+"""Where an embedded server leaves its key, what a call carries it in, and what it looks like."""
 
 HEADER_NAME = re.compile(r"[0-9a-z_.-]+")
 HEADER_VALUE = re.compile(r"[ -~]*")
@@ -104,6 +112,59 @@ def connect(url: str, connection: ConnectionConfig) -> Any:
     _check_address(url)
     credentials = None if connection.tls is None else _credentials(connection.tls)
     return InferenceServerClient(url, creds=credentials, channel_args=list(CHANNEL))
+
+
+def is_local(url: str) -> bool:
+    """Whether `url` names this machine."""
+    host = url.rpartition(":")[0].strip("[]")
+    return host in ("localhost", "::1") or host.startswith(("127.", "unix:"))
+
+
+def control_headers(url: str, connection: ConnectionConfig) -> dict[str, str]:
+    """The headers of a call that sends no tiles: what the user gives goes before the key that is found."""
+    return {**local_key(url), **connection.headers}
+
+
+def local_key(url: str) -> dict[str, str]:
+    """The header with the key of the embedded server that this user runs at `url` on this machine; empty without one.
+
+    The server leaves it in a file of the memory that it shares, under its port. Files of other users are not read: they
+    could hold anything. The key goes to no other machine.
+    """
+    if not is_local(url):
+        return {}
+    for file in sorted(KEYS.glob(f"voxtile_*_key-{_port(url)}"), key=_modified, reverse=True):
+        with contextlib.suppress(OSError, ValueError):
+            key = _own_text(file)
+            if KEY_TEXT.fullmatch(key):
+                return {KEY_HEADER: key}
+    return {}
+
+
+def _port(url: str) -> str:
+    """The port as digits; a pattern of files must hold nothing else."""
+    port = url.rpartition(":")[2]
+    return port if port.isdecimal() else ""
+
+
+def _modified(file: Path) -> int:
+    """When a file was written; a server that died may have left one under the same port."""
+    try:
+        return file.lstat().st_mtime_ns
+    except OSError:
+        return 0
+
+
+def _own_text(file: Path) -> str:
+    """The beginning of a plain file of this user; OSError for anything else."""
+    descriptor = os.open(file, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        status = os.fstat(descriptor)
+        if not stat.S_ISREG(status.st_mode) or status.st_uid != os.geteuid():
+            raise PermissionError(f"{file} is no key of ours")
+        return os.read(descriptor, 64).decode("ascii")
+    finally:
+        os.close(descriptor)
 
 
 def _check_address(url: str) -> None:

@@ -6,6 +6,7 @@ Knows nothing of scans, tiling or retries.
 from __future__ import annotations
 
 import contextlib
+import functools
 import itertools
 import os
 from collections.abc import Callable
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from voxtile.card import parse_card
 from voxtile.errors import AccessError, ForkError, ModelError, NoCardError, ServerUnavailable, VoxtileError
 from voxtile.tensor_types import NUMPY_TYPES
-from voxtile.triton.connection import ConnectionConfig, connect
+from voxtile.triton.connection import ConnectionConfig, connect, control_headers
 from voxtile.triton.faults import Fault, classify, lacks_model
 from voxtile.triton.layout import (
     Mark,
@@ -80,7 +81,8 @@ class Endpoint:
         self.connection = connection
         self._process = os.getpid()
         self._client = connect(url, connection)
-        self._slots = SlotPool(ServerMemory(self._client, connection.headers), url, connection.shared_memory)
+        self._headers = functools.partial(control_headers, url, connection)
+        self._slots = SlotPool(ServerMemory(self._client, self._headers), url, connection.shared_memory)
         self._numbers = itertools.count(1)
         self._versions: dict[str, str] = {}
         self.serves_model = False
@@ -94,8 +96,15 @@ class Endpoint:
             raise ServerUnavailable(f"the server at {self.url} says that it is not alive; look at its log")
 
     def models(self) -> list[tuple[str, str]]:
-        """Name and state of every entry in the server's repository, with its newest version."""
-        index = self._control("get_model_repository_index")
+        """Name and state of every entry in the server's repository.
+
+        A server may keep the list of its repository from those who may not change it. It then tells the entries that
+        are loaded, with the figures of their use, and nothing of those that could not be loaded.
+        """
+        try:
+            index = self._control("get_model_repository_index")
+        except AccessError:
+            return [(entry.name, "READY") for entry in self._control("get_inference_statistics").model_stats]
         return [(entry.name, entry.state) for entry in index.models]
 
     def model(self, name: str) -> ServedModel:
@@ -148,7 +157,7 @@ class Endpoint:
         """Those of the entries that carry a card, and those of which the server does not tell it."""
         from tritonclient.utils import InferenceServerException
 
-        public, headers = list[str](), dict(self.connection.headers)
+        public, headers = list[str](), self._headers()
         for number, name in enumerate(names):
             try:  # not by `_control`: its errors list the models in turn
                 answer = self._client.get_model_config(name, client_timeout=CONTROL_TIMEOUT_S, headers=headers)
@@ -167,9 +176,7 @@ class Endpoint:
         self.check_process()
         _check_text(*arguments)
         try:
-            return getattr(self._client, call)(
-                *arguments, client_timeout=CONTROL_TIMEOUT_S, headers=dict(self.connection.headers)
-            )
+            return getattr(self._client, call)(*arguments, client_timeout=CONTROL_TIMEOUT_S, headers=self._headers())
         except InferenceServerException as error:
             raise self._error(error.status(), (error.message() or "").strip(), *arguments) from None
 

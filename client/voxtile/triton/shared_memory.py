@@ -12,7 +12,7 @@ import math
 import mmap
 import os
 import secrets
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,26 +40,27 @@ class ServerMemory:
 
     Args:
         client: a tritonclient.grpc.InferenceServerClient of the server.
-        headers: sent with every call.
+        headers: gives those that are sent with a call; asked for every call, since a server that is started again has
+            another key.
     """
 
-    def __init__(self, client: Any, headers: Mapping[str, str]) -> None:
+    def __init__(self, client: Any, headers: Callable[[], dict[str, str]]) -> None:
         self._client = client
-        self._headers = dict(headers)
+        self._headers = headers
 
     def map(self, name: str, size: int) -> None:
         """Asks the server to map the file /dev/shm/`name`, of `size` bytes, by the same name."""
         self._client.register_system_shared_memory(
-            name, f"/{name}", size, headers=self._headers, client_timeout=MAP_TIMEOUT_S
+            name, f"/{name}", size, headers=self._headers(), client_timeout=MAP_TIMEOUT_S
         )
 
     def unmap(self, name: str) -> None:
         """Asks the server to let go of a region."""
-        self._client.unregister_system_shared_memory(name, headers=self._headers, client_timeout=UNMAP_TIMEOUT_S)
+        self._client.unregister_system_shared_memory(name, headers=self._headers(), client_timeout=UNMAP_TIMEOUT_S)
 
     def names(self) -> list[str]:
         """The names of all regions that the server maps, of whatever client."""
-        status = self._client.get_system_shared_memory_status(headers=self._headers, client_timeout=STATUS_TIMEOUT_S)
+        status = self._client.get_system_shared_memory_status(headers=self._headers(), client_timeout=STATUS_TIMEOUT_S)
         return list(status.regions)
 
     def server_is_live(self) -> bool:
@@ -67,7 +68,7 @@ class ServerMemory:
         from tritonclient.utils import InferenceServerException
 
         try:
-            return bool(self._client.is_server_live(headers=self._headers, client_timeout=STATUS_TIMEOUT_S))
+            return bool(self._client.is_server_live(headers=self._headers(), client_timeout=STATUS_TIMEOUT_S))
         except InferenceServerException:
             return False
 

@@ -14,6 +14,8 @@ from dataclasses import dataclass, field
 
 from voxtile.errors import InputError
 from voxtile.triton import shared_memory
+from voxtile.triton.connection import is_local
+from voxtile.triton.faults import Fault, classify
 from voxtile.triton.shared_memory import Region, ServerMemory, forget_dead_clients
 
 log = logging.getLogger(__name__)
@@ -50,7 +52,7 @@ class SlotPool:
         self._server = server
         self._url = url
         self._wanted = wanted
-        self._usable = _is_local(url) if wanted is None else wanted
+        self._usable = is_local(url) if wanted is None else wanted
         self._cleaned = self._told = False
         self._try_again_at = 0.0
         self._slots = _Slots()
@@ -168,6 +170,9 @@ class SlotPool:
         except InferenceServerException as error:
             self._refuse_if_wanted(error)
             self._usable = False
+            if classify(error.status(), error.message()) is Fault.DENIED:
+                self._tell("it shares memory with its own user alone")
+                return None
             log.info("%s maps no memory of this machine (%s); tiles go through gRPC", self._url, error)
         return None
 
@@ -222,9 +227,3 @@ def _close_now(slots: _Slots, process: int) -> None:
         _close_dropped(slots, at_the_end=True)
         for region in slots.dropped:
             region.leave()
-
-
-def _is_local(url: str) -> bool:
-    """Whether `url` names this machine."""
-    host = url.rpartition(":")[0].strip("[]")
-    return host in ("localhost", "::1") or host.startswith("127.")

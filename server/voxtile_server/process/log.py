@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import tempfile
+from collections import Counter
 from pathlib import Path
 from typing import IO
 
@@ -18,6 +19,7 @@ FAILURES = (
     re.compile(r"(?P<reason>[Ee]nsemble '?(?P<model>[^' ]+)'? depends on .+?)(?: Model '.*)?$"),
 )
 PARSE_ERROR = re.compile(r"Error parsing text-format inference\.ModelConfig: (?P<reason>.+)")
+CHANGED = re.compile(r"\"successfully (?P<what>loaded|unloaded) '(?P<model>[^']+)'")
 STATUS = re.compile(r"^(?:Internal|Invalid argument|Unavailable|Not found|Unsupported): ")
 NOT_SHOWN = ("|", "+", "I")  # tables and information
 USAGE = "\nUsage: tritonserver"
@@ -114,6 +116,14 @@ def model_failures(log: str) -> dict[str, str]:
                 reasons.setdefault(found["model"], reason)
                 break
     return reasons
+
+
+def loaded_models(log: str) -> list[str]:
+    """The names of the models that are loaded, sorted: those that were loaded more often than unloaded."""
+    times: Counter[str] = Counter()
+    for change in CHANGED.finditer(log):
+        times[change["model"]] += 1 if change["what"] == "loaded" else -1
+    return sorted(model for model, count in times.items() if count > 0)
 
 
 def explain(log: str) -> str:

@@ -1,4 +1,4 @@
-"""Chooses and checks ports; knows nothing of Triton."""
+"""Chooses and checks ports, and sees on which a process listens; knows nothing of Triton."""
 
 from __future__ import annotations
 
@@ -7,8 +7,12 @@ import os
 import socket
 from collections.abc import Mapping
 from contextlib import ExitStack
+from pathlib import Path
 
 from voxtile_server.errors import ServerError
+
+LISTEN = "0A"
+"""The state of a socket that listens, in /proc/net/tcp."""
 
 
 def settle(host: str, wanted: Mapping[str, int]) -> dict[str, int]:
@@ -67,3 +71,30 @@ def _why_not(host: str, option: str, port: int, error: OSError) -> str:
     if error.errno == errno.EACCES:
         return f"{option}: this user may not listen on port {port}; choose one from 1024"
     return f"{option}: cannot listen on {host}:{port} ({os.strerror(error.errno or 0)})"
+
+
+def listening(pid: int) -> set[int]:
+    """The ports on which a process of this user listens; empty where it has ended.
+
+    The kernel is asked, and not the ports: what answers there could be another process, or want a certificate.
+    """
+    try:
+        own = {_target(Path(f"/proc/{pid}/fd/{number}")) for number in os.listdir(f"/proc/{pid}/fd")}
+        lines = [line.split() for kind in ("tcp", "tcp6") for line in _lines(Path(f"/proc/{pid}/net/{kind}"))]
+    except OSError:
+        return set()
+    # 1 is the local address with its port, 3 the state, 9 the number that the descriptor's link names.
+    return {int(one[1].rpartition(":")[2], 16) for one in lines if one[3] == LISTEN and f"socket:[{one[9]}]" in own}
+
+
+def _target(descriptor: Path) -> str:
+    """What a descriptor of another process is open on; empty where it was closed meanwhile."""
+    try:
+        return os.readlink(descriptor)
+    except OSError:
+        return ""
+
+
+def _lines(table: Path) -> list[str]:
+    """The lines below the head; none where the machine has no such protocol."""
+    return table.read_text(encoding="ascii").splitlines()[1:] if table.exists() else []

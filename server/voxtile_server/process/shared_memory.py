@@ -40,6 +40,17 @@ def locked_prefix() -> Iterator[tuple[str, int | None]]:
             os.close(lock)
 
 
+def leave_key(prefix: str, port: int, key: str) -> None:
+    """Leave a server's key where clients of this user look for it by the server's port, and nobody else can read it.
+
+    It goes as everything with this prefix. Without memory to share, clients need no key: nothing is left.
+    """
+    with contextlib.suppress(OSError):
+        file = os.open(supervisor.SHARED_MEMORY / f"{prefix}key-{port}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
+        with open(file, "w", encoding="ascii") as opened:
+            opened.write(key)
+
+
 def remove_stale() -> None:
     """Remove what servers of this user have left whose supervisor was killed."""
     for file in supervisor.SHARED_MEMORY.glob(f"{PREFIX}_*_{LOCK}"):

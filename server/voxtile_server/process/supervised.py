@@ -32,6 +32,7 @@ class Task:
         shm_prefix: beginning of the names of the program's regions of shared memory.
         links: links, each alone in a temporary folder; all are removed at the end.
         parent: the process with which the program ends.
+        stack_bytes: the stack of each of the program's threads; 0 for what this process has.
     """
 
     command: Sequence[str]
@@ -41,6 +42,7 @@ class Task:
     shm_prefix: str
     links: Sequence[str]
     parent: int
+    stack_bytes: int = 0
 
 
 class SupervisedProgram:

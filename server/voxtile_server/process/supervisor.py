@@ -11,6 +11,7 @@ import contextlib
 import ctypes
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -36,7 +37,7 @@ def main() -> int:
         stdin=subprocess.DEVNULL,
         stdout=2,
         stderr=2,
-        preexec_fn=_in_child,
+        preexec_fn=lambda: _in_child(task["stack_bytes"]),
     )
     sys.stdout.write(f"{program.pid}\n")
     sys.stdout.flush()
@@ -67,12 +68,21 @@ def remove_link(link: Path) -> None:
         link.parent.rmdir()
 
 
-def _in_child() -> None:
+def _in_child(stack_bytes: int) -> None:
     """Runs between fork and exec; this process has one thread, so that is safe."""
     os.setpgid(0, 0)
+    _set_stack(stack_bytes)
     # For when this process itself is killed.
     _prctl(PR_SET_PDEATHSIG, signal.SIGKILL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, WATCHED)
+
+
+def _set_stack(wanted: int) -> None:
+    """Set the stack of a program's threads, as far as this user may; 0 leaves it as it is."""
+    _, most = resource.getrlimit(resource.RLIMIT_STACK)
+    allowed = wanted if most == resource.RLIM_INFINITY else min(wanted, most)
+    if allowed:
+        resource.setrlimit(resource.RLIMIT_STACK, (allowed, most))
 
 
 def _prctl(option: int, value: int) -> None:
