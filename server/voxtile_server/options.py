@@ -20,6 +20,9 @@ LIMITED_FROM = "25.06"
 """The release from which tritonserver refuses bodies of HTTP above 64 MB, unless an option says more."""
 
 LARGEST_BODY = "--http-max-input-size=2147483647"
+SHARING_FROM = "26.04"
+"""The release from which tritonserver knows an option for the shared memory of clients."""
+
 VOLUME_OPTIONS = (
     # Scans and masks go through the stub's shared memory, which never shrinks: in large steps, its pages count once.
     "--backend-config=python,shm-growth-byte-size=67108864",
@@ -169,7 +172,8 @@ def triton_options(
         gpu: whether it measures GPUs; where there are none, the log would fill with errors about missing drivers.
         control_mode: what decides which models are loaded: "none" (all, at the start), "explicit" or "poll".
         volumes: a second model repository, whose entries segment whole scans; None without one.
-        release: tritonserver's release, such as "26.07"; whole scans need another option from 25.06 on.
+        release: tritonserver's release, such as "26.07". From 25.06 on, whole scans need a further option; from 26.04
+            on, shared memory of clients is closed, which none outside a container could use.
     """
     return [
         f"--model-repository={repository}",
@@ -182,6 +186,7 @@ def triton_options(
         *_listening("metrics", endpoints.address, endpoints.metrics),
         f"--allow-gpu-metrics={str(gpu).lower()}",
         f"--exit-timeout-secs={EXIT_TIMEOUT_S}",
+        *(["--allow-client-shm=false"] if release >= SHARING_FROM else []),
     ]
 
 

@@ -19,6 +19,9 @@ HEADER = f"triton-grpc-protocol-{NAME}"
 
 GRPC, HTTP = "--grpc-restricted-protocol", "--http-restricted-api"
 
+CLOSED = tuple(group for group in CALLS if group != "shared-memory")
+"""The groups that are closed in a container, where an option of its own closes shared memory."""
+
 
 def new_key() -> str:
     """A key that nobody can guess."""
@@ -44,3 +47,10 @@ def _restricted_by(option: str, given: Iterable[str]) -> set[str]:
     """The groups that `given` names with `option`, as one word or as two."""
     values = re.findall(rf"(?:^|\0){option}[=\0]([^:\0]*):", "\0".join(given))
     return {group for value in values for group in value.split(",")}
+
+
+def container_command() -> list[str]:
+    """What a container runs before the options of `triton_options`: tritonserver, with a key that nobody learns."""
+    limits = f"{','.join(CLOSED)}:{NAME}=$key"
+    run = f'exec tritonserver "$@" {GRPC}={limits} {HTTP}={limits}'
+    return ["sh", "-ec", f"read -r key < /proc/sys/kernel/random/uuid; {run}", "tritonserver"]

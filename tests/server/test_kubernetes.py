@@ -13,9 +13,10 @@ import yaml
 
 from tests.server.test_compose import GPU_VARIABLES
 from voxtile_build.engines.onnxruntime.accelerator import CACHE
-from voxtile_build.engines.release import SERVER_IMAGE
+from voxtile_build.engines.release import RELEASE, SERVER_IMAGE
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import EXIT_TIMEOUT_S, Endpoints, triton_options
+from voxtile_server.restricted import container_command
 
 SERVER = Path(__file__).parents[2] / "server" / "deploy"
 FILES = ("models.yaml", "network.yaml", "cpu.yaml", "gpu.yaml")
@@ -72,7 +73,10 @@ def test_the_schema_does_bite() -> None:
 
 
 def test_the_options_are_those_of_the_embedded_server(file: str, container: Object) -> None:
-    assert container["args"] == ["tritonserver", *triton_options("/models", INSIDE, gpu=GPU[file])]
+    options = triton_options("/models", INSIDE, gpu=GPU[file], release=RELEASE)
+    assert container["args"] == [*container_command(), *options]
+    # Kubernetes would take $(NAME) for a variable of its own.
+    assert not any("$(" in word for word in container["args"])
 
 
 def test_cpu_and_gpu_differ_in_nothing_else() -> None:
@@ -154,6 +158,7 @@ def test_no_pod_has_more_rights_than_it_needs(pod: Object) -> None:
         for container in spec["containers"]:
             assert container["securityContext"] == {
                 "allowPrivilegeEscalation": False,
+                "readOnlyRootFilesystem": True,
                 "capabilities": {"drop": ["ALL"]},
             }
 
