@@ -17,6 +17,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 
+from voxtile_server.certificates import certificate_options
 from voxtile_server.errors import ServerError
 from voxtile_server.install import client, fetch, layout, machine, pytorch
 from voxtile_server.options import EXIT_TIMEOUT_S, GRPC, HTTP, METRICS, Endpoints, ServerOptions, triton_options
@@ -57,6 +58,7 @@ class EmbeddedServer:
         self._wanted = {option: port for option, port in asked.items() if port is not None}
         self._ports = dict(self._wanted)
         self._key = ""
+        self._certificates: list[str] = []
         self._log = server_log.ServerLog(self.options.log_file)
         self._program: SupervisedProgram | None = None
 
@@ -131,6 +133,8 @@ class EmbeddedServer:
             raise ServerError(f"the server is already running (process {self.pid}); stop() it first")
         for folder in self._repositories():
             check_repository(folder, layout.served_backends())
+        options = self.options
+        self._certificates = certificate_options(options.tls_certificate, options.tls_key, options.tls_client_ca)
         cache = (self.options.cache or fetch.cache_folder()).absolute()
         _refuse_odd_cache(cache)
         libpython = machine.check(machine.Machine.here())
@@ -258,6 +262,7 @@ class EmbeddedServer:
             *(f"--load-model={name}" for name in options.load_models),
             f"--model-config-name={CONFIG_NAME}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
+            *self._certificates,
             *restriction_options(self._key, http=HTTP in self._ports, given=options.triton_arguments),
             *options.triton_arguments,
         ]

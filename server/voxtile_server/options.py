@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
+from voxtile_server.certificates import check_together
 from voxtile_server.errors import ServerError
 
 EXIT_TIMEOUT_S = 30
@@ -70,6 +71,14 @@ class ServerOptions:
         Option(METRICS, "port for Prometheus metrics, by HTTP; 0 chooses a free one; without it, they are off", PORT),
     ] = None
     host: Annotated[str, Option("--host", "address to listen on", {"metavar": "ADDRESS"})] = "127.0.0.1"
+    tls_certificate: Annotated[
+        Path | None, Option("--tls-certificate", "PEM: this server's certificate; encrypts gRPC", FILE)
+    ] = None
+    tls_key: Annotated[Path | None, Option("--tls-key", "PEM: its private key", FILE)] = None
+    tls_client_ca: Annotated[
+        Path | None,
+        Option("--tls-client-ca", "PEM: authorities; only clients with a certificate of theirs are let in", FILE),
+    ] = None
     log_file: Annotated[
         Path | None,
         Option("--log-file", "append tritonserver's log to this file; without it, only a failure leaves a log", FILE),
@@ -122,6 +131,7 @@ class ServerOptions:
     """Further options for tritonserver, in its own words; on the command line they stand after `--`."""
 
     def __post_init__(self) -> None:
+        check_together(self.tls_certificate, self.tls_key, self.tls_client_ca, self.http_port)
         if self.threads is not None and self.threads < 1:
             raise ServerError(f"--threads: expected a whole number from 1, got {self.threads}")
         if not self.ready_timeout_s > 0:

@@ -78,7 +78,9 @@ def served(command: Sequence[str], folder: Path) -> Iterator[str]:
     assert command[0] == "voxtile-server", command
     ready = folder / "ready.json"
     free = [word for option in ("--grpc-port", *(door for door in DOORS if door in command)) for word in (option, "0")]
-    words = [sys.executable, "-m", "voxtile_server", *command[1:], *free, "--ready-file", str(ready)]
+    end = command.index("--") if "--" in command else len(command)
+    own = [*command[1:end], *free, "--ready-file", str(ready), *command[end:]]
+    words = [sys.executable, "-m", "voxtile_server", *own]
     process = subprocess.Popen(words, cwd=folder, env=environment(), stdout=subprocess.DEVNULL)
     try:
         deadline = time.monotonic() + SECONDS

@@ -48,7 +48,7 @@ def make_app(settings: Settings) -> FastAPI:
     Args:
         settings: how it works.
     """
-    models = Models(settings.urls, Options(max_ram_mib=settings.max_ram_mib))
+    models = Models(settings.urls, settings.connection, Options(max_ram_mib=settings.max_ram_mib))
     metrics = Metrics()
     tokens = Tokens(settings.token_file)
 

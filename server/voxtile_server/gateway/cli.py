@@ -14,6 +14,7 @@ from types import FrameType
 
 from voxtile_server import __version__
 from voxtile_server.command_options import OneLineParser
+from voxtile_server.gateway import behind
 
 DESCRIPTION = """\
 Serve masks over HTTP, in front of any Triton server with models of voxtile-build:
@@ -52,6 +53,7 @@ def command_parser() -> argparse.ArgumentParser:
         help="how long one of these is kept after its last use (default: 3600)")  # fmt: skip
     add("--tls-certificate", type=Path, metavar="FILE", help="PEM: this server's certificate, for https")
     add("--tls-key", type=Path, metavar="FILE", help="PEM: its private key")
+    behind.add_options(parser)
     return parser
 
 
@@ -76,6 +78,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     import uvicorn
 
+    from voxtile.errors import VoxtileError
     from voxtile_server.gateway.app import make_app
     from voxtile_server.gateway.settings import Settings
 
@@ -83,8 +86,14 @@ def _run(parsed: argparse.Namespace) -> int:
         raise ValueError("--tls-certificate and --tls-key go together; give both")
     if parsed.folder is not None and not parsed.folder.is_dir():
         raise ValueError(f"--folder: expected a folder, found none at {parsed.folder}; make it first")
+    urls = tuple(parsed.url or [parsed.default_url])
+    try:
+        connection = behind.connection(parsed, urls)
+    except VoxtileError as error:
+        raise ValueError(error) from None
     settings = Settings(
-        urls=tuple(parsed.url or [parsed.default_url]),
+        urls=urls,
+        connection=connection,
         at_once=parsed.at_once,
         waiting=parsed.waiting,
         max_upload_mib=parsed.max_upload,

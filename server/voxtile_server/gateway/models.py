@@ -19,11 +19,12 @@ class Models:
 
     Args:
         urls: HOST:PORT of the servers.
+        connection: how to reach them.
         options: what holds where a caller chooses nothing; `max_ram_mib` is a limit for callers too.
     """
 
-    def __init__(self, urls: Sequence[str], options: Options) -> None:
-        self._urls, self._options = list(urls), options
+    def __init__(self, urls: Sequence[str], connection: ConnectionConfig, options: Options) -> None:
+        self._urls, self._connection, self._options = list(urls), connection, options
         self._open: dict[str, Transport] = {}
         self._lock = threading.Lock()
 
@@ -33,7 +34,7 @@ class Models:
         Raises:
             ServerUnavailable: it does not answer.
         """
-        endpoint = Endpoint(self._urls[0], ConnectionConfig())
+        endpoint = Endpoint(self._urls[0], self._connection)
         try:
             return list_models(endpoint)
         finally:
@@ -59,7 +60,7 @@ class Models:
     def _borrowed(self, name: str) -> Transport:
         with self._lock:
             if name not in self._open:
-                self._open[name] = connect_transport(self._urls, name)
+                self._open[name] = connect_transport(self._urls, name, self._connection)
             return _Borrowed(self._open[name])
 
 

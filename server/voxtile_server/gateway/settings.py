@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
+
+from voxtile.triton.connection import ConnectionConfig
 
 MIB = 1 << 20
 
@@ -15,6 +17,7 @@ class Settings:
 
     Attributes:
         urls: HOST:PORT of the gRPC service of one Triton or several.
+        connection: how to reach them.
         at_once: scans that are segmented at once.
         waiting: scans that may wait; a further one is refused.
         max_upload_mib: the largest body of a request, in MiB.
@@ -32,6 +35,7 @@ class Settings:
     """
 
     urls: tuple[str, ...]
+    connection: ConnectionConfig = field(default_factory=ConnectionConfig)
     at_once: int = 1
     waiting: int = 8
     max_upload_mib: float = 2048
