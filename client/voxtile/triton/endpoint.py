@@ -103,9 +103,17 @@ class Endpoint:
         """
         try:
             index = self._control("get_model_repository_index")
-        except AccessError:
-            return [(entry.name, "READY") for entry in self._control("get_inference_statistics").model_stats]
+        except AccessError as denied:
+            return self._loaded(denied)
         return [(entry.name, entry.state) for entry in index.models]
+
+    def _loaded(self, denied: AccessError) -> list[tuple[str, str]]:
+        """The entries that are loaded, from the figures of their use; where those are not told, raises `denied`."""
+        try:
+            use = self._control("get_inference_statistics")
+        except VoxtileError:
+            raise denied from None
+        return [(entry.name, "READY") for entry in use.model_stats]
 
     def model(self, name: str) -> ServedModel:
         """Reads the card of a model.
