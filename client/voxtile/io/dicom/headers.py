@@ -28,9 +28,9 @@ def read_header(file: File) -> Any:
     """
     import pydicom
 
-    with file.open() as stream:
+    with readable(file) as stream:
         try:
-            return pydicom.dcmread(_inflated(stream, file), stop_before_pixels=True, force=True)
+            return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         except InputError:
             raise
         except Exception as error:  # whatever pydicom meets in a damaged file
@@ -44,16 +44,55 @@ def damaged(name: str, error: Exception) -> InputError:
     )
 
 
-def readable(file: File) -> IO[bytes]:
+class Bounded(io.RawIOBase):
+    """A file of which no more is asked for than is left of it.
+
+    Python allocates what a read asks for before it reads, and a damaged object asks for gigabytes.
+    """
+
+    def __init__(self, file: IO[bytes]) -> None:
+        super().__init__()
+        self._file = file
+        self._size = file.seek(0, io.SEEK_END)
+        file.seek(0)
+
+    def read(self, size: int | None = -1) -> bytes:
+        """Implements `io.RawIOBase.read`."""
+        left = max(self._size - self._file.tell(), 0)
+        return self._file.read(left if size is None or size < 0 else min(size, left))
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
+        """Implements `io.IOBase.seek`."""
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        """Implements `io.IOBase.tell`."""
+        return self._file.tell()
+
+    def readable(self) -> bool:
+        """Implements `io.IOBase.readable`."""
+        return True
+
+    def seekable(self) -> bool:
+        """Implements `io.IOBase.seekable`."""
+        return True
+
+    def close(self) -> None:
+        """Implements `io.IOBase.close`."""
+        self._file.close()
+        super().close()
+
+
+def readable(file: File) -> Any:
     """Opens an object for pydicom, whose own unpacking has no limit.
 
     Raises:
         InputError: it cannot be read, or becomes too large.
     """
-    return _inflated(file.open(), file)
+    return _inflated(Bounded(file.open()), file)
 
 
-def _inflated(stream: IO[bytes], file: File) -> IO[bytes]:
+def _inflated(stream: Any, file: File) -> Any:
     """The stream; of an object that is packed by Deflate, the same object unpacked, within a limit."""
     import pydicom
     from pydicom.filebase import DicomBytesIO

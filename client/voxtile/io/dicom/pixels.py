@@ -5,7 +5,8 @@ Knows nothing of where planes lie.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import contextlib
+from collections.abc import Iterator, Sequence
 from typing import Any
 
 import numpy as np
@@ -33,14 +34,19 @@ def read_planes(planes: Sequence[Frame | None], dtype: np.dtype[Any]) -> NDArray
     Raises:
         InputError: the pixels of one are missing, damaged, or packed in a way that cannot be decoded.
     """
-    first = next(frame for frame in planes if frame is not None)
-    raw = np.zeros((len(planes), *first.size), dtype)
-    if first.group:
-        _read_together(planes, raw)
-        return raw
+    by_object: dict[int, list[tuple[int, Frame]]] = {}
     for k, frame in enumerate(planes):
         if frame is not None:
-            raw[k] = _pixels(frame)
+            by_object.setdefault(id(frame.dataset), []).append((k, frame))
+    raw: NDArray[Any] | None = None
+    for wanted in by_object.values():
+        wanted.sort(key=lambda one: one[1].number)
+        decoded = _decoded([frame for _, frame in wanted])
+        for (k, _), plane in zip(wanted, decoded, strict=True):
+            if raw is None:  # an object may claim more than it holds
+                raw = np.zeros((len(planes), *plane.shape), dtype)
+            raw[k] = plane
+    assert raw is not None, "a scan has a slice"
     return raw
 
 
@@ -70,40 +76,23 @@ def _shown(number: float | None) -> str:
     return "none" if number is None else f"{number:g}"
 
 
-def _pixels(frame: Frame) -> NDArray[Any]:
-    """[row, column] of an object with one frame."""
-    from pydicom.pixels import pixel_array
+def _decoded(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
+    """Yields [row, column] of frames of one object, in the order in which they lie in it; it is opened once."""
+    from pydicom.pixels import iter_pixels, pixel_array
 
-    with readable(frame.file) as stream:
+    with readable(frames[0].file) as stream:
         try:
-            plane = pixel_array(stream, raw=True)
+            if not frames[0].group:
+                yield _checked(pixel_array(stream, raw=True), frames[0])
+                return
+            numbers = [frame.number - 1 for frame in frames]
+            with contextlib.closing(iter_pixels(stream, raw=True, indices=numbers)) as planes:
+                for frame in frames:
+                    yield _checked(next(planes), frame)
         except InputError:
             raise
         except Exception as error:  # whatever a decoder meets
-            raise _undecoded(frame, error) from None
-    return _checked(plane, frame)
-
-
-def _read_together(planes: Sequence[Frame | None], raw: NDArray[Any]) -> None:
-    """Fills `raw` from objects with many frames, each of which is opened once."""
-    from pydicom.pixels import iter_pixels
-
-    by_object: dict[int, list[tuple[int, Frame]]] = {}
-    for k, frame in enumerate(planes):
-        if frame is not None:
-            by_object.setdefault(id(frame.dataset), []).append((k, frame))
-    for wanted in by_object.values():
-        wanted.sort(key=lambda one: one[1].number)
-        frame = wanted[0][1]
-        with readable(frame.file) as stream:
-            try:
-                decoded = iter_pixels(stream, raw=True, indices=[one.number - 1 for _, one in wanted])
-                for (k, one), plane in zip(wanted, decoded, strict=True):
-                    raw[k] = _checked(plane, one)
-            except InputError:
-                raise
-            except Exception as error:  # whatever a decoder meets
-                raise _undecoded(frame, error) from None
+            raise _undecoded(frames[0], error) from None
 
 
 def _checked(plane: NDArray[Any], frame: Frame) -> NDArray[Any]:

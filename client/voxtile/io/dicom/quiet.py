@@ -38,10 +38,8 @@ def _silenced() -> contextlib.ExitStack:
     undo.enter_context(warnings.catch_warnings())
     warnings.simplefilter("ignore")
     undo.enter_context(config.disable_value_validation())
-    logger = logging.getLogger("pydicom")
-    undo.callback(setattr, logger, "disabled", logger.disabled)
-    logger.disabled = True
-    parent = logging.getLogger("highdicom")  # each of its modules has a logger of its own below
-    undo.callback(parent.setLevel, parent.level)
-    parent.setLevel(logging.CRITICAL + 1)
+    for name in ("pydicom", "highdicom"):  # modules of both have loggers below these, which inherit the level
+        logger = logging.getLogger(name)
+        undo.callback(logger.setLevel, logger.level)
+        logger.setLevel(logging.CRITICAL + 1)
     return undo
