@@ -10,6 +10,7 @@ import sys
 import threading
 import time
 import warnings
+import zipfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 import pytest
 import SimpleITK as sitk
 
+from tests.support.dicom_series import saved, slices
 from tests.support.gateways import MODEL, Gateway, executions, gateway, settled, write_scan
 from voxtile import Segmenter
 from voxtile.io.writing import write_image
@@ -131,6 +133,22 @@ def test_a_session_as_3d_slicer_has_one(client: MONAILabelClient, scans: Scans) 
     assert "404" in refused(lambda: client.infer(MODEL, "HEAD", {}, session_id=number))
 
 
+def test_a_dicom_series_in_an_archive(
+    one: Gateway, client: MONAILabelClient, server: EmbeddedServer, tmp_path: Path
+) -> None:
+    affine = np.array([[0, -1.2, 0, 9], [-1, 0, 0, 4], [0, 0, 2.5, -7], [0, 0, 0, 1.0]])
+    voxels = np.random.default_rng(3).integers(1, 900, (33, 35, 34)).astype(np.int16)
+    folder, archive = saved(slices(voxels, affine), tmp_path / "series"), tmp_path / "series.zip"
+    with zipfile.ZipFile(archive, "w") as packed:
+        for file in folder.iterdir():
+            packed.write(file, file.name)
+    with Segmenter(server.grpc_url, MODEL) as segmenter:
+        write_image(segmenter.segment(folder).mask, tmp_path / "mask.nii.gz")
+    number = json.loads(one.curl("/session/?uncompress=true", "-X", "PUT", "-F", f"files=@{archive}")[2])["session_id"]
+    mask, _ = client.infer(MODEL, "any", {}, session_id=number)
+    assert Path(mask).read_bytes() == (tmp_path / "mask.nii.gz").read_bytes()
+
+
 def test_an_image_is_sent_segmented_labelled_and_found_again(
     client: MONAILabelClient, scans: Scans, tmp_path: Path
 ) -> None:
@@ -239,7 +257,6 @@ INFER = f"/infer/{MODEL}"
         ("/datastore/label?image=none", ("-X", "PUT", "-F", "label=@SCAN"), 404, "no image"),
         ("/datastore/dataset", (), 501, "datastore"),
         ("/session/", ("-X", "PUT"), 422, "'files'"),
-        ("/session/?uncompress=true", ("-X", "PUT", "-F", "files=@SCAN"), 501, "archives"),
         ("/session/?expiry=soon", ("-X", "PUT", "-F", "files=@SCAN"), 422, "'soon'"),
         ("/session/guessed", (), 404, "no session"),
         ("/session/guessed", ("-X", "DELETE"), 404, "no session"),

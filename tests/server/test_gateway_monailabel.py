@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import io
 import json
+import runpy
+import sys
 import tempfile
 import warnings
 from email.message import Message
@@ -15,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from voxtile.card import Label
+from voxtile.errors import MissingExtraError
 from voxtile.triton.catalogue import ModelListing
 from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.monailabel.answer import form_with
@@ -82,11 +85,23 @@ def test_what_cannot_be_followed_is_refused(text: str) -> None:
     assert len(str(caught.value)) < 400
 
 
+@pytest.mark.filterwarnings("ignore::RuntimeWarning")  # the module is imported already
+def test_a_package_that_is_missing_is_told_before_any_work_and_only_to_who_needs_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    for name in ("backports", "backports.zstd", "compression", "compression.zstd"):
+        monkeypatch.setitem(sys.modules, name, None)
+    anew = runpy.run_module("voxtile_server.gateway.monailabel.params")["read_params"]
+    assert anew("").ending == ".nii.gz"
+    with pytest.raises(MissingExtraError, match=r"voxtile\[formats\]"):
+        anew('{"result_extension": ".nii.zst"}')
+
+
 # Answers ---------------------------------------------------------------------------------------------------------
 
 
 @settings(deadline=None, max_examples=50)
-@given(st.lists(st.sampled_from([b"\r\n", b"--", b"\x00", b"a", b"\n", b"\r\n--\r\n"])).map(b"".join))
+@given(st.lists(st.sampled_from([b"\r\n", b"\r", b"--", b"\x00", b"a", b"\n", b"\r\n--\r\n"])).map(b"".join))
 def test_the_clients_own_parser_finds_the_bytes_and_the_rest(content: bytes) -> None:
     params = {"label_names": {"Ä\r\n--": 1}, "report": {"shape": [1, 2, 3]}}
     ended: list[bool] = []
@@ -193,6 +208,20 @@ def test_a_session_may_ask_for_less_time_and_not_for_more(tmp_path: Path) -> Non
         with store.arriving() as one:
             store.keep_session(b"", one, expiry)
         assert one.keep_s == kept
+
+
+def test_what_is_old_goes_with_its_labels_and_what_is_used_stays(tmp_path: Path) -> None:
+    store = Store(tmp_path, MOST, 3600)
+    for name in ("old", "used"):
+        assert status_of(store, "image", b"", name) == status_of(store, "label", b"", name) == 0
+    for one in store.images(b"").values():
+        one.used_at -= 3599
+    store.image(b"", "used")
+    for one in store.images(b"").values():
+        one.used_at -= 2
+    assert set(store.images(b"")) == {"used"}
+    assert status_of(store, "remove", b"", "old") == 404
+    assert len(list(tmp_path.iterdir())) == 2
 
 
 @pytest.mark.parametrize("name", ["", ".", "..", ".hidden", "a/b", "a\\b", "a\nb", "a\0b", "\u202egpj", "x" * 201])

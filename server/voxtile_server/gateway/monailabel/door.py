@@ -18,7 +18,7 @@ from voxtile_server.gateway.settings import Settings
 from voxtile_server.gateway.tokens import Tokens
 from voxtile_server.gateway.uploads import Count, Form, SentFile, take_form
 
-ENDINGS = (*SUFFIXES, ".seg.nrrd", ".json")
+ENDINGS = (*SUFFIXES, ".zip", ".dcm", ".seg.nrrd", ".json")
 """The endings of files that clients send: scans, and what 3D Slicer saves segmentations and boxes in."""
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.asked import TAKEN
-from voxtile.io.formats.all import MASK_SUFFIXES, files_to_write
+from voxtile.io.formats.all import FORMATS, format_to_write
 from voxtile_server.gateway.failures import HttpFailure
 
 USUAL_ENDING = ".nii.gz"
@@ -23,7 +23,7 @@ PASSED_OVER = (
 """What clients send to every server of MONAI Label and what has no bearing on a mask here: who they are, where and how
 it is to be calculated and stored. A mask has the values of the model's labels, and the type that these need."""
 
-ENDINGS = tuple(ending for ending in MASK_SUFFIXES if len(files_to_write(Path(f"mask{ending}"))) == 1)
+ENDINGS = tuple(end for one in FORMATS for end in one.written if not one.written_parts(Path(f"mask{end}")))
 """The endings of masks that are one file."""
 
 
@@ -48,6 +48,7 @@ def read_params(text: str) -> Asked:
 
     Raises:
         HttpFailure: 422, it is no object, or asks for what there is not.
+        MissingExtraError: the format needs a package that is not installed.
     """
     asked = object_in(text)
     ending = _ending(asked.pop("result_extension", None))
@@ -83,4 +84,5 @@ def _ending(wanted: Any) -> str:
     if ending not in ENDINGS:
         found = repr(wanted)[:40]
         raise HttpFailure(422, f"params: expected a result_extension out of {', '.join(ENDINGS)}, found {found}")
+    format_to_write(Path(f"mask{ending}"))  # says what is not installed, before any work
     return ending

@@ -20,12 +20,11 @@ def session_routes(door: Door) -> APIRouter:
     router = APIRouter(prefix="/session", tags=["MONAI Label"])
 
     @router.put("/")
-    async def create(request: Request, uncompress: str = "false", expiry: str = "0") -> dict[str, Any]:
-        """Keeps the form's `files`, one for each channel or one for all, as the image of a session."""
-        if uncompress.lower() not in ("false", "0", ""):
-            raise HttpFailure(
-                501, "expected the files of a scan, found uncompress=true; archives are not unpacked here"
-            )
+    async def create(request: Request, expiry: str = "0") -> dict[str, Any]:
+        """Keeps the form's `files`, one for each channel or one for all, as the image of a session.
+
+        An archive of DICOM objects is read as it is, so `uncompress` changes nothing.
+        """
         if not (expiry.isascii() and expiry.isdecimal() and len(expiry) < 10):
             raise HttpFailure(422, f"expected a whole number of seconds for expiry, found {expiry[:40]!r}")
         store = door.store(request)
