@@ -6,6 +6,7 @@ whole or halves but for rounding. Scans hold few values, many of them 0.
 
 from __future__ import annotations
 
+import tracemalloc
 from typing import Any
 
 import numpy as np
@@ -36,20 +37,19 @@ MASK = {"transform": "MaskIntensity", "select_fn": "x >= 1"}
 MINMAX = {"transform": "ScaleIntensity", "minv": -1, "maxv": 1}
 ARGMAX = {"transform": "AsDiscrete", "argmax": True}
 NEAREST = {"transform": "Invert", "nearest_interp": True}
+LINEAR = {"transform": "Invert", "nearest_interp": False}
 SOFTMAX = {"transform": "Activations", "softmax": True}
 SIGMOID = {"transform": "Activations", "sigmoid": True}
 HALF = {"transform": "AsDiscrete", "threshold": 0.5}
 
-Grids = list[tuple[Volume, float]]
 
-
-def random_volume(rng: np.random.Generator, oblique: bool, stored: bool) -> Volume:
+def random_volume(rng: np.random.Generator, oblique: bool, stored: bool, shear: float = 0.0) -> Volume:
     """A scan on a random grid; `stored`: with the affine that a float32 header keeps."""
     shape = tuple(int(size) for size in rng.integers(1, 26, 3))
     spacing = tuple(float(step) for step in rng.choice([0.5, 0.75, 0.8, 1, 1.5, 2, 3, 0.7324219, 5], 3))
     codes = ORIENTATIONS[rng.integers(len(ORIENTATIONS))]
     angles = tuple(rng.uniform(-30, 30, 3)) if oblique else (0.0, 0.0, 0.0)
-    affine = affine_of(shape, spacing, codes, angles)  # type: ignore[arg-type]
+    affine = affine_of(shape, spacing, codes, angles, shear)  # type: ignore[arg-type]
     affine = affine.astype(np.float32).astype(np.float64) if stored else affine
     values = rng.integers(-3, 5, (1, *shape)) * (rng.random((1, *shape)) < 0.6)
     return Volume(in_file_order(values.astype(np.int16)), affine, header_of(shape, affine), ("scan",))
@@ -66,6 +66,24 @@ def chain_card(steps: list[dict[str, Any]], after: list[dict[str, Any]], regions
     output = {"kind": "logits", "scores": 2, "activation": activation}
     fields: dict[str, Any] = {"labels": labels, "output": output, "regions": regions}
     return card_of(orientation=None, preprocessing=steps, postprocessing=after, **fields)
+
+
+def there_and_back(
+    volume: Volume, steps: list[dict[str, Any]], after: list[dict[str, Any]], rng: np.random.Generator
+) -> tuple[NDArray[Any], NDArray[Any], NDArray[Any], NDArray[Any]]:
+    """The image here and in MONAI, and the labels here and in MONAI, of random scores."""
+    prepared = MonaiPreparedScan(volume, chain_card(steps, after, HALF in after))
+    data, chain = monai_image(volume, steps)
+    image = data["image"].numpy()
+    scores = rng.normal(0, 1, (2, *prepared.data.shape[1:])).astype(np.float32)
+    expected = monai_labels(scores, data, chain, after)
+    if HALF in after:
+        expected = np.max([[(number + 1) * (one > 0) for number, one in enumerate(expected)]], 1)
+    sink = prepared.restorer(False)
+    sink.start_strip(prepared.strips(1, 1)[0])
+    for first in range(0, scores.shape[1], 3):
+        sink.add_planes(scores[:, first : first + 3].copy())
+    return np.asarray(prepared.data), image, sink.finish(), expected[0]
 
 
 @pytest.mark.parametrize("stored", [False, True], ids=["float64", "float32"])
@@ -125,18 +143,57 @@ def test_every_label_comes_back_to_the_voxel_of_monai(
     """Not one voxel differs, also where two neighbours are equally near but for rounding."""
     rng = np.random.default_rng(7)
     for _ in range(4):
-        volume, regions = random_volume(rng, oblique, stored), HALF in after
-        steps = [TURN, spacing_step(rng), *later]
-        prepared = MonaiPreparedScan(volume, chain_card(steps, after, regions))
-        data, chain = monai_image(volume, steps)
-        scores = rng.normal(0, 1, (2, *prepared.data.shape[1:])).astype(np.float32)
-        expected = monai_labels(scores, data, chain, after)
-        mask = np.max([(number + 1) * (one > 0) for number, one in enumerate(expected)], 0) if regions else expected[0]
-        sink = prepared.restorer(False)
-        sink.start_strip(prepared.strips(1, 1)[0])
-        for first in range(0, scores.shape[1], 3):
-            sink.add_planes(scores[:, first : first + 3].copy())
-        np.testing.assert_array_equal(sink.finish(), mask)
+        volume = random_volume(rng, oblique, stored)
+        *_, found, expected = there_and_back(volume, [TURN, spacing_step(rng), *later], after, rng)
+        np.testing.assert_array_equal(found, expected)
+
+
+SKEWED_ENDS = [
+    ([], [SOFTMAX, LINEAR, ARGMAX]),
+    ([OTHER, PAD], [LINEAR, ARGMAX]),
+    ([CROP], [SIGMOID, LINEAR, HALF]),
+    ([OTHER, CROP], [ARGMAX, NEAREST]),
+    ([PAD], [SOFTMAX, NEAREST, ARGMAX]),
+]
+
+
+@pytest.mark.parametrize(("later", "after"), SKEWED_ENDS, ids=str)
+@pytest.mark.parametrize("shear", [-0.3, 0.05])
+def test_a_skewed_scan_is_straightened_and_its_labels_come_back(
+    later: list[dict[str, Any]], after: list[dict[str, Any]], shear: float
+) -> None:
+    """As from a tilted gantry. Every value of the image and every label are MONAI's."""
+    rng = np.random.default_rng(9)
+    for oblique in (False, True, False, True):
+        volume = random_volume(rng, oblique, stored=oblique, shear=shear)
+        image, wanted, found, expected = there_and_back(volume, [TURN, spacing_step(rng), *later], after, rng)
+        np.testing.assert_array_equal(image, wanted)
+        np.testing.assert_array_equal(found, expected)
+
+
+def test_scores_of_a_skewed_scan_are_kept_and_take_no_more_memory_than_is_said() -> None:
+    rng, steps = np.random.default_rng(10), [TURN, {"transform": "Spacing", "pixdim": 1.5}, OTHER, PAD]
+    shape = (60, 50, 40)
+    affine = affine_of(shape, (1.0, 1.0, 2.0), "PIL", shear=0.2)
+    data = in_file_order(rng.integers(0, 9, (1, *shape)).astype(np.int16))
+    volume = Volume(data, affine, header_of(shape, affine), ("scan",))
+    prepared = MonaiPreparedScan(volume, chain_card(steps, [LINEAR, ARGMAX]))
+    image, chain = monai_image(volume, steps)
+    scores = rng.normal(0, 1, (2, *prepared.data.shape[1:])).astype(np.float32)
+    expected = monai_labels(scores, image, chain, [LINEAR])
+    strip = prepared.strips(1, 3)[0]
+    assert len(prepared.strips(1, 3)) == 1
+    tracemalloc.start()
+    sink = prepared.restorer(True)
+    sink.start_strip(strip)
+    for first in range(0, scores.shape[1], 5):
+        sink.add_planes(scores[:, first : first + 5])
+    labels = sink.finish()
+    np.testing.assert_array_equal(sink.scores, expected)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak <= prepared.restore_bytes(5, strip, True)
+    np.testing.assert_array_equal(labels, expected.argmax(0))
 
 
 @pytest.mark.parametrize("oblique", [False, True], ids=["straight", "oblique"])

@@ -2,8 +2,7 @@
 
 The geometry is that of MONAI 1.6 (`Orientation`, `Spacing(diagonal=False, align_corners=False)`,
 `monai.data.utils.zoom_affine` and `compute_shape_offset`), computed in the same order, because a size that falls on a
-half is rounded by its last bits. One difference: a skewed grid (gantry tilt) keeps its skew. MONAI would straighten it
-by a resampling that cannot be done one axis at a time.
+half is rounded by its last bits. A skewed grid (gantry tilt) is straightened.
 """
 
 from __future__ import annotations
@@ -22,9 +21,6 @@ from voxtile.io.orientation import Orientation
 SAME_SPACING = 1e-3
 """Millimetres by which a spacing may differ from the card's, and steps by which an affine may differ from another, that
 are still left as they are (MONAI's AFFINE_TOL)."""
-
-SKEW = 1e-4
-"""Cosine between two axes above which a grid counts as skewed; float32 headers are wrong by less."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -129,13 +125,6 @@ def unchanged_axes(shape: Triple) -> tuple[AxisMap, AxisMap, AxisMap]:
     return x, y, z
 
 
-def skewed(affine: Matrix) -> bool:
-    """Returns whether the axes of a grid that `affine` [4, 4] places are not at right angles."""
-    unit = affine[:3, :3] / spacing_of(affine)
-    cosines: Matrix = np.abs(unit.T @ unit - np.eye(3))
-    return bool(cosines.max() > SKEW)
-
-
 def respaced(affine: Matrix, shape: Triple, wanted: tuple[float, float, float]) -> Respacing | None:
     """Returns a grid with another spacing; None where MONAI leaves a grid as it is.
 
@@ -162,12 +151,9 @@ def _unchanged(affine: Matrix, shape: Triple, other: Matrix, size: Triple, onto:
 
 
 def _directed(affine: Matrix, target: Matrix) -> Matrix:
-    """Returns the affine with columns of length `target`, at the origin (MONAI's `zoom_affine`, but a skew is kept)."""
+    """Returns the affine with columns of length `target`, at right angles and at the origin (MONAI's `zoom_affine`)."""
     result = np.eye(4)
     columns = affine[:3, :3]
-    if skewed(affine):
-        result[:3, :3] = columns / spacing_of(affine) * target
-        return result
     stretch = np.linalg.cholesky(columns.T @ columns).T
     rotation = columns @ np.linalg.inv(stretch)
     result[:3, :3] = rotation @ np.diag(target)

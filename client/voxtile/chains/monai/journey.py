@@ -202,7 +202,8 @@ def _resampled(
         return here
     maps = respacing.maps(respacing.spaced)
     _check(limit, here, respacing.target, resample_bytes(maps, len(here.data)))
-    data = resample(here.data, maps, threads, respacing.there, asked)
+    there = respacing.there
+    data = resample(here.data, maps, threads, there, None if there.tilted else asked)
     return Carried(data, respacing.spaced, here.way.spaced(respacing), respacing)
 
 

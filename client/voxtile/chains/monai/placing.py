@@ -27,6 +27,9 @@ Triple = tuple[int, int, int]
 AT_ONCE = 1 << 14
 """Voxels that are looked up at once: few enough for a core's cache, with all that is known of each."""
 
+TILTED = 1e-3
+"""Voxels of tilt up to which values are blended axis by axis. Float32 headers turn an axis by less."""
+
 HALF = 1e-9
 """Voxels by which a coordinate may miss a half through float64 arithmetic alone."""
 
@@ -69,21 +72,24 @@ class Placement:
         terms = [voxel_places(self.target[other])[voxels[other]] * row[other] for other in used]
         return _clamped(sum(terms[1:], terms[0]) + row[3], self.source[axis])
 
+    @property
+    def tilted(self) -> bool:
+        """Whether the grids are turned against one another, so that an axis of one is none of the other."""
+        return bool(self.tilt.max() > TILTED)
+
     def values(self, source: NDArray[Any], voxels: Sequence[NDArray[np.intp]]) -> NDArray[np.float32]:
-        """Returns the values of target voxels: linear between eight voxels of `source`.
+        """Returns the values [channel, ...] of target voxels: linear between eight voxels of `source`.
 
         Args:
-            source: [x, y, z] of any real type, which is read as float32, and of any strides.
+            source: [channel, x, y, z] of any real type, which is read as float32, and of any strides.
             voxels: the indices of the target voxels along each axis; they are broadcast against one another.
         """
-        line, steps = _in_line(source)
+        steps = [step // source.itemsize for step in source.strides[1:]]
         ends = [self._ends(axis, voxels, step) for axis, step in enumerate(steps)]
-        result: Any = 0.0
-        for (x, at_x), (y, at_y), (z, at_z) in itertools.product(*ends):  # z fastest, as in PyTorch
-            taken = line.take((at_x + at_y) + at_z, mode="clip").astype(np.float32, copy=False)
-            result = result + taken * ((z * y) * x)
-        values: NDArray[np.float32] = result.astype(np.float32)
-        return values
+        corners = [  # z fastest, as in PyTorch
+            ((z * y) * x, (at_x + at_y) + at_z) for (x, at_x), (y, at_y), (z, at_z) in itertools.product(*ends)
+        ]
+        return np.stack([_summed(_in_line(channel), corners) for channel in source])
 
     def _ends(self, axis: int, voxels: Sequence[NDArray[np.intp]], step: int) -> list[tuple[Matrix, NDArray[np.intp]]]:
         """The shares of the two source voxels along an axis, and where they lie in memory."""
@@ -120,12 +126,21 @@ def along(scale: float, offset: float, source: int, target: int) -> NDArray[np.f
     return _clamped(voxel_places(target) * row[0] + row[1], source)
 
 
-def _in_line(source: NDArray[Any]) -> tuple[NDArray[Any], list[int]]:
-    """`source` [x, y, z] as one line from its lowest address on, and the steps in it along each axis."""
+def _in_line(source: NDArray[Any]) -> NDArray[Any]:
+    """`source` [x, y, z] as one line from its lowest address on."""
     first = source[tuple(slice(-1, None) if step < 0 else slice(1) for step in source.strides)]
-    steps = [step // source.itemsize for step in source.strides]
-    length = 1 + sum(abs(step) * (size - 1) for step, size in zip(steps, source.shape, strict=True))
-    return np.lib.stride_tricks.as_strided(first, (length,), (source.itemsize,), writeable=False), steps
+    last = sum(abs(step) * (size - 1) for step, size in zip(source.strides, source.shape, strict=True))
+    length = last // source.itemsize + 1
+    return np.lib.stride_tricks.as_strided(first, (length,), (source.itemsize,), writeable=False)
+
+
+def _summed(line: NDArray[Any], corners: Sequence[tuple[Matrix, NDArray[np.intp]]]) -> NDArray[np.float32]:
+    """The sum of each share times the value at its place in `line`."""
+    result: Any = 0.0
+    for share, place in corners:
+        result = result + line.take(place, mode="clip").astype(np.float32, copy=False) * share
+    values: NDArray[np.float32] = result.astype(np.float32)
+    return values
 
 
 def product(left: Matrix, right: Matrix) -> Matrix:

@@ -71,9 +71,9 @@ class MonaiPreparedScan:
 
 def _way_back(ready: Preprocessed, volume: Volume, card: Card) -> WayBack | None:
     """The way back of a chain of steps; None where a Restorer goes all of it."""
-    if card.preprocessing is None and card.postprocessing is None and not takes_nearest(card):
-        return None
-    return WayBack(ready.way, ready.way.grid(ready.grid.affine), card, _mm3(ready.grid.affine), _mm3(volume.affine))
+    back = WayBack(ready.way, ready.way.grid(ready.grid.affine), card, _mm3(ready.grid.affine), _mm3(volume.affine))
+    plain = card.preprocessing is None and card.postprocessing is None
+    return None if plain and not (takes_nearest(card) or back.tilted) else back
 
 
 def _mm3(affine: NDArray[np.float64]) -> float:

@@ -8,6 +8,7 @@ pair of gathers and a blend: 2 ns a value, where a general sampler takes 30. Kno
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
@@ -205,14 +206,14 @@ def resample(
             slab[...] = blend_axes(ordered[channel, part], (depth, taps[1], taps[2]))
         if placement is None:
             return
-        doubt = _all_of(slab.shape)
+        doubt = all_of(slab.shape)
         if asked is not None:
             doubt = _doubtful(slab, ordered[channel], axes, first, placement.tilt, asked)
         for voxels in doubt:
             there = (voxels[0] + first, *voxels[1:])
             placed = [there[order.index(axis)] for axis in range(3)]
             placed = [m.target - 1 - v if back else v for m, v, back in zip(maps, placed, backward, strict=True)]
-            slab[voxels] = placement.values(source[channel], placed)
+            slab[voxels] = placement.values(source[channel : channel + 1], placed)[0]
 
     with ThreadPoolExecutor(threads or usable_threads()) as pool:
         list(pool.map(work, jobs))
@@ -227,15 +228,13 @@ def take_nearest(values: NDArray[Any], placement: Placement, threads: int | None
             values = values.take(line, axis)  # type: ignore[arg-type]
         return values
     result = np.empty(placement.target, values.dtype)
-    step = max(AT_ONCE // math.prod(placement.target[1:]), 1)
 
-    def work(first: int) -> None:
-        voxels = np.ogrid[first : min(first + step, len(result)), : result.shape[1], : result.shape[2]]
+    def work(voxels: tuple[NDArray[np.intp], ...]) -> None:
         places = [np.rint(placement.coordinate(axis, voxels)).astype(np.intp) for axis in range(3)]
-        result[first : first + step] = values[tuple(places)]
+        result[voxels] = values[tuple(places)]
 
     with ThreadPoolExecutor(threads or usable_threads()) as pool:
-        list(pool.map(work, range(0, len(result), step)))
+        list(pool.map(work, all_of(placement.target)))
     return result
 
 
@@ -244,11 +243,12 @@ def resample_bytes(maps: Sequence[AxisMap], channels: int) -> int:
     return 4 * channels * math.prod(axis.target for axis in maps) + 5 * SLAB_BYTES * usable_threads()
 
 
-def _all_of(shape: Sequence[int]) -> Iterator[tuple[NDArray[np.intp], ...]]:
-    """Yields the indices of all voxels of a slab, some planes at a time."""
-    step = max(AT_ONCE // math.prod(shape[1:]), 1)
-    for first in range(0, shape[0], step):
-        yield np.ogrid[first : min(first + step, shape[0]), : shape[1], : shape[2]]
+def all_of(shape: Sequence[int]) -> Iterator[tuple[NDArray[np.intp], ...]]:
+    """Yields the indices of all voxels [x, y, z], some rows at a time."""
+    rows = max(AT_ONCE // shape[2], 1)
+    planes = max(rows // shape[1], 1)
+    for x, y in itertools.product(range(0, shape[0], planes), range(0, shape[1], rows)):
+        yield np.ogrid[x : min(x + planes, shape[0]), y : min(y + rows, shape[1]), : shape[2]]
 
 
 def _doubtful(

@@ -8,6 +8,7 @@ Knows nothing of tiles or servers.
 from __future__ import annotations
 
 import math
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +21,8 @@ from voxtile.chains.decision import Decision, decision_of
 from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes, takes_nearest
 from voxtile.chains.monai.journey import Way
-from voxtile.chains.monai.resample import take_nearest
+from voxtile.chains.monai.placing import AT_ONCE
+from voxtile.chains.monai.resample import all_of, take_nearest, usable_threads
 from voxtile.chains.monai.window import place, spread, taken
 from voxtile.chains.scores import activator
 from voxtile.errors import ModelError
@@ -56,7 +58,14 @@ class WayBack:
                 f"model {self.card.name!r}: its labels are decided before they are brought back to the scan's grid, so "
                 "there are no scores on the scan's grid to keep"
             )
-        return SpreadSink(self, keep_scores) if keep_scores or not self.brings_labels else LabelSink(self)
+        if self.brings_labels and not keep_scores:
+            return LabelSink(self)
+        return TiltedSink(self, keep_scores) if self.tilted else SpreadSink(self, keep_scores)
+
+    @property
+    def tilted(self) -> bool:
+        """Whether the scan is skewed, so that the way back cannot go axis by axis."""
+        return self.way.back is not None and self.way.back.tilted
 
     @property
     def brings_labels(self) -> bool:
@@ -99,7 +108,7 @@ class WayBack:
 
     def strips(self, axis: int, count: int) -> tuple[Strip, ...]:
         """Returns the model's grid in `count` strips; in one where planes are cut or decided as a whole."""
-        if self.spreads or self.brings_labels:
+        if self.spreads or self.brings_labels or self.tilted:
             return (whole(self.shape, self.shape),)
         return grid_strips(self.grid, self.card, axis, count)
 
@@ -114,6 +123,11 @@ class WayBack:
             moved = decision.dtype.itemsize * (model + 2 * math.prod(self.grid.shape) + math.prod(self.grid.oriented))
             return activated + max(steps, moved + after)
         kept = 4 * self.card.output.scores * (math.prod(self.grid.oriented) + scan) if keep_scores else 0
+        if self.tilted:
+            whole_scores = 4 * self.card.output.scores * (math.prod(self.shape) + math.prod(self.grid.shape))
+            return (
+                whole_scores + tilted_bytes(self.card.output.scores, planes * math.prod(self.shape[1:])) + kept + after
+            )
         if not self.spreads:
             return restore_bytes(self.grid, self.card, planes, strip=strip) + kept + after
         plane = 4 * self.card.output.scores * math.prod(self.grid.shape[1:])
@@ -180,6 +194,62 @@ class SpreadSink:
         """The scores [score, i, j, k] on the scan's own grid, 0 where the scan was cut away."""
         kept = spread(self._restorer.scores, self._back.way.before)
         return self._back.way.orientation.undo(kept)
+
+
+class TiltedSink:
+    """Implements `voxtile.chains.base.PlaneSink` for scores of a skewed scan, all of which are kept until the end.
+
+    Args:
+        back: the way.
+        keep_scores: also keep the scores on the scan's own grid.
+    """
+
+    def __init__(self, back: WayBack, keep_scores: bool) -> None:
+        self._back, self._decision = back, decision_of(back.card)
+        self._activate = activator(back.card)
+        self._all = np.empty((back.card.output.scores, *back.shape), np.float32)
+        self._kept: NDArray[np.float32] | None = None
+        if keep_scores:
+            self._kept = np.empty((back.card.output.scores, *back.grid.oriented), np.float32)
+        self._received = 0
+
+    def start_strip(self, strip: Strip) -> None:
+        """Does nothing: planes are whole."""
+
+    def add_planes(self, planes: NDArray[np.float32]) -> None:
+        last = self._received + planes.shape[1]
+        self._all[:, self._received : last] = self._activate(planes)
+        self._received = last
+
+    def finish(self) -> NDArray[Any]:
+        way, place = self._back.way, self._back.way.back
+        assert place is not None
+        scores = way.turn.undo(spread(self._all, way.after))
+        codes = np.empty(place.target, self._decision.dtype)
+        kept = None if self._kept is None else way.turn.undo(self._kept)
+
+        def work(voxels: tuple[NDArray[np.intp], ...]) -> None:
+            here = place.values(scores, voxels)
+            codes[voxels] = self._decision.decide(here)
+            if kept is not None:
+                everywhere: Any = (slice(None), *voxels)
+                kept[everywhere] = here / self._back.card.output.scale
+
+        with ThreadPoolExecutor(usable_threads()) as pool:
+            list(pool.map(work, all_of(place.target)))
+        return self._back.finish(way.turn.apply(codes), self._decision, nothing(self._back.card, self._decision))
+
+    @property
+    def scores(self) -> NDArray[np.float32]:
+        """The scores [score, i, j, k] on the scan's own grid, 0 where the scan was cut away."""
+        if self._kept is None:
+            raise ValueError("scores are kept only with keep_scores=True")
+        return self._back.way.orientation.undo(spread(self._kept, self._back.way.before))
+
+
+def tilted_bytes(scores: int, planes: int) -> int:
+    """Returns the bytes of a TiltedSink besides whole volumes; `planes`: voxels that come at once."""
+    return 2 * 4 * scores * planes + usable_threads() * AT_ONCE * (2 * 8 * 16 + 3 * 8 * scores)
 
 
 class LabelSink:
