@@ -15,7 +15,7 @@ from mkdocs.structure.pages import Page  # noqa: E402
 
 from docs.generate.folders import pages_of, title_of  # noqa: E402
 from docs.generate.links import relocate  # noqa: E402
-from docs.generate.pages import GENERATED, INCLUDED  # noqa: E402
+from docs.generate.pages import GENERATED, INCLUDED, titles  # noqa: E402
 
 
 def on_config(config: MkDocsConfig) -> MkDocsConfig:
@@ -36,7 +36,7 @@ def on_files(files: Files, config: MkDocsConfig) -> Files:
 def on_page_markdown(markdown: str, page: Page, config: MkDocsConfig, files: Files) -> str:
     """Moves the links of a page from the repository's folders to the site's."""
     place = page.file.src_uri
-    return relocate(markdown, INCLUDED.get(place, f"docs/{place}"), place, INCLUDED)
+    return relocate(markdown, INCLUDED.get(place, f"docs/{place}"), place, INCLUDED, titles())
 
 
 def _is_folder(value: Any) -> bool:

@@ -13,10 +13,14 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 LINK = re.compile(r"(!?)\[([^\]\[]*)\]\(([^()\s#]+)(#[^()\s]*)?\)")
+NAMED = re.compile(r"\bpage \*([^*\n]+)\*")
+"""How a page of the repository names one that is generated, which is no file to link to."""
 FENCE = re.compile(r"(^```.*?^```$)", re.MULTILINE | re.DOTALL)
 
 
-def relocate(text: str, source: str, place: str, included: Mapping[str, str]) -> str:
+def relocate(
+    text: str, source: str, place: str, included: Mapping[str, str], generated: Mapping[str, str] | None = None
+) -> str:
     """Returns a page with its links as the site needs them.
 
     Args:
@@ -24,6 +28,7 @@ def relocate(text: str, source: str, place: str, included: Mapping[str, str]) ->
         source: Its path in the repository, such as "docs/how-to/nnunet.md".
         place: Its path in the site, such as "how-to/nnunet.md".
         included: The path in the repository of each page that comes from outside of docs/, by its path in the site.
+        generated: The path in the site of each page that is generated, by its title. "The page *Title*" becomes a link.
 
     Returns:
         The page. Links to what neither the repository nor the site has are kept, so that a strict build refuses them.
@@ -45,5 +50,11 @@ def relocate(text: str, source: str, place: str, included: Mapping[str, str]) ->
             return match.group(0)
         return f"{mark}[{words}]({posixpath.relpath(there, posixpath.dirname(place) or '.')}{anchor})"
 
+    def named(match: re.Match[str]) -> str:
+        there = (generated or {}).get(match.group(1))
+        if there is None:
+            return match.group(0)
+        return f"page [{match.group(1)}]({posixpath.relpath(there, posixpath.dirname(place) or '.')})"
+
     parts = FENCE.split(text)
-    return "".join(part if index % 2 else LINK.sub(moved, part) for index, part in enumerate(parts))
+    return "".join(part if index % 2 else NAMED.sub(named, LINK.sub(moved, part)) for index, part in enumerate(parts))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import cache
 
 from docs.generate import api, card, certificate, cli, decisions, exit_codes, report, rooms, spec
 
@@ -29,3 +30,9 @@ INCLUDED = {
     "models/brain-swinunetr.md": "models/brain-swinunetr.md",
 }
 """The site's pages that are files of the repository outside of docs/, by their place in the site."""
+
+
+@cache
+def titles() -> dict[str, str]:
+    """The place of each generated page by its title, which is its first heading."""
+    return {make().partition("\n")[0].removeprefix("# "): place for place, make in GENERATED.items()}

@@ -13,7 +13,8 @@ from pathlib import Path
 import pytest
 
 import voxtile
-from docs.generate.pages import GENERATED, INCLUDED
+from docs.generate.links import relocate
+from docs.generate.pages import GENERATED, INCLUDED, titles
 from docs.generate.programs import PROGRAMS, commands_of, parse
 from voxtile_build.engines.release import RELEASE
 
@@ -147,3 +148,76 @@ def test_contributing_page_names_at_most_three_files_that_exist(page: Path) -> N
     placeholders = re.compile(r"[A-Z]{4,}")
     for path in re.findall(r"`((?:client|build|server|tests|docs)/[\w./]+\.\w+)`", text_of(page)):
         assert (ROOT / path).exists() or placeholders.search(path), path
+
+
+# Links: a reader of the clone follows them as they stand, and the site moves them
+
+
+def tracked() -> list[str]:
+    """The files of the repository; of a copy without git, all that no command has made."""
+    done = subprocess.run(["git", "ls-files"], cwd=ROOT, capture_output=True, text=True)
+    if done.returncode == 0:
+        return done.stdout.splitlines()
+    made = {".venv", "out", "__pycache__"}
+    files = (path.relative_to(ROOT) for path in ROOT.rglob("*") if path.is_file())
+    return [str(path) for path in files if not made & set(path.parts)]
+
+
+TRACKED = tracked()
+TARGET = re.compile(r"\]\(([^()\s]+)\)")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def links() -> list[tuple[str, str]]:
+    """Every link of a page or notebook of the repository that leads to no other machine."""
+    found = []
+    for page in TRACKED:
+        if not page.endswith((".md", ".ipynb")):
+            continue
+        text = re.sub(r"^```.*?^```$", "", text_of(ROOT / page), flags=re.MULTILINE | re.DOTALL)
+        found += [(page, target) for target in TARGET.findall(text) if ":" not in target]
+    return found
+
+
+def anchors(page: Path) -> set[str]:
+    """What a heading of a page can be linked by."""
+    kept = [re.sub(r"[^\w\s-]", "", heading.lower()).strip() for heading in HEADING.findall(text_of(page))]
+    return {re.sub(r"\s", "-", heading) for heading in kept}
+
+
+@pytest.mark.parametrize(("page", "target"), sorted(set(links())))
+def test_every_link_leads_to_a_file_of_the_clone(page: str, target: str) -> None:
+    path, _, anchor = target.partition("#")
+    there = (ROOT / page).parent / path if path else ROOT / page
+    assert there.exists(), f"{page} links to {target}, which is not in the clone; name the page: the page *Title*"
+    place = os.path.relpath(there.resolve(), ROOT)
+    assert any(one == place or one.startswith(f"{place}/") for one in TRACKED), f"{target} is not in the repository"
+    assert not anchor or anchor in anchors(there), f"{page} links to {target}, a heading that is not there"
+
+
+def test_links_are_many() -> None:
+    assert len(links()) > 80
+
+
+NAMED_PAGES = [
+    (str(page.relative_to(ROOT)), title) for page in PAGES for title in re.findall(r"\bpage \*([^*]+)\*", text_of(page))
+]
+
+
+@pytest.mark.parametrize(("page", "title"), NAMED_PAGES)
+def test_a_page_that_is_named_is_one_of_the_site(page: str, title: str) -> None:
+    assert title in titles(), page
+
+
+def test_a_page_that_is_named_is_a_link_in_the_site() -> None:
+    assert NAMED_PAGES
+    text = "see the page *Commands* and the page *No such*\n```\npage *Commands*\n```\n"
+    moved = relocate(text, "docs/how-to/any.md", "how-to/any.md", INCLUDED, titles())
+    assert moved == text.replace("page *Commands* and", "page [Commands](../reference/cli.md) and")
+
+
+@pytest.mark.parametrize("folder", ["client/voxtile", "build/voxtile_build", "server/voxtile_server", "models"])
+def test_pages_that_programs_name_are_in_the_clone(folder: str) -> None:
+    for file in (ROOT / folder).rglob("*.py"):
+        for path in re.findall(r"\b(?:docs|models)/[\w/-]+\.md\b", text_of(file)):
+            assert (ROOT / path).exists() or "NAME" in path, f"{file} names {path}"
