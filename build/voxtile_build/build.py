@@ -281,13 +281,13 @@ def _default_engine(spec: Spec, chosen: Sequence[Engine]) -> Engine:
 
 
 def _provenance(spec: Spec, hashes: Mapping[str, str]) -> Provenance:
-    weights = spec.weights
+    origin = spec.weights or spec.network
     return Provenance(
         network=spec.network.title,
         weights_sha256=hashes["weights"],
         onnx_sha256=hashes["onnx"],
-        source=weights.source if weights else "",
-        licence=weights.licence if weights else "",
+        source=origin.source,
+        licence=origin.licence,
         versions=versions(),
     )
 

@@ -11,6 +11,7 @@ for, and calls that segment no scan need a key.
 
 from __future__ import annotations
 
+import logging
 import os
 import time
 from collections.abc import Mapping, Sequence
@@ -27,6 +28,8 @@ from voxtile_server.process.supervised import SupervisedProgram, Task
 from voxtile_server.process.supervisor import remove_link
 from voxtile_server.repository import PLAIN, check_repository, plain_link, uses_backend
 from voxtile_server.restricted import HEADER, new_key, restriction_options
+
+log = logging.getLogger("voxtile.server")
 
 GRACE_S = EXIT_TIMEOUT_S + 10.0  # tritonserver itself waits EXIT_TIMEOUT_S for requests in flight
 MARGIN_S = 5.0  # for the supervisor, beyond that
@@ -131,8 +134,8 @@ class EmbeddedServer:
         """
         if self.running:
             raise ServerError(f"the server is already running (process {self.pid}); stop() it first")
-        for folder in self._repositories():
-            check_repository(folder, layout.served_backends())
+        served = layout.served_backends()
+        models = [name for folder in self._repositories() for name in check_repository(folder, served)]
         options = self.options
         self._certificates = certificate_options(options.tls_certificate, options.tls_key, options.tls_client_ca)
         cache = (self.options.cache or fetch.cache_folder()).absolute()
@@ -144,6 +147,7 @@ class EmbeddedServer:
         fetch.check_engines(engines)
         backends = layout.lay_out_backends(cache, triton)
         shared_memory.remove_stale()
+        log.info("loading %s from %s; large models take minutes", ", ".join(models), self.repository)
         self._start_on_free_ports(
             [str(layout.binary(triton)), f"--backend-directory={backends}"],
             self._environment(f"{layout.libraries(triton)}:{libpython}", cache),

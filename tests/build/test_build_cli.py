@@ -23,10 +23,11 @@ from safetensors.torch import save_file
 
 import voxtile_build
 from tests.support import build_specs as specs
-from tests.support.build_specs import ROI, tiny_unet
+from tests.support.build_specs import ROI, built_card, tiny_unet
 from voxtile.card import Card
+from voxtile_build.build import Published, Speed
 from voxtile_build.cli import commands as cli
-from voxtile_build.cli.console import Steps
+from voxtile_build.cli.console import Steps, announce
 from voxtile_build.progress import teller
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import public_config, read_config, write_config
@@ -425,7 +426,7 @@ def test_success_tells_where_what_was_published_and_what_each_engine_is_worth(
     first, *engines = captured.out.splitlines()
     entries = "tiny_onnxruntime, tiny_openvino, tiny"
     assert first == f"tiny: published {entries}; tiny is openvino; in {repository}"
-    for line, engine in zip(engines, ("onnxruntime", "openvino"), strict=True):
+    for line, engine in zip(engines[:2], ("onnxruntime", "openvino"), strict=True):
         known = json.loads((repository / f"tiny_{engine}/1" / CERTIFICATE).read_text())["metrics"]
         facts = json.loads((repository / f"tiny_{engine}/1/build.json").read_text())
         mine, pytorch = min(facts["seconds"]["batch 1"], facts["seconds"]["batch 2"]), facts["pytorch_seconds"]
@@ -435,6 +436,32 @@ def test_success_tells_where_what_was_published_and_what_each_engine_is_worth(
         assert float(told[1]) == pytest.approx(mine, abs=1e-4)  # build.json rounds
         assert float(told[2]) == pytest.approx(pytorch, abs=1e-4)
         assert float(told[3]) == pytest.approx(float(told[2]) / float(told[1]), abs=0.1)
+    assert len(engines[2:]) <= 1  # where the other engine was faster; see below
+
+
+@pytest.mark.parametrize(
+    ("onnxruntime", "openvino", "elsewhere", "said"),
+    [
+        (1.0, 2.5, False, "tiny: onnxruntime was 2.5 times as fast for a tile as openvino; to let tiny stand for it: "),
+        (1.0, 1.05, False, ""),  # no more than a clock's error
+        (2.5, 1.0, False, ""),
+        (1.0, 2.5, True, ""),  # what is measured elsewhere says nothing of what will serve
+    ],
+)
+def test_a_faster_engine_than_the_public_name_stands_for_is_told_with_the_command(
+    onnxruntime: float, openvino: float, elsewhere: bool, said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    other = {"device": "cpu", "serves_on": "gpu"} if elsewhere else {}
+    card = built_card()
+    certificates = {"openvino": card.certificates["openvino"]}
+    certificates["onnxruntime"] = certificates["openvino"].model_copy(update=other)
+    card = card.model_copy(update={"engine": "openvino", "certificates": certificates})
+    speeds = {"onnxruntime": Speed(onnxruntime, 4.0), "openvino": Speed(openvino, 4.0)}
+    announce(Published(("tiny_onnxruntime", "tiny_openvino", "tiny"), card, speeds), Path("/models"))
+    first, *engines = capsys.readouterr().out.splitlines()
+    told = engines[2:]
+    assert "tiny is openvino" in first
+    assert told == ([f"{said}voxtile-build point tiny fastest --repository /models"] if said else [])
 
 
 def set_seconds(entry: Path, **seconds: float) -> None:

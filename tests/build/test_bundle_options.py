@@ -158,6 +158,10 @@ def test_names_of_labels_may_stand_under_another_key(tmp_path: Path) -> None:
 
 def test_a_damaged_or_exchanged_export_is_refused(tmp_path: Path) -> None:
     folder = write_zoo_bundle(tmp_path / "b", SHAPES["dints"])
+    metadata_of = json.loads((folder / "configs/metadata.json").read_text())
+    (folder / "configs/metadata.json").write_text(json.dumps({**metadata_of, "license": "as it is"}))
+    found = spec_of(folder, "b").network
+    assert (found.source.startswith("MONAI bundle "), found.licence) == (True, "as it is"), "both go into the card"
     (folder / "large_files.yml").write_text(
         f"large_files:\n- path: models/model.ts\n  hash_type: md5\n  hash_val: {'a' * 32}\n"
     )

@@ -20,7 +20,9 @@ from tests.support.bundles import write_bundle
 from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile_build.cli.commands import main
 from voxtile_build.importers.bundle.bundle import spec_of
+from voxtile_build.importers.initial import from_file
 from voxtile_build.importers.network import load_network
+from voxtile_build.spec.serving import Serving
 from voxtile_build.spec.spec import Spec, load_spec
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
@@ -122,6 +124,25 @@ def save_exported(path: Path) -> None:
 def save_onnx(path: Path) -> None:
     image = torch.zeros(1, 2, 32, 40, 48)
     torch.onnx.export(network("unet"), (image,), path, dynamo=False, opset_version=17)
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "expected"),
+    [(0.0, 1.0, True), (-0.01, 1.0, False), (-8.9, 0.9, False), (0.1, 1.01, False), (0.5, 0.5, False)],
+)
+def test_probabilities_are_told_by_their_range(low: float, high: float, expected: bool) -> None:
+    """Logits of a mild network lie between -9 and 1, too: a softmax that is not there would be left out."""
+    scores = torch.linspace(low, high, 24).reshape(1, 3, 2, 2, 2)
+    assert from_file._are_probabilities(scores) is expected
+
+
+def test_the_table_serving_is_shown_with_its_defaults(tmp_path: Path) -> None:
+    save_file(network("segresnet").state_dict(), tmp_path / "w.safetensors")
+    spec, text = written(tmp_path / "w.safetensors", tmp_path / "organ.toml"), (tmp_path / "organ.toml").read_text()
+    assert spec.serving == Serving()
+    shown = text.partition("\n[serving]\n")[2]
+    for key in ("engines", "default_engine", "max_batch_size", "gpus", "count"):
+        assert f"\n#{key} =" in shown
 
 
 @pytest.mark.filterwarnings("ignore:.*:DeprecationWarning", "ignore:.*:FutureWarning", "ignore:.*:UserWarning")

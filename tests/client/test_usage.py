@@ -74,5 +74,5 @@ def test_a_wrong_line_of_the_gateway_is_one_too(
         gateway(arguments)
     assert ended.value.code == 2
     told = capsys.readouterr().err
-    assert told.startswith(f"voxtile-gateway: {said}")
+    assert told.startswith(f"voxtile-gateway: error: {said}")
     assert told.count("\n") == 1

@@ -48,6 +48,7 @@ def edit(file: Path, finished: str) -> None:
     wanted = tomllib.loads(finished.replace("0" * 64, digest))
     for key in ("preprocessing", "serving"):
         assert wanted.pop(key)
+    assert written.pop("serving") == {}  # all of its keys stand there as comments
     for table, key in (("inferer", "roi_size"), ("output", "labels")):
         assert wanted[table].pop(key) != written[table].pop(key)
     assert wanted["input"].pop("dtype") == "int16"

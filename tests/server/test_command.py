@@ -68,7 +68,7 @@ def test_a_wrong_command_line_is_one_line(arguments: list[str], said: str, capsy
     with pytest.raises(SystemExit) as ended:
         main(arguments)
     assert ended.value.code == 2
-    assert capsys.readouterr().err == f"voxtile-server: {said}; see voxtile-server --help\n"
+    assert capsys.readouterr().err == f"voxtile-server: error: {said}; see voxtile-server --help\n"
 
 
 def test_what_stands_after_two_hyphens_is_tritons() -> None:
@@ -194,7 +194,8 @@ def test_the_command_tells_where_it_listens_and_ends_when_asked(
         processes = family(facts["pid"])
         process.send_signal(number)
         out, err = process.communicate(timeout=GONE_WITHIN_S)
-    assert (process.returncode, err) == (0, "")
+    assert process.returncode == 0
+    assert err == f"loading double from {repository}; large models take minutes\n", "told while nobody can ask yet"
     for said in (facts["grpc_url"], "double", str(facts["pid"]), "HTTP     off", "for development"):
         assert said in out
     assert (facts["http_url"], facts["metrics_url"]) == (None, None)

@@ -25,6 +25,8 @@ class Network(Table):
     sha256: Sha256 | None = Field(
         default=None, description="SHA-256 of the network's file, in hexadecimal; another file is refused"
     )
+    source: str = Field(default="", description="where the network's file comes from, for the card")
+    licence: str = Field(default="", description="the terms of its use, for the card")
     head: int | None = Field(
         default=None, description="which of several outputs holds the scores, 0 the first, -1 the last"
     )
@@ -40,6 +42,8 @@ class Network(Table):
             raise ValueError(f"expected either name, with args, or file, with sha256, found {found}")
         if (self.file is None) != (self.sha256 is None):
             raise ValueError("file and sha256 go together; `sha256sum FILE` gives it")
+        if self.file is None and (self.source or self.licence):
+            raise ValueError("source and licence are those of a network's file; of weights, they stand in [weights]")
         if self.file is not None and self.args:
             raise ValueError(f"args {list(self.args)} are those of a network by name; a file has its own")
         return self

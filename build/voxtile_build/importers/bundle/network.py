@@ -68,7 +68,7 @@ def _in_file(folder: Path, about: Mapping[str, str], reason: BuildError) -> tupl
         f"the network is taken from {file.relative_to(folder)} of the bundle ({about['source']}), because it cannot be "
         "made by name; that it holds the bundle's newest weights is not checked"
     )
-    return {"network": {"file": str(file.resolve()), "sha256": sha256_of_file(file)}}, (note,)
+    return {"network": {"file": str(file.resolve()), "sha256": sha256_of_file(file), **about}}, (note,)
 
 
 def _network_part(config: Config) -> Mapping[str, Any]:

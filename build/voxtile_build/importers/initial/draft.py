@@ -13,7 +13,7 @@ from voxtile_build.spec.spec_to_toml import Remarks
 HEAD = (
     "Written by `voxtile-build init`. The keys say what was found in the source; `todo` says what was not.",
     "Do what a line of `todo` says, and delete the line. Nothing is built while one is left.",
-    "Other tables (postprocessing, serving, precision, acceptance) have usable defaults; see models/README.md.",
+    "Other tables (postprocessing, precision, acceptance) have usable defaults; see models/README.md.",
     "",
 )
 PREPROCESSING = (
@@ -39,7 +39,7 @@ PREPROCESSING = (
     "#nonzero = true",
     "#channel_wise = true",
 )
-REMARKS = Remarks(head=HEAD, before={"output": PREPROCESSING}, whole=("weights", "inferer"))
+REMARKS = Remarks(head=HEAD, before={"output": PREPROCESSING}, whole=("weights", "inferer", "serving"))
 
 
 @dataclass(frozen=True)
