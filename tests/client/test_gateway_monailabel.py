@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import resource
+import socket
 import subprocess
 import sys
 import threading
@@ -19,10 +20,12 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import requests
 import SimpleITK as sitk
 
 from tests.support.dicom_series import saved, slices
 from tests.support.gateways import MODEL, Gateway, executions, gateway, settled, write_scan
+from tests.support.tls_server import make_authority, make_identity
 from voxtile import Segmenter
 from voxtile.io.writing import write_image
 from voxtile_server.embedded import EmbeddedServer
@@ -329,6 +332,24 @@ def test_the_datastore_is_bounded_and_sessions_give_way(server: EmbeddedServer, 
         assert len(list(spool.iterdir())) == 2
 
 
+def test_an_upload_that_is_cut_off_leaves_nothing(one: Gateway, client: MONAILabelClient) -> None:
+    client.info()
+    host, port = one.url.removeprefix("http://").split(":")
+    (spool,) = one.folder.iterdir()
+    before = set(spool.iterdir())
+    for path in ("/session/", "/datastore/?image=cut"):
+        with socket.create_connection((host, int(port))) as caller:
+            head = f"PUT {path} HTTP/1.1\r\nHost: x\r\nContent-Length: 99999\r\n"
+            kind = "Content-Type: multipart/form-data; boundary=b\r\n\r\n--b\r\n"
+            part = 'Content-Disposition: form-data; name="file"; filename="a.nii"\r\n\r\nthe beginning'
+            caller.sendall(f"{head}{kind}{part}".encode())
+            while set(spool.iterdir()) == before:
+                time.sleep(0.02)
+        while set(spool.iterdir()) != before:
+            time.sleep(0.02)
+    assert "cut" not in client.datastore()["objects"]
+
+
 def test_an_operator_may_have_no_datastore(server: EmbeddedServer, scans: Scans, tmp_path: Path) -> None:
     with gateway(tmp_path / "run", "--url", server.grpc_url, "--datastore", "0") as closed:
         client = MONAILabelClient(closed.url, str(tmp_path))
@@ -408,6 +429,23 @@ def test_a_disk_that_refuses_is_named_and_nothing_stays_on_it(
             assert list(spool.iterdir()) == []
         resource.prlimit(full.process.pid, resource.RLIMIT_FSIZE, most)
         mask, _ = client.infer(MODEL, "any", {}, file=str(scans.nifti))
+        assert Path(mask).read_bytes() == scans.masks[scans.nifti.name + ".nii.gz"]
+
+
+def test_over_https_the_client_checks_the_certificate_when_it_sends_a_session_as_the_page_says(
+    server: EmbeddedServer, scans: Scans, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    authority = make_authority(tmp_path)
+    own = make_identity(tmp_path, "gateway", authority)
+    tls = ("--tls-certificate", str(own.certificate), "--tls-key", str(own.key))
+    with gateway(tmp_path / "run", "--url", server.grpc_url, *tls) as encrypted:
+        client = MONAILabelClient(encrypted.url.replace("http:", "https:"), str(tmp_path))
+        assert MODEL in client.info()["models"]
+        with pytest.raises(requests.exceptions.SSLError):
+            client.create_session(str(scans.nifti))
+        monkeypatch.setenv("REQUESTS_CA_BUNDLE", str(authority.certificate))
+        number = client.create_session(str(scans.nifti))["session_id"]
+        mask, _ = client.infer(MODEL, "any", {}, session_id=number)
         assert Path(mask).read_bytes() == scans.masks[scans.nifti.name + ".nii.gz"]
 
 
