@@ -86,3 +86,16 @@ def test_a_new_run_does_not_see_the_failures_of_the_last(tmp_path: Path) -> None
 
 def test_without_a_run_there_is_nothing_to_read(tmp_path: Path) -> None:
     assert (ServerLog(None).failures(), ServerLog(None).text()) == ({}, "")
+
+
+def test_models_are_loaded_that_were_loaded_more_often_than_unloaded() -> None:
+    """A model that is loaded anew is unloaded after that, in its old version."""
+
+    def line(what: str, model: str, end: str = "") -> str:
+        return f"I1129 16:31:56.950266 5329 model_lifecycle.cc:839] \"successfully {what} '{model}'{end}\"\n"
+
+    log = line("loaded", "a") + line("loaded", "b") + line("loaded", "c-d.e_1")
+    assert server_log.loaded_models(log) == ["a", "b", "c-d.e_1"]
+    log += line("loaded", "a") + line("unloaded", "a", " version 1") + line("unloaded", "b", " version 1")
+    assert server_log.loaded_models(log) == ["a", "c-d.e_1"]
+    assert server_log.loaded_models("") == []

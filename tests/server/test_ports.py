@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import socket
+import subprocess
+import sys
 
 import pytest
 
@@ -36,3 +39,37 @@ def test_a_taken_port_is_named_with_its_option() -> None:
 def test_ports_that_cannot_be_are_refused(host: str, wanted: dict[str, int], message: str) -> None:
     with pytest.raises(ServerError, match=message):
         ports.settle(host, wanted)
+
+
+# Who listens ---------------------------------------------------------------------------------------------------
+
+
+def test_a_process_listens_where_its_sockets_do_and_nowhere_else() -> None:
+    before = ports.listening(os.getpid())
+    with (
+        socket.create_server(("127.0.0.1", 0)) as four,
+        socket.create_server(("::1", 0), family=socket.AF_INET6) as six,
+        socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as datagrams,
+        socket.socket() as bound,
+        socket.create_connection(four.getsockname()) as connected,
+    ):
+        for one in (datagrams, bound):
+            one.bind(("127.0.0.1", 0))
+        found = ports.listening(os.getpid()) - before
+        assert found == {four.getsockname()[1], six.getsockname()[1]}
+        assert connected.getsockname()[1] not in found
+    assert ports.listening(os.getpid()) == before
+
+
+def test_what_another_process_listens_on_is_not_ours() -> None:
+    """A port that answers may be another server's, which took it in our place."""
+    code = "import socket, sys; s = socket.create_server(('127.0.0.1', 0)); print(s.getsockname()[1], flush=True)"
+    with subprocess.Popen(
+        [sys.executable, "-c", f"{code}; sys.stdin.read()"], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as other:
+        assert other.stdout is not None
+        port = int(other.stdout.readline())
+        assert ports.listening(other.pid) == {port}
+        assert port not in ports.listening(os.getpid())
+        other.communicate("", timeout=60)
+    assert ports.listening(other.pid) == set()
