@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -152,6 +153,36 @@ def test_the_gateway_reaches_such_a_server_and_is_not_ready_without_its_certific
                 assert subprocess.run(asked, capture_output=True, text=True).stdout == status
             finally:
                 process.terminate()
+
+
+def test_the_pages_gateway_asks_for_its_token_and_shows_its_certificate(running: Running) -> None:
+    folder = running.folder
+    [start] = [command for command in COMMANDS if command[0] == "voxtile-gateway"]
+    for line in pages.shell_lines(PAGE):
+        if "tokens.txt" in line and not line.startswith("voxtile"):
+            subprocess.run(["sh", "-ec", line], cwd=folder, check=True)
+    assert (folder / "tokens.txt").stat().st_mode & 0o777 == 0o600
+    for kind in (".pem", ".key"):  # made as the server's
+        shutil.copy(folder / f"server{kind}", folder / f"gateway{kind}")
+    named = {PLACE: running.url, "0.0.0.0": "127.0.0.1"} | {name.name: str(name) for name in folder.iterdir()}
+    triton = ["--triton-ca", "ca.pem", "--triton-certificate", "client.pem", "--triton-key", "client.key"]
+    with gateway(running, *(named.get(word, word) for word in [*start[1:], *triton])) as process:
+        try:
+            assert process.stdout is not None
+            address = re.search(r"listens on \S+:(\d+),", process.stdout.readline())
+            assert address
+            url = f"https://localhost:{address[1]}/v1/models"
+
+            def asked(*words: str) -> str:
+                curl = ["curl", "-s", "-o", "/dev/null", "-w", "%{http_code}", *words, url]
+                return subprocess.run(curl, capture_output=True, text=True).stdout
+
+            trusted, token = ("--cacert", str(folder / "ca.pem")), (folder / "tokens.txt").read_text().strip()
+            assert asked(*trusted, "-H", f"Authorization: Bearer {token}") == "200"
+            assert asked(*trusted) == asked(*trusted, "-H", f"Authorization: Bearer {token[:-1]}") == "401"
+            assert asked("-H", f"Authorization: Bearer {token}") == "000"  # curl does not know the authority
+        finally:
+            process.terminate()
 
 
 @pytest.mark.parametrize(
