@@ -2,17 +2,27 @@
 
 from __future__ import annotations
 
+import hashlib
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 
+from voxtile_server.gateway.page.pack import PLACE, SHA256
+
 ROOT = Path(__file__).parents[2]
 SOURCE = ROOT / "server" / "voxtile_server"
-SHIPPED = (".py", ".txt")
+NIIVUE = PLACE.relative_to(SOURCE)
+SHIPPED = (".py", ".txt", ".html", ".css", ".js", ".svg")
 
 
 def test_the_distribution_is_whole_and_serves_without_the_checkout(repository: Path, tmp_path: Path) -> None:
+    # As a fresh clone is: NiiVue, which the page draws with, is packed by the build.
+    clone = tmp_path / "clone"
+    shutil.copytree(ROOT / "server", clone / "server", ignore=shutil.ignore_patterns(PLACE.name, "__pycache__"))
+    shutil.copy(ROOT / ".gitignore", clone)
+    (clone / ".git").mkdir()
     target = tmp_path / "installed"
     pip = [
         sys.executable,
@@ -23,12 +33,13 @@ def test_the_distribution_is_whole_and_serves_without_the_checkout(repository: P
         "--no-deps",
         "--target",
         str(target),
-        str(ROOT / "server"),
+        str(clone / "server"),
     ]
     subprocess.run(pip, check=True, timeout=300)
     package = target / "voxtile_server"
-    wanted = {path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.suffix in SHIPPED}
+    wanted = {path.relative_to(SOURCE) for path in SOURCE.rglob("*") if path.suffix in SHIPPED} | {NIIVUE}
     assert {path.relative_to(package) for path in package.rglob("*") if path.suffix in SHIPPED} == wanted
+    assert hashlib.sha256((package / NIIVUE).read_bytes()).hexdigest() == SHA256
 
     # Only the installed copy is on the path; what the server says of itself tells which one ran.
     environment = {**os.environ, "PYTHONPATH": str(target)}

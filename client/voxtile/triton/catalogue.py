@@ -39,6 +39,7 @@ class ModelListing:
             "url": self.url,
             "usable": not self.problem,
             "problem": self.problem,
+            "channels": list(self.card.input_channels) if self.card else [],
             "card": self.card.model_dump(mode="json") if self.card else None,
         }
 

@@ -25,11 +25,12 @@ from voxtile_server.gateway.metrics import Metrics
 from voxtile_server.gateway.models import Models
 from voxtile_server.gateway.monailabel.routes import SIGN_IN, monailabel_routes
 from voxtile_server.gateway.monailabel.store import Store
+from voxtile_server.gateway.page.routes import PAGE, add_page
 from voxtile_server.gateway.settings import Settings
 from voxtile_server.gateway.tokens import OnlyWithToken, Tokens
 from voxtile_server.gateway.uploads import take_files
 
-OPEN = ("/health/live", "/health/ready", *SIGN_IN)
+OPEN = ("/health/live", "/health/ready", *SIGN_IN, *PAGE)
 """What may be asked without a token."""
 
 TIDY_S = 5.0
@@ -80,6 +81,7 @@ def make_app(settings: Settings) -> FastAPI:
         )
 
     app.add_middleware(Lingering)  # around the others, for their refusals too
+    add_page(app)
 
     @app.exception_handler(HttpFailure)
     async def refused(_: Request, error: HttpFailure) -> Response:

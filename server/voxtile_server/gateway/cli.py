@@ -106,8 +106,17 @@ def _run(parsed: argparse.Namespace) -> int:
         datastore_mib=parsed.datastore,
         datastore_keep_s=parsed.datastore_keep,
     )
+    app = make_app(settings)
+
+    class Server(uvicorn.Server):
+        """Ends the jobs first, so that whoever watches one is told, and no connection has to be cut."""
+
+        async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
+            await app.state.intake.board.close()
+            await super().shutdown(sockets)
+
     config = uvicorn.Config(
-        make_app(settings),
+        app,
         log_level="warning",
         access_log=False,  # paths hold jobs' secret numbers
         ssl_certfile=parsed.tls_certificate,
@@ -120,7 +129,7 @@ def _run(parsed: argparse.Namespace) -> int:
     sys.stdout.flush()
     signal.signal(signal.SIGTERM, _end)
     with contextlib.suppress(KeyboardInterrupt, _Ended):  # uvicorn repeats a signal after an orderly end
-        uvicorn.Server(config).run(sockets=[listening])
+        Server(config).run(sockets=[listening])
     return 0
 
 
