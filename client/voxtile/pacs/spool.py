@@ -1,0 +1,103 @@
+"""A folder of its own for what comes from a PACS: nobody else may look into it, and it is always removed.
+
+Knows nothing of how objects come.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import itertools
+import tempfile
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import IO, Any
+
+from voxtile.errors import InputError, OutputError
+from voxtile.io.dicom.quiet import quietly
+from voxtile.pacs.address import Address, Wanted
+
+NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
+
+
+@dataclass
+class Spool:
+    """Objects that came. Attributes: folder: where they lie, one a file, numbered."""
+
+    folder: Path
+    _numbers: Iterator[int] = field(default_factory=lambda: itertools.count(1))
+
+    def add(self, write: Callable[[IO[bytes]], Any]) -> None:
+        """Makes one more file, which `write` fills.
+
+        Raises:
+            OutputError: it cannot be written.
+        """
+        try:
+            with (self.folder / f"{next(self._numbers):06d}.dcm").open("xb") as file:
+                write(file)
+        except OSError as error:
+            raise OutputError(f"{self.folder}: cannot be written ({error.strerror or type(error).__name__})") from None
+
+    def clear(self) -> None:
+        """Removes all that came."""
+        for file in self.folder.iterdir():
+            file.unlink()
+
+    def check(self, address: Address, wanted: Wanted, told: int | None) -> None:
+        """Checks that all came that was asked for, and nothing else.
+
+        Args:
+            address: the PACS.
+            wanted: what was asked for.
+            told: how many objects the PACS says that it has; None where it does not say.
+
+        Raises:
+            InputError: objects are missing, or are those of another study or series.
+        """
+        found = [_names(file, address) for file in sorted(self.folder.iterdir())]
+        if any(study != wanted.study or wanted.series not in (None, series) for _, series, study in found):
+            raise InputError(
+                f"{address.name}: expected the objects of one {wanted.name}, found others among them; nothing is used"
+            )
+        came = len({instance for instance, _, _ in found})
+        if came == 0:
+            raise InputError(f"{address.name}: expected the objects of a {wanted.name}, found none")
+        if told is not None and came < told:
+            raise InputError(
+                f"{address.name}: expected the {told} objects that it has of the {wanted.name}, found {came}; nothing "
+                "is used. If it is still being received there, try again later"
+            )
+
+
+@contextlib.contextmanager
+def spool() -> Iterator[Spool]:
+    """Makes a spool in the folder for temporary files (`TMPDIR`) that only this user may read, and removes it.
+
+    Raises:
+        OutputError: it cannot be made.
+    """
+    try:
+        folder = tempfile.TemporaryDirectory(prefix="voxtile-pacs-", ignore_cleanup_errors=True)
+    except OSError as error:
+        raise OutputError(
+            f"{tempfile.gettempdir()}: no folder can be made for what comes from a PACS "
+            f"({error.strerror or type(error).__name__}); set TMPDIR to another place"
+        ) from None
+    with folder as place:
+        yield Spool(Path(place))
+
+
+def _names(file: Path, address: Address) -> tuple[str, str, str]:
+    """The UIDs of an object, of its series and of its study."""
+    from pydicom import dcmread
+
+    try:
+        with quietly():
+            header = dcmread(file, stop_before_pixels=True, specific_tags=list(NAMES))
+            instance, series, study = (str(header.get(name) or "") for name in NAMES)
+    except Exception:  # pydicom raises what it likes, and repeats what the object holds
+        raise InputError(
+            f"{address.name}: expected DICOM objects, found one that cannot be read among them; nothing is used"
+        ) from None
+    return instance or file.name, series, study
