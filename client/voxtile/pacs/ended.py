@@ -28,6 +28,7 @@ def watch_end(response: requests.Response, *_: Any, **__: Any) -> None:
     if kind.get_content_maintype() == "multipart" and boundary:
         response.iter_content = _watched(response.iter_content, f"--{boundary}--".encode())  # type: ignore[method-assign]
     elif kind.get_content_maintype() == "multipart" or (kind.get_content_subtype() == "dicom" and not _tells(response)):
+        response.close()
         raise requests.exceptions.InvalidHeader("no end")
 
 
