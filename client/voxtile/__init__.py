@@ -13,6 +13,8 @@ import logging
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from voxtile.version import __version__ as __version__
+
 if TYPE_CHECKING:
     from voxtile.batch.run import BatchResult as BatchResult
     from voxtile.batch.run import segment_folder as segment_folder
@@ -46,7 +48,6 @@ if TYPE_CHECKING:
     from voxtile.triton.types import ServedModel as ServedModel
     from voxtile.triton.types import Traffic as Traffic
 
-__version__ = "0.1.0"
 
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown
 

@@ -24,16 +24,19 @@ from voxtile.chains.prepare import check_installed, prepare_scan, reader_of
 from voxtile.errors import InputError, ModelError
 from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
+from voxtile.io.note import add_note
 from voxtile.io.scan import ScanInput, files_of, open_scan
 from voxtile.io.volume import Volume
 from voxtile.io.writing import mask_image
 from voxtile.job import Cancellation, Job, Progress
 from voxtile.options import Options, changes_in_words, chosen_tiling
 from voxtile.outputs.base import Result
+from voxtile.outputs.passport import Passport, passport_of
 from voxtile.outputs.report import Report, Seconds, Stopwatch
 from voxtile.outputs.set_report import set_report
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
+from voxtile.version import __version__
 
 if TYPE_CHECKING:
     from nibabel.nifti1 import Nifti1Image
@@ -69,6 +72,7 @@ class Segmentation:
         scores: [score, i, j, k] float32 on the scan's own grid, where they were to be kept. For an nnU-Net model these
             are probabilities, as nnU-Net exports them.
         place: the scan without its voxels, for `write_image`: a mask in the scan's own format repeats its geometry.
+        passport: what made the mask. The report has it too, and in NIfTI the mask's own header.
     """
 
     mask: Nifti1Image
@@ -76,6 +80,7 @@ class Segmentation:
     report: Report
     scores: NDArray[np.float32] | None = None
     place: Volume | None = None
+    passport: Passport | None = None
 
 
 Connect = Callable[[str], Transport]
@@ -170,7 +175,8 @@ class Segmenter:
             NoResponseError: no server has answered for too long.
         """
         cancellation = cancellation or Cancellation()
-        return self._run(self._load(image, cancellation), progress, cancellation)
+        loaded = self._load(image, cancellation)
+        return self._signed(self._run(loaded, progress, cancellation), loaded.volume)
 
     async def asegment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
         """Segments a scan on another thread, while the event loop goes on; see `segment`.
@@ -201,7 +207,7 @@ class Segmenter:
 
     def run(self, loaded: LoadedScan, progress: Progress | None = None) -> Segmentation:
         """Segments a scan that has been loaded; see `segment`."""
-        return self._run(loaded, progress, Cancellation())
+        return self._signed(self._run(loaded, progress, Cancellation()), loaded.volume)
 
     def result(self, loaded: LoadedScan, segmentation: Segmentation) -> Result:
         """What the outputs of `voxtile.outputs` are made from."""
@@ -261,6 +267,13 @@ class Segmenter:
         labels = job.run(progress)
         mask, place = mask_image(labels, loaded.volume), loaded.volume.without_voxels()
         return Segmentation(mask, labels, job.report(labels), job.scores, place)
+
+    def _signed(self, segmentation: Segmentation, volume: Volume) -> Segmentation:
+        """The result of a scan, whose mask and report say what made it."""
+        passport = passport_of(segmentation.report, self.card, volume, __version__, segmentation.labels)
+        add_note(segmentation.mask, passport.model_dump_json())
+        report = segmentation.report.model_copy(update={"passport": passport.model_dump()})
+        return replace(segmentation, report=report, passport=passport)
 
     # Connections ---------------------------------------------------------------------------------------------
 

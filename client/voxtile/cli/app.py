@@ -10,7 +10,6 @@ from typing import Annotated
 
 import typer
 
-from voxtile import __version__
 from voxtile.cli.allocator import limit_malloc_arenas
 from voxtile.cli.commands.batch import batch
 from voxtile.cli.commands.dicom import dicom
@@ -19,9 +18,11 @@ from voxtile.cli.commands.load_test import load_test
 from voxtile.cli.commands.models import models
 from voxtile.cli.commands.prepare import prepare
 from voxtile.cli.commands.segment import segment
+from voxtile.cli.commands.why import why
 from voxtile.cli.console import occupy_standard_streams
 from voxtile.cli.parameters import expand_options
 from voxtile.cli.usage import OneLineGroup
+from voxtile.version import __version__
 
 app = typer.Typer(
     name="voxtile",
@@ -31,7 +32,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (segment, dicom, batch, prepare, load_test, models, doctor):
+for command in (segment, dicom, batch, prepare, load_test, models, doctor, why):
     app.command()(expand_options(command))
 
 

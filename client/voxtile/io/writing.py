@@ -74,7 +74,7 @@ def check_nifti_name(path: str | Path) -> None:
 def write_image(image: Any, path: str | Path, volume: Volume | None = None) -> None:
     """Writes a nibabel NIfTI image atomically, in the format that the name asks for; the same image, the same bytes.
 
-    Voxels are stored as they are (slope 1, intercept 0); header extensions are left out.
+    Voxels are stored as they are (slope 1, intercept 0); header extensions other than `voxtile.io.note`'s are left out.
 
     Args:
         image: the nibabel image.

@@ -9,6 +9,7 @@ import hashlib
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
 from voxtile.card import Card
@@ -33,6 +34,7 @@ class Passport(BaseModel):
         tiling: how the scan was cut and stitched.
         changes: what was asked for that may change the result, in words.
         scan_sha256: the digest of the scan's voxels and of their place.
+        labels_sha256: the digest of the mask's labels; empty in a format that stores them otherwise.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,10 +52,21 @@ class Passport(BaseModel):
     tiling: dict[str, Any]
     changes: tuple[str, ...] = ()
     scan_sha256: str
+    labels_sha256: str = ""
 
 
-def passport_of(report: Report, card: Card, volume: Volume, client: str) -> Passport:
-    """The passport of the mask that `report` is about; `client` is the version of the client."""
+def passport_of(
+    report: Report, card: Card, volume: Volume, client: str, labels: NDArray[Any] | None = None
+) -> Passport:
+    """The passport of the mask that `report` is about.
+
+    Args:
+        report: what was done.
+        card: the model's card.
+        volume: the scan.
+        client: the version of the client.
+        labels: [i, j, k] the mask, for a file that holds it as it is.
+    """
     certificate = card.certificates.get(card.engine)
     return Passport(
         voxtile=client,
@@ -68,7 +81,16 @@ def passport_of(report: Report, card: Card, volume: Volume, client: str) -> Pass
         tiling=report.tiling,
         changes=tuple(report.changes),
         scan_sha256=scan_sha256(volume),
+        labels_sha256="" if labels is None else labels_sha256(labels),
     )
+
+
+def labels_sha256(labels: NDArray[Any]) -> str:
+    """The digest of labels [i, j, k], whatever type they are stored in."""
+    digest = hashlib.sha256(repr(labels.shape).encode())
+    for k in range(labels.shape[2]):
+        digest.update(np.ascontiguousarray(labels[:, :, k].T, "<u2").data)
+    return digest.hexdigest()
 
 
 def scan_sha256(volume: Volume) -> str:

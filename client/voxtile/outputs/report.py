@@ -110,6 +110,7 @@ class Report(BaseModel):
         strips: the number of strips that the scan was worked through in; 1 for whole planes.
         tiles_sent_again: the number of tiles that were sent for more than one strip.
         parts: of a set of models, what each of them did, in order.
+        passport: what made the mask, as the mask itself says it; `voxtile why` reads it.
     """
 
     model: str
@@ -140,6 +141,7 @@ class Report(BaseModel):
     strips: int = 1
     tiles_sent_again: int = 0
     parts: list[PartReport] = []
+    passport: dict[str, Any] = {}
 
 
 class Stopwatch:

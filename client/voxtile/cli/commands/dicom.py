@@ -9,7 +9,6 @@ from typing import Annotated
 
 import typer
 
-from voxtile import __version__
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar, say
 from voxtile.cli.output_options import OutputFiles, files_of
@@ -24,7 +23,6 @@ from voxtile.outputs.dicom.frames import frames_of
 from voxtile.outputs.dicom.seg import SegKind, advice_of
 from voxtile.outputs.dicom.structures import structures_of
 from voxtile.outputs.dicom.write import KINDS, SUFFIX, Kind, check_kinds, write_objects
-from voxtile.outputs.passport import passport_of
 from voxtile.outputs.report import Stopwatch
 from voxtile.segmenter import Segmenter
 
@@ -83,8 +81,8 @@ def dicom(
             _make_folder(output)
             # The mask is safe before what is made of it.
             failures = failures_of([partial(write_image, segmentation.mask, mask, loaded.volume)] if mask else [])
-            passport = passport_of(segmentation.report, segmenter.card, loaded.volume, __version__)
-            finding = finding_of(loaded.volume, segmentation.labels, segmenter.card, passport)
+            assert segmentation.passport is not None, "what a scan gives is signed"
+            finding = finding_of(loaded.volume, segmentation.labels, segmenter.card, segmentation.passport)
             failures += write_objects(finding, files, seg)
             result = segmenter.result(loaded, segmentation)
             failures += failures_of(partial(one.save, result, file) for one, file in beside_files)

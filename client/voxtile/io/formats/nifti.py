@@ -23,6 +23,7 @@ from voxtile.errors import InputError
 from voxtile.io.formats.base import Content, FileFormat, Pieces
 from voxtile.io.formats.packing import check_packing, ends_in_other_bytes, packed, packing_for
 from voxtile.io.formats.voxels import check_size, read_voxels, skip, truncated, voxel_pieces
+from voxtile.io.note import note_bytes
 from voxtile.io.stored import HEADER_ERRORS, Admit, Stored, check_not_empty, check_real
 from voxtile.io.volume import Volume
 
@@ -217,9 +218,9 @@ def header_to_write(image: Any, klass: Any = None) -> Any:
 def _write(image: Any, volume: Volume | None, path: Path) -> Iterable[tuple[Path, Pieces]]:
     data = np.asanyarray(image.dataobj)
     header = header_to_write(image)
-    header["vox_offset"] = header.single_vox_offset
-    padding = bytes(header.single_vox_offset - len(header.binaryblock))
-    yield path, as_named(chain([header.binaryblock + padding], voxel_pieces(data)), path, data)
+    note = note_bytes(image)
+    header["vox_offset"] = len(header.binaryblock) + len(note)
+    yield path, as_named(chain([header.binaryblock + note], voxel_pieces(data)), path, data)
 
 
 def as_named(pieces: Pieces, path: Path, data: Any) -> Pieces:
