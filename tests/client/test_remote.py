@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import re
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
 import numpy as np
 import pytest
 import torch
 from monai.inferers import sliding_window_inference
 
 from tests.support.small_models import ROI, small_unet
-from voxtile import InputError, ModelError, RemoteNetwork
+from voxtile import InputError, ModelError, RemoteNetwork, Segmenter
 from voxtile_server.embedded import EmbeddedServer
 
 LOGIT_ERROR = 1e-3
@@ -27,6 +32,31 @@ def test_drops_into_monai(server: EmbeddedServer, shape: tuple[int, ...], overla
     assert isinstance(found, torch.Tensor)
     assert (found - expected).abs().max() <= LOGIT_ERROR
     assert (found.argmax(1) != expected.argmax(1)).float().mean() <= 1e-5
+
+
+def test_the_lines_of_the_readme_give_the_mask_and_the_scores(
+    server: EmbeddedServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readme = (Path(__file__).parents[2] / "README.md").read_text(encoding="utf-8")
+    (lines,) = re.findall(r"^```python\n(.*?)^```$", readme, re.MULTILINE | re.DOTALL)
+    for shown, here in (("localhost:8001", server.grpc_url), ('"mine"', '"small-unet"')):
+        assert lines.count(shown) == 2
+        lines = lines.replace(shown, here)
+    scan = np.random.default_rng(7).normal(100, 20, (30, 41, 22)).astype(np.float32)
+    nib.save(nib.Nifti1Image(scan, np.diag([1.0, 2.0, 1.5, 1.0])), tmp_path / "scan.nii.gz")
+    monkeypatch.chdir(tmp_path)
+    x = torch.from_numpy(np.random.default_rng(4).normal(size=(1, 1, 40, 30, 45)).astype(np.float32))
+    names: dict[str, Any] = {"x": x, "roi_size": ROI}
+    exec(compile(lines, "README.md", "exec"), names)
+    with torch.no_grad():
+        expected = sliding_window_inference(x, ROI, 4, small_unet(), overlap=0.5)
+    names["network"].close()
+    assert (names["scores"] - expected).abs().max() <= LOGIT_ERROR
+    assert names["mask"].shape == scan.shape
+    with Segmenter(server.grpc_url, "small-unet") as segmenter:
+        again = segmenter(tmp_path / "scan.nii.gz")
+    np.testing.assert_array_equal(np.asarray(names["mask"].dataobj), np.asarray(again.dataobj))
+    assert len(np.unique(np.asarray(again.dataobj))) > 1
 
 
 def test_normalised_values_are_spread_over_a_narrow_type(server: EmbeddedServer) -> None:

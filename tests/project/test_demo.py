@@ -199,6 +199,28 @@ def test_the_last_lines_say_what_was_gained_and_where_everything_is(
     ]  # fmt: skip
 
 
+@pytest.mark.parametrize(
+    ("seconds", "bf16", "told"), [(50.0, False, True), (50.0, True, False), (15.0, False, False), (33.0, False, False)]
+)
+def test_a_demo_that_gains_little_says_why(
+    shown: Shown,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+    seconds: float,
+    bf16: bool,
+    told: bool,
+) -> None:
+    shown.save(shown.labels)
+    report = json.loads((shown.folder / "report.json").read_text())
+    report["seconds"]["total"] = seconds + report["seconds"]["write"]  # PyTorch's are 50
+    (shown.folder / "report.json").write_text(json.dumps(report))
+    monkeypatch.setattr(demo, "has_bf16", lambda: bf16)
+    assert demo.main(["gain", str(shown.folder)]) == 0
+    said = capsys.readouterr().out
+    assert ("why no more: this CPU has no bf16" in said) is told
+    assert "these are means with stitching, the build's figures are of the fastest tile" in said
+
+
 def test_a_mask_that_is_not_pytorchs_ends_the_demo_with_1(shown: Shown, capsys: pytest.CaptureFixture[str]) -> None:
     sample = demo.sample_of(plan_tiles(shown.image.shape, (64, 64, 64), shown.card.tiling))
     mask = shown.labels.copy()
