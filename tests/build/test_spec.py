@@ -184,6 +184,7 @@ TURNED = {"transform": "Orientation", "axcodes": "RAS"}
         ({"preprocessing": TURNED}, r"preprocessing: expected a \[\[preprocessing\]\] for each step"),
         ({"preprocessing": ["Orientation"]}, "with its transform, such as transform = .*found 'Orientation'"),
         ({"input": {"channels": "T1"}}, r"input.channels: expected a list, such as \[\"T1\"\], found 'T1'"),
+        ({"tiling": {"roi_size": "32x32"}}, r"roi_size: expected a list, such as \[1, 2, 3\], found '32x32'"),
         ({"weights": {"file": "w", "sha256": "A1"}}, "sha256: expected 64 characters of 0-9 and a-f, .*found 'A1'"),
         ({"input": {"orientation": "ras"}}, "orientation: expected one letter of each pair .*RAS, found 'ras'"),
         ({"serving": {"engines": ["tensorRT"]}}, r"found 'tensorRT' \(did you mean 'tensorrt'\?\)"),

@@ -76,7 +76,7 @@ def _fault(details: ErrorDetails, model: type[BaseModel]) -> str:
         return f"{key}: {_wrong_count(details, model)}, found {_short(details['input'])}{meaning}"
     message = _message(details)
     if details["type"] in ("tuple_type", "list_type"):
-        message = _wrong_list(details["input"], key)
+        message = _wrong_list(details["input"], key, _field(details["loc"], model))
     if STEP.fullmatch(path[-1] if path else "") and not isinstance(details["input"], dict):
         message = 'expected a table with its transform, such as transform = "Orientation"'
     found = "" if details["type"] == "value_error" else f", found {_short(details['input'])}{_meant(details)}"
@@ -101,11 +101,21 @@ def _meant(details: ErrorDetails) -> str:
     return f" (did you mean {known[near[0]]!r}?)" if near else ""
 
 
-def _wrong_list(value: Any, key: str) -> str:
+def _wrong_list(value: Any, key: str, info: FieldInfo | None) -> str:
     """What was expected in place of a value that is no list."""
     if isinstance(value, dict):
         return f"expected a [[{key}]] for each step, with two brackets"
-    return f"expected a list, such as [{json.dumps(value)}]" if isinstance(value, str) else PLAIN["list_type"]
+    numbers = info is not None and not {int, float}.isdisjoint(_leaves(info.annotation))
+    return (
+        PLAIN["list_type"]
+        if numbers or not isinstance(value, str)
+        else f"expected a list, such as [{json.dumps(value)}]"
+    )
+
+
+def _leaves(annotation: Any) -> set[Any]:
+    """The types that a type is made of."""
+    return set().union(*map(_leaves, typing.get_args(annotation))) if typing.get_args(annotation) else {annotation}
 
 
 def _place(path: Sequence[str]) -> str:
