@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import ExitStack
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -12,6 +13,7 @@ import typer
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar, say
 from voxtile.cli.output_options import OutputFiles, files_of
+from voxtile.cli.pacs_options import PacsOptions
 from voxtile.cli.written import check_report_file, failures_of, report_file_of, write_report
 from voxtile.errors import OutputError
 from voxtile.io.atomic import check_writable
@@ -30,10 +32,13 @@ NIFTI = "mask.nii.gz"
 
 
 def dicom(
-    inputs: Annotated[Path, typer.Argument(metavar="IN", help="A series or a study: a folder, a zip, or a file.")],
-    output: Annotated[
-        Path,
-        typer.Argument(metavar="OUT", help="A folder, new or not; or a name that ends in .dcm, for the SEG alone."),
+    places: Annotated[
+        list[Path],
+        typer.Argument(
+            metavar="[IN] OUT",
+            help="IN: a series or a study, as a folder, a zip, or a file; or --from. "
+            "OUT: a folder, new or not; or a name that ends in .dcm, for the SEG alone.",
+        ),
     ],
     model: options.Model,
     server: options.ServerOptions,
@@ -41,6 +46,7 @@ def dicom(
     method: options.MethodOptions,
     transfer: options.TransferOptions,
     beside: OutputFiles,
+    pacs: PacsOptions,
     seg: Annotated[
         SegKind, typer.Option(help="How seg.dcm is encoded: bits (widest support), or one number a voxel (smaller).")
     ] = "binary",
@@ -60,19 +66,23 @@ def dicom(
     The SEG is written first. If another output fails, the others are still written, and the exit code says so.
     """
     beside_files = files_of(beside)
-    with errors_for_the_user():
+    *inputs, output = places
+    with errors_for_the_user(), ExitStack() as stack:
         kinds = [kind for kind, wanted in zip(KINDS, (True, sr, sc, rtstruct), strict=True) if wanted]
         check_kinds(kinds)
         keep_scores = any(one.needs_scores for one, _ in beside_files)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         files = _files(output, kinds)
         mask = _mask_file(output) if nifti else None
-        _check(inputs, output, [*files.values(), *([mask] if mask else [])], beside_files, report_file_of(json_file))
+        pacs.check()
+        came = stack.enter_context(pacs.scan(inputs, scan.series))
+        made = [*files.values(), *([mask] if mask else [])]
+        _check(came.folder, output, made, beside_files, report_file_of(json_file))
         with Segmenter(server.url, model, chosen) as segmenter:
             for one, _ in beside_files:
                 one.check_model(segmenter.card)
             structures_of(segmenter.card)
-            loaded = segmenter.load(inputs)
+            loaded = segmenter.load(came.folder)
             frames_of(source_of(loaded.volume), "")  # what the headers lack is said before any tile is sent
             with progress_bar("segmenting", quiet) as progress:
                 segmentation = segmenter.run(loaded, progress)
@@ -83,16 +93,27 @@ def dicom(
             failures = failures_of([partial(write_image, segmentation.mask, mask, loaded.volume)] if mask else [])
             assert segmentation.passport is not None, "what a scan gives is signed"
             finding = finding_of(loaded.volume, segmentation.labels, segmenter.card, segmentation.passport)
-            failures += write_objects(finding, files, seg)
+            not_made = write_objects(finding, files, seg)
+            # Of several, one that could not be made may lie there from before.
+            to_store = [files["seg"]] if not_made else [*files.values()]
+            failures += [*not_made, *failures_of([partial(_store, pacs, to_store)])]
             result = segmenter.result(loaded, segmentation)
             failures += failures_of(partial(one.save, result, file) for one, file in beside_files)
-        changes = {"seconds": watch.stop(), "warnings": [*segmentation.report.warnings, *finding.warnings]}
+        warnings = [*came.warnings, *segmentation.report.warnings, *finding.warnings]
+        changes = {"seconds": watch.stop(), "warnings": warnings}
         failures += failures_of([partial(write_report, segmentation.report.model_copy(update=changes), json_file)])
-        for line in (*finding.warnings, advice_of(finding, seg)):
+        for line in (*came.warnings, *finding.warnings, advice_of(finding, seg)):
             if line and not quiet:
                 say(line)
         if failures:
             raise OutputError(f"{'; '.join(failures)}; the SEG is written to {files['seg']}")
+
+
+def _store(pacs: PacsOptions, files: Sequence[Path]) -> None:
+    """Stores objects where --to says, and tells which were there already."""
+    there = pacs.store(files).there
+    if there:
+        say(f"the PACS has it already, and was not sent it again: {', '.join(file.name for file in there)}")
 
 
 def _is_object(output: Path) -> bool:

@@ -1,0 +1,104 @@
+"""The options of a command that takes a scan from a PACS, or puts what it made into one."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxtile.errors import InputError
+from voxtile.pacs.access import OUR_AET, Access, token_of
+from voxtile.pacs.address import is_uid, parse_source, parse_target
+from voxtile.pacs.fetch import Fetched, fetched
+from voxtile.pacs.store import Kept, check_reachable, store
+from voxtile.triton.connection import TlsConfig
+
+SOURCE_TOKEN, TARGET_TOKEN = "VOXTILE_FROM_TOKEN", "VOXTILE_TO_TOKEN"
+
+
+@dataclass(frozen=True)
+class PacsOptions:
+    """Where a scan comes from, where objects go to, and what is needed there."""
+
+    source: Annotated[
+        str | None,
+        typer.Option(
+            "--from",
+            metavar="URL",
+            help="Take the scan from a PACS, in place of IN: https://HOST/…/studies/UID/series/UID, or AET@HOST:PORT.",
+        ),
+    ] = None
+    study: Annotated[
+        str | None, typer.Option(metavar="UID", help="The study, where the address of --from does not name it.")
+    ] = None
+    target: Annotated[
+        str | None,
+        typer.Option(
+            "--to", metavar="URL", help="Also store the objects in a PACS: https://HOST/…/dicom-web, or AET@HOST:PORT."
+        ),
+    ] = None
+    from_token_file: Annotated[
+        Path | None, typer.Option(help=f"A file with the token for --from; by default that in {SOURCE_TOKEN}.")
+    ] = None
+    to_token_file: Annotated[
+        Path | None, typer.Option(help=f"A file with the token for --to; by default that in {TARGET_TOKEN}.")
+    ] = None
+    pacs_ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust with a PACS.")] = None
+    pacs_cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate for a PACS.")] = None
+    pacs_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None
+    aet: Annotated[str, typer.Option(help="This program's AE title, for a PACS at AET@HOST:PORT.")] = OUR_AET
+
+    def check(self) -> None:
+        """Checks, before any work, what can be: addresses, tokens, and that the PACS of --to answers.
+
+        Raises:
+            VoxtileError: something is wrong.
+        """
+        if self.source is None and self.study is not None:
+            raise InputError("expected --from with --study, found none")
+        if self.source is not None:
+            parse_source(self.source, self.study)
+            self._access(self.from_token_file, SOURCE_TOKEN)
+        if self.target is not None:
+            check_reachable(parse_target(self.target), self._access(self.to_token_file, TARGET_TOKEN))
+
+    @contextlib.contextmanager
+    def scan(self, inputs: Sequence[Path], series: Sequence[str]) -> Iterator[Fetched]:
+        """Gives where the scan lies: at IN, or where it was fetched to, which is removed afterwards.
+
+        Args:
+            inputs: what was given as IN.
+            series: the series that were chosen; of one UID, only that series is fetched.
+
+        Raises:
+            VoxtileError: it cannot be fetched, or both IN and --from are given, or none.
+        """
+        if self.source is None:
+            if len(inputs) != 1:
+                raise InputError(f"expected IN and OUT, or --from and OUT, found {len(inputs) + 1} names and no --from")
+            yield Fetched(inputs[0])
+            return
+        if inputs:
+            raise InputError("expected IN or --from, found both")
+        address, wanted = parse_source(self.source, self.study)
+        if len(series) == 1 and is_uid(series[0]):
+            address, wanted = parse_source(self.source, self.study, series[0])
+        with fetched(address, wanted, self._access(self.from_token_file, SOURCE_TOKEN)) as came:
+            yield came
+
+    def store(self, files: Sequence[Path]) -> Kept:
+        """Stores files in the PACS of --to; without one, nothing.
+
+        Raises:
+            VoxtileError: one cannot be stored.
+        """
+        if self.target is None:
+            return Kept((), ())
+        return store(files, parse_target(self.target), self._access(self.to_token_file, TARGET_TOKEN))
+
+    def _access(self, token_file: Path | None, variable: str) -> Access:
+        return Access(token_of(token_file, variable), TlsConfig(self.pacs_ca, self.pacs_cert, self.pacs_key), self.aet)
