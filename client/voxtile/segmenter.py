@@ -270,7 +270,7 @@ class Segmenter:
 
     def _signed(self, segmentation: Segmentation, volume: Volume) -> Segmentation:
         """The result of a scan, whose mask and report say what made it."""
-        passport = passport_of(segmentation.report, self.card, volume, __version__, segmentation.labels)
+        passport = passport_of(segmentation.report, self.transport.model, volume, __version__, segmentation.labels)
         add_note(segmentation.mask, passport.model_dump_json())
         report = segmentation.report.model_copy(update={"passport": passport.model_dump()})
         return replace(segmentation, report=report, passport=passport)

@@ -58,6 +58,11 @@ def test_outlines_enclose_the_mask_and_nothing_else(mask: NDArray[np.bool_]) -> 
         assert ((steps == 0).sum(axis=1) == 1).all()  # along edges, and no point twice in a row
 
 
+def test_a_pixel_reaches_from_edge_to_edge() -> None:
+    (points,) = outlines(np.array([[False, False], [False, True]]))
+    assert {tuple(point) for point in points.tolist()} == {(0.5, 0.5), (1.5, 0.5), (1.5, 1.5), (0.5, 1.5)}
+
+
 def test_a_hole_in_a_hole() -> None:
     mask = np.ones((11, 11), bool)
     mask[1:10, 1:10] = False
@@ -103,6 +108,7 @@ def test_outlines_lie_on_the_frames(codes: str, tmp_path: Path) -> None:
             voxel = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
             k = of_uid[uid]
             assert np.allclose(voxel[:, 2], k, atol=0.01)
+            assert np.allclose(voxel[:, :2] % 1, 0.5, atol=0.01)  # the edges of pixels
             again[:, :, k] += filled(np.rint(2 * voxel[:, :2]) / 2, voxels.shape[:2])
         assert np.array_equal(again > 0, made.labels_of(voxels) == structure.value)
         assert again.max() <= 1

@@ -33,6 +33,12 @@ def mr() -> Finding:
     return made.finding(series.slices(voxels, affine, "MR"), voxels, affine)
 
 
+def knee() -> Finding:
+    """A body part that is a pair, which asks for a side in some objects."""
+    voxels, affine = made.scan()
+    return made.finding(series.slices(voxels, affine, BodyPartExamined="KNEE"), voxels, affine)
+
+
 def bare() -> Finding:
     voxels, affine = made.scan()
     return made.finding(series.slices(voxels, affine, **dict.fromkeys(BARE)), voxels, affine)
@@ -56,7 +62,7 @@ def odd_names() -> Finding:
     return made.finding(series.slices(voxels, affine), voxels, affine, card=made.card_for(names))
 
 
-@pytest.mark.parametrize("make", [ct, mr, bare, many_frames, empty, odd_names])
+@pytest.mark.parametrize("make", [ct, mr, knee, bare, many_frames, empty, odd_names])
 def test_every_object_is_valid(make: Any, tmp_path: Path) -> None:
     found = make()
     files = {kind: tmp_path / f"{kind}.dcm" for kind in KINDS}

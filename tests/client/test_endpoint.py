@@ -49,6 +49,13 @@ def test_a_model_is_read_as_the_server_has_it(fake: FakeTriton) -> None:
         assert one.models() == [("model", "READY")]
         assert one.config("model").name == "model"
         assert (one.url, one.serves_model, one.ruled_out) == (fake.url, False, "")
+        assert model.server == "2.62.0"
+
+
+def test_a_server_that_does_not_tell_its_version_serves_all_the_same(fake: FakeTriton) -> None:
+    fake.rules["ServerMetadata"] = fails(CODE.PERMISSION_DENIED, "not for you")
+    with to(fake) as one:
+        assert one.model("model").server == ""
 
 
 def test_the_last_of_several_versions_answers(fake: FakeTriton) -> None:

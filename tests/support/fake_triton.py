@@ -121,6 +121,9 @@ class FakeTriton(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore
     def ServerLive(self, request: Any, context: Any) -> Any:
         return service_pb2.ServerLiveResponse(live=True)
 
+    def ServerMetadata(self, request: Any, context: Any) -> Any:
+        return service_pb2.ServerMetadataResponse(name="triton", version="2.62.0")
+
     def RepositoryIndex(self, request: Any, context: Any) -> Any:
         entry = {"name": self.card["name"], "version": self.version, "state": "READY"}
         return service_pb2.RepositoryIndexResponse(models=[entry])

@@ -12,9 +12,9 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from voxtile.card import Card
 from voxtile.io.volume import Volume
 from voxtile.outputs.report import Report
+from voxtile.triton.types import ServedModel
 
 
 class Passport(BaseModel):
@@ -30,7 +30,7 @@ class Passport(BaseModel):
         precision: what the engine computes in; empty where no certificate says it.
         certificate_sha256: the digest of the engine's certificate; empty without one.
         certified: whether the engine met all limits.
-        triton: the release of the server; empty where it is not known.
+        triton: the server's version; empty where it is not known.
         tiling: how the scan was cut and stitched.
         changes: what was asked for that may change the result, in words.
         scan_sha256: the digest of the scan's voxels and of their place.
@@ -56,17 +56,18 @@ class Passport(BaseModel):
 
 
 def passport_of(
-    report: Report, card: Card, volume: Volume, client: str, labels: NDArray[Any] | None = None
+    report: Report, model: ServedModel, volume: Volume, client: str, labels: NDArray[Any] | None = None
 ) -> Passport:
     """The passport of the mask that `report` is about.
 
     Args:
         report: what was done.
-        card: the model's card.
+        model: the model as it was served.
         volume: the scan.
         client: the version of the client.
         labels: [i, j, k] the mask, for a file that holds it as it is.
     """
+    card = model.card
     certificate = card.certificates.get(card.engine)
     return Passport(
         voxtile=client,
@@ -78,6 +79,7 @@ def passport_of(
         precision=certificate.precision if certificate else "",
         certificate_sha256=certificate.sha256 if certificate else "",
         certified=certificate is not None and certificate.accepted,
+        triton=model.server,
         tiling=report.tiling,
         changes=tuple(report.changes),
         scan_sha256=scan_sha256(volume),

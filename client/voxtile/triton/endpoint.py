@@ -135,7 +135,13 @@ class Endpoint:
             raise ModelError(f"{self.url} serves no version of model {name!r}; look at its log")
         version = self._versions[name] = str(versions[-1])
         card = parse_card(text, name).model_copy(update={"name": name})  # it is asked for under the entry's name
-        return ServedModel(card, version, max(config.max_batch_size, 1), text)
+        return ServedModel(card, version, max(config.max_batch_size, 1), text, self._server_version())
+
+    def _server_version(self) -> str:
+        """The server's version; empty where it does not tell it, which stops nothing."""
+        with contextlib.suppress(VoxtileError):
+            return str(self._control("get_server_metadata").version)
+        return ""
 
     def card_text(self, name: str) -> str:
         """The card of a model as the server has it now. Raises as `model` does."""

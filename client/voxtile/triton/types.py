@@ -30,12 +30,14 @@ class ServedModel:
         version: the version that answers.
         max_batch_size: the most tiles that one request may hold, at least 1.
         card_text: the card as the server stores it; equal texts mean the same build.
+        server: the version of Triton that serves it, such as "2.62.0"; empty where it does not tell it.
     """
 
     card: Card
     version: str
     max_batch_size: int
     card_text: str
+    server: str = ""
 
 
 @dataclass(frozen=True)

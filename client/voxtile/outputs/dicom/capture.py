@@ -8,6 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from voxtile.extras import require
+from voxtile.io.dicom.headers import text_of
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.items import object_items
 from voxtile.outputs.dicom.provenance import MANUFACTURER, series_number, sign
@@ -18,8 +19,15 @@ from voxtile.outputs.preview import picture
 WORKSTATION = "WSD"
 """How the picture came to be: made on a workstation."""
 
-UNKNOWN_PART = "WHOLEBODY"
-"""Body part where the scan does not say it. With one, no viewer asks which side of a paired organ is shown."""
+UNPAIRED_PARTS = frozenset(
+    {
+        "ABDOMEN", "ABDOMENPELVIS", "BRAIN", "CHEST", "CHESTABDOMEN", "CHESTABDPELVIS", "CSPINE", "HEAD", "HEADNECK",
+        "HEART", "LIVER", "LSPINE", "NECK", "PANCREAS", "PELVIS", "PROSTATE", "SKULL", "SPINE", "TSPINE", "WHOLEBODY",
+    }
+)  # fmt: skip
+"""Body parts that are no pair. With any other word DICOM asks for a side, which a picture of a whole scan has not."""
+
+WHOLE_BODY = "WHOLEBODY"
 
 
 def check_picture_installed() -> None:
@@ -78,7 +86,8 @@ def _capture(finding: Finding) -> Any:
     capture.PatientOrientation = None  # three slices, each with letters at its sides
     capture.ConversionType = WORKSTATION
     capture.BurnedInAnnotation = "NO"  # names of structures, nothing of the patient
-    capture.BodyPartExamined = header.get("BodyPartExamined") or UNKNOWN_PART
+    part = text_of(header, "BodyPartExamined").strip().upper()
+    capture.BodyPartExamined = part if part in UNPAIRED_PARTS else WHOLE_BODY
     capture.SourceImageSequence = object_items(finding.frames.objects())
     sign(capture, finding, "picture")
     return capture
