@@ -29,6 +29,7 @@ CLOSE = 2e-5
 TURN = {"transform": "Orientation", "axcodes": "LPS"}
 OTHER = {"transform": "Orientation", "axcodes": "ASR"}
 CROP = {"transform": "CropForeground", "select_fn": "x > 0", "margin": (1, 0, 2)}
+CENTRE = {"transform": "CenterSpatialCrop", "roi_size": (3, -1, 4)}
 PAD = {"transform": "SpatialPad", "spatial_size": (12, 33, -1)}
 WINDOW = {"transform": "ScaleIntensityRange", "a_min": -1, "a_max": 3, "b_min": 0, "b_max": 1, "clip": True}
 ZSCORE = {"transform": "NormalizeIntensity", "nonzero": True}
@@ -132,6 +133,7 @@ def test_a_later_step_goes_the_same_way_for_every_voxel(later: list[dict[str, An
         ([PAD], [SIGMOID, HALF, NEAREST]),
         ([CROP], [SIGMOID, NEAREST, HALF]),
         ([CROP], [NEAREST, SIGMOID, HALF]),
+        ([CENTRE], [NEAREST, SIGMOID, HALF]),  # what was cut away comes back as scores of 0, a probability of one half
     ],
     ids=str,
 )
@@ -146,6 +148,20 @@ def test_every_label_comes_back_to_the_voxel_of_monai(
         volume = random_volume(rng, oblique, stored)
         *_, found, expected = there_and_back(volume, [TURN, spacing_step(rng), *later], after, rng)
         np.testing.assert_array_equal(found, expected)
+
+
+@pytest.mark.parametrize(("pixdim", "resampled"), [(5.0045, False), (5.0055, True), (4.9955, False), (4.9945, True)])
+def test_a_grid_that_is_nearly_the_wanted_one_stays_as_it_is(pixdim: float, resampled: bool) -> None:
+    """MONAI compares the steps too, by a thousandth."""
+    shape = (12, 11, 10)
+    affine = affine_of(shape, (5.0, 5.0, 5.0))
+    data = np.random.default_rng(11).integers(0, 99, (1, *shape)).astype(np.int16)
+    volume, steps = Volume(in_file_order(data), affine, header_of(shape, affine), ("scan",)), [TURN]
+    steps.append({"transform": "Spacing", "pixdim": pixdim})
+    found = np.asarray(MonaiPreparedScan(volume, chain_card(steps, [ARGMAX])).data)
+    expected = monai_image(volume, steps)[0]["image"].numpy()
+    np.testing.assert_allclose(found, expected, atol=1e-3)
+    assert (not np.array_equal(found, data[:, ::-1, ::-1])) == resampled
 
 
 SKEWED_ENDS = [
