@@ -87,6 +87,20 @@ def test_all_objects_of_one_series(network: Counting, folder: Path) -> None:
     assert np.array_equal(seen, labels)
 
 
+@pytest.mark.parametrize("name", ["seg.dcm", "sr.dcm", "sc.dcm", "rtstruct.dcm", "mask.nii.gz"])
+def test_each_says_what_made_it(name: str, network: Counting, folder: Path) -> None:
+    out = folder / "out"
+    options = ("--sr", "--sc", "--rtstruct", "--nifti", "-q", "--overlap", "0.5")
+    assert run("dicom", folder / "in", out, *MODEL, *options).exit_code == 0
+    said = run("why", out / name, "--json")
+    assert said.exit_code == 0, said.output
+    passport = json.loads(said.stdout)["passport"]
+    assert passport["model"] == "phantom"
+    assert passport["weights_sha256"] == CARD.provenance.weights_sha256
+    assert passport["changes"] == ["overlap 0.25 -> 0.5"]
+    assert CANARY not in said.stdout
+
+
 def test_what_is_told_names_no_patient(network: Counting, folder: Path) -> None:
     report = folder / "r.json"
     result = run("dicom", folder / "in", folder / "out", *MODEL, "--sr", "--json", report)

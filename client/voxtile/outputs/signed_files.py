@@ -104,8 +104,11 @@ def _report_text(path: Path) -> str:
 
 def _passport(text: str, path: Path) -> Passport:
     try:
-        return Passport.model_validate_json(text)
-    except ValidationError:
+        fields = json.loads(text)
+        if isinstance(fields, dict) and isinstance(fields.get("tiling"), str):
+            fields["tiling"] = {}  # DICOM's texts are short; the tiling then stands in the algorithm's parameters
+        return Passport.model_validate(fields)
+    except (ValidationError, ValueError, RecursionError):
         raise InputError(
             f"{path}: expected a mask that says what made it, found none of it; masks of NIfTI, objects of DICOM and "
             "reports (--json) of Voxtile say it, unless another program wrote them anew"
