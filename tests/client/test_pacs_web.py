@@ -202,6 +202,14 @@ def test_an_object_is_stored_as_it_is(tmp_path: Path) -> None:
     assert BYTES[0] in calls[1].body
 
 
+def test_a_large_object_is_sent_with_its_length(tmp_path: Path) -> None:
+    (one,) = slices(np.zeros((900, 900, 1), np.int16), np.eye(4))
+    file = saved([one], tmp_path / "large") / "0000.dcm"
+    with web_pacs(lambda call: Answer(body=told(one)) if call.method == "POST" else Answer(204)) as pacs:
+        assert store([file], parse_target(pacs.web), QUICK).stored == (file,)
+    assert file.read_bytes() in pacs.calls[1].body
+
+
 def test_one_that_is_there_is_not_sent(tmp_path: Path) -> None:
     kept, calls = stored(tmp_path, lambda _: Answer(500), there=True)
     assert (len(kept.stored), len(kept.there)) == (0, 1)

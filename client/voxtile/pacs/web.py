@@ -55,7 +55,7 @@ class WebPacs:
         self._session = _session(access)
         self._client = _client(address, self._session)
         self._storing = _client(address, self._session)
-        # In pieces, a request would be sent as a stream that cannot be sent again.
+        # In pieces, a large object would be sent without its length, which some do not take.
         self._storing.set_chunk_size(sys.maxsize)
 
     def close(self) -> None:
