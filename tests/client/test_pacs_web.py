@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
-from pydicom.uid import generate_uid
+from pydicom.uid import RLELossless, generate_uid
 
 from tests.support.dicom_series import saved, slices
 from tests.support.web_pacs import Answer, Call, WebPacs, found, parts, web_pacs
@@ -109,7 +109,7 @@ def test_a_pacs_that_does_not_count_is_named() -> None:
         assert "does not say how many objects" in came.warnings[0]
 
 
-@pytest.mark.parametrize("cut", [1, 4, 300, 1000])
+@pytest.mark.parametrize("cut", [1, 2, 4, 300, 1000])
 @pytest.mark.parametrize("length", ["none", "whole", "of what comes"])
 def test_an_answer_that_is_cut_off(cut: int, length: str) -> None:
     whole = parts(BYTES)
@@ -118,6 +118,18 @@ def test_an_answer_that_is_cut_off(cut: int, length: str) -> None:
     body = whole.body[: len(whole.body) - 2 - cut]
     error = refusal(series(Answer(200, body, whole.kind, said), counted(1)))
     assert isinstance(error, (ServerUnavailable, InputError))
+
+
+def test_compressed_pixels_that_are_cut_off() -> None:
+    """They look whole to whoever reads them."""
+    objects = slices(np.zeros((6, 5, 4), np.int16), np.eye(4), StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+    for one in objects:
+        one.compress(RLELossless, generate_instance_uid=False)
+    whole = parts([encoded(one) for one in objects])
+    end = whole.body.rindex(b"\r\n--")
+    for last in (1, 8, 30):
+        answer = Answer(200, whole.body[: end - last], whole.kind, None)
+        assert isinstance(refusal(series(answer)), ServerUnavailable)
 
 
 def test_objects_of_others() -> None:
