@@ -1,4 +1,4 @@
-"""Runs a program in a PID namespace of its own, as a container does; without privileges, also in a user namespace."""
+"""Runs a program in namespaces of its own, as a container does; without privileges, also in a user namespace."""
 
 from __future__ import annotations
 
@@ -20,5 +20,17 @@ def own_pid_namespace() -> Sequence[str] | None:
         return None
     for way in WAYS:
         if subprocess.run([*way, "true"], capture_output=True).returncode == 0:
+            return way
+    return None
+
+
+@functools.cache
+def own_mounts() -> Sequence[str] | None:
+    """The words before a command whose mounts nobody else sees; None where this machine does not allow them."""
+    if shutil.which("unshare") is None:
+        return None
+    for way in (("unshare", "--mount"), ("unshare", "--user", "--map-root-user", "--mount")):
+        tried = subprocess.run([*way, "mount", "-t", "tmpfs", "tmpfs", "/dev/shm"], capture_output=True)
+        if tried.returncode == 0:
             return way
     return None

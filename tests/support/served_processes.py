@@ -54,8 +54,8 @@ def _told(pid: int, option: str) -> str:
     return word.removeprefix(option)
 
 
-def eventually(condition: Callable[[], bool]) -> bool:
-    deadline = time.monotonic() + GONE_WITHIN_S
+def eventually(condition: Callable[[], bool], within_s: float = GONE_WITHIN_S) -> bool:
+    deadline = time.monotonic() + within_s
     while not condition():
         if time.monotonic() > deadline:
             return False
