@@ -67,6 +67,8 @@ class BlsTransport:
             TileError: it failed on every try, or the engine's process has died.
         """
         for failures in itertools.count(1):
+            if stopped.is_set():
+                raise CancelledError
             before = counted.answers
             with counted.sent(request, again=failures > 1):
                 response = _asked(self.model.card.name, request)
@@ -77,6 +79,7 @@ class BlsTransport:
             dead = classify("INTERNAL", said) is Fault.SERVER_LOST and counted.answers == before
             if dead or failures == TRIES or stopped.wait(pause_s(failures - 1)):
                 break
+        stopped.set()  # no later request is sent
         tries = "once" if failures == 1 else f"{failures} times"
         raise TileError(f"model {self.model.card.name!r}: request {request.index} failed {tries}: {said}")
 
@@ -100,7 +103,7 @@ class _InOrder:
         requests: made as they are needed.
         in_flight: requests that are made before their answers are taken.
         threads: requests that are sent at once.
-        stopped: set when it is closed.
+        stopped: set when it is closed, or by `scores` before it raises an error.
     """
 
     def __init__(
