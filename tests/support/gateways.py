@@ -12,10 +12,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-import nibabel as nib
-import numpy as np
 from tritonclient.grpc import InferenceServerClient
 
+from tests.support.whole_scans import write_scan as write_scan  # for the tests of gateways
 from voxtile_server.embedded import EmbeddedServer
 
 MODEL = "small-unet"
@@ -64,14 +63,6 @@ def gateway(root: Path, *arguments: str) -> Iterator[Gateway]:
             assert process.wait(60) == 0
     assert list(folder.iterdir()) == []
     assert log.read_text() == ""
-
-
-def write_scan(path: Path, extent: tuple[int, int, int]) -> Path:
-    values = np.random.default_rng(3).integers(1, 900, extent).astype(np.int16)
-    values[:6] = 0
-    affine = np.array([[0, -1.2, 0, 9], [-1, 0, 0, 4], [0, 0, 2.5, -7], [0, 0, 0, 1.0]])
-    nib.save(nib.Nifti1Image(values, affine), path)
-    return path
 
 
 def put(scan: Path) -> tuple[str, ...]:

@@ -128,15 +128,18 @@ def _watched(request: Any) -> Iterator[Cancellation]:
 
 
 def _now_and_then(report: Report) -> Callable[[int, int], None]:
-    """What to call after each tile: it reports now and then."""
-    reported = time.monotonic()
+    """What to call after each tile: it reports now and then, and never less than before.
+
+    Of a set, the tiles of later models are not yet counted when the first begins.
+    """
+    reported, most = time.monotonic(), 0.0
 
     def after_tile(done: int, total: int) -> None:
-        nonlocal reported
-        now = time.monotonic()
+        nonlocal reported, most
+        now, most = time.monotonic(), max(most, done / total)
         if now - reported >= BETWEEN_S:
             reported = now
-            report(done / total)
+            report(most)
 
     return after_tile
 
