@@ -22,6 +22,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.support.commands import run
 from tests.support.namespaces import own_mounts
 from tests.support.served_processes import eventually
 from tests.support.whole_scans import (
@@ -260,6 +261,14 @@ def test_a_process_that_dies_in_a_volume_costs_its_caller_an_error_and_no_hang(
             assert "failed 4 times" not in str(raised.value)
         assert server.running
         assert clients_mask(server.grpc_url, "identity", served.short)  # others are served as before
+        told_by = run("doctor", "--url", server.grpc_url)
+        assert told_by.exit_code == (2 if victim == ENTRY else 0)  # a dead engine is another matter
+        failed = [line for line in told_by.stdout.splitlines() if line.startswith("FAIL")]
+        assert [ENTRY in line and "is not healthy" in line for line in failed] == [True] * (victim == ENTRY)
+        assert (
+            f"{STREAM} at {server.grpc_url}: its process answers; it segments whole scans with {MODEL}"
+            in told_by.stdout
+        )
 
 
 def test_a_server_that_is_asked_to_end_in_a_volume_ends(repository: Path, served: Served, tmp_path: Path) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from voxtile.card import Card
 from voxtile.chains.parts.common_grid import common_grid
 from voxtile.chains.prepare import prepare_scan, reader_of
+from voxtile.cli.scan_entries import scan_entries
 from voxtile.errors import InputError, VoxtileError
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
@@ -61,6 +62,7 @@ def examine(
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
             try:
                 yield from _server(endpoint)
+                yield from _whole_scans(endpoint, connection)
                 if model:
                     served.append(endpoint.model(model))
                     yield _model(served[-1], url)
@@ -82,6 +84,16 @@ def _server(endpoint: Endpoint) -> Iterator[Finding]:
     yield Finding(endpoint.url, True, f"a Triton server answers; it offers {names or 'no model with a card'}")
     if broken:
         yield Finding(endpoint.url, False, f"models that cannot be used: {'; '.join(broken)}")
+
+
+def _whole_scans(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[Finding]:
+    for entry in scan_entries(endpoint, connection):
+        can = (
+            "busy with other scans; ask again"
+            if entry.busy
+            else f"its process answers; it segments whole scans with {entry.model}"
+        )
+        yield Finding(f"{entry.name} at {endpoint.url}", not entry.problem, entry.problem or can)
 
 
 def _model(model: ServedModel, url: str) -> Finding:
