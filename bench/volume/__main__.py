@@ -174,7 +174,17 @@ def _served(entry: Entry, settings: Settings) -> Iterator[Doors]:
 @contextlib.contextmanager
 def _gateway(url: str, settings: Settings) -> Iterator[tuple[int, str]]:
     """A gateway before a server: its process id and its address."""
-    command = [sys.executable, "-m", "voxtile_server.gateway", "--port", "0", "--url", url, "--folder", str(settings.work)]
+    command = [
+        sys.executable,
+        "-m",
+        "voxtile_server.gateway",
+        "--port",
+        "0",
+        "--url",
+        url,
+        "--folder",
+        str(settings.work),
+    ]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:
         assert process.stdout is not None
         found = re.search(r"listens on (\S+),", process.stdout.readline())

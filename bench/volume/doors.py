@@ -45,20 +45,27 @@ def scan_grpc(job: Job) -> Way:
 def scan_stream(job: Job) -> Way:
     """NAME_scan_stream over gRPC, with progress."""
     triton = _triton(job)
-    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
-    triton.start_stream(lambda result, error: answers.put((result, error)))
 
     def call(scan: bytes) -> bytes:
+        answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+        triton.start_stream(lambda result, error: answers.put((result, error)))
         triton.async_stream_infer(f"{job['name']}_scan_stream", [_tensor(scan)])
-        while True:
-            result, error = answers.get()
-            if error is not None:
-                raise RuntimeError(str(error))
-            mask = result.as_numpy("mask")
-            if mask is not None:
-                return bytes(mask.tobytes())
+        try:
+            return _mask_of(answers)
+        finally:
+            triton.stop_stream()  # its thread would keep the process from ending
 
     return _from_file_to_file(job, call)
+
+
+def _mask_of(answers: queue.Queue[tuple[Any, Any]]) -> bytes:
+    while True:
+        result, error = answers.get()
+        if error is not None:
+            raise RuntimeError(str(error))
+        mask = result.as_numpy("mask")
+        if mask is not None:
+            return bytes(mask.tobytes())
 
 
 def scan_http(job: Job) -> Way:

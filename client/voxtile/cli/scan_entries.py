@@ -21,6 +21,9 @@ BACKEND = "voxtile"
 ANSWER_S = 10.0
 """Seconds for an answer: a living process gives it at once, unless a scan goes before."""
 
+REFUSAL = "image 1: expected a NIfTI file"
+"""How a living process speaks of a scan that is none."""
+
 
 @dataclass(frozen=True)
 class ScanEntry:
@@ -72,9 +75,10 @@ def entry_of(url: str, connection: ConnectionConfig, config: Any, ready: Collect
         advice = f"serve the model, or remove the entry with voxtile-build volume {model} --remove"
         return ScanEntry(config.name, model, f"it needs {there}, not offered here; {advice}")
     status, text = _asked(url, connection, config)
-    if status == "StatusCode.INVALID_ARGUMENT":
+    if REFUSAL in text:
         return ScanEntry(config.name, model)
-    if classify(status, text) in (Fault.QUEUE_FULL, Fault.DEADLINE):
+    # A stream's errors have no status.
+    if classify(status or "UNAVAILABLE", text) in (Fault.QUEUE_FULL, Fault.DEADLINE):
         return ScanEntry(config.name, model, busy=True)
     return ScanEntry(config.name, model, f"{text or status}; start the server again")
 
