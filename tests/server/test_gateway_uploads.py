@@ -131,3 +131,18 @@ def test_a_form_is_bounded_beside_its_files(where: str) -> None:
     with pytest.raises(HttpFailure) as caught:
         taken_form(body, list(range(0, len(body), 65536)), FORM)
     assert caught.value.status in (413, 422)
+
+
+def test_an_upload_of_a_byte_now_and_then_is_given_up(tmp_path: Path) -> None:
+    """It would keep a place for ever, and a few of them all places."""
+    sent = itertools.count(1)
+
+    async def receive() -> dict[str, Any]:
+        await asyncio.sleep(0.02)  # far below the timeout
+        assert next(sent) < 1000
+        return {"type": "http.request", "body": b"1", "more_body": True}
+
+    slow = Request({"type": "http", "method": "POST", "headers": []}, receive)
+    with pytest.raises(HttpFailure, match="the upload is too slow: expected 10,000 bytes a second") as raised:
+        asyncio.run(take_files(slow, tmp_path, 10_000, 0.2))
+    assert raised.value.status == 408

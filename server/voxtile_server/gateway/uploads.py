@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import AsyncIterator, Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -21,6 +22,9 @@ from voxtile_server.gateway.failures import HttpFailure
 MOST_FILES = 64
 MOST_TEXT = 1 << 20
 """Bytes of a form beside its files: its other fields, and the headers of all."""
+
+SLOWEST = 10_000
+"""Bytes a second of an upload that takes longer than the timeout: one byte now and then would keep a place for ever."""
 
 Count = Callable[[int], None]
 """Called with the bytes that have come; may refuse them."""
@@ -57,7 +61,7 @@ class Form:
 
 
 class _Limited:
-    """The body of a request, refused beyond a number of bytes, and given up where nothing comes."""
+    """The body of a request, refused beyond a number of bytes, and given up where nothing comes, or hardly anything."""
 
     def __init__(self, request: Request, most: int, timeout_s: float, count: Count | None = None) -> None:
         self._request, self._most, self._timeout_s, self._count = request, most, timeout_s, count
@@ -66,7 +70,7 @@ class _Limited:
         declared = self._request.headers.get("content-length", "")
         if declared.isdecimal() and int(declared) > self._most:
             raise self._too_large(int(declared))
-        taken, stream = 0, self._request.stream().__aiter__()
+        taken, stream, started = 0, self._request.stream().__aiter__(), time.monotonic()
         while True:
             try:
                 chunk = await asyncio.wait_for(anext(stream), self._timeout_s)
@@ -80,9 +84,15 @@ class _Limited:
             taken += len(chunk)
             if taken > self._most:
                 raise self._too_large(taken)
+            self._check_pace(taken, time.monotonic() - started)
             if self._count is not None:
                 self._count(len(chunk))
             yield chunk
+
+    def _check_pace(self, taken: int, seconds: float) -> None:
+        if seconds > self._timeout_s and taken < SLOWEST * seconds:
+            text = f"the upload is too slow: expected {SLOWEST:,} bytes a second, found {taken / seconds:,.0f}"
+            raise HttpFailure(408, f"{text}; send it from a faster network", {"Connection": "close"})
 
     def _too_large(self, size: int) -> HttpFailure:
         text = (
