@@ -122,7 +122,7 @@ def test_a_caller_that_goes_leaves_no_thread_and_no_file(
     assert eventually(lambda: len(held()[1]) == 1)
     regions = {path.name for path in Path("/dev/shm").glob("voxtile*")}
     threads, before = process.num_threads(), settled(server.grpc_url, ENGINE)
-    for _ in range(3):
+    for _ in range(2):
         caller = subprocess.Popen(["curl", "-sS", *put(long), f"{one.url}{MASK}"], stdout=subprocess.DEVNULL)
         wait_for_batches(server.grpc_url, ENGINE, before + 3)
         caller.kill()
