@@ -21,7 +21,17 @@ from types import TracebackType
 from voxtile_server.certificates import certificate_options
 from voxtile_server.errors import ServerError
 from voxtile_server.install import client, fetch, layout, machine, pytorch
-from voxtile_server.options import EXIT_TIMEOUT_S, GRPC, HTTP, METRICS, Endpoints, ServerOptions, triton_options
+from voxtile_server.options import (
+    EMBEDDED_VERSION,
+    EXIT_TIMEOUT_S,
+    GRPC,
+    HTTP,
+    METRICS,
+    VERSION_VARIABLE,
+    Endpoints,
+    ServerOptions,
+    triton_options,
+)
 from voxtile_server.process import log as server_log
 from voxtile_server.process import ports, shared_memory
 from voxtile_server.process.supervised import SupervisedProgram, Task
@@ -199,7 +209,7 @@ class EmbeddedServer:
         return f"[{host}]:{self._ports[option]}" if ":" in host else f"{host}:{self._ports[option]}"
 
     def _environment(self, library_path: str, cache: Path) -> dict[str, str]:
-        environment = {**os.environ, "LD_LIBRARY_PATH": library_path}
+        environment = {**os.environ, "LD_LIBRARY_PATH": library_path, VERSION_VARIABLE: EMBEDDED_VERSION}
         if any(uses_backend(folder, client.BACKEND) for folder in self._repositories()):
             environment[client.VARIABLE] = client.fetch_client(cache)
         if (torch := pytorch.folder()) is not None:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import codecs
 import json
+import os
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -25,6 +26,9 @@ Each is `{"name": text, "card": text, "version": text, "max_batch_size": number,
 `config` leads from the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
 `at_once` is how many requests keep its engines busy; it may be missing.
 """
+
+SERVER = os.environ.get("TRITON_SERVER_VERSION", "")
+"""The server's version, which a mask's passport names as the client's does; containers and the embedded server set it."""
 
 CARD = re.compile(r'key:\s*"card"\s*value\s*\{\s*string_value:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 """The card in a config.pbtxt, as protobuf writes it."""
@@ -73,7 +77,9 @@ _AGAIN = "write the entry again with voxtile-build volume"
 def _network(described: Mapping[str, Any], entry: Path) -> Network:
     name = str(described["name"])
     text = _own_card(entry / str(described["config"])) or str(described["card"])
-    model = ServedModel(parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text)
+    model = ServedModel(
+        parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text, SERVER
+    )
     return Network(model, int(described["at_once"]) if "at_once" in described else None)
 
 
