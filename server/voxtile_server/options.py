@@ -21,7 +21,7 @@ EMBEDDED_VERSION = "2.51.0"
 """What the embedded tritonserver calls itself."""
 
 VERSION_VARIABLE = "TRITON_SERVER_VERSION"
-"""The environment variable by which containers tell processes their server's version, which masks of scan entries name."""
+"""The environment variable by which containers tell their server's version, which masks of scan entries name."""
 
 LIMITED_FROM = "25.06"
 """The release from which tritonserver refuses bodies of HTTP above 64 MB, unless an option says more."""

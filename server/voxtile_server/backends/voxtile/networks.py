@@ -28,7 +28,7 @@ Each is `{"name": text, "card": text, "version": text, "max_batch_size": number,
 """
 
 SERVER = os.environ.get("TRITON_SERVER_VERSION", "")
-"""The server's version, which a mask's passport names as the client's does; containers and the embedded server set it."""
+"""The server's version, which a mask's passport names as the client's does; every start of a server sets it."""
 
 CARD = re.compile(r'key:\s*"card"\s*value\s*\{\s*string_value:\s*"((?:[^"\\]|\\.)*)"', re.DOTALL)
 """The card in a config.pbtxt, as protobuf writes it."""
