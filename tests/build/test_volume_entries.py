@@ -123,7 +123,7 @@ def test_entries_of_a_model_that_is_gone_go_and_nothing_else_does(models: Path, 
     (target / "notes.txt").touch()
     for folder in ("other_scan", "small-unet_scan_notes"):  # of another backend, or nobody's
         shutil.copytree(models / "small-unet", target / folder)
-    for place in (models / "small-unet", elsewhere / "identity-int16"):
+    for place in (models / "small-unet", models / "identity-int16", elsewhere / "identity-int16"):
         shutil.rmtree(place)
     bring_in_step(models, ())
     assert entries(models) == sorted(
