@@ -248,7 +248,7 @@ def test_a_sound_header_says_nothing_odd(tmp_path: Path, reader: str, caplog: py
     path = written(tmp_path / "scan.nii", VOXELS, TURNED)
     assert_same(path, reader)
     assert open_scan(path, ["T1"], reader).warnings == ()
-    assert not caplog.records
+    assert not [record for record in caplog.records if record.name.startswith("voxtile")]
 
 
 def test_a_warning_names_the_file_in_the_log_alone(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

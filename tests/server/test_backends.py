@@ -627,13 +627,13 @@ def test_warm_up_instances_and_accelerators_are_honoured(
     assert "warm: gpu_execution_accelerator 'tensorrt' is not available here; left out" in log
 
 
-def test_system_shared_memory_carries_tensors(client: triton.InferenceServerClient) -> None:
+def test_system_shared_memory_carries_tensors(server: EmbeddedServer, client: triton.InferenceServerClient) -> None:
     roi = scan(4)
     size = roi.nbytes + 2 * roi.nbytes
     region = shared_memory.create_shared_memory_region("tensors", "/voxtile_test_backends", size)
     try:
         shared_memory.set_shared_memory_region(region, [roi])
-        client.register_system_shared_memory("tensors", "/voxtile_test_backends", size)
+        client.register_system_shared_memory("tensors", "/voxtile_test_backends", size, headers=server.key_header)
         taken = triton.InferInput("roi", roi.shape, "INT16")
         taken.set_shared_memory("tensors", roi.nbytes)
         given_back = triton.InferRequestedOutput("scores")
@@ -642,7 +642,7 @@ def test_system_shared_memory_carries_tensors(client: triton.InferenceServerClie
         scores = shared_memory.get_contents_as_numpy(region, np.float32, roi.shape, offset=roi.nbytes)
         np.testing.assert_array_equal(scores, 2.0 * roi + 1)
     finally:
-        client.unregister_system_shared_memory("tensors")
+        client.unregister_system_shared_memory("tensors", headers=server.key_header)
         shared_memory.destroy_shared_memory_region(region)
 
 
