@@ -96,7 +96,8 @@ def _read(file: Path, spec: Spec, key: str) -> Array:
     # Imported here, because verifying an entry needs no torch.
     from monai.transforms import Compose, LoadImage, Orientation, Spacing
 
-    steps: list[Any] = [LoadImage(image_only=True, ensure_channel_first=True, dtype=np.float64)]
+    # By name: MONAI makes all its readers otherwise, and that of DICOM warns where no GPU decodes.
+    steps: list[Any] = [LoadImage("NibabelReader", image_only=True, ensure_channel_first=True, dtype=np.float64)]
     if spec.preparation.orientation is not None:
         steps.append(Orientation(axcodes=spec.preparation.orientation, labels=AXES))
     if spec.preparation.spacing is not None:
