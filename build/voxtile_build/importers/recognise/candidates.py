@@ -12,7 +12,6 @@ from voxtile_build.errors import BuildError, WeightsError
 from voxtile_build.importers.recognise import (
     attention_unet,
     basic_unet,
-    basic_unet_plus_plus,
     dynunet,
     segresnet,
     swin_unetr,
@@ -23,7 +22,7 @@ from voxtile_build.importers.recognise.guess import Guess, State
 from voxtile_build.networks import make_network
 from voxtile_build.networks.weights import check_fit, with_shared
 
-RECOGNISERS = (unet, attention_unet, basic_unet, basic_unet_plus_plus, segresnet, dynunet, swin_unetr, unetr)
+RECOGNISERS = (unet, attention_unet, basic_unet, segresnet, dynunet, swin_unetr, unetr)
 MOST = 8
 """Guesses that are tried; a UNETR of 216 patches has 34 shapes, of which the cube is the usual one."""
 

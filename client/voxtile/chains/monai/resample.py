@@ -222,10 +222,10 @@ def resample(
 
 def take_nearest(values: NDArray[Any], placement: Placement, threads: int | None = None) -> NDArray[Any]:
     """Returns `values` [x, y, z] on the target grid of `placement`, each voxel that of its nearest one."""
-    lines = [placement.nearest_along(axis) for axis in range(3)]
-    if all(line is not None for line in lines):
+    lines = [line for line in map(placement.nearest_along, range(3)) if line is not None]
+    if len(lines) == 3:
         for axis, line in enumerate(lines):
-            values = values.take(line, axis)  # type: ignore[arg-type]
+            values = values.take(line, axis)
         return values
     result = np.empty(placement.target, values.dtype)
 

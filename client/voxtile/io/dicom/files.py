@@ -28,7 +28,7 @@ LARGEST_MEMBER = 1 << 34
 ENCRYPTED = 1
 """The flag of an archive's member that is encrypted."""
 
-ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, NotImplementedError, RuntimeError, OSError, ValueError)
+ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted, or packed in a way that it does not know."""
 
 
