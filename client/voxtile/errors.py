@@ -19,6 +19,7 @@ Each message says what was expected, what was found, where, and what to do.
 
 import os
 import traceback
+from collections.abc import Callable, Iterable
 
 LONGEST_LINE = 4000
 """Characters of a line at most: a quoted value may have any length, and each refused engine takes some 700."""
@@ -101,6 +102,17 @@ def in_one_line(error: BaseException) -> str:
     place = next((f" (in {os.path.basename(f.filename)}, line {f.lineno})" for f in _innermost_first(error)), "")
     advice = "; allow less with --max-ram" if isinstance(error, MemoryError) else ""
     return shortened(f"{type(error).__name__}: {said or 'no more is known'}{advice}{place}")
+
+
+def failures_of(writings: Iterable[Callable[[], None]]) -> list[str]:
+    """Calls each; returns what those that failed said, so that none of them costs another."""
+    failures = []
+    for write in writings:
+        try:
+            write()
+        except Exception as error:  # whatever it is, the main output is there
+            failures.append(in_one_line(error))
+    return failures
 
 
 def _innermost_first(error: BaseException) -> list[traceback.FrameSummary]:

@@ -160,6 +160,28 @@ def test_everything_is_checked_before_any_work(
     assert "SECRET" not in line
 
 
+@pytest.mark.parametrize(
+    ("arguments", "said"),
+    [
+        (["token"], "expected a folder or a name that ends in .dcm, found a file"),
+        (["none/s.dcm"], "make it first"),
+        (["s.dcm", "--sr"], "expected a folder for --sr"),
+        (["out", "--json", "r.txt"], "ends in .json"),
+        (["out", "--preview", "p.jpg"], "ends in .png"),
+        (["out", "--probabilities", "p.npz"], "not an nnU-Net model"),
+    ],
+)
+def test_no_study_is_fetched_for_what_cannot_be_written(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, arguments: list[str], said: str
+) -> None:
+    monkeypatch.chdir(folder)
+    (folder / "token").write_text("kept")
+    with web_pacs(pacs_with(folder, taken)) as pacs:
+        line = refused(run("dicom", *arguments, "--from", address(pacs), *MODEL), folder, "in", "token")
+        assert not pacs.calls
+    assert said in line
+
+
 @pytest.mark.system
 def test_the_loop_with_orthanc(folder: Path) -> None:
     assert run("dicom", folder / "in", folder / "there", *MODEL).exit_code == 0

@@ -52,12 +52,19 @@ class PacsOptions:
     pacs_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None
     aet: Annotated[str, typer.Option(help="This program's AE title, for a PACS at AET@HOST:PORT.")] = OUR_AET
 
-    def check(self) -> None:
+    def check(self, inputs: Sequence[Path]) -> None:
         """Checks, before any work, what can be: addresses, tokens, and that the PACS of --to answers.
 
+        Args:
+            inputs: what was given as IN.
+
         Raises:
-            VoxtileError: something is wrong.
+            VoxtileError: something is wrong, such as that both IN and --from are given, or none.
         """
+        if self.source is None and len(inputs) != 1:
+            raise InputError(f"expected IN and OUT, or --from and OUT, found {len(inputs) + 1} names and no --from")
+        if self.source is not None and inputs:
+            raise InputError("expected IN or --from, found both")
         if self.source is None and self.study is not None:
             raise InputError("expected --from with --study, found none")
         if self.source is not None:
@@ -71,19 +78,15 @@ class PacsOptions:
         """Gives where the scan lies: at IN, or where it was fetched to, which is removed afterwards.
 
         Args:
-            inputs: what was given as IN.
+            inputs: what was given as IN, which `check` has seen.
             series: the series that were chosen; of one UID, only that series is fetched.
 
         Raises:
-            VoxtileError: it cannot be fetched, or both IN and --from are given, or none.
+            VoxtileError: it cannot be fetched.
         """
         if self.source is None:
-            if len(inputs) != 1:
-                raise InputError(f"expected IN and OUT, or --from and OUT, found {len(inputs) + 1} names and no --from")
             yield Fetched(inputs[0])
             return
-        if inputs:
-            raise InputError("expected IN or --from, found both")
         address, wanted = parse_source(self.source, self.study)
         if len(series) == 1 and is_uid(series[0]):
             address, wanted = parse_source(self.source, self.study, series[0])

@@ -1,27 +1,15 @@
-"""Writes what a command gives besides its main output: one failure costs no other output. Knows no command."""
+"""Writes the report where a command's --json says. Knows no command."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
 from pathlib import Path
 
 from voxtile.cli.console import write_out
-from voxtile.errors import OutputError, in_one_line
+from voxtile.errors import OutputError
 from voxtile.outputs.report import Report, write_text
 
 STANDARD_OUTPUT = "-"
 REPORT_SUFFIX = ".json"
-
-
-def failures_of(writings: Iterable[Callable[[], None]]) -> list[str]:
-    """Calls each; returns what those that failed said, so that none of them costs another."""
-    failures = []
-    for write in writings:
-        try:
-            write()
-        except Exception as error:  # whatever it is, the main output is there
-            failures.append(in_one_line(error))
-    return failures
 
 
 def report_file_of(json_file: str | None) -> Path | None:

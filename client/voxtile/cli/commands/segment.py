@@ -12,8 +12,8 @@ import typer
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar
 from voxtile.cli.output_options import OutputFiles, files_of
-from voxtile.cli.written import check_report_file, failures_of, report_file_of, write_report
-from voxtile.errors import OutputError
+from voxtile.cli.written import check_report_file, report_file_of, write_report
+from voxtile.errors import OutputError, failures_of
 from voxtile.io.atomic import check_writable
 from voxtile.io.formats.all import all_files, files_to_write
 from voxtile.io.same_file import check_outputs_apart

@@ -102,6 +102,17 @@ class Frames:
         return list(found.values())
 
 
+def check_frames(source: Source) -> None:
+    """Checks, before any work, that the headers of a scan say where its frames lie.
+
+    Raises:
+        OutputError: they do not.
+    """
+    with quietly("DICOM objects"):
+        for number, frame in _own_planes(source):
+            _Place.of(source.datasets[number], frame, source.multi_frame)
+
+
 def frames_of(source: Source, scan_sha256: str) -> Frames:
     """The frames of a scan.
 
@@ -113,9 +124,7 @@ def frames_of(source: Source, scan_sha256: str) -> Frames:
         OutputError: the headers do not say where the frames lie.
     """
     with quietly("DICOM objects"):
-        wanted = [plane for plane in source.planes if plane is not None]
-        if not wanted:
-            raise OutputError("expected a scan with at least one frame of its own, found none")
+        wanted = _own_planes(source)
         told: list[str] = []
         shared = _shared_header(source.datasets[wanted[0][0]], scan_sha256, told)
         places = [_Place.of(source.datasets[number], frame, source.multi_frame) for number, frame in wanted]
@@ -129,6 +138,14 @@ def frames_of(source: Source, scan_sha256: str) -> Frames:
         return Frames(
             headers, tuple(references), modality, positions, along, (between_columns, between_rows), tuple(told)
         )  # fmt: skip
+
+
+def _own_planes(source: Source) -> list[tuple[int, int]]:
+    """Object and frame of each plane that was read from one, and not filled in. Raises OutputError where none was."""
+    wanted = [plane for plane in source.planes if plane is not None]
+    if not wanted:
+        raise OutputError("expected a scan with at least one frame of its own, found none")
+    return wanted
 
 
 @dataclass(frozen=True)
