@@ -30,7 +30,7 @@ WORKERS ?= 2
 setup: $(STAMP)
 
 # What a user needs: the three distributions and the server.
-$(INSTALLED): client/pyproject.toml build/pyproject.toml server/pyproject.toml constraints.txt server/voxtile_server/install/triton.txt server/voxtile_server/install/engines.txt server/voxtile_server/gateway/page/pack.py
+$(INSTALLED): client/pyproject.toml build/pyproject.toml server/pyproject.toml constraints.txt server/voxtile_server/install/triton.txt server/voxtile_server/install/engines.txt client/voxtile/outputs/page/pack.py
 	@echo "installing into $(VENV); torch is the largest package"
 	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip

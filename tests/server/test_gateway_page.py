@@ -1,14 +1,13 @@
-"""The gateway's page without a browser: its files, their headers, who may have them, NiiVue's pin, its pure modules."""
+"""The gateway's page without a browser: its files, their headers, who may have them, its pure modules."""
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import re
+import shutil
 import subprocess
 import sys
-import tarfile
 from collections.abc import Iterator
 from html.parser import HTMLParser
 from pathlib import Path
@@ -17,15 +16,15 @@ from typing import Any
 import numpy as np
 import pytest
 
+import voxtile
 from tests.support.cards import card
 from tests.support.gateways import Gateway, gateway
 from voxtile.card import Card
+from voxtile.outputs.page import pack
 from voxtile.outputs.report import label_volumes
-from voxtile_server.errors import ServerError
-from voxtile_server.gateway.page import pack
-from voxtile_server.gateway.page.routes import PAGE, STATIC
+from voxtile_server.gateway.page.routes import PAGE, SHARED, STATIC
 
-OWN = sorted(file for file in STATIC.iterdir() if file.name != pack.PLACE.name)
+OWN = sorted(file for folder in (STATIC, SHARED) for file in folder.iterdir() if file.name != pack.PLACE.name)
 
 
 @pytest.fixture(scope="module")
@@ -136,80 +135,11 @@ def test_the_page_loads_its_own_files_by_relative_addresses_and_has_nothing_inli
         ), file
 
 
-# NiiVue's pin
-
-
-def fake_npm(folder: Path, program: str) -> None:
-    """A program `npm` that runs some Python with `folder`, the place for the archive."""
-    npm = folder / "npm"
-    npm.write_text(
-        f"#!{sys.executable}\nimport sys\nfolder = sys.argv[sys.argv.index('--pack-destination') + 1]\n{program}"
-    )
-    npm.chmod(0o755)
-
-
-def archive_of(content: bytes, name: str) -> bytes:
-    packed = io.BytesIO()
-    with tarfile.open(fileobj=packed, mode="w:gz") as opened:
-        entry = tarfile.TarInfo(name)
-        entry.size = len(content)
-        opened.addfile(entry, io.BytesIO(content))
-    return packed.getvalue()
-
-
-WRITES = "open(folder + '/a.tgz', 'wb').write({!r})"
-
-
-@pytest.mark.parametrize(
-    ("program", "said"),
-    [
-        pytest.param(
-            WRITES.format(archive_of(b"other", pack.MEMBER)), "expected a file with SHA-256", id="another file"
-        ),
-        pytest.param(WRITES.format(archive_of(b"other", "package/else.js")), "found none", id="without the file"),
-        pytest.param(WRITES.format(b"no archive"), "found none", id="no archive"),
-        pytest.param("pass", "could not fetch", id="nothing"),
-        pytest.param("sys.exit('ENOTFOUND')", "ENOTFOUND", id="refused"),
-        pytest.param(None, "npm is not there", id="no npm"),
-    ],
-)
-def test_only_the_pinned_file_is_packed(
-    program: str | None, said: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    if program is not None:
-        fake_npm(tmp_path, program)
-    monkeypatch.setenv("PATH", str(tmp_path))
-    place = tmp_path / "static" / "niivue.js"
-    place.parent.mkdir()
-    for before in (None, b"an older one"):
-        if before is not None:
-            place.write_bytes(before)
-        with pytest.raises(ServerError, match=re.escape(said)) as caught:
-            pack.pack(place)
-        assert "\n" not in str(caught.value)
-        assert (place.read_bytes() if place.exists() else None) == before
-        assert [file.name for file in place.parent.iterdir()] == ([] if before is None else ["niivue.js"])
-
-
-def test_what_is_packed_is_not_fetched_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    pack.pack()
-    place = tmp_path / "niivue.js"
-    place.write_bytes(pack.PLACE.read_bytes())
-    monkeypatch.setenv("PATH", str(tmp_path))
-    pack.pack(place)
-
-
 def test_a_gateway_without_niivue_says_what_to_do(tmp_path: Path) -> None:
-    """A copy of the server's code, as a checkout has it where nothing was packed."""
-    copy = tmp_path / "voxtile_server"
-    source = Path(pack.__file__).parents[2]
-    for file in source.rglob("*"):
-        if file.suffix in (".py", ".html", ".css", ".js", ".svg", ".txt") and file != pack.PLACE:
-            target = copy / file.relative_to(source)
-            target.parent.mkdir(parents=True, exist_ok=True)
-            target.write_bytes(file.read_bytes())
+    """A copy of the code, as a checkout has it where nothing was packed."""
+    shutil.copytree(Path(voxtile.__file__).parent, tmp_path / "voxtile", ignore=shutil.ignore_patterns(pack.PLACE.name))
     ask = (
-        "from voxtile_server.gateway.page import pack, routes\nimport asyncio, json\n"
+        "from voxtile.outputs.page import pack\nfrom voxtile_server.gateway.page import routes\nimport asyncio\n"
         f"assert str(pack.PLACE).startswith({str(tmp_path)!r})\n"
         "files = routes._Files(directory=routes.STATIC)\n"
         "try: asyncio.run(files.get_response('niivue.js', {'method': 'GET'}))\n"

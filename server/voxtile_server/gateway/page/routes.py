@@ -9,12 +9,16 @@ from fastapi.responses import FileResponse, Response
 from fastapi.staticfiles import StaticFiles
 from starlette.types import Scope
 
+from voxtile.outputs.page.pack import COMMAND, PLACE
 from voxtile_server.gateway.failures import HttpFailure
-from voxtile_server.gateway.page.pack import COMMAND, PLACE
 
 STATIC = Path(__file__).with_name("static")
+SHARED = PLACE.parent
+"""What the client's report draws with, too: NiiVue, its licence, and what drives it."""
+
 PREFIX = "/page"
-PAGE = ("/", *(f"{PREFIX}/{name}" for name in sorted({PLACE.name, *(file.name for file in STATIC.iterdir())})))
+FILES = sorted({PLACE.name, *(file.name for folder in (STATIC, SHARED) for file in folder.iterdir())})
+PAGE = ("/", *(f"{PREFIX}/{name}" for name in FILES))
 """The paths of the page. It holds nothing secret, so a token is asked for what it calls, not for itself."""
 
 POLICY = "; ".join(
@@ -46,7 +50,7 @@ def add_page(app: FastAPI) -> None:
     async def page() -> Response:
         return FileResponse(STATIC / "index.html", headers=HEADERS)
 
-    app.mount(PREFIX, _Files(directory=STATIC))
+    app.mount(PREFIX, _Files(directory=STATIC, packages=[("voxtile.outputs.page", SHARED.name)]))
 
 
 class _Files(StaticFiles):

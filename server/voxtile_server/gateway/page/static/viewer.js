@@ -1,5 +1,7 @@
 // Shows a scan and its mask on a canvas with NiiVue. Knows nothing of the gateway's jobs.
 
+import { hasWebgl, inside, placeInWords, settings, takeKeys } from "./drawing.js";
+
 let library = null;
 
 async function loaded() {
@@ -71,78 +73,19 @@ export class Viewer {
   async #opened() {
     library ??= await loaded();
     if (this.#view) return this.#view;
-    if (!document.createElement("canvas").getContext("webgl2")) throw new Error("this browser has no WebGL 2, which the viewer needs");
-    const view = new library.Niivue({
-      crosshairColor: [1, 1, 1, 0.6],
-      crosshairWidth: 0.5,
-      crosshairWidthUnit: "percent",
-      dragAndDropEnabled: false, // files go the page's way
-      fontColor: [1, 1, 1, 1],
-      fontMinPx: 20,
-      isRadiologicalConvention: this.#wanted.radiological,
-      loadingText: "",
-      logLevel: "silent",
-      multiplanarPadPixels: 12,
-      multiplanarLayout: library.MULTIPLANAR_TYPE.GRID,
-      multiplanarShowRender: library.SHOW_RENDER.NEVER, // it is slow without a GPU, and there is a view of its own
-      show3Dcrosshair: true,
-      showAllOrientationMarkers: true,
-      showLegend: false,
-      sliceType: library.SLICE_TYPE[this.#wanted.planes],
-    });
+    if (!hasWebgl()) throw new Error("this browser has no WebGL 2, which the viewer needs");
+    const view = new library.Niivue(
+      settings(library, {
+        isRadiologicalConvention: this.#wanted.radiological,
+        sliceType: library.SLICE_TYPE[this.#wanted.planes],
+      }),
+    );
     takeKeys(this.#canvas.parentElement, view);
-    view.onLocationChange = (place) => this.#tell(place);
+    view.onLocationChange = (place) => this.#told(placeInWords(place, (value) => this.#names.get(value)));
     await view.attachToCanvas(this.#canvas);
     this.#view = view;
     return view;
   }
-
-  #tell(place) {
-    const [scan, mask] = place.values;
-    const millimetres = Array.from(place.mm).slice(0, 3).map((one) => one.toFixed(1)).join(", ");
-    const label = mask ? `, ${this.#names.get(Math.round(mask.value)) || "no structure"}` : "";
-    this.#told(`${millimetres} mm: ${Number(scan?.value ?? 0).toPrecision(4)}${label}`);
-  }
-}
-
-const MOVES = {
-  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowDown: [0, -1, 0], ArrowUp: [0, 1, 0], PageDown: [0, 0, -1], PageUp: [0, 0, 1],
-};
-
-// The arrows move the crosshair. NiiVue's own keys do not come through: they change the view behind the page's back.
-function takeKeys(element, view) {
-  const take = (event) => {
-    event.stopPropagation();
-    if (!MOVES[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
-    event.preventDefault();
-    if (event.type === "keydown") view.moveCrosshairInVox(...MOVES[event.key]);
-  };
-  for (const kind of ["keydown", "keyup"]) element.addEventListener(kind, take, { capture: true });
-}
-
-// Millimetres of the mask's voxel that is nearest to the middle of all; the middle of the grid of an empty one.
-function inside(mask) {
-  const extent = mask.hdr.dims.slice(1, 4);
-  const [nx, ny] = extent;
-  const voxelOf = (at) => [at % nx, Math.floor(at / nx) % ny, Math.floor(at / (nx * ny))];
-  const sums = [0, 0, 0];
-  let count = 0;
-  forEachSet(mask.img, (at) => {
-    voxelOf(at).forEach((place, axis) => (sums[axis] += place));
-    count += 1;
-  });
-  const middle = count ? sums.map((sum) => sum / count) : extent.map((size) => Math.floor(size / 2));
-  let best = { distance: count ? Infinity : 0, voxel: middle };
-  forEachSet(mask.img, (at) => {
-    const voxel = voxelOf(at);
-    const distance = voxel.reduce((sum, place, axis) => sum + (place - middle[axis]) ** 2, 0);
-    if (distance < best.distance) best = { distance, voxel };
-  });
-  return mask.hdr.affine.slice(0, 3).map((row) => best.voxel.reduce((sum, place, axis) => sum + row[axis] * place, row[3]));
-}
-
-function forEachSet(values, act) {
-  for (let at = 0; at < values.length; at++) if (values[at]) act(at);
 }
 
 // NiiVue goes by the ending of a name, and a name may have any; the bytes tell.

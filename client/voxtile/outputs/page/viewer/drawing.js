@@ -1,0 +1,75 @@
+// What every page that draws with NiiVue shares: its settings, its keys, and a place to look at. Knows no page.
+
+// NiiVue's settings. library: NiiVue's own names; told: more settings of the page.
+export function settings(library, told) {
+  return {
+    crosshairColor: [1, 1, 1, 0.6],
+    crosshairWidth: 0.5,
+    crosshairWidthUnit: "percent",
+    dragAndDropEnabled: false, // files go the page's way
+    fontColor: [1, 1, 1, 1],
+    fontMinPx: 20,
+    loadingText: "",
+    logLevel: "silent",
+    multiplanarPadPixels: 12,
+    multiplanarLayout: library.MULTIPLANAR_TYPE.GRID,
+    multiplanarShowRender: library.SHOW_RENDER.NEVER, // it is slow without a GPU, and there is a view of its own
+    show3Dcrosshair: true,
+    showAllOrientationMarkers: true,
+    showLegend: false,
+    ...told,
+  };
+}
+
+export function hasWebgl() {
+  return Boolean(document.createElement("canvas").getContext("webgl2"));
+}
+
+const MOVES = {
+  ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowDown: [0, -1, 0], ArrowUp: [0, 1, 0], PageDown: [0, 0, -1], PageUp: [0, 0, 1],
+};
+
+// The arrows move the crosshair. NiiVue's own keys do not come through: they change the view behind the page's back.
+export function takeKeys(element, view) {
+  const take = (event) => {
+    event.stopPropagation();
+    if (!MOVES[event.key] || event.ctrlKey || event.altKey || event.metaKey) return;
+    event.preventDefault();
+    if (event.type === "keydown") view.moveCrosshairInVox(...MOVES[event.key]);
+  };
+  for (const kind of ["keydown", "keyup"]) element.addEventListener(kind, take, { capture: true });
+}
+
+// Millimetres of the mask's voxel that is nearest to the middle of all that have `value`, or of all that have any where it
+// is 0; the middle of the grid where there is none.
+export function inside(mask, value = 0) {
+  const extent = mask.hdr.dims.slice(1, 4);
+  const [nx, ny] = extent;
+  const voxelOf = (at) => [at % nx, Math.floor(at / nx) % ny, Math.floor(at / (nx * ny))];
+  const sums = [0, 0, 0];
+  let count = 0;
+  forEachOf(mask.img, value, (at) => {
+    voxelOf(at).forEach((place, axis) => (sums[axis] += place));
+    count += 1;
+  });
+  const middle = count ? sums.map((sum) => sum / count) : extent.map((size) => Math.floor(size / 2));
+  let best = { distance: count ? Infinity : 0, voxel: middle };
+  forEachOf(mask.img, value, (at) => {
+    const voxel = voxelOf(at);
+    const distance = voxel.reduce((sum, place, axis) => sum + (place - middle[axis]) ** 2, 0);
+    if (distance < best.distance) best = { distance, voxel };
+  });
+  return mask.hdr.affine.slice(0, 3).map((row) => best.voxel.reduce((sum, place, axis) => sum + row[axis] * place, row[3]));
+}
+
+function forEachOf(values, value, act) {
+  for (let at = 0; at < values.length; at++) if (value ? values[at] === value : values[at]) act(at);
+}
+
+// Where the crosshair is, in words. place: as NiiVue tells it, of scan and mask; nameOf: the name of a value of the mask.
+export function placeInWords(place, nameOf) {
+  const [scan, mask] = place.values;
+  const millimetres = Array.from(place.mm).slice(0, 3).map((one) => one.toFixed(1)).join(", ");
+  const label = mask ? `, ${nameOf(Math.round(mask.value)) || "no structure"}` : "";
+  return `${millimetres} mm: ${Number(scan?.value ?? 0).toPrecision(4)}${label}`;
+}
