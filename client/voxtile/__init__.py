@@ -36,6 +36,8 @@ if TYPE_CHECKING:
     from voxtile.io.scan import ScanInput as ScanInput
     from voxtile.options import Options as Options
     from voxtile.outputs.report import Report as Report
+    from voxtile.pacs.access import Access as Access
+    from voxtile.pacs.scans import PacsScan as PacsScan
     from voxtile.remote import RemoteNetwork as RemoteNetwork
     from voxtile.segmenter import LoadedScan as LoadedScan
     from voxtile.segmenter import Segmentation as Segmentation
@@ -52,6 +54,7 @@ if TYPE_CHECKING:
 logging.getLogger(__name__).addHandler(logging.NullHandler())  # the application decides what is shown
 
 _HOMES = {
+    "Access": "pacs.access",
     "AccessError": "errors",
     "BatchResult": "batch.run",
     "Card": "card",
@@ -68,6 +71,7 @@ _HOMES = {
     "OtherBuildError": "errors",
     "Outcome": "batch.summary",
     "OutputError": "errors",
+    "PacsScan": "pacs.scans",
     "RemoteNetwork": "remote",
     "Report": "outputs.report",
     "Request": "triton.types",

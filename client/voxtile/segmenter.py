@@ -25,7 +25,7 @@ from voxtile.errors import InputError, ModelError
 from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
 from voxtile.io.note import add_note
-from voxtile.io.scan import ScanInput, files_of, open_scan
+from voxtile.io.scan import files_of, open_scan
 from voxtile.io.volume import Volume
 from voxtile.io.writing import mask_image
 from voxtile.job import Cancellation, Job, Progress
@@ -34,6 +34,7 @@ from voxtile.outputs.base import Result
 from voxtile.outputs.passport import Passport, passport_of
 from voxtile.outputs.report import Report, Seconds, Stopwatch
 from voxtile.outputs.set_report import set_report
+from voxtile.pacs.scans import ScanOrAddress, at_hand
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
 from voxtile.version import __version__
@@ -149,18 +150,19 @@ class Segmenter:
         """The model's card."""
         return self.transport.model.card
 
-    def __call__(self, image: ScanInput, progress: Progress | None = None) -> Nifti1Image:
+    def __call__(self, image: ScanOrAddress, progress: Progress | None = None) -> Nifti1Image:
         """Segments a scan and returns its mask as an image; see `segment`."""
         return self.segment(image, progress).mask
 
     def segment(
-        self, image: ScanInput, progress: Progress | None = None, cancellation: Cancellation | None = None
+        self, image: ScanOrAddress, progress: Progress | None = None, cancellation: Cancellation | None = None
     ) -> Segmentation:
         """Segments a scan.
 
         Args:
             image: the scan: a path, the bytes of a file, a nibabel or SimpleITK image, MONAI's MetaTensor, an
-                array with its affine, or a list of these with one for each channel; see `voxtile.io.scan`.
+                array with its affine, an address in a PACS, or a list of these with one for each channel; see
+                `voxtile.io.scan` and `voxtile.pacs.scans`.
             progress: called after each tile.
             cancellation: lets another thread stop the work.
 
@@ -171,6 +173,7 @@ class Segmenter:
             Cancelled: by `cancellation`.
             InputError: the scan cannot be used.
             MemoryLimitError: the scan cannot be segmented within the memory allowed.
+            ServerUnavailable: the PACS that the scan lies in does not answer.
             TileError: the servers refused a request too often.
             NoResponseError: no server has answered for too long.
         """
@@ -178,7 +181,7 @@ class Segmenter:
         loaded = self._load(image, cancellation)
         return self._signed(self._run(loaded, progress, cancellation), loaded.volume)
 
-    async def asegment(self, image: ScanInput, progress: Progress | None = None) -> Segmentation:
+    async def asegment(self, image: ScanOrAddress, progress: Progress | None = None) -> Segmentation:
         """Segments a scan on another thread, while the event loop goes on; see `segment`.
 
         Cancelling it cancels the requests in flight and stops the work; it ends when the work has ended.
@@ -193,7 +196,7 @@ class Segmenter:
             work.exception()  # marks it as seen
             raise
 
-    def load(self, image: ScanInput) -> LoadedScan:
+    def load(self, image: ScanOrAddress) -> LoadedScan:
         """Reads and prepares a scan; another thread may `run` the one before it meanwhile.
 
         Args:
@@ -226,14 +229,14 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, image: ScanInput, cancellation: Cancellation) -> LoadedScan:
+    def _load(self, image: ScanOrAddress, cancellation: Cancellation) -> LoadedScan:
         watch = Stopwatch()
-        check_numbers_as_given(files_of(image), self.card.input_channels)
-        check_suffixes_as_given(files_of(image), self.card.input_channels)
-        with watch.step("read"):
+        with watch.step("read"), at_hand(image, self.options.dicom) as here:
+            check_numbers_as_given(files_of(here.image), self.card.input_channels)
+            check_suffixes_as_given(files_of(here.image), self.card.input_channels)
             most = left_for_reading(self.options.max_ram_bytes)
-            volume = open_scan(image, self.card.input_channels, reader_of(self.card), most, self.options.given)
-        return self._prepare(volume, watch, cancellation)
+            volume = open_scan(here.image, self.card.input_channels, reader_of(self.card), most, self.options.given)
+        return self._prepare(here.named(volume), watch, cancellation)
 
     def _prepare(self, volume: Volume, watch: Stopwatch, cancellation: Cancellation) -> LoadedScan:
         if self.card.parts:

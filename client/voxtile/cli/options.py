@@ -21,6 +21,14 @@ Scans = Annotated[
         metavar="SCAN...", help="Files (NIfTI, NRRD, MGZ, MetaImage, …), one a channel, in the model's order."
     ),
 ]
+ScansOrAddresses = Annotated[
+    list[str],
+    typer.Argument(
+        metavar="SCAN...",
+        help="Files (NIfTI, DICOM, NRRD, MGZ, MetaImage, …), or addresses in a PACS "
+        "(https://HOST/…/studies/UID/series/UID, AET@HOST:PORT); one a channel, in the model's order.",
+    ),
+]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 

@@ -11,17 +11,52 @@ from typing import Annotated
 import typer
 
 from voxtile.errors import InputError
-from voxtile.pacs.access import OUR_AET, Access, token_of
-from voxtile.pacs.address import is_uid, parse_source, parse_target
+from voxtile.pacs.access import OUR_AET, SOURCE_TOKEN, TARGET_TOKEN, Access, token_of
+from voxtile.pacs.address import FORMS, is_uid, looks_like_address, parse_source, parse_target
 from voxtile.pacs.fetch import Fetched, fetched
+from voxtile.pacs.scans import PacsScan
 from voxtile.pacs.store import Kept, check_reachable, store
 from voxtile.triton.connection import TlsConfig
 
-SOURCE_TOKEN, TARGET_TOKEN = "VOXTILE_FROM_TOKEN", "VOXTILE_TO_TOKEN"
+
+@dataclass(frozen=True)
+class SourceOptions:
+    """What is needed at the PACS that a scan comes from."""
+
+    study: Annotated[
+        str | None, typer.Option(metavar="UID", help="The study, where the address in a PACS does not name it.")
+    ] = None
+    from_token_file: Annotated[
+        Path | None, typer.Option(help=f"A file with the token for that PACS; by default that in {SOURCE_TOKEN}.")
+    ] = None
+    pacs_ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust with a PACS.")] = None
+    pacs_cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate for a PACS.")] = None
+    pacs_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None
+    aet: Annotated[str, typer.Option(help="This program's AE title, for a PACS at AET@HOST:PORT.")] = OUR_AET
+
+    def scans(self, given: Sequence[str]) -> list[Path | PacsScan]:
+        """What was given as SCAN: files, and scans in a PACS.
+
+        Raises:
+            InputError: an address or a token is none, or an option is for a PACS and no scan lies in one.
+        """
+        scans = [self._scan(text) if looks_like_address(text) else Path(text) for text in given]
+        if self != SourceOptions() and not any(isinstance(one, PacsScan) for one in scans):
+            raise InputError(
+                f"expected {FORMS} as a SCAN with --study, --from-token-file, --pacs-ca, --pacs-cert, --pacs-key or "
+                "--aet, found no address"
+            )
+        return scans
+
+    def _scan(self, text: str) -> PacsScan:
+        return PacsScan(text, self.study, access=self._access(self.from_token_file, SOURCE_TOKEN))
+
+    def _access(self, token_file: Path | None, variable: str) -> Access:
+        return Access(token_of(token_file, variable), TlsConfig(self.pacs_ca, self.pacs_cert, self.pacs_key), self.aet)
 
 
 @dataclass(frozen=True)
-class PacsOptions:
+class PacsOptions(SourceOptions):
     """Where a scan comes from, where objects go to, and what is needed there."""
 
     source: Annotated[
@@ -32,25 +67,15 @@ class PacsOptions:
             help="Take the scan from a PACS, in place of IN: https://HOST/…/studies/UID/series/UID, or AET@HOST:PORT.",
         ),
     ] = None
-    study: Annotated[
-        str | None, typer.Option(metavar="UID", help="The study, where the address of --from does not name it.")
-    ] = None
     target: Annotated[
         str | None,
         typer.Option(
             "--to", metavar="URL", help="Also store the objects in a PACS: https://HOST/…/dicom-web, or AET@HOST:PORT."
         ),
     ] = None
-    from_token_file: Annotated[
-        Path | None, typer.Option(help=f"A file with the token for --from; by default that in {SOURCE_TOKEN}.")
-    ] = None
     to_token_file: Annotated[
         Path | None, typer.Option(help=f"A file with the token for --to; by default that in {TARGET_TOKEN}.")
     ] = None
-    pacs_ca: Annotated[Path | None, typer.Option(help="PEM file of the authorities to trust with a PACS.")] = None
-    pacs_cert: Annotated[Path | None, typer.Option(help="PEM file of this client's certificate for a PACS.")] = None
-    pacs_key: Annotated[Path | None, typer.Option(help="PEM file of its private key.")] = None
-    aet: Annotated[str, typer.Option(help="This program's AE title, for a PACS at AET@HOST:PORT.")] = OUR_AET
 
     def check(self, inputs: Sequence[Path]) -> None:
         """Checks, before any work, what can be: addresses, tokens, and that the PACS of --to answers.
@@ -102,6 +127,3 @@ class PacsOptions:
         if self.target is None:
             return Kept((), ())
         return store(files, parse_target(self.target), self._access(self.to_token_file, TARGET_TOKEN))
-
-    def _access(self, token_file: Path | None, variable: str) -> Access:
-        return Access(token_of(token_file, variable), TlsConfig(self.pacs_ca, self.pacs_cert, self.pacs_key), self.aet)

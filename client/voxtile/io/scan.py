@@ -63,8 +63,8 @@ def open_scan(
     """
     if isinstance(image, Volume):
         return _checked(image, channel_names)
-    items = _sources(image)
-    choices = _choices(items, given.dicom)
+    items = sources_of(image)
+    choices = choices_of(items, given.dicom)
     items = items * len(choices) if len(items) == 1 else items
     names = [_name_of(item, number) for number, item in enumerate(items)]
     if not items:
@@ -79,12 +79,12 @@ def open_scan(
 
 def files_of(image: ScanInput) -> list[Path]:
     """Returns the files of a scan in the order given; none where a source is something else than a file."""
-    items = [] if isinstance(image, Volume) else _sources(image)
+    items = [] if isinstance(image, Volume) else sources_of(image)
     paths = [Path(item) for item in items if isinstance(item, (str, os.PathLike))]
     return paths if len(paths) == len(items) else []
 
 
-def _choices(items: Sequence[Any], choice: SeriesChoice) -> list[SeriesChoice]:
+def choices_of(items: Sequence[Any], choice: SeriesChoice) -> list[SeriesChoice]:
     """Which DICOM series each source is; of one source and several series, it is each of these in turn.
 
     Raises:
@@ -104,7 +104,7 @@ def _checked(volume: Volume, channel_names: Sequence[str]) -> Volume:
     return volume
 
 
-def _sources(image: Any) -> list[Any]:
+def sources_of(image: Any) -> list[Any]:
     several = isinstance(image, (list, tuple)) and not _is_array_with_affine(image)
     return list(image) if several else [image]
 

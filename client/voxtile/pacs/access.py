@@ -15,6 +15,9 @@ PAUSES_S = (1.0, 2.0, 4.0)
 
 OUR_AET = "VOXTILE"
 
+SOURCE_TOKEN, TARGET_TOKEN = "VOXTILE_FROM_TOKEN", "VOXTILE_TO_TOKEN"
+"""Environment variables with the token for the PACS that a scan comes from, and for that which objects go to."""
+
 LONGEST_TOKEN = 1 << 16
 """Bytes of a file that may hold a token; one that is larger is another file."""
 

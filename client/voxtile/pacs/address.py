@@ -5,6 +5,7 @@ What messages call a PACS has neither a path nor a UID: a path may hold a key, a
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from urllib.parse import SplitResult, urlsplit
@@ -113,6 +114,13 @@ def parse_target(text: str) -> Address:
     if named is not None:
         raise InputError(f"{address.name}: expected {STORE_FORMS} to store in, found a study; end it before /studies")
     return address
+
+
+def looks_like_address(text: str) -> bool:
+    """Whether a text that may name a file is meant as an address. A file that is called as a node is, is a file."""
+    if text.lower().startswith(("http://", "https://", "dicom://", "dicoms://")):
+        return True
+    return NODE.fullmatch(text) is not None and not os.path.lexists(text)
 
 
 def is_uid(text: str) -> bool:

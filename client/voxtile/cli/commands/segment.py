@@ -12,6 +12,7 @@ import typer
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar
 from voxtile.cli.output_options import OutputFiles, files_of
+from voxtile.cli.pacs_options import SourceOptions
 from voxtile.cli.written import check_report_file, report_file_of, write_report
 from voxtile.errors import OutputError, failures_of
 from voxtile.io.atomic import check_writable
@@ -24,7 +25,7 @@ from voxtile.segmenter import Segmenter
 
 
 def segment(
-    scans: options.Scans,
+    scans: options.ScansOrAddresses,
     output: Annotated[
         Path, typer.Option("--output", "-o", metavar="MASK", help="The mask: .nii.gz, .nii, .nrrd, .mha, .mgz, ….")
     ],
@@ -33,6 +34,7 @@ def segment(
     scan: options.ScanOptions,
     method: options.MethodOptions,
     transfer: options.TransferOptions,
+    pacs: SourceOptions,
     beside: OutputFiles,
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.")
@@ -48,11 +50,12 @@ def segment(
     with errors_for_the_user():
         keep_scores = any(one.needs_scores for one, _ in files)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
-        _check_outputs(scans, output, files, report_file)
+        inputs = pacs.scans(scans)
+        _check_outputs([one for one in inputs if isinstance(one, Path)], output, files, report_file)
         with Segmenter(server.url, model, chosen) as segmenter:
             for one, _ in files:
                 one.check_model(segmenter.card)
-            loaded = segmenter.load(scans)
+            loaded = segmenter.load(inputs)
             with progress_bar("segmenting", quiet) as progress:
                 segmentation = segmenter.run(loaded, progress)
         watch = Stopwatch(segmentation.report.seconds)
