@@ -376,6 +376,9 @@ def test_a_token_is_a_password_and_one_caller_sees_nothing_of_another(
         nobody = MONAILabelClient(closed.url, str(tmp_path))
         assert "401" in refused(lambda: nobody.auth_token("somebody", "third-one"))
         assert not nobody.auth_valid_token()
+        sign_in = ("/auth/token", "-F", "password=first-one", "-F")
+        assert closed.error(*sign_in, "file=a scan;filename=scan.nii")[0] == 422
+        assert closed.error(*sign_in, f"username={'x' * 100_000}")[0] == 413
         assert "401" in refused(nobody.info)
         assert "401" in refused(lambda: nobody.upload_image(str(scans.nifti), "CT"))
         assert signed_in(closed.url, "first-one").auth_valid_token()

@@ -162,6 +162,12 @@ def test_the_store_keeps_its_bounds_and_no_file_without_an_owner(steps: list[tup
         files = sum(1 for _ in Path(folder).iterdir())
         assert files * LEAST_BYTES <= MOST
         assert files >= sum(1 + len(tags) for tags in kept.values())
+        for caller, name in kept:
+            store.remove_image(caller, name)
+        with store.arriving() as one:  # sessions give way, and all that went is counted no more, and counted once
+            store.grow(one, MOST - LEAST_BYTES)
+            with pytest.raises(HttpFailure):
+                store.grow(one, 1)
 
 
 def status_of(store: Store, what: str, caller: bytes, name: str) -> int:
@@ -200,6 +206,20 @@ def test_an_upload_larger_than_the_store_pushes_nothing_out(tmp_path: Path) -> N
     assert caught.value.status == 507
     assert store.session(b"", number) is one
     assert list(tmp_path.iterdir()) == [one.folder]
+
+
+@pytest.mark.parametrize("announced", [0, 3 * LEAST_BYTES])
+def test_an_upload_that_is_refused_in_the_end_pushes_nothing_out(tmp_path: Path, announced: int) -> None:
+    store = Store(tmp_path, MOST, 3600)
+    assert [status_of(store, "image", b"", name) for name in "abc"] == [0, 0, 0]
+    with store.arriving() as one:
+        number = store.keep_session(b"", one)
+    with pytest.raises(HttpFailure) as caught, store.arriving(announced) as other:
+        assert not announced, "what says its size is refused before a byte has come"
+        store.grow(other, 3 * LEAST_BYTES)
+    assert caught.value.status == 507
+    assert store.session(b"", number) is one
+    assert len(list(tmp_path.iterdir())) == 4
 
 
 def test_a_session_may_ask_for_less_time_and_not_for_more(tmp_path: Path) -> None:

@@ -122,6 +122,16 @@ def test_a_form_without_files_may_come_in_either_way_or_not_at_all() -> None:
     assert taken_form(b"", [], b"")[:2] == (Form().files, Form().texts)
 
 
+@pytest.mark.parametrize("cuts", [[], list(range(900))])
+def test_files_that_are_not_wanted_are_refused_before_any_is_written(cuts: list[int]) -> None:
+    body = form([b"a scan"])
+    pieces = [body[first:last] for first, last in itertools.pairwise([0, *cuts[1:], len(body)])]
+    with pytest.raises(HttpFailure, match="expected a form without files") as caught:
+        asyncio.run(take_form(request(pieces, FORM), None, MOST_TEXT, 5))
+    assert caught.value.status == 422
+    assert asyncio.run(take_form(request([form([])], FORM), None, MOST_TEXT, 5)).texts == {"note": "nothing"}
+
+
 @pytest.mark.parametrize("where", ["value", "header"])
 def test_a_form_is_bounded_beside_its_files(where: str) -> None:
     long = b"x" * (MOST_TEXT + 1)

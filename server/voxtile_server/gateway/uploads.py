@@ -128,18 +128,20 @@ async def take_files(request: Request, folder: Path, most: int, timeout_s: float
     return files
 
 
-async def take_form(request: Request, folder: Path, most: int, timeout_s: float, count: Count | None = None) -> Form:
+async def take_form(
+    request: Request, folder: Path | None, most: int, timeout_s: float, count: Count | None = None
+) -> Form:
     """Take a form, which may have files, no files, or nothing at all; its files are written to disk.
 
     Args:
         request: the request.
-        folder: an empty folder for the files.
+        folder: an empty folder for the files; None to refuse files.
         most: bytes of the body, at most.
         timeout_s: seconds without a byte after which it is given up.
         count: called with the bytes of each piece.
 
     Raises:
-        HttpFailure: the body is too large, too slow, or no form; a file in it is empty.
+        HttpFailure: the body is too large, too slow, or no form; a file in it is empty, or is not wanted.
     """
     kind, options = parse_options_header(request.headers.get("content-type", ""))
     if kind == b"multipart/form-data":
@@ -163,7 +165,7 @@ async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
     return path
 
 
-async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> Form:
+async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | None) -> Form:
     if not boundary:
         raise HttpFailure(422, "expected a boundary in the Content-Type multipart/form-data, found none")
     form = _Reader(folder)
@@ -184,7 +186,7 @@ async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path) -> F
 class _Reader:
     """Writes the parts of a multipart form that are files, and keeps the others as texts."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path | None) -> None:
         self.form = Form()
         self.ended = False
         self._folder = folder
@@ -226,6 +228,8 @@ class _Reader:
     def _start(self) -> None:
         if b"filename" not in self._place:
             return
+        if self._folder is None:
+            raise HttpFailure(422, "expected a form without files, found one", {"Connection": "close"})
         files = self.form.files
         if len(files) == MOST_FILES:
             raise HttpFailure(422, f"expected at most {MOST_FILES} files, one a channel, found more")

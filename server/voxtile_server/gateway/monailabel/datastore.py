@@ -33,7 +33,7 @@ def datastore_routes(door: Door) -> APIRouter:
     async def add_image(request: Request, image: str = "") -> dict[str, str]:
         """Keeps the form's `file` for a while under the name `image`."""
         store = door.store(request)
-        with store.arriving() as one:
+        with store.arriving(door.announced(request)) as one:
             await _taken(request, one, "file")
             return {"image": await store.keep_image(door.caller(request), image, one)}
 
@@ -62,7 +62,7 @@ def datastore_routes(door: Door) -> APIRouter:
         """Keeps the form's `label` for as long as its image."""
         store, caller = door.store(request), door.caller(request)
         store.image(caller, image)  # before a byte is taken
-        with store.arriving() as one:
+        with store.arriving(door.announced(request)) as one:
             await _taken(request, one, "label")
             store.keep_label(caller, image, tag or FINAL, one)
         kept = f"kept until it is not used for {store.keep_s:g} s; save it on your side too"

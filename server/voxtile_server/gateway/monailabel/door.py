@@ -48,6 +48,11 @@ class Door:
         intake: Intake = request.app.state.intake
         return intake
 
+    def announced(self, request: Request) -> int:
+        """The bytes that a request says it has; 0 where it does not say it."""
+        said = request.headers.get("content-length", "")
+        return int(said) if said.isdecimal() else 0
+
     async def form(self, request: Request, folder: Path, count: Count | None = None) -> Form:
         """The form of a request, its files in a folder; see `take_form`."""
         limits = self.settings

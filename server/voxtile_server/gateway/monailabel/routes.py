@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import tempfile
-from pathlib import Path
 from typing import Any
 
 from fastapi import APIRouter, Request
@@ -19,9 +17,13 @@ from voxtile_server.gateway.monailabel.sessions import session_routes
 from voxtile_server.gateway.monailabel.store import FINAL
 from voxtile_server.gateway.settings import Settings
 from voxtile_server.gateway.tokens import Tokens
+from voxtile_server.gateway.uploads import take_form
 
 SIGN_IN = ("/auth/", "/auth/token")
 """What may be asked without a token: whether one is needed, and whether one is right."""
+
+MOST_SIGN_IN = 1 << 16
+"""Bytes of a form with a name and a password."""
 
 NOT_OFFERED = {
     "/train": "training",
@@ -82,8 +84,8 @@ def _general_routes(door: Door, models: Models) -> APIRouter:
         """Takes one of the operator's tokens as a password, whatever the name; the answer is the token."""
         if not door.tokens.wanted:
             return {"access_token": None, "token_type": None}
-        with tempfile.TemporaryDirectory(dir=door.intake(request).board.folder) as folder:
-            password = (await door.form(request, Path(folder))).texts.get("password", "")
+        form = await take_form(request, None, MOST_SIGN_IN, door.settings.upload_timeout_s)  # anybody may come here
+        password = form.texts.get("password", "")
         if not door.tokens.knows(password.encode()):
             text = "expected one of the operator's tokens as the password, found another one"
             raise HttpFailure(401, text, {"WWW-Authenticate": "Bearer"})

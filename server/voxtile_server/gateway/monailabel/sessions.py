@@ -28,7 +28,7 @@ def session_routes(door: Door) -> APIRouter:
         if not (expiry.isascii() and expiry.isdecimal() and len(expiry) < 10):
             raise HttpFailure(422, f"expected a whole number of seconds for expiry, found {expiry[:40]!r}")
         store = door.store(request)
-        with store.arriving() as one:
+        with store.arriving(door.announced(request)) as one:
             form = await door.form(request, one.folder, partial(store.grow, one))
             files = files_in(form, "files", "file")
             if not files:

@@ -76,6 +76,7 @@ class Store:
         self._images: dict[tuple[bytes, str], Stored] = {}
         self._sessions: dict[tuple[bytes, str], Stored] = {}
         self._arriving: set[Stored] = set()
+        self._used = 0
 
     @property
     def open(self) -> bool:
@@ -90,17 +91,22 @@ class Store:
     # Taking ------------------------------------------------------------------------------------------------------
 
     @contextlib.contextmanager
-    def arriving(self) -> Iterator[Stored]:
+    def arriving(self, announced: int = 0) -> Iterator[Stored]:
         """A place for an upload; what nobody keeps within the block is removed at its end.
 
+        Args:
+            announced: the bytes that will come, as far as the caller says it.
+
         Raises:
-            HttpFailure: 403, where the store takes nothing.
+            HttpFailure: 403, where the store takes nothing; 507, where there is no room for it.
         """
         if not self.open:
             raise HttpFailure(403, "expected an operator who allows a datastore, found --datastore 0")
         self.forget_old()
+        self._check_room(LEAST_BYTES + announced)  # before a session gives way to what is refused in the end
         one = Stored(Path(tempfile.mkdtemp(dir=self._folder)), keep_s=self._keep_s)
         self._arriving.add(one)
+        self._used += one.size
         try:
             self.grow(one, 0)
             yield one
@@ -115,13 +121,10 @@ class Store:
             HttpFailure: 507, where there is no room left.
         """
         one.size += size
+        self._used += size
+        if self._used > self._most:
+            self._check_room(0)
         while self._used > self._most:
-            if not self._sessions or one.size > self._most:
-                text = (
-                    f"the datastore of {self._most:,} bytes is full; remove images with DELETE, wait until some are "
-                    f"{self._keep_s:g} s unused, or let the operator raise --datastore"
-                )
-                raise HttpFailure(507, text, {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"})
             oldest = min(self._sessions, key=lambda key: self._sessions[key].used_at)
             self._drop(self._sessions.pop(oldest))
 
@@ -213,10 +216,14 @@ class Store:
 
     # -------------------------------------------------------------------------------------------------------------
 
-    @property
-    def _used(self) -> int:
-        things = [*self._images.values(), *self._sessions.values(), *self._arriving]
-        return sum(one.total for one in things)
+    def _check_room(self, size: int) -> None:
+        """Checks that `size` more bytes would have room if all sessions gave way. Raises HttpFailure 507."""
+        if self._used - sum(one.size for one in self._sessions.values()) + size > self._most:
+            text = (
+                f"the datastore of {self._most:,} bytes is full; remove images with DELETE, wait until some are "
+                f"{self._keep_s:g} s unused, or let the operator raise --datastore"
+            )
+            raise HttpFailure(507, text, {"Retry-After": str(RETRY_AFTER_S), "Connection": "close"})
 
     def _found(self, things: dict[tuple[bytes, str], Stored], caller: bytes, name: str, what: str) -> Stored:
         self.forget_old()
@@ -233,6 +240,7 @@ class Store:
 
     def _drop(self, one: Stored) -> None:
         self._arriving.discard(one)
+        self._used -= one.total
         for each in (one, *one.labels.values()):
             shutil.rmtree(each.folder, ignore_errors=True)
 
