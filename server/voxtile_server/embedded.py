@@ -234,8 +234,10 @@ class EmbeddedServer:
                 raise
 
     def _launch(self, command: Sequence[str], environment: Mapping[str, str], engines: Path) -> None:
-        links = {folder: plain_link(folder) for folder in self._repositories()}
+        links: dict[Path, Path | None] = {}
         try:
+            for folder in self._repositories():
+                links[folder] = plain_link(folder)
             with shared_memory.locked_prefix() as (prefix, lock), self._log.open() as log_file:
                 self._key = new_key()
                 shared_memory.leave_key(prefix, self._ports[GRPC], self._key)

@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tritonclient.grpc import InferenceServerClient, model_config_pb2
+from tritonclient.grpc import InferenceServerClient, model_config_pb2, service_pb2
 
 from tests.support.commands import run
+from tests.support.fake_triton import FakeTriton
 from tests.support.whole_scans import LONG, tensor, write_scan
 from voxtile import ConnectionConfig
 from voxtile.cli.scan_entries import entry_of
@@ -68,3 +69,25 @@ def test_an_entry_that_names_no_model_is_said_to_be_unusable(networks: str) -> N
     config = model_config_pb2.ModelConfig(name="a_scan", backend="voxtile")
     config.parameters["networks"].string_value = networks
     assert "it names no model" in entry_of("127.0.0.1:9", ConnectionConfig(), config, set()).problem
+
+
+class Answering(FakeTriton):
+    """A server that has an answer to everything, in a stream too."""
+
+    def ModelInfer(self, request: Any, context: Any) -> Any:
+        return service_pb2.ModelInferResponse(model_name=request.model_name)
+
+    def ModelStreamInfer(self, requests: Any, context: Any) -> Any:
+        for one in requests:
+            yield service_pb2.ModelStreamInferResponse(infer_response=self.ModelInfer(one, context))
+
+
+@pytest.mark.parametrize("decoupled", [False, True])
+def test_an_entry_that_refuses_nothing_is_said_to_be_unusable(decoupled: bool) -> None:
+    """What is asked is no scan, so whoever answers it is none of Voxtile's."""
+    config = model_config_pb2.ModelConfig(name="a_scan", backend="voxtile")
+    config.parameters["networks"].string_value = json.dumps([{"name": "a"}])
+    config.model_transaction_policy.decoupled = decoupled
+    with Answering() as server:
+        found = entry_of(server.url, ConnectionConfig(), config, {"a"})
+    assert "it gave an answer to what is no scan" in found.problem

@@ -167,6 +167,29 @@ def test_an_engine_whose_only_process_has_died_ends_the_scan_at_once(transport: 
     assert asked.tries[3] == 1
 
 
+def test_a_tile_that_was_to_be_sent_again_when_a_later_one_failed_for_good_tells_of_that(
+    transport: Any, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It is no end of the answers, which the caller would take for one of its own making."""
+    paused = threading.Event()
+
+    class Late(threading.Event):
+        """Its waiting ends with nothing set, just before it is set."""
+
+        def wait(self, timeout: float | None = None) -> bool:
+            paused.set()
+            super().wait(10)
+            return False
+
+    made, asked = transport(lambda tile, _: "no" if tile == 0 else paused.wait(10) and DEAD)
+    with monkeypatch.context() as patched:
+        patched.setattr(threading, "Event", Late)
+        answers = made.infer(requests(2), 2)
+    with pytest.raises(TileError, match=r"request 1 failed once: .*is not healthy"):
+        next(answers)
+    assert asked.tries[0] == 1
+
+
 def test_an_engine_of_which_another_process_lives_goes_on(transport: Any) -> None:
     answered = threading.Event()
 

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import tempfile
 import threading
 import time
 import urllib.request
@@ -30,6 +31,7 @@ from tests.support.served_processes import (
     served,
     shm_prefix,
 )
+from voxtile_server import embedded as embedded_server
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
 from voxtile_server.options import ServerOptions
@@ -206,6 +208,25 @@ def test_before_the_start_there_is_neither_process_nor_log(repository: Path) -> 
             ask()
     assert (server.running, server.wait()) == (False, None)
     server.stop()
+
+
+def test_a_repository_without_a_plain_link_leaves_no_link_to_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folders = [tmp_path / "the models", tmp_path / "the volumes"]
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "plain"))
+    Path(tempfile.gettempdir()).mkdir()
+    plain_link = embedded_server.plain_link
+
+    def link(folder: Path) -> Path | None:
+        if folder == folders[1]:
+            raise ServerError("no plain path")
+        return plain_link(folder)
+
+    monkeypatch.setattr(embedded_server, "plain_link", link)
+    with pytest.raises(ServerError, match="no plain path"):
+        embedded(folders[0], volume_repository=folders[1])._launch([], {}, tmp_path)
+    assert list(Path(tempfile.gettempdir()).iterdir()) == []
 
 
 # --- ends that nobody planned -------------------------------------------------------------------------

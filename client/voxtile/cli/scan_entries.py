@@ -74,7 +74,11 @@ def entry_of(url: str, connection: ConnectionConfig, config: Any, ready: Collect
         there = ", ".join(missing)
         advice = f"serve the model, or remove the entry with voxtile-build volume {model} --remove"
         return ScanEntry(config.name, model, f"it needs {there}, not offered here; {advice}")
-    status, text = _asked(url, connection, config)
+    refusal = _asked(url, connection, config)
+    if refusal is None:
+        advice = f"write it again with voxtile-build volume {model}"
+        return ScanEntry(config.name, model, f"it gave an answer to what is no scan; {advice}")
+    status, text = refusal
     if REFUSAL in text:
         return ScanEntry(config.name, model)
     # A stream's errors have no status.
@@ -83,8 +87,8 @@ def entry_of(url: str, connection: ConnectionConfig, config: Any, ready: Collect
     return ScanEntry(config.name, model, f"{text or status}; start the server again")
 
 
-def _asked(url: str, connection: ConnectionConfig, config: Any) -> tuple[str, str]:
-    """Status and text of the refusal of a scan that is none."""
+def _asked(url: str, connection: ConnectionConfig, config: Any) -> tuple[str, str] | None:
+    """Status and text of the refusal of a scan that is none; None where it is not refused."""
     from tritonclient.grpc import InferInput
 
     given = InferInput("scan", [1, 1], "UINT8")
@@ -99,7 +103,7 @@ def _asked(url: str, connection: ConnectionConfig, config: Any) -> tuple[str, st
                 config.name, [given], lambda result, error: told.put(error), client_timeout=ANSWER_S, headers=headers
             )
         error = told.get(timeout=2 * ANSWER_S)
-        return str(error.status() or ""), str(error.message() or "")
+        return None if error is None else (str(error.status() or ""), str(error.message() or ""))
     except queue.Empty:
         return "StatusCode.DEADLINE_EXCEEDED", ""
     finally:

@@ -131,7 +131,17 @@ class _InOrder:
         try:
             return self._waiting.popleft().result()
         except CancelledError:
+            if (failed := self._failed()) is not None:
+                raise failed from None
             raise StopIteration from None
+
+    def _failed(self) -> BaseException | None:
+        """The error of a later request, for which this one was not sent again; None where it was closed."""
+        for one in self._waiting:
+            with contextlib.suppress(CancelledError):
+                if (error := one.exception()) is not None:
+                    return error
+        return None
 
     def close(self) -> None:
         """See `Answers.close`."""
