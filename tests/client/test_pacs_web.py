@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 import pytest
 from pydicom.dataset import FileDataset
-from pydicom.uid import RLELossless, generate_uid
+from pydicom.uid import DeflatedExplicitVRLittleEndian, RLELossless, generate_uid
 
 from tests.support.dicom_series import saved, slices
 from tests.support.web_pacs import Answer, Call, WebPacs, found, parts, web_pacs
@@ -271,6 +271,26 @@ def test_files_that_cannot_be_stored(tmp_path: Path) -> None:
         assert str(bad) in str(caught.value)
         assert CANARY not in str(caught.value)
         assert not pacs.calls
+
+
+def deflated(size: int) -> bytes:
+    """An object with `size` bytes of nothing, packed by Deflate into next to none."""
+    (one,) = slices(np.zeros((6, 5, 1), np.int16), np.eye(4), StudyInstanceUID=STUDY, SeriesInstanceUID=SERIES)
+    one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
+    one.PixelData = bytes(size)
+    return encoded(one)
+
+
+def test_a_deflated_object_is_unpacked_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("voxtile.io.dicom.headers.LARGEST_HEADER", 1 << 20)
+    small, large = deflated(1 << 10), deflated(1 << 21)
+    with web_pacs(series(parts([small]), counted(1))) as pacs:
+        assert fetch(pacs)[1] == [small]
+    assert "cannot be read among them" in str(refusal(series(parts([large]), counted(1))))
+    (tmp_path / "bomb.dcm").write_bytes(large)
+    with web_pacs(lambda _: Answer(500)) as pacs, pytest.raises(InputError, match=r"bomb\.dcm: its deflated content"):
+        store([tmp_path / "bomb.dcm"], parse_target(pacs.web), QUICK)
+    assert not pacs.calls
 
 
 def test_reach_is_checked_before_work() -> None:

@@ -214,9 +214,14 @@ def test_an_upload_that_is_refused_in_the_end_pushes_nothing_out(tmp_path: Path,
     assert [status_of(store, "image", b"", name) for name in "abc"] == [0, 0, 0]
     with store.arriving() as one:
         number = store.keep_session(b"", one)
-    with pytest.raises(HttpFailure) as caught, store.arriving(announced) as other:
-        assert not announced, "what says its size is refused before a byte has come"
-        store.grow(other, 3 * LEAST_BYTES)
+
+    def upload() -> None:
+        with store.arriving(announced) as other:
+            assert not announced, "what says its size is refused before a byte has come"
+            store.grow(other, 3 * LEAST_BYTES)
+
+    with pytest.raises(HttpFailure) as caught:
+        upload()
     assert caught.value.status == 507
     assert store.session(b"", number) is one
     assert len(list(tmp_path.iterdir())) == 4

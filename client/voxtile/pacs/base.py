@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from voxtile.errors import InputError
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.headers import readable
 from voxtile.io.dicom.quiet import quietly
 from voxtile.pacs.address import Wanted
 from voxtile.pacs.spool import Spool
@@ -80,9 +82,9 @@ def _read(file: Path, **how: Any) -> Any:
     from pydicom import dcmread
 
     try:
-        with quietly():
-            return dcmread(file, **how)
-    except OSError as error:
-        raise InputError(f"{file}: cannot be read ({error.strerror or type(error).__name__})") from None
+        with quietly(), readable(File(str(file), path=file)) as stream:
+            return dcmread(stream, **how)
+    except InputError:
+        raise
     except Exception:  # pydicom raises what it likes, and repeats what the object holds
         raise InputError(f"{file}: expected a DICOM object to store, found something else") from None

@@ -14,6 +14,8 @@ from pathlib import Path
 from typing import IO, Any
 
 from voxtile.errors import InputError, OutputError
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.headers import read_header, text_of
 from voxtile.io.dicom.quiet import quietly
 from voxtile.pacs.address import Address, Wanted
 
@@ -90,14 +92,14 @@ def spool() -> Iterator[Spool]:
 
 def _names(file: Path, address: Address) -> tuple[str, str, str]:
     """The UIDs of an object, of its series and of its study."""
-    from pydicom import dcmread
-
     try:
         with quietly():
-            header = dcmread(file, stop_before_pixels=True, specific_tags=list(NAMES))
-            instance, series, study = (str(header.get(name) or "") for name in NAMES)
-    except Exception:  # pydicom raises what it likes, and repeats what the object holds
+            header = read_header(File(file.name, path=file))
+            instance, series, study = (text_of(header, name) for name in NAMES)
+    except InputError:
+        header = None
+    if not header:
         raise InputError(
             f"{address.name}: expected DICOM objects, found one that cannot be read among them; nothing is used"
-        ) from None
+        )
     return instance or file.name, series, study
