@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 
+from tests.support.monai_grids import model_grid
 from tests.support.phantoms import affine_of, card_of
-from voxtile.chains.monai.grid import Grid, plan_grid
+from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.resample import AxisMap
 
 OBLIQUE = (14.0, -27.0, 33.0)
@@ -18,7 +19,7 @@ SPACING = (2.0, 1.5, 1.7)
 
 
 def grid_for(affine: NDArray[np.float64], spacing: Any, shape: tuple[int, int, int] = SHAPE, codes: Any = None) -> Grid:
-    return plan_grid(affine, shape, card_of(orientation=codes, spacing=spacing))
+    return model_grid(affine, shape, card_of(orientation=codes, spacing=spacing))
 
 
 def straight(*spacing: float) -> NDArray[np.float64]:

@@ -17,6 +17,7 @@ from tests.support.monai_cards import (
     random_scores,
     restored,
 )
+from tests.support.monai_grids import model_grid
 from tests.support.phantoms import (
     ORIENTATIONS,
     affine_of,
@@ -29,7 +30,7 @@ from tests.support.phantoms import (
 from tests.support.strips import fed, stitched
 from voxtile.card import Card, Tiling
 from voxtile.chains.monai import invert
-from voxtile.chains.monai.grid import Grid, plan_grid
+from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes
 from voxtile.chains.monai.preprocess import preprocess
 from voxtile.chains.monai.resample import AxisMap
@@ -53,7 +54,7 @@ GRIDS = {
 
 def grid_of(name: str, card: Card, codes: str = "PIR") -> Grid:
     volume = phantom_volume((14, 13, 12), (2.0, 1.5, 1.7), codes)
-    return plan_grid(volume.affine, volume.shape, card.model_copy(update={"spacing": GRIDS[name]}))
+    return model_grid(volume.affine, volume.shape, card.model_copy(update={"spacing": GRIDS[name]}))
 
 
 @pytest.mark.parametrize("name", GRIDS)
@@ -143,7 +144,7 @@ def test_memory_is_as_predicted_and_does_not_grow_with_depth(
     monkeypatch.setattr(invert, "SLAB_BYTES", 1 << 18)
     shape = (60, 70, 80)
     card = class_card(channels, spacing=target, orientation=codes)
-    grid = plan_grid(affine_of(shape), shape, card)
+    grid = model_grid(affine_of(shape), shape, card)
     planes = np.zeros((channels, 4, *grid.shape[1:]), np.float32)
     tracemalloc.start()
     restorer = Restorer(grid, card, threads=2)
@@ -156,7 +157,7 @@ def test_memory_is_as_predicted_and_does_not_grow_with_depth(
     assert labels.nbytes < peak < predicted
     assert predicted < 4 * peak
     deep = (600, 70, 80) if codes == "RAS" else (60, 700, 80)  # ten times as many planes to feed
-    deeper = plan_grid(affine_of(deep), deep, card)
+    deeper = model_grid(affine_of(deep), deep, card)
     assert deeper.oriented == (10 * grid.oriented[0], *grid.oriented[1:])
     assert restore_bytes(deeper, card, 4, threads=2) - predicted == 9 * labels.nbytes
 
@@ -196,7 +197,7 @@ def test_labels_and_scores_of_strips_are_those_of_the_whole_bit_for_bit(
     portions: list[int],
 ) -> None:
     volume, card = phantom_volume(shape, spacing, codes), restoring_card(output, spacing=target)
-    grid = plan_grid(volume.affine, volume.shape, card)
+    grid = model_grid(volume.affine, volume.shape, card)
     scores = random_scores(card, grid)
     uncut, cut = (Restorer(grid, card, keep_scores=True, threads=1) for _ in range(2))
     uncut.add_planes(scores)
@@ -215,7 +216,7 @@ def test_restoring_a_strip_takes_no_more_than_predicted(
     monkeypatch.setattr(invert, "SLAB_BYTES", 1 << 18)
     shape = (60, 90, 80)
     card = restoring_card({"kind": "logits", "scores": 3, "activation": activation}, spacing=target)
-    grid = plan_grid(affine_of(shape), shape, card)
+    grid = model_grid(affine_of(shape), shape, card)
     strips = grid_strips(grid, card, axis, 4)
     planes = [np.zeros((3, 4, *strip.narrowed(grid.shape)[1:]), np.float32) for strip in strips]
     tracemalloc.start()
@@ -231,7 +232,7 @@ def test_restoring_a_strip_takes_no_more_than_predicted(
 
 def test_a_strip_is_to_be_finished_before_the_next() -> None:
     card = restoring_card({"kind": "logits", "scores": 3})
-    grid = plan_grid(phantom_volume().affine, phantom_volume().shape, card)
+    grid = model_grid(phantom_volume().affine, phantom_volume().shape, card)
     first, second = grid_strips(grid, card, 1, 2)
     restorer = Restorer(grid, card)
     restorer.start_strip(first)
@@ -250,7 +251,7 @@ def test_tiles_become_the_same_labels_in_strips_as_in_one_piece(
     """Stitching and invert in turn, on a grid of the model's own, with slices, and with one tile for all."""
     volume = phantom_volume((15, 18, 16), codes="PIR")
     card = restoring_card({"kind": "logits", "scores": 2, "activation": activation}, spacing=target)
-    grid = plan_grid(volume.affine, volume.shape, card)
+    grid = model_grid(volume.affine, volume.shape, card)
     plan = plan_tiles(grid.shape, roi, Tiling(overlap=0.25))
     found = []
     for strips in (grid_strips(grid, card, 1, 1), grid_strips(grid, card, cut_axis(plan), count)):

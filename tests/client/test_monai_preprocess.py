@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from tests.support.monai_grids import model_grid
 from tests.support.phantoms import (
     ORIENTATIONS,
     affine_of,
@@ -19,8 +20,7 @@ from tests.support.phantoms import (
     sampled,
 )
 from voxtile.chains.monai import resample as resampling
-from voxtile.chains.monai.grid import plan_grid
-from voxtile.chains.monai.preprocess import Preprocessed, preprocess, preprocess_bytes
+from voxtile.chains.monai.preprocess import Preprocessed, preprocess
 from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
 
@@ -81,7 +81,7 @@ def test_without_an_orientation_the_scan_stays_as_stored() -> None:
 @settings(max_examples=60, deadline=None)
 def test_turning_and_turning_back_is_nothing(stored: str, wanted: str) -> None:
     volume = phantom_volume((5, 6, 7), codes=stored)
-    grid = plan_grid(volume.affine, volume.shape, card_of(orientation=wanted))
+    grid = model_grid(volume.affine, volume.shape, card_of(orientation=wanted))
     np.testing.assert_array_equal(grid.orientation.undo(grid.orientation.apply(volume.data)), volume.data)
     assert grid.orientation.apply(volume.data).shape[1:] == grid.oriented == grid.shape
 
@@ -112,7 +112,7 @@ def test_memory_is_as_predicted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(resampling, "SLAB_BYTES", 1 << 20)
     volume = phantom_volume((128, 128, 60), (1.0, 1.0, 3.0))
     card = card_of(spacing=(1.0, 1.0, 1.0))
-    predicted = preprocess_bytes(plan_grid(volume.affine, volume.shape, card), 1)
+    predicted = resampling.resample_bytes(model_grid(volume.affine, volume.shape, card).maps, 1)
     tracemalloc.start()
     prepared = preprocess(volume, card)
     peak = tracemalloc.get_traced_memory()[1]

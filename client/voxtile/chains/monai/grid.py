@@ -12,7 +12,6 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voxtile.card import Card
 from voxtile.chains.monai.placing import Matrix, Placement, Triple, product
 from voxtile.chains.monai.resample import AxisMap
 from voxtile.io.geometry import spacing_of
@@ -101,22 +100,6 @@ class Respacing:
             for a in range(3)
         )
         return x, y, z
-
-
-def plan_grid(affine: Matrix, shape: Triple, card: Card) -> Grid:
-    """Returns the grid that `card` asks for.
-
-    Args:
-        affine: [4, 4] voxel of the scan to RAS millimetres.
-        shape: voxels of the scan along i, j, k.
-        card: the model's card; without an orientation or a spacing, the scan's own is kept.
-    """
-    orientation = Orientation() if card.orientation is None else Orientation.towards(card.orientation, affine)
-    oriented, turned = orientation.apply_to_affine(affine, shape), orientation.reorder(shape)
-    spaced = None if card.spacing is None else respaced(oriented, turned, card.spacing)
-    if spaced is None:
-        return Grid(shape, orientation, unchanged_axes(turned), oriented)
-    return Grid(shape, orientation, spaced.maps(spaced.spaced), spaced.spaced)
 
 
 def unchanged_axes(shape: Triple) -> tuple[AxisMap, AxisMap, AxisMap]:

@@ -18,7 +18,6 @@ from voxtile.card import Card, IntensityPercentile, IntensityZscore
 from voxtile.chains.monai.grid import Grid
 from voxtile.chains.monai.intensity import intensity_statistics
 from voxtile.chains.monai.journey import Way, carry_out
-from voxtile.chains.monai.resample import resample_bytes
 from voxtile.io.volume import Volume
 from voxtile.transforms.base import Transform
 from voxtile.transforms.preprocessing import Orientation, Spacing
@@ -74,8 +73,3 @@ def _steps(card: Card) -> Sequence[Transform]:
         return card.preprocessing
     turn = [] if card.orientation is None else [Orientation(axcodes=card.orientation)]
     return turn if card.spacing is None else [*turn, Spacing(pixdim=card.spacing)]
-
-
-def preprocess_bytes(grid: Grid, channels: int) -> int:
-    """Returns the bytes that `preprocess` takes beyond the scan itself."""
-    return resample_bytes(grid.maps, channels) if grid.resampled else 0
