@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -156,3 +157,19 @@ def test_frames_of_one_object_are_named_by_their_number() -> None:
         named = item.ContourImageSequence[0].ReferencedFrameNumber
         frame = whole.PerFrameFunctionalGroupsSequence[named - 1]
         assert frame.PlanePositionSequence[0].ImagePositionPatient[2] == pytest.approx(place)
+
+
+def test_each_frame_is_looked_at_once_however_many_structures_there_are() -> None:
+    voxels, affine = made.scan()
+    finding = made.finding(series.slices(voxels, affine), voxels, affine)
+    looked: list[int] = []
+
+    class Counted:
+        def __getitem__(self, place: tuple[Any, Any, int]) -> NDArray[Any]:
+            looked.append(place[2])
+            return np.asarray(finding.numbers[place])
+
+    found = structure_set_of(replace(finding, numbers=Counted()))
+    assert looked == list(range(made.SHAPE[2]))
+    contours = {one.ReferencedROINumber: one.get("ContourSequence") for one in found.ROIContourSequence}
+    assert {number for number, sequence in contours.items() if sequence} == {1, 2, 3}

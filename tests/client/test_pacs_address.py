@@ -114,7 +114,9 @@ def test_a_token_comes_from_a_file_or_the_environment(tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize(
-    "content", [b"", b"\n", b"SECRET\nSECRET\n", b"SECRET\xff", "SECRÉT".encode(), b"SEC\0RET"], ids=range(6)
+    "content",
+    [b"", b"\n", b"SECRET\nSECRET\n", b"SECRET\xff", "SECRÉT".encode(), b"SEC\0RET", b"SEC" * 30_000],
+    ids=range(7),
 )
 def test_what_is_no_token(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "token").write_bytes(content)

@@ -48,7 +48,7 @@ def token_of(file: Path | None, variable: str) -> str | None:
     if file is None:
         found, place = os.environ.get(variable), f"the environment variable {variable}"
     else:
-        found, place = _first_line(file), str(file)
+        found, place = _text_in(file), str(file)
     if found is None:
         return None
     token = found.strip()
@@ -83,9 +83,13 @@ def tls_context(tls: TlsConfig) -> ssl.SSLContext:
     return context
 
 
-def _first_line(file: Path) -> str:
+def _text_in(file: Path) -> str:
+    """The text of a file. Raises InputError where it cannot be read, or is longer than a token can be."""
     try:
         with file.open("rb") as stream:
-            return stream.read(LONGEST_TOKEN).decode("utf-8", "replace")
+            content = stream.read(LONGEST_TOKEN + 1)
     except OSError as error:
         raise InputError(f"{file}: a token cannot be read from it ({error.strerror or error})") from None
+    if len(content) > LONGEST_TOKEN:
+        raise InputError(f"{file}: expected a token, found a file of more than {LONGEST_TOKEN:,} bytes")
+    return content.decode("utf-8", "replace")

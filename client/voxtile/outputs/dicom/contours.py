@@ -41,7 +41,7 @@ def structure_set_of(finding: Finding) -> Any:
     with quietly("the RTSTRUCT"):
         dataset = _new_object(finding)
         dataset.StructureSetROISequence = [_region(finding, one) for one in finding.structures]
-        dataset.ROIContourSequence = [_contours(finding, one) for one in finding.structures]
+        dataset.ROIContourSequence = _contours(finding)
         dataset.RTROIObservationsSequence = [_observation(one) for one in finding.structures]
         sign(dataset, finding, "contours")
         return dataset
@@ -105,27 +105,32 @@ def _region(finding: Finding, structure: Structure) -> Any:
     return item
 
 
-def _contours(finding: Finding, structure: Structure) -> Any:
+def _contours(finding: Finding) -> list[Any]:
+    """An item for each structure, with its contours on all frames."""
     from pydicom.dataset import Dataset
 
-    item = Dataset()
-    item.ReferencedROINumber = structure.number
-    item.ROIDisplayColor = list(structure.rgb)
-    found = [_contour(*one) for one in _outlines(finding, structure)]
-    if found:
-        item.ContourSequence = found
-    return item
+    found: dict[int, list[Any]] = {one.number: [] for one in finding.structures}
+    for frame, reference in enumerate(finding.frames.references):  # each is looked at once, however many structures
+        for number, points in _outlines(finding.numbers[:, :, frame]):
+            found[number].append(_contour(millimetres(points, finding.frames, frame), reference))
+    items = []
+    for structure in finding.structures:
+        item = Dataset()
+        item.ReferencedROINumber = structure.number
+        item.ROIDisplayColor = list(structure.rgb)
+        if found[structure.number]:
+            item.ContourSequence = found[structure.number]
+        items.append(item)
+    return items
 
 
-def _outlines(finding: Finding, structure: Structure) -> Iterator[tuple[NDArray[np.float64], Reference]]:
-    """The outlines of a structure in millimetres, each with its frame."""
-    for number, reference in enumerate(finding.frames.references):
-        mask = finding.numbers[:, :, number] == structure.number
+def _outlines(numbers: NDArray[Any]) -> Iterator[tuple[int, NDArray[np.float64]]]:
+    """The outlines on a frame [i, j] of numbers: each with its structure's number, [n, 2] in voxels along i and j."""
+    for number in np.flatnonzero(np.bincount(numbers.ravel(order="K"))[1:]) + 1:
+        mask = numbers == number
         i, j = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
-        if not i.size:
-            continue
         for points in outlines(mask[i[0] : i[-1] + 1, j[0] : j[-1] + 1]):
-            yield millimetres(points + np.array([i[0], j[0]]), finding.frames, number), reference
+            yield int(number), points + np.array([i[0], j[0]])
 
 
 def _contour(points: NDArray[np.float64], reference: Reference) -> Any:

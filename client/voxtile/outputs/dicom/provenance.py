@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import datetime
 import json
-from typing import Any
+from typing import Any, Literal
 
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.frames import OPTIONAL, UTF8
@@ -20,7 +20,10 @@ MANUFACTURER = "Voxtile"
 PROCESSING_EQUIPMENT = ("109102", "DCM", "Processing Equipment")
 """Purpose of a contributing equipment (DICOM's context group 7005), as IHE's profile AI Results asks for it."""
 
-KINDS = ("seg", "sr", "sc", "rtstruct")
+Kind = Literal["seg", "sr", "sc", "rtstruct"]
+
+KINDS: tuple[Kind, ...] = ("seg", "sr", "sc", "rtstruct")
+"""The kinds of objects, the SEG first: the others are made of it, and it must be safe before them."""
 
 FIRST_SERIES_NUMBER = 9001
 """Above the numbers that scanners give, so that what is written stands behind the scan in a list."""
@@ -31,7 +34,7 @@ def serial_number(passport: Passport) -> str:
     return fitted(passport.weights_sha256) or "none"
 
 
-def series_number(kind: str) -> int:
+def series_number(kind: Kind) -> int:
     """The number of the series of a kind of object."""
     return FIRST_SERIES_NUMBER + KINDS.index(kind)
 

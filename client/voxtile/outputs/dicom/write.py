@@ -7,7 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 from voxtile.errors import OutputError
 from voxtile.io.atomic import atomic_file
@@ -15,12 +15,10 @@ from voxtile.outputs.dicom.capture import capture_of, check_picture_installed
 from voxtile.outputs.dicom.contours import structure_set_of
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.measurements import report_of
+from voxtile.outputs.dicom.provenance import KINDS as KINDS
+from voxtile.outputs.dicom.provenance import Kind as Kind
 from voxtile.outputs.dicom.seg import SegKind, check_installed, seg_of
 from voxtile.outputs.dicom.texts import quietly
-
-Kind = Literal["seg", "sr", "sc", "rtstruct"]
-
-KINDS: tuple[Kind, ...] = ("seg", "sr", "sc", "rtstruct")
 
 SUFFIX = ".dcm"
 

@@ -45,21 +45,26 @@ export function takeKeys(element, view) {
 export function inside(mask, value = 0) {
   const extent = mask.hdr.dims.slice(1, 4);
   const [nx, ny] = extent;
-  const voxelOf = (at) => [at % nx, Math.floor(at / nx) % ny, Math.floor(at / (nx * ny))];
-  const sums = [0, 0, 0];
-  let count = 0;
+  const placeOf = [(at) => at % nx, (at) => Math.floor(at / nx) % ny, (at) => Math.floor(at / (nx * ny))];
+  const [iOf, jOf, kOf] = placeOf;
+  let count = 0, i = 0, j = 0, k = 0; // and no array for each voxel: there are millions
   forEachOf(mask.img, value, (at) => {
-    voxelOf(at).forEach((place, axis) => (sums[axis] += place));
     count += 1;
+    i += iOf(at);
+    j += jOf(at);
+    k += kOf(at);
   });
-  const middle = count ? sums.map((sum) => sum / count) : extent.map((size) => Math.floor(size / 2));
-  let best = { distance: count ? Infinity : 0, voxel: middle };
+  const middle = count ? [i / count, j / count, k / count] : extent.map((size) => Math.floor(size / 2));
+  let least = Infinity, best = -1;
   forEachOf(mask.img, value, (at) => {
-    const voxel = voxelOf(at);
-    const distance = voxel.reduce((sum, place, axis) => sum + (place - middle[axis]) ** 2, 0);
-    if (distance < best.distance) best = { distance, voxel };
+    const distance = (iOf(at) - middle[0]) ** 2 + (jOf(at) - middle[1]) ** 2 + (kOf(at) - middle[2]) ** 2;
+    if (distance < least) {
+      least = distance;
+      best = at;
+    }
   });
-  return mask.hdr.affine.slice(0, 3).map((row) => best.voxel.reduce((sum, place, axis) => sum + row[axis] * place, row[3]));
+  const voxel = best < 0 ? middle : placeOf.map((of) => of(best));
+  return mask.hdr.affine.slice(0, 3).map((row) => voxel.reduce((sum, place, axis) => sum + row[axis] * place, row[3]));
 }
 
 function forEachOf(values, value, act) {
