@@ -10,10 +10,14 @@ from fnmatch import fnmatchcase
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.choice import SeriesChoice
+from voxtile.io.dicom.headers import tag_of
 from voxtile.io.dicom.stacks import NO_NUMBER, Stack
 
 SCOUT = 5
-"""A stack of so many slices beside a larger one of its series is no scan: scanners put overviews there."""
+"""A stack of so many slices across a larger one of its series is no scan: scanners put overviews there."""
+
+ACROSS = 0.87
+"""The cosine between normals below which slices lie across others: 30 degrees."""
 
 MOST_LISTED = 12
 """Stacks that a message lists."""
@@ -33,12 +37,15 @@ def chosen_stack(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> tu
     fitting = [stack for stack in stacks if _fits(stack, choice)]
     if not fitting:
         raise InputError(f"{name}: expected {_asked(choice)}, found none among {listed(stacks)}")
-    wanted = _without(fitting, [stack for stack in fitting if stack.kind == "localizer"])
-    wanted = _without(wanted, [stack for stack in wanted if stack.kind == "derived"])
-    wanted = _without(wanted, [stack for stack in wanted if _is_scout(stack, stacks)])
-    wanted.sort(key=lambda stack: -len(stack.frames))
-    best = wanted[0]
-    rivals = [stack for stack in wanted[1:] if len(stack.frames) == len(best.frames) or stack.uid == best.uid]
+    wanted = _without(fitting, [stack for stack in fitting if stack.kind == "localizer" or _is_scout(stack, stacks)])
+    _check_one(wanted, choice, name)
+    originals = _without(wanted, [stack for stack in wanted if stack.kind == "derived"])
+    best = max(originals, key=_length)
+    rivals = [
+        stack for stack in originals if stack is not best and (_length(stack) == _length(best) or _is_part(stack, best))
+    ]
+    if _length(best) <= SCOUT:  # what was made from it may be the scan, and it no more than a picture
+        rivals += [stack for stack in wanted if stack not in originals and _length(stack) > _length(best)]
     if rivals:
         raise InputError(
             f"{name}: expected one series, found several that could be meant: {listed([best, *rivals])}; say which: "
@@ -47,8 +54,45 @@ def chosen_stack(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> tu
     others = [stack for stack in stacks if stack is not best]
     if not others:
         return best, []
-    why = "as asked for" if len(fitting) == 1 and fitting != list(stacks) else "which has the most slices"
-    return best, [f"of {len(stacks)} series, {best.in_words} is taken, {why}; left out: {listed(others)}"]
+    return best, [
+        f"of {len(stacks)} series, {best.in_words} is taken, {_why(best, fitting, stacks)}; left out: {listed(others)}"
+    ]
+
+
+def _check_one(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> None:
+    """Refuses scans of several patients, or of several examinations: the longest of them is nobody's guess.
+
+    Raises:
+        InputError: `stacks` are of several, and none is named.
+    """
+    for what, keyword, found in (
+        ("patient", "PatientID", {stack.patient for stack in stacks}),
+        ("study", "StudyInstanceUID", {stack.study for stack in stacks} - {""}),
+    ):
+        if len(found) > 1 and not choice.series:
+            raise InputError(
+                f"{name}: expected the scans of one {what}, found {len(found)} ({tag_of(keyword)}): {listed(stacks)}; "
+                f"give the folder of one, or say which series: --series {stacks[0].place}"
+            )
+
+
+def _length(stack: Stack) -> int:
+    return len(stack.frames)
+
+
+def _is_part(stack: Stack, best: Stack) -> bool:
+    """Whether a stack is of the same series: what tells it from the other may be an error in the objects."""
+    unnamed = "" in (stack.uid, best.uid)
+    return stack.uid == best.uid or (unnamed and stack.series_number == best.series_number)
+
+
+def _why(best: Stack, fitting: Sequence[Stack], stacks: Sequence[Stack]) -> str:
+    """Why a stack is taken."""
+    if len(fitting) == 1 < len(stacks):
+        return "as asked for"
+    if _length(best) == max(map(_length, fitting)):
+        return "which has the most slices"
+    return "which has the most slices of those that are neither localizers nor derived"
 
 
 def listed(stacks: Sequence[Stack]) -> str:
@@ -75,8 +119,10 @@ def _is_named(stack: Stack, series: str) -> bool:
 
 
 def _is_scout(stack: Stack, stacks: Iterable[Stack]) -> bool:
-    largest = max(len(one.frames) for one in stacks if one.uid == stack.uid)
-    return len(stack.frames) <= SCOUT < largest
+    """Whether a stack is a few slices that lie across the largest of its series."""
+    largest = max((one for one in stacks if _is_part(one, stack)), key=_length)
+    cosine = abs(float(stack.frames[0].normal @ largest.frames[0].normal))
+    return _length(stack) <= SCOUT < _length(largest) and cosine < ACROSS
 
 
 def _without(stacks: Sequence[Stack], others: Sequence[Stack]) -> list[Stack]:

@@ -21,11 +21,18 @@ from voxtile.io.dicom.headers import item_of, number_of, tag_of
 UNEVEN = 0.05
 """How far distances between slices may differ from their mean; real scanners' do by one part in a hundred."""
 
+OFF_PLACE = 0.2
+"""How far a slice may lie from its plane of the grid along the normal, as a share of the distance between planes: small
+differences between distances add up."""
+
 SAME_PLACE = 0.01
 """Slices nearer than this share of the usual distance lie at one place."""
 
 SIDEWAYS = 0.1
 """How far, in pixels, a slice may lie beside the line on which the others do."""
+
+STEEPEST = 45.0
+"""Degrees by which a gantry may be tilted; scanners' reach 30."""
 
 NO_TILT = 0.5
 """Pixels by which the first and the last slice may lie beside each other, and still nobody calls it a tilt."""
@@ -43,7 +50,8 @@ class Grid:
     Attributes:
         planes: for each plane k, its frame; None for one that is filled in.
         affine: [4, 4] voxel (column, row, plane) to RAS millimetres.
-        shifts: [k, 2] by how many columns and rows each plane is moved to straighten a tilt; None where none is.
+        shifts: [k, 2] by how many columns and rows each plane is moved to straighten a tilt; None where none is. None
+            is negative: the grid is so much larger than a frame that each plane lies within it.
         changes: what the choices changed, in words.
     """
 
@@ -51,6 +59,15 @@ class Grid:
     affine: NDArray[np.float64]
     shifts: NDArray[np.float64] | None = None
     changes: tuple[str, ...] = ()
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Columns and rows of each plane: those of a frame, and of a scan that is straightened some more."""
+        rows, columns = next(frame.size for frame in self.planes if frame is not None)
+        if self.shifts is None:
+            return columns, rows
+        more = np.ceil(self.shifts.max(axis=0)).astype(int)
+        return columns + int(more[0]), rows + int(more[1])
 
 
 def in_order(frames: Sequence[Frame]) -> tuple[list[Frame], NDArray[np.float64]]:
@@ -63,8 +80,41 @@ def in_order(frames: Sequence[Frame]) -> tuple[list[Frame], NDArray[np.float64]]
 
 def is_even(frames: Sequence[Frame]) -> bool:
     """Whether frames lie at even distances, each at a place of its own."""
-    steps = np.diff(in_order(frames)[1])
-    return bool(steps.size == 0 or (steps.min() > 0 and np.abs(steps / steps.mean() - 1).max() <= UNEVEN))
+    return _are_even(in_order(frames)[1])
+
+
+def has_gaps(frames: Sequence[Frame]) -> bool:
+    """Whether frames lie at places of an even grid of which some are empty."""
+    places = in_order(frames)[1]
+    counts = _counts(places)
+    return counts is not None and int(counts.max()) > 1
+
+
+def _are_even(places: NDArray[np.float64]) -> bool:
+    """Whether places in their order are those of an even grid, to the jitter of scanners."""
+    return _fit(places, np.ones(len(places) - 1))
+
+
+def _fit(places: NDArray[np.float64], counts: NDArray[Any]) -> bool:
+    """Whether places in their order lie so many steps of one length from each other."""
+    if len(counts) == 0:
+        return True
+    if not (np.diff(places) > 0).all():
+        return False
+    step = (places[-1] - places[0]) / counts.sum()
+    off = places - places[0] - step * np.concatenate([[0], np.cumsum(counts)])
+    uneven = np.abs(np.diff(places) / counts - step)
+    return bool(uneven.max() <= step * UNEVEN and np.abs(off).max() <= step * OFF_PLACE)
+
+
+def _counts(places: NDArray[np.float64]) -> NDArray[np.int_] | None:
+    """How many steps of the shortest length lie between neighbours; None where these are no whole numbers."""
+    steps = np.diff(places)
+    if steps.size == 0 or steps.min() <= 0:
+        return None
+    step = float(np.median(steps[steps <= steps.min() * (1 + 2 * UNEVEN)]))
+    counts = np.rint(steps / step).astype(int)
+    return counts if _fit(places, counts) else None
 
 
 def at_one_place(frames: Sequence[Frame]) -> tuple[Frame, Frame] | None:
@@ -91,8 +141,8 @@ def grid_of(frames: Sequence[Frame], choice: SeriesChoice, name: str) -> Grid:
     twins = at_one_place(frames)
     if twins is not None:
         raise InputError(
-            f"{name}: expected one slice at each place, found two at one: {twins[0].name} and {twins[1].name}; they "
-            "differ in no tag by which a scan is split; remove one, or export the series again"
+            f"{name}: expected one slice at each place, found two at one: {twins[0].name} and {twins[1].name}; no "
+            "tag says for certain which of them belongs to which scan; remove one, or export the series again"
         )
     ordered, places = in_order(frames)
     planes = _filled(ordered, places, choice, name)
@@ -112,15 +162,14 @@ def _filled(
     ordered: Sequence[Frame], places: NDArray[np.float64], choice: SeriesChoice, name: str
 ) -> list[Frame | None]:
     """The planes: the frames, and None for each that is missing between two."""
-    steps = np.diff(places)
-    if steps.size == 0 or np.abs(steps / steps.mean() - 1).max() <= UNEVEN:
+    if _are_even(places):
         return list(ordered)
-    step = float(np.median(steps[steps <= steps.min() * (1 + 2 * UNEVEN)]))
-    counts = np.rint(steps / step).astype(int)
-    missing = int((counts - 1).sum())
+    steps = np.diff(places)
     wide = int(np.argmax(steps))
     between = f"{ordered[wide].name} and {ordered[wide + 1].name}"
-    if np.abs(steps / counts - step).max() > step * UNEVEN * 2 or missing > MOST_FILLED * (len(ordered) + missing):
+    counts = _counts(places)
+    missing = 0 if counts is None else int((counts - 1).sum())
+    if counts is None or missing == 0 or missing > MOST_FILLED * (len(ordered) + missing):
         raise InputError(
             f"{name}: expected slices at even distances, found {steps.min():.4g} to {steps.max():.4g} mm, the widest "
             f"between {between}; export a series with even distances"
@@ -130,7 +179,7 @@ def _filled(
         for frame, count in zip(ordered[1:], counts, strict=True):
             planes += [None] * (count - 1) + [frame]
         return planes
-    gaps = int((counts > 1).sum())
+    gaps, step = int((counts > 1).sum()), (places[-1] - places[0]) / counts.sum()
     raise InputError(
         f"{name}: expected slices at even distances of {step:.4g} mm, found {gaps} wider gap{'s' * (gaps > 1)}, up to "
         f"{steps.max():.4g} mm between {between}: {missing} slices are missing, or the distance changes within the "
@@ -181,17 +230,22 @@ def _placed(
     lean = _in_pixels(step, first)
     if np.abs(lean).max() * max(count - 1, 1) <= NO_TILT or count == 1:
         return affine, None
+    if _angle(first, step) > STEEPEST:
+        raise InputError(
+            f"{name}: expected a gantry tilted by {STEEPEST:g} degrees at most, found {_angle(first, step):.2f}; the "
+            "positions of the slices are wrong, or their orientations"
+        )
     if choice.tilt == "refuse":
         raise InputError(
             f"{name}: expected slices that lie behind each other, found each moved sideways against the one before: "
             f"the gantry was tilted by {_angle(first, step):.2f} degrees; have the slices moved into place, within "
             "their planes: --tilt straighten"
         )
-    middle = (count - 1) / 2
-    shifts = np.outer(np.arange(count) - middle, lean)
+    shifts = np.outer(np.arange(count), lean)
+    before = np.ceil(np.maximum(-shifts.min(axis=0), 0))
+    affine[:3, 3] -= affine[:3, :2] @ before
     affine[:3, 2] = (step @ first.normal) * first.normal
-    affine[:3, 3] = first.position + middle * (step - affine[:3, 2])
-    return affine, shifts
+    return affine, shifts + before
 
 
 def _in_pixels(way: NDArray[np.float64], frame: Frame) -> NDArray[np.float64]:

@@ -5,7 +5,6 @@ Knows nothing of models.
 
 from __future__ import annotations
 
-import contextlib
 import itertools
 from collections import Counter
 from collections.abc import Iterable, Sequence
@@ -23,12 +22,13 @@ from voxtile.io.dicom.choosing import chosen_stack
 from voxtile.io.dicom.files import File, files_of_archive, files_of_folder, is_dicom
 from voxtile.io.dicom.frames import Frame, frames_of
 from voxtile.io.dicom.grid import Grid, grid_of
-from voxtile.io.dicom.headers import number_of, numbers_of, read_header, text_of
+from voxtile.io.dicom.headers import number_of, numbers_of, read_header, tag_of, text_of
 from voxtile.io.dicom.pixels import read_planes, stored_type
 from voxtile.io.dicom.quiet import quietly
 from voxtile.io.dicom.source import Source
 from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
 from voxtile.io.dicom.straighten import straightened
+from voxtile.io.dicom.whole import check_alone, check_whole
 from voxtile.io.formats.base import reading
 from voxtile.io.placed import placed
 from voxtile.io.stored import Admit, Stored
@@ -91,16 +91,12 @@ def read_dicom(place: Path | bytes, name: str, choice: SeriesChoice, admit: Admi
         found = _found(_files(place, name), name)
         stack, told = chosen_stack(found.stacks, choice, name)
         found.check(stack)
-        _check_alone(place, stack, name)
+        check_whole(stack, name)
+        if isinstance(place, Path) and place.is_file():
+            check_alone(place, stack, name)
         grid = grid_of(stack.frames, choice, name)
+        found.check_copies(stack)
         return _stored(grid, stack, name, admit, [*told, *found.warnings])
-
-
-def list_series(place: Path, name: str) -> list[Stack]:
-    """Returns the stacks of a folder, an archive or an object; raises as `read_dicom` does."""
-    require("pydicom", "dicom", "a DICOM scan")
-    with quietly(), reading(name):
-        return _found(_files(place, name), name).stacks
 
 
 def _files(place: Path | bytes, name: str) -> Iterable[File]:
@@ -121,13 +117,13 @@ class Found:
         others: what else is there, and how many files of it.
         problems: what is wrong with objects that cannot be used, each with the UID of its series; None where
             its header cannot be read.
-        copies: how many slices were there a second time.
+        copies: frames that are there a second time, each with the one that is kept.
     """
 
     stacks: list[Stack]
     others: Counter[str]
     problems: list[tuple[str | None, InputError]]
-    copies: int = 0
+    copies: list[tuple[Frame, Frame]]
 
     def check(self, stack: Stack) -> None:
         """Raises the first problem that may concern `stack`: a slice at its end would not be missed."""
@@ -141,7 +137,20 @@ class Found:
         unused = Counter({"objects that cannot be used": len(self.problems)}) if self.problems else Counter()
         beside = self.others + unused
         said = [f"beside the scan: {_counted(beside)}"] if beside else []
-        return said + ([f"{self.copies} slices are there twice; one of each is used"] if self.copies else [])
+        return said + ([f"{len(self.copies)} slices are there twice; one of each is used"] if self.copies else [])
+
+    def check_copies(self, stack: Stack) -> None:
+        """Raises InputError where a copy of one of its frames holds other pixels: nobody knows which are right."""
+        of_stack = {id(frame) for frame in stack.frames}
+        for kept, copy in self.copies:
+            if id(kept) not in of_stack:
+                continue
+            one, other = (read_planes([frame], stored_type([frame])) for frame in (kept, copy))
+            if not np.array_equal(one, other):
+                raise InputError(
+                    f"{kept.name}: expected equal pixels in objects of one {tag_of('SOPInstanceUID')}, found others in "
+                    f"{copy.name}; remove the one that is wrong"
+                )
 
 
 def _found(files: Iterable[File], name: str) -> Found:
@@ -184,43 +193,19 @@ def _is_slice(header: Any) -> bool:
     return not (captured and numbers_of(header, "ImagePositionPatient", 3) is None)
 
 
-def _check_alone(place: Path | bytes, stack: Stack, name: str) -> None:
-    """Refuses one slice of a series that was named in place of the series.
-
-    Raises:
-        InputError: the folder of the file holds more slices of its series.
-    """
-    if isinstance(place, bytes) or place.is_dir() or len(stack.frames) > 1 or stack.frames[0].file.path is None:
-        return
-    beside = 0
-    for other in place.parent.iterdir():
-        if other == place or not other.is_file():
-            continue
-        with contextlib.suppress(InputError):
-            file = File(str(other), path=other)
-            if is_dicom(file.first(LOOKED_AT)):
-                beside += text_of(read_header(file), "SeriesInstanceUID") == stack.uid
-    if beside:
-        raise InputError(
-            f"{name}: expected all slices of a series, found one, with {beside} more beside it; give their folder, "
-            f"{place.parent}"
-        )
-
-
 def _stored(grid: Grid, stack: Stack, name: str, admit: Admit, warnings: Sequence[str]) -> Stored:
     """Reads the pixels of a grid."""
     used = [frame for frame in grid.planes if frame is not None]
     dtype = stored_type(used)
-    rows, columns = used[0].size
     scalings = {(frame.slope, frame.intercept) for frame in used}
-    admit((columns, rows, len(grid.planes)), dtype, len(scalings) > 1 or scalings != {(1.0, 0.0)})
+    admit((*grid.size, len(grid.planes)), dtype, len(scalings) > 1 or scalings != {(1.0, 0.0)})
     raw = read_planes(grid.planes, dtype)
     slope, intercept = scalings.pop() if len(scalings) == 1 else (1.0, 0.0)
     if scalings:
         raw = _scaled(raw, grid.planes)
-    _fill_gaps(raw, grid.planes)
     if grid.shifts is not None:
-        raw = straightened(raw, grid.shifts)
+        raw = straightened(raw, grid.shifts, grid.size, _lowest(raw, grid.planes, slope))
+    _fill_gaps(raw, grid.planes)
     source = _source(grid)
     return placed(
         raw.T,
@@ -241,6 +226,12 @@ def _scaled(raw: NDArray[Any], planes: Sequence[Frame | None]) -> NDArray[np.flo
     for k, frame in enumerate(planes):
         values[k] = 0 if frame is None else raw[k].astype(np.float64) * frame.slope + frame.intercept
     return values
+
+
+def _lowest(raw: NDArray[Any], planes: Sequence[Frame | None], slope: float) -> float:
+    """The stored number of the lowest value of the frames."""
+    known = [plane for plane, frame in zip(raw, planes, strict=True) if frame is not None]
+    return float(min(plane.min() for plane in known) if slope > 0 else max(plane.max() for plane in known))
 
 
 def _fill_gaps(raw: NDArray[Any], planes: Sequence[Frame | None]) -> None:

@@ -24,8 +24,8 @@ class Source:
             in the order of the planes.
         planes: for each plane k, the number of its object in `datasets` and its frame in it, from 1; None for a plane
             that no frame holds, which was filled in between its neighbours.
-        shifts: [k, 2] by how many voxels along i and j each plane was moved to straighten what a tilted gantry
-            sheared; None where none was.
+        shifts: [k, 2] by how many voxels along i and j the first pixel of each plane lies behind that of the scan,
+            where a tilted gantry was straightened; None where none was.
     """
 
     datasets: tuple[Any, ...]
@@ -45,19 +45,9 @@ class Source:
         kept = [k for k, plane in enumerate(self.planes) if plane is not None]
         if self.shifts is None:
             return labels if len(kept) == labels.shape[2] else labels[:, :, kept]
-        moved = np.zeros((*labels.shape[:2], len(kept)), labels.dtype, order="F")
+        size = int(self.datasets[0].Columns), int(self.datasets[0].Rows)
+        moved = np.zeros((*size, len(kept)), labels.dtype, order="F")
         for place, k in enumerate(kept):
-            moved[:, :, place] = _moved(labels[:, :, k], np.rint(self.shifts[k]).astype(int))
+            i, j = np.rint(self.shifts[k]).astype(int)
+            moved[:, :, place] = labels[i : i + size[0], j : j + size[1], k]
         return moved
-
-
-def _moved(plane: NDArray[Any], by: NDArray[np.int_]) -> NDArray[Any]:
-    """Returns [i, j] whose voxel (i, j) is that of `plane` at (i, j) + `by`; 0 outside of it."""
-    result = np.zeros_like(plane)
-    to, source = [], []
-    for size, step in zip(plane.shape, by.tolist(), strict=True):
-        low, high = max(0, -step), min(size, size - step)
-        to.append(slice(low, max(low, high)))
-        source.append(slice(low + step, max(low, high) + step))
-    result[tuple(to)] = plane[tuple(source)]
-    return result

@@ -8,26 +8,32 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Hashable, Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from typing import Any
 
 import numpy as np
 
 from voxtile.io.dicom.files import File
 from voxtile.io.dicom.frames import DISTINCTIONS, Frame
-from voxtile.io.dicom.grid import is_even
 from voxtile.io.dicom.headers import number_of, text_of
+from voxtile.io.dicom.parting import parts_of
 
 ALIKE = 1e-3
 """By how much directions, and pixel spacings as shares, of one stack may differ; real headers repeat them with jitter.
 """
 
 
+ONE_SERIES = (
+    "SeriesInstanceUID",
+    "StudyInstanceUID",
+    "FrameOfReferenceUID",
+    "Modality",
+    "PatientID",
+    "PatientName",
+)
+"""Tags in which the slices of one series agree."""
+
 NO_NUMBER = "none"
 """What stands for the number of a series that has none."""
-
-MOST_TAGS = 3
-"""Tags that together tell the stacks of a series apart, such as echo, time and phase."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -52,6 +58,16 @@ class Stack:
     def uid(self) -> str:
         """The series' UID; empty where it has none."""
         return text_of(self._first, "SeriesInstanceUID")
+
+    @property
+    def study(self) -> str:
+        """The UID of the study; empty where it has none."""
+        return text_of(self._first, "StudyInstanceUID")
+
+    @property
+    def patient(self) -> tuple[str, str]:
+        """Whose scan it is: a number and a name, to be compared and never told."""
+        return text_of(self._first, "PatientID"), text_of(self._first, "PatientName")
 
     @property
     def frame_of_reference(self) -> str:
@@ -105,7 +121,7 @@ def stacks_of(frames: Iterable[Frame]) -> list[Stack]:
     """Returns the stacks of frames, those of a series beside each other, in the order in which the series came."""
     stacks = []
     for of_series in _parted(frames, _series_key):
-        parts = [part for plane in _by_plane(of_series) for part in _even_parts(plane, MOST_TAGS) or [plane]]
+        parts = [part for plane in _by_plane(of_series) for part in parts_of(plane)]
         parts.sort(key=len, reverse=True)
         stacks += [Stack(tuple(part)) for part in parts]
     numbers = Counter(stack.series_number for stack in stacks)
@@ -118,9 +134,8 @@ def stacks_of(frames: Iterable[Frame]) -> list[Stack]:
 
 def _series_key(frame: Frame) -> Hashable:
     """Equal for frames of one series; objects without UIDs are told apart by what else they say of their series."""
-    keywords = ("StudyInstanceUID", "SeriesInstanceUID", "FrameOfReferenceUID", "Modality")
-    key = tuple(text_of(frame.dataset, keyword) for keyword in keywords)
-    return key if key[1] else (*key, text_of(frame.dataset, "SeriesNumber"), _folder(frame.file))
+    key = tuple(text_of(frame.dataset, keyword) for keyword in ONE_SERIES)
+    return key if key[0] else (*key, text_of(frame.dataset, "SeriesNumber"), _folder(frame.file))
 
 
 def _folder(file: File) -> str:
@@ -148,25 +163,6 @@ def _alike(one: Frame, other: Frame) -> bool:
     )
 
 
-def _even_parts(frames: list[Frame], tags: int, first: int = 0) -> list[list[Frame]] | None:
-    """Frames in the fewest parts into which up to so many of the tags from DISTINCTIONS[first] on part them, all even.
-
-    None where no tags part them so: they then stay together, and their grid says what is wrong with them.
-    """
-    if is_even(frames):
-        return [frames]
-    best: list[list[Frame]] | None = None
-    for which in range(first, len(DISTINCTIONS) if tags else first):
-        parts = _parted(frames, partial(Frame.distinction, which=which))
-        if len(parts) == 1 or len(parts) * 2 > len(frames):
-            continue  # a part of one slice is no scan
-        even = [_even_parts(part, tags - 1, which + 1) for part in parts]
-        found = [part for each in even for part in each or []]
-        if all(even) and (best is None or len(found) < len(best)):
-            best = found
-    return best
-
-
 def _parted(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[list[Frame]]:
     """Frames in lists of equal keys, in the order in which each came first."""
     parts: dict[Hashable, list[Frame]] = {}
@@ -175,11 +171,18 @@ def _parted(frames: Iterable[Frame], key: Callable[[Frame], Hashable]) -> list[l
     return list(parts.values())
 
 
-def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], int]:
-    """Returns frames without the copies of others (the same object twice), and how many were left out."""
+def without_copies(frames: Sequence[Frame]) -> tuple[list[Frame], list[tuple[Frame, Frame]]]:
+    """Returns frames without the copies of others, and each such copy with the frame that is kept.
+
+    A copy has the UID of the other object, lies at the same place of the same series, and scales its pixels alike.
+    """
     kept: dict[Hashable, Frame] = {}
+    copies = []
     for count, frame in enumerate(frames):
         uid = text_of(frame.dataset, "SOPInstanceUID")
-        key = (uid, frame.number, *frame.position.tolist()) if uid else count
-        kept.setdefault(key, frame)
-    return list(kept.values()), len(frames) - len(kept)
+        place = (frame.number, *frame.position, *frame.along_columns, *frame.along_rows, *frame.spacing, *frame.size)
+        key = (_series_key(frame), uid, *place, frame.slope, frame.intercept) if uid else count
+        other = kept.setdefault(key, frame)
+        if other is not frame:
+            copies.append((other, frame))
+    return list(kept.values()), copies
