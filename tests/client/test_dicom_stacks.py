@@ -132,6 +132,11 @@ def test_echoes_and_phases_are_parted_together(tmp_path: Path) -> None:
     assert found == {0, 1000, 2000, 3000}
 
 
+def test_b_values_that_the_sequence_alone_tells_are_parted(tmp_path: Path) -> None:
+    folder = saved(twice({"SequenceName": ["*ep_b0"] * 12 + ["*ep_b1000t"] * 12}), tmp_path)
+    np.testing.assert_array_equal(opened(folder, series=("2:2",)).data[0], VOXELS + 1000)
+
+
 @pytest.mark.parametrize("keyword", ["PatientID", "PatientName", "StudyInstanceUID", "FrameOfReferenceUID"])
 def test_slices_of_two_patients_are_never_one_scan(keyword: str, tmp_path: Path) -> None:
     values = [generate_uid(), generate_uid()] if keyword.endswith("UID") else ["Somebody", "Other"]
@@ -187,6 +192,14 @@ def test_scans_of_two_patients_or_studies_are_not_chosen_by_length(other: dict[s
     with pytest.raises(InputError, match=r"of one (patient|study), found 2 \(.*--series 3"):
         opened(tmp_path)
     assert opened(tmp_path, series=("4",)).shape[2] == 9
+
+
+def test_a_number_that_two_patients_series_have_names_none(tmp_path: Path) -> None:
+    saved(made(), tmp_path / "a")
+    saved(made(VOXELS[:, :, :9], PatientID="P2"), tmp_path / "b")
+    with pytest.raises(InputError, match=r"one patient, found 2 .*--series 2:1"):
+        opened(tmp_path, series=("2",))
+    assert opened(tmp_path, series=("2:2",)).shape[2] == 9
 
 
 def test_one_picture_is_no_scan_beside_what_was_made_of_the_scan(tmp_path: Path) -> None:
@@ -246,6 +259,11 @@ def test_a_part_that_is_missing_is_missed(tmp_path: Path) -> None:
     concatenation(tmp_path / "two", 3)
     with pytest.raises(InputError, match=r"expected 3 objects, .*found 2"):
         opened(tmp_path / "two")
+
+
+def test_an_object_that_is_in_a_concatenation_and_has_no_place_in_it_is_read(tmp_path: Path) -> None:
+    folder = saved(each(made(), "ConcatenationUID", ["1.2.3"] * 12), tmp_path)
+    np.testing.assert_array_equal(opened(folder).data[0], VOXELS)
 
 
 def test_a_part_with_the_other_beside_it_is_refused(tmp_path: Path) -> None:

@@ -38,7 +38,7 @@ def chosen_stack(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> tu
     if not fitting:
         raise InputError(f"{name}: expected {_asked(choice)}, found none among {listed(stacks)}")
     wanted = _without(fitting, [stack for stack in fitting if stack.kind == "localizer" or _is_scout(stack, stacks)])
-    _check_one(wanted, choice, name)
+    _check_one(wanted, name)
     originals = _without(wanted, [stack for stack in wanted if stack.kind == "derived"])
     best = max(originals, key=_length)
     rivals = [
@@ -59,17 +59,17 @@ def chosen_stack(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> tu
     ]
 
 
-def _check_one(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> None:
+def _check_one(stacks: Sequence[Stack], name: str) -> None:
     """Refuses scans of several patients, or of several examinations: the longest of them is nobody's guess.
 
     Raises:
-        InputError: `stacks` are of several, and none is named.
+        InputError: `stacks` are of several.
     """
     for what, keyword, found in (
         ("patient", "PatientID", {stack.patient for stack in stacks}),
         ("study", "StudyInstanceUID", {stack.study for stack in stacks} - {""}),
     ):
-        if len(found) > 1 and not choice.series:
+        if len(found) > 1:
             raise InputError(
                 f"{name}: expected the scans of one {what}, found {len(found)} ({tag_of(keyword)}): {listed(stacks)}; "
                 f"give the folder of one, or say which series: --series {stacks[0].place}"

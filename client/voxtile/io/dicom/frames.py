@@ -37,6 +37,7 @@ DISTINCTIONS: tuple[tuple[str, str | None, int | None], ...] = (
     ("DiffusionBValue", None, None),
     ("DiffusionBValue", "MRDiffusionSequence", None),
     ("DiffusionGradientOrientation", None, None),
+    ("SequenceName", None, None),  # where Siemens tells b-values apart, before it wrote DiffusionBValue
     ("InversionTime", None, None),
     ("FlipAngle", None, None),
     ("ImageType", None, None),

@@ -23,20 +23,19 @@ def check_whole(stack: Stack, name: str) -> None:
     Raises:
         InputError: an object says that it is one of several, and not all are there.
     """
-    parts: dict[str, set[float | None]] = defaultdict(set)
-    totals: dict[str, float] = {}
+    parts: dict[str, set[float]] = defaultdict(set)
+    totals: dict[str, float] = defaultdict(float)
     for dataset in {id(frame.dataset): frame.dataset for frame in stack.frames}.values():
-        if uid := text_of(dataset, "ConcatenationUID"):
-            parts[uid].add(number_of(dataset, "InConcatenationNumber"))
-            totals[uid] = max(totals.get(uid, 0), number_of(dataset, "InConcatenationTotalNumber") or 0)
+        uid, number = text_of(dataset, "ConcatenationUID"), number_of(dataset, "InConcatenationNumber")
+        if uid and number is not None:
+            parts[uid].add(number)
+            totals[uid] = max(totals[uid], number, number_of(dataset, "InConcatenationTotalNumber") or 0)
     for uid, there in parts.items():
-        known = [number for number in there if number is not None]
-        wanted = max(totals[uid], *known, len(there))
-        if len(known) < wanted:
+        if len(there) < totals[uid]:
             raise InputError(
-                f"{name}: expected {wanted:.0f} objects, as {tag_of('InConcatenationTotalNumber')} or "
-                f"{tag_of('InConcatenationNumber')} says, found {len(known)}; give their folder, or "
-                "fetch the series again"
+                f"{name}: expected {totals[uid]:.0f} objects, as {tag_of('InConcatenationTotalNumber')} or "
+                f"{tag_of('InConcatenationNumber')} says, found {len(there)}; give their folder, or fetch the series "
+                "again"
             )
 
 
