@@ -7,12 +7,13 @@ from __future__ import annotations
 
 import io
 import os
+import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, cast
 
 from voxtile.errors import InputError
 
@@ -22,11 +23,17 @@ MARK = slice(128, 132)
 MOST_FILES = 1_000_000
 """Files looked at; a study has some thousands."""
 
-LARGEST_MEMBER = 1 << 34
-"""Bytes that one file of an archive may have unpacked; an object's own limit is 2^32 pixels."""
-
 ENCRYPTED = 1
 """The flag of an archive's member that is encrypted."""
+
+READ_BYTES = 1 << 16
+"""Bytes of an archive's member that are unpacked at a time; steps back within them cost nothing."""
+
+KEPT_BY_MACHINES = frozenset({".git", ".svn", ".hg", ".datalad", ".snapshot", ".snapshots", ".zfs", ".Trashes"})
+"""Hidden folders in which programs keep older states of the files beside them."""
+
+TRASH = ".Trash"
+"""How folders begin that hold what was thrown away."""
 
 ARCHIVE_ERRORS = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError)
 """What zipfile raises for archives that are damaged, encrypted, or packed in a way that it does not know."""
@@ -50,36 +57,70 @@ class File:
     member: Any = None
     data: bytes | None = None
 
+    @property
+    def size(self) -> int:
+        """Its bytes; those that it claims to become, where it is packed in an archive."""
+        if self.archive is not None:
+            return int(self.member.file_size)
+        return self._opened(lambda: os.stat(self.path).st_size) if self.path is not None else len(self.data or b"")
+
+    @property
+    def is_special(self) -> bool:
+        """Whether it is a pipe, a socket or a device, at which reading would wait."""
+        try:
+            return self.path is not None and not stat.S_ISREG(os.stat(self.path).st_mode)
+        except OSError:  # a link that leads nowhere: its reading says so
+            return False
+
     def open(self) -> IO[bytes]:
-        """Opens it; what is packed in an archive is unpacked into memory.
+        """Opens it; what is packed in an archive is unpacked as it is read.
 
         Raises:
             InputError: it cannot be read.
         """
+        return cast("IO[bytes]", self._opened(self._stream))
+
+    def content(self) -> bytes:
+        """Returns all of it, unpacked.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self.open() as stream:
+            return cast("bytes", self._opened(stream.read))
+
+    def first(self, count: int) -> bytes:
+        """Its first `count` bytes, or all.
+
+        Raises:
+            InputError: it cannot be read.
+        """
+        with self.open() as stream:
+            return cast("bytes", self._opened(lambda: stream.read(count)))
+
+    def _stream(self) -> Any:
+        if self.path is not None:
+            if self.is_special:
+                raise InputError(f"{self.name}: cannot be read (no plain file)")
+            return self.path.open("rb")
+        if self.archive is None:
+            return io.BytesIO(self.data or b"")
+        if self.member.flag_bits & ENCRYPTED:
+            raise InputError(f"{self.name}: is encrypted; unpack the archive with its password first")
+        packed: Any = self.archive.open(self.member)
+        return io.BufferedReader(packed, READ_BYTES)
+
+    def _opened(self, action: Any) -> Any:
+        """What `action` returns; what goes wrong with files and archives is one error."""
         try:
-            if self.path is not None:
-                return self.path.open("rb")
-            if self.archive is None:
-                return io.BytesIO(self.data or b"")
-            if self.member.flag_bits & ENCRYPTED:
-                raise InputError(f"{self.name}: is encrypted; unpack the archive with its password first")
-            if self.member.file_size > LARGEST_MEMBER:
-                raise InputError(f"{self.name}: claims {self.member.file_size:,} bytes, more than an object can have")
-            return io.BytesIO(self.archive.read(self.member))
+            return action()
+        except NotImplementedError:
+            raise InputError(
+                f"{self.name}: is packed in a way that Python cannot unpack; pack the archive again, with deflate"
+            ) from None
         except ARCHIVE_ERRORS as error:
             reason = (error.strerror if isinstance(error, OSError) else None) or type(error).__name__
             raise InputError(f"{self.name}: cannot be read ({reason})") from None
-
-    def first(self, count: int) -> bytes:
-        """Its first `count` bytes, or all; empty where it cannot be read."""
-        try:
-            if self.archive is not None:
-                with self.archive.open(self.member) as stream:
-                    return stream.read(count)
-            with self.open() as stream:
-                return stream.read(count)
-        except (InputError, *ARCHIVE_ERRORS):
-            return b""
 
 
 def is_dicom(first: bytes) -> bool:
@@ -97,38 +138,70 @@ def _is_bare(first: bytes) -> bool:
 
 
 def files_of_folder(folder: Path) -> Iterator[File]:
-    """Yields the plain files of a folder and of all in it, in the order of their names; hidden ones are left out.
+    """Yields the files of a folder and of all in it, in the order of their names, hidden ones too.
+
+    Links are followed, and each folder is entered once. Folders of older states (`.git`, `.snapshot`) and of what was
+    thrown away are left out.
 
     Raises:
-        InputError: the folder cannot be read, or holds more files than a study has.
+        InputError: a folder cannot be read, or holds more files than a study has.
     """
     count = 0
+    entered = {_identity(folder)}
 
     def failed(error: OSError) -> None:
-        raise InputError(f"{error.filename}: cannot be read ({error.strerror or error})")
+        raise InputError(f"{_shown(str(error.filename))}: cannot be read ({error.strerror or error})")
 
-    for place, folders, names in os.walk(folder, onerror=failed):
-        folders[:] = sorted(name for name in folders if not name.startswith("."))
+    for place, folders, names in os.walk(folder, onerror=failed, followlinks=True):
+        folders[:] = [name for name in sorted(folders) if _is_entered(Path(place) / name, entered)]
         for name in sorted(names):
-            path = Path(place) / name
-            if name.startswith(".") or not path.is_file():
-                continue
             count += 1
-            if count > MOST_FILES:
-                raise InputError(f"{folder}: expected the folder of a study, found more than {MOST_FILES:,} files")
-            yield File(str(path), path=path)
+            _check_count(count, str(folder))
+            path = Path(place) / name
+            yield File(_shown(str(path)), path=path)
+
+
+def _is_entered(folder: Path, entered: set[tuple[int, int]]) -> bool:
+    """Whether a folder is to be looked into; it then counts as entered."""
+    if folder.name in KEPT_BY_MACHINES or folder.name.startswith(TRASH):
+        return False
+    identity = _identity(folder)
+    known = identity in entered
+    entered.add(identity)
+    return not known
+
+
+def _identity(folder: Path) -> tuple[int, int]:
+    """Equal for the same folder, whatever link leads to it."""
+    try:
+        found = os.stat(folder)
+    except OSError as error:
+        raise InputError(f"{_shown(str(folder))}: cannot be read ({error.strerror or error})") from None
+    return found.st_dev, found.st_ino
 
 
 def files_of_archive(file: Path | bytes, name: str) -> Iterator[File]:
     """Yields the files of a zip archive.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, or holds more files than a study has.
     """
     try:
         archive = zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file)
     except ARCHIVE_ERRORS:
         raise InputError(f"{name}: expected a zip archive, found a damaged one; pack or fetch it again") from None
-    for member in archive.infolist()[:MOST_FILES]:
+    members = archive.infolist()
+    _check_count(len(members), name)
+    for member in members:
         if not member.is_dir():
-            yield File(f"{name}/{member.filename}", archive=archive, member=member)
+            yield File(_shown(f"{name}/{member.filename}"), archive=archive, member=member)
+
+
+def _check_count(count: int, name: str) -> None:
+    if count > MOST_FILES:
+        raise InputError(f"{name}: expected the files of a study, found more than {MOST_FILES:,}")
+
+
+def _shown(name: str) -> str:
+    """A name for messages: line breaks and other signs that a terminal obeys are replaced."""
+    return "".join(sign if sign.isprintable() else "?" for sign in name)

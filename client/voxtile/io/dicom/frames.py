@@ -6,7 +6,7 @@ how frames form a scan.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import item_of, number_of, numbers_of, tag_of, text_of, value_of
+from voxtile.io.dicom.headers import item_of, items_of, number_of, numbers_of, stated_number, tag_of, text_of
+from voxtile.io.dicom.mosaic import check_no_mosaic
 
 MOST_PIXELS = 1 << 16
 """Rows and columns that an object can have: their tags have 16 bits."""
@@ -75,6 +76,7 @@ class Frame:
         slope: value = stored · slope + intercept.
         intercept: see `slope`.
         group: what an enhanced object says of this frame, and of all; empty for others.
+        scaled: whether its object states `slope` or `intercept`.
     """
 
     file: File
@@ -87,6 +89,7 @@ class Frame:
     slope: float
     intercept: float
     group: tuple[Any, ...] = ()
+    scaled: bool = False
 
     @property
     def size(self) -> tuple[int, int]:
@@ -107,7 +110,7 @@ class Frame:
     def distinction(self, which: int) -> str:
         """The text of one of DISTINCTIONS; empty where it has none."""
         keyword, group, component = DISTINCTIONS[which]
-        items = [self.dataset] if group is None else [item_of(one, group) for one in self.group]
+        items = [self.dataset] if group is None else [item_of(one, group, self.name) for one in self.group]
         text = next((text_of(item, keyword) for item in items if item is not None), "")
         if component is None:
             return text
@@ -122,33 +125,35 @@ def frames_of(dataset: Any, file: File) -> Iterator[Frame]:
         InputError: it does not say where they lie, or in a way that cannot be; the tag is named.
     """
     _check_pixels(dataset, file.name)
-    count = number_of(dataset, "NumberOfFrames")
+    check_no_mosaic(dataset, file.name)
+    count = stated_number(dataset, "NumberOfFrames", file.name)
+    shared = items_of(dataset, "SharedFunctionalGroupsSequence", file.name)[:1]
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         if count is not None and count > 1:
             raise InputError(
                 f"{file.name}: expected an object that places each of its {count:.0f} frames "
                 f"({tag_of('PerFrameFunctionalGroupsSequence')}), found none; export the series as one object a slice"
             )
-        yield _frame(dataset, file, 1, (dataset,), ())
+        yield _frame(dataset, file, 1, tuple(shared))
         return
-    per_frame = list(dataset.PerFrameFunctionalGroupsSequence)
+    per_frame = items_of(dataset, "PerFrameFunctionalGroupsSequence", file.name)
     if count != len(per_frame):
         raise InputError(f"{file.name}: expected {count or 0:.0f} frames as it says, found {len(per_frame)} placed")
-    shared = item_of(dataset, "SharedFunctionalGroupsSequence")
     for number, own in enumerate(per_frame, 1):
-        groups = (own,) if shared is None else (own, shared)
-        yield _frame(dataset, file, number, groups, groups)
+        yield _frame(dataset, file, number, (own, *shared))
 
 
-def _frame(dataset: Any, file: File, number: int, places: tuple[Any, ...], group: tuple[Any, ...]) -> Frame:
+def _frame(dataset: Any, file: File, number: int, group: tuple[Any, ...]) -> Frame:
     name = f"{file.name}, frame {number}" if group else file.name
-    position = _numbers(places, "PlanePositionSequence", "ImagePositionPatient", 3, group, name)
-    directions = _numbers(places, "PlaneOrientationSequence", "ImageOrientationPatient", 6, group, name)
-    spacing = _numbers(places, "PixelMeasuresSequence", "PixelSpacing", 2, group, name)
+    places = (*group, dataset)
+    position = _numbers(places, "PlanePositionSequence", "ImagePositionPatient", 3, name)
+    directions = _numbers(places, "PlaneOrientationSequence", "ImageOrientationPatient", 6, name)
+    spacing = _numbers(places, "PixelMeasuresSequence", "PixelSpacing", 2, name)
     along_columns, along_rows = _directions(directions, name)
     if min(spacing) <= 0:
         raise InputError(f"{name}: expected {tag_of('PixelSpacing')} above 0, found {spacing[0]:g} and {spacing[1]:g}")
-    slope, intercept = _rescale(places, group, name)
+    scale = _rescale(places, name)
+    slope, intercept = scale or (1.0, 0.0)
     return Frame(
         file,
         dataset,
@@ -160,18 +165,42 @@ def _frame(dataset: Any, file: File, number: int, places: tuple[Any, ...], group
         slope,
         intercept,
         group,
+        scale is not None,
     )
 
 
-def _numbers(
-    places: tuple[Any, ...], sequence: str, keyword: str, count: int, group: tuple[Any, ...], name: str
-) -> tuple[float, ...]:
-    """The numbers of a tag, of an enhanced object in its functional group."""
-    items = [item_of(place, sequence) for place in places] if group else list(places)
-    for item in items:
-        if item is not None and (numbers := numbers_of(item, keyword, count)) is not None:
+def check_scales(frames: Sequence[Frame]) -> None:
+    """Checks that either all frames of a scan say how their numbers become values, or none.
+
+    Raises:
+        InputError: some do not; what they lack was lost on the way.
+    """
+    without = [frame for frame in frames if not frame.scaled]
+    if 0 < len(without) < len(frames):
+        raise InputError(
+            f"{without[0].name}: expected {tag_of('RescaleSlope')} and {tag_of('RescaleIntercept')} as in other "
+            "slices of the scan, found none; fetch the series again"
+        )
+
+
+def _stating(places: tuple[Any, ...], sequence: str, name: str) -> Iterator[Any]:
+    """Yields what may state a tag: for each place the item of its functional group, and the place itself.
+
+    Writers put tags of a group beside it: into the item of the frame, or into the root of the object.
+    """
+    for place in places:
+        item = item_of(place, sequence, name)
+        yield from (place,) if item is None else (item, place)
+
+
+def _numbers(places: tuple[Any, ...], sequence: str, keyword: str, count: int, name: str) -> tuple[float, ...]:
+    """The numbers of a tag, from the first place that states it."""
+    for item in _stating(places, sequence, name):
+        if (numbers := numbers_of(item, keyword, count)) is not None:
             return numbers
-    present = any(item is not None and keyword in item for item in items)
+        if text_of(item, keyword):
+            break
+    present = any(keyword in item for item in _stating(places, sequence, name))
     found = f"other than {count} numbers" if present else "none"
     raise InputError(
         f"{name}: expected {tag_of(keyword)}, {count} numbers, found {found}; without it nobody knows where the slice "
@@ -190,27 +219,30 @@ def _directions(numbers: tuple[float, ...], name: str) -> tuple[NDArray[np.float
     return one / lengths[0], other / lengths[1]
 
 
-def _rescale(places: tuple[Any, ...], group: tuple[Any, ...], name: str) -> tuple[float, float]:
-    """Slope and intercept. Raises InputError for a table in their place, and for numbers that are none."""
-    items = [item_of(place, "PixelValueTransformationSequence") for place in places] if group else list(places)
-    for item in items:
-        if item is None:
-            continue
-        if item_of(item, "ModalityLUTSequence") is not None:
+def _rescale(places: tuple[Any, ...], name: str) -> tuple[float, float] | None:
+    """Slope and intercept; None where no place states one.
+
+    Raises:
+        InputError: a table stands in their place, places disagree, or they are no numbers by which values differ.
+    """
+    found: set[tuple[float, float]] = set()
+    for item in _stating(places, "PixelValueTransformationSequence", name):
+        if items_of(item, "ModalityLUTSequence", name):
             raise InputError(
                 f"{name}: expected a slope and an intercept, found a table of values "
                 f"({tag_of('ModalityLUTSequence')}); export the series with {tag_of('RescaleSlope')}"
             )
-        given = [(keyword, value_of(item, keyword)) for keyword in ("RescaleSlope", "RescaleIntercept")]
-        for keyword, value in given:
-            if value is not None and number_of(item, keyword) is None:
-                raise InputError(f"{name}: expected a finite number as {tag_of(keyword)}, found none")
-        if any(value is not None for _, value in given):
-            slope, intercept = number_of(item, "RescaleSlope"), number_of(item, "RescaleIntercept")
-            if slope == 0:
-                raise InputError(f"{name}: expected {tag_of('RescaleSlope')} other than 0, found 0")
-            return 1.0 if slope is None else slope, intercept or 0.0
-    return 1.0, 0.0
+        slope, intercept = (stated_number(item, keyword, name) for keyword in ("RescaleSlope", "RescaleIntercept"))
+        if slope == 0:
+            raise InputError(f"{name}: expected {tag_of('RescaleSlope')} other than 0, found 0")
+        if (slope, intercept) != (None, None):
+            found.add((1.0 if slope is None else slope, intercept or 0.0))
+    if len(found) > 1:
+        raise InputError(
+            f"{name}: expected one {tag_of('RescaleSlope')} and one {tag_of('RescaleIntercept')}, found {len(found)} "
+            "pairs that differ, for the frame, for all frames or for the object; export the series again"
+        )
+    return found.pop() if found else None
 
 
 def _check_pixels(dataset: Any, name: str) -> None:
@@ -219,9 +251,9 @@ def _check_pixels(dataset: Any, name: str) -> None:
         size = number_of(dataset, keyword)
         if size is None or not 0 < size < MOST_PIXELS:
             raise InputError(f"{name}: expected {tag_of(keyword)} above 0, found {'none' if size is None else size}")
-    samples = number_of(dataset, "SamplesPerPixel") or 1
+    samples = stated_number(dataset, "SamplesPerPixel", name)
     photometric = text_of(dataset, "PhotometricInterpretation") or "MONOCHROME2"
-    if samples != 1 or not photometric.startswith("MONOCHROME"):
+    if samples not in (None, 1) or not photometric.startswith("MONOCHROME"):
         raise InputError(
             f"{name}: expected one number a pixel ({tag_of('PhotometricInterpretation')} MONOCHROME2), found colours; "
             "choose the series that this picture was made from"

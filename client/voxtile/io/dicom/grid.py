@@ -189,7 +189,7 @@ def _filled(
 
 def _thickness(frame: Frame, name: str) -> float:
     """Millimetres that a single slice stands for: nothing but its thickness says it."""
-    items: list[Any] = [item_of(one, "PixelMeasuresSequence") for one in frame.group] or [frame.dataset]
+    items: list[Any] = [item_of(one, "PixelMeasuresSequence", frame.name) for one in frame.group] or [frame.dataset]
     for keyword in ("SliceThickness", "SpacingBetweenSlices"):
         for item in items:
             thickness = None if item is None else number_of(item, keyword)

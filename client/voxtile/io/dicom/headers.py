@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import io
 import math
+import re
 import zlib
 from collections.abc import Sequence
 from typing import IO, Any
@@ -14,8 +15,23 @@ from typing import IO, Any
 from voxtile.errors import InputError
 from voxtile.io.dicom.files import File
 
-LARGEST_HEADER = 1 << 30
-"""Bytes that an object packed by Deflate may become."""
+LARGEST_HEADER = 1 << 27
+"""Bytes of an object before its pixels; one of 20,000 frames has half of it."""
+
+LARGEST_VALUE = 1 << 20
+"""Bytes of a value that is kept of a header; larger ones are makers' own, and nothing here asks for them."""
+
+FRAMES = (0x52009229, 0x52009230)
+"""SharedFunctionalGroupsSequence and PerFrameFunctionalGroupsSequence, which are kept however large they are."""
+
+UNDEFINED = 0xFFFFFFFF
+"""The length of a value that ends in a mark."""
+
+PACKED_PIXELS = 2
+"""By how much pixels may be longer than their numbers: compression that fails makes noise a little longer."""
+
+CLASS_FORM = re.compile(r"[0-9]+(\.[0-9]+){3,}")
+"""The UID of a class, of the standard's or of a maker's own."""
 
 DEFLATED = "1.2.840.10008.1.2.1.99"
 
@@ -24,17 +40,20 @@ def read_header(file: File) -> Any:
     """Returns the header of an object (pydicom's FileDataset, without pixels), called within `quietly`.
 
     Raises:
-        InputError: it is damaged.
+        InputError: it is damaged, cut off, or larger than a header can be.
     """
     import pydicom
 
-    with readable(file) as stream:
+    with _inflated(Bounded(file.open(), file.size, LARGEST_HEADER), file, LARGEST_HEADER) as stream:
         try:
-            return pydicom.dcmread(stream, stop_before_pixels=True, force=True)
-        except InputError:
-            raise
+            header = pydicom.dcmread(stream, stop_before_pixels=True, force=True)
         except Exception as error:  # whatever pydicom meets in a damaged file
             raise damaged(file.name, error) from None
+    _check_whole(header, file.name)
+    for tag, element in list(header.items()):
+        if tag not in FRAMES and isinstance(element.value, bytes) and len(element.value) > LARGEST_VALUE:
+            del header[tag]
+    return header
 
 
 def damaged(name: str, error: Exception) -> InputError:
@@ -44,22 +63,64 @@ def damaged(name: str, error: Exception) -> InputError:
     )
 
 
+def _check_whole(dataset: Any, name: str) -> None:
+    """Checks that no value is shorter than it says: pydicom takes what there is. Raises InputError."""
+    from pydicom.dataelem import RawDataElement
+
+    for element in dataset.values():  # as they were read: nothing is converted
+        if isinstance(element, RawDataElement):
+            if element.length != UNDEFINED and len(element.value or b"") < element.length:
+                raise InputError(
+                    f"{name}: expected a whole DICOM object, found one that is cut off or damaged in its header; fetch "
+                    "it again"
+                )
+        elif element.VR == "SQ":
+            for item in element.value:
+                _check_whole(item, name)
+
+
+class TooLargeError(Exception):
+    """More was asked for than an object of its kind can hold."""
+
+
 class Bounded(io.RawIOBase):
-    """A file of which no more is asked for than is left of it.
+    """A file of which no more is asked for than is left of it, and no more in all than a limit.
 
     Python allocates what a read asks for before it reads, and a damaged object asks for gigabytes.
     """
 
-    def __init__(self, file: IO[bytes]) -> None:
+    def __init__(self, file: IO[bytes], size: int, most: int | None = None) -> None:
         super().__init__()
         self._file = file
-        self._size = file.seek(0, io.SEEK_END)
-        file.seek(0)
+        self.size = size
+        self._most = most
+        self._furthest = 0
 
     def read(self, size: int | None = -1) -> bytes:
-        """Implements `io.RawIOBase.read`."""
-        left = max(self._size - self._file.tell(), 0)
-        return self._file.read(left if size is None or size < 0 else min(size, left))
+        """Implements `io.RawIOBase.read`. Raises TooLargeError beyond the limit."""
+        left = max(self.size - self._file.tell(), 0)
+        wanted = left if size is None or size < 0 else min(size, left)
+        if self._most is not None:
+            self._most -= wanted
+            if self._most < 0:
+                raise TooLargeError
+        found = self._file.read(wanted)
+        self._furthest = max(self._furthest, self._file.tell())
+        return found
+
+    @property
+    def furthest(self) -> int:
+        """The place behind the furthest byte that was read."""
+        return self._furthest
+
+    def at(self, place: int, count: int) -> bytes:
+        """Up to `count` bytes from a place on."""
+        self._file.seek(max(place, 0))
+        return self._file.read(count)
+
+    def rest(self, most: int) -> bytes:
+        """What is left of the file, `most` bytes of it, beside the limit."""
+        return self._file.read(min(max(self.size - self._file.tell(), 0), most))
 
     def seek(self, offset: int, whence: int = io.SEEK_SET) -> int:
         """Implements `io.IOBase.seek`."""
@@ -83,17 +144,35 @@ class Bounded(io.RawIOBase):
         super().close()
 
 
-def readable(file: File) -> Any:
+def readable(file: File, pixels: int) -> Bounded:
     """Opens an object for pydicom, whose own unpacking has no limit.
 
+    Args:
+        file: where the object lies.
+        pixels: the bytes of its pixels, by what its header says.
+
     Raises:
-        InputError: it cannot be read, or becomes too large.
+        InputError: it cannot be read, or is larger than such an object can be.
     """
-    return _inflated(Bounded(file.open()), file)
+    most = LARGEST_HEADER + PACKED_PIXELS * pixels
+    if file.size > most:
+        raise _too_large(file, most)
+    packed = file.archive is not None  # frames are sought in it, and each step back would unpack it anew
+    stream = _inflated(Bounded(io.BytesIO(file.content()) if packed else file.open(), file.size), file, most)
+    if stream.size > most:
+        raise _too_large(file, most)
+    return stream
 
 
-def _inflated(stream: Any, file: File) -> Any:
-    """The stream; of an object that is packed by Deflate, the same object unpacked, within a limit."""
+def _too_large(file: File, most: int) -> InputError:
+    return InputError(
+        f"{file.name}: expected {most >> 20} MiB at most, by what its header says of its pixels, found more; is it "
+        "damaged? Fetch it again"
+    )
+
+
+def _inflated(stream: Bounded, file: File, most: int) -> Bounded:
+    """The stream; of an object that is packed by Deflate, the same unpacked: a few bytes above `most` tell of more."""
     import pydicom
     from pydicom.filebase import DicomBytesIO
     from pydicom.filewriter import write_file_meta_info
@@ -103,22 +182,20 @@ def _inflated(stream: Any, file: File) -> Any:
         meta = pydicom.filereader._read_file_meta_info(stream)
     except Exception:  # an object without preamble or meta, or a damaged one: its reading says so
         meta = None
-    if meta is None or str(getattr(meta, "TransferSyntaxUID", "")) != DEFLATED:
+    if meta is None or text_of(meta, "TransferSyntaxUID") != DEFLATED:
         stream.seek(0)
         return stream
-    unpacker = zlib.decompressobj(-zlib.MAX_WBITS)
     try:
-        body = unpacker.decompress(stream.read(), LARGEST_HEADER)
-    except zlib.error as error:
+        body = zlib.decompressobj(-zlib.MAX_WBITS).decompress(stream.rest(most), most)
+        meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+        written = DicomBytesIO()
+        written.is_little_endian, written.is_implicit_VR = True, False
+        written.write(b"\0" * 128 + b"DICM")
+        write_file_meta_info(written, meta, enforce_standard=False)
+    except Exception as error:  # whatever zlib and pydicom meet in a damaged file
         raise damaged(file.name, error) from None
-    if unpacker.unconsumed_tail:
-        raise InputError(f"{file.name}: its deflated content is larger than {LARGEST_HEADER >> 20} MiB; is it damaged?")
-    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
-    written = DicomBytesIO()
-    written.is_little_endian, written.is_implicit_VR = True, False
-    written.write(b"\0" * 128 + b"DICM")
-    write_file_meta_info(written, meta, enforce_standard=False)
-    return io.BytesIO(written.getvalue() + body)
+    content = written.getvalue() + body
+    return Bounded(io.BytesIO(content), len(content))
 
 
 # Values --------------------------------------------------------------------------------------------------------
@@ -131,6 +208,23 @@ def value_of(dataset: Any, keyword: str) -> Any:
     except Exception:  # pydicom reads a value only when it is asked for
         return None
     return None if value is None or str(value) == "" else value
+
+
+def says_image(dataset: Any) -> bool:
+    """Whether an object's class, by its header or by what stands before it, is one of images."""
+    from pydicom.uid import UID
+
+    return any(UID(one).keyword.endswith("ImageStorage") for one in _classes(dataset))
+
+
+def says_class(dataset: Any) -> bool:
+    """Whether an object says of what class it is; one whose header is damaged often does not."""
+    return any(CLASS_FORM.fullmatch(one) for one in _classes(dataset))
+
+
+def _classes(dataset: Any) -> tuple[str, str]:
+    meta = getattr(dataset, "file_meta", None) or {}
+    return text_of(dataset, "SOPClassUID"), text_of(meta, "MediaStorageSOPClassUID")
 
 
 def text_of(dataset: Any, keyword: str) -> str:
@@ -161,13 +255,47 @@ def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | No
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
-def item_of(dataset: Any, keyword: str) -> Any:
-    """The first item of a sequence; None where there is none."""
-    try:
-        sequence = dataset.get(keyword)
-        return sequence[0] if sequence else None
-    except Exception:  # a damaged sequence
+def stated_number(dataset: Any, keyword: str, name: str) -> float | None:
+    """The number of a tag that counts where it stands; None where it is missing or empty.
+
+    Raises:
+        InputError: it holds what is no finite number.
+    """
+    if keyword not in dataset:
         return None
+    try:
+        value = dataset.get(keyword)
+        empty = value is None or str(value) == ""
+    except Exception:  # pydicom reads a value only when it is asked for
+        empty = False
+    number = None if empty else number_of(dataset, keyword)
+    if number is None and not empty:
+        raise InputError(f"{name}: expected a finite number as {tag_of(keyword)}, found none; is it damaged?")
+    return number
+
+
+def items_of(dataset: Any, keyword: str, name: str) -> list[Any]:
+    """The items of a sequence; none where it is missing or empty.
+
+    Raises:
+        InputError: it is damaged; pydicom reads a sequence only when it is asked for.
+    """
+    from pydicom.dataset import Dataset
+
+    if keyword not in dataset:
+        return []
+    try:
+        items = list(dataset.get(keyword) or ())
+    except Exception as error:
+        raise damaged(name, error) from None
+    if not all(isinstance(item, Dataset) for item in items):
+        raise damaged(name, TypeError())
+    return items
+
+
+def item_of(dataset: Any, keyword: str, name: str) -> Any:
+    """The first item of a sequence; None where there is none. Raises InputError as `items_of` does."""
+    return next(iter(items_of(dataset, keyword, name)), None)
 
 
 def tag_of(keyword: str) -> str:

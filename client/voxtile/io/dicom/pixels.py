@@ -6,6 +6,7 @@ Knows nothing of where planes lie.
 from __future__ import annotations
 
 import contextlib
+import math
 from collections.abc import Iterator, Sequence
 from typing import Any
 
@@ -14,7 +15,21 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.frames import Frame
-from voxtile.io.dicom.headers import damaged, number_of, readable, tag_of, text_of
+from voxtile.io.dicom.headers import Bounded, damaged, number_of, readable, tag_of, text_of
+
+PIXELS_HEAD = 12
+"""Bytes of tag, type and length before compressed pixels."""
+
+LOOKED_BEHIND = 1 << 12
+"""Bytes behind the pixels that are looked at."""
+
+BLOCK = 512
+"""Bytes to whose multiples tapes and disks fill files up with zeros."""
+
+TAGS_BEHIND = (b"\xfc\xff\xfc\xff", b"\xfa\xff\xfa\xff")
+"""DataSetTrailingPadding and DigitalSignaturesSequence."""
+
+PIXELS_GROUP = 0x7FE0
 
 DECODERS = "pip install 'voxtile[dicom]' brings decoders for JPEG, JPEG-LS, JPEG 2000 and RLE"
 
@@ -40,11 +55,11 @@ def read_planes(planes: Sequence[Frame | None], dtype: np.dtype[Any]) -> NDArray
             by_object.setdefault(id(frame.dataset), []).append((k, frame))
     raw: NDArray[Any] | None = None
     for wanted in by_object.values():
-        wanted.sort(key=lambda one: one[1].number)
         decoded = _decoded([frame for _, frame in wanted])
         for (k, _), plane in zip(wanted, decoded, strict=True):
             if raw is None:  # an object may claim more than it holds
                 raw = np.zeros((len(planes), *plane.shape), dtype)
+            _check_fits(plane.dtype, dtype, planes[k])
             raw[k] = plane
     assert raw is not None, "a scan has a slice"
     return raw
@@ -77,18 +92,22 @@ def _shown(number: float | None) -> str:
 
 
 def _decoded(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
-    """Yields [row, column] of frames of one object, in the order in which they lie in it; it is opened once."""
+    """Yields [row, column] of frames of one object, which is opened once."""
     from pydicom.pixels import iter_pixels, pixel_array
 
-    with readable(frames[0].file) as stream:
+    with readable(frames[0].file, _bytes_of(frames[0].dataset)) as stream:
         try:
-            if not frames[0].group:
-                yield _checked(pixel_array(stream, raw=True), frames[0])
+            _check_signs(stream, frames[0])
+            options = _options(frames[0])
+            if "NumberOfFrames" not in frames[0].dataset:
+                yield _checked(pixel_array(stream, raw=True, **options), frames[0])
+                _check_end(stream, frames)
                 return
             numbers = [frame.number - 1 for frame in frames]
-            with contextlib.closing(iter_pixels(stream, raw=True, indices=numbers)) as planes:
+            with contextlib.closing(iter_pixels(stream, raw=True, indices=numbers, **options)) as planes:
                 for frame in frames:
                     yield _checked(next(planes), frame)
+                _check_end(stream, frames)
         except InputError:
             raise
         except Exception as error:  # whatever a decoder meets
@@ -101,11 +120,97 @@ def _checked(plane: NDArray[Any], frame: Frame) -> NDArray[Any]:
     return plane
 
 
-def _syntax(frame: Frame) -> Any:
-    from pydicom.uid import UID, ImplicitVRLittleEndian
+def _check_fits(plane: np.dtype[Any], dtype: np.dtype[Any], frame: Frame | None) -> None:
+    """Checks that decoded numbers are what the header says: fractions stored as integers would be lost."""
+    if (plane.kind == "f") != (dtype.kind == "f") or not np.can_cast(plane, dtype, "safe"):
+        name = "the scan" if frame is None else frame.name
+        raise InputError(
+            f"{name}: expected {dtype.name} pixels, by {tag_of('BitsAllocated')} and {tag_of('PixelRepresentation')},"
+            f" found {plane.name}; is it damaged? Fetch or convert it again"
+        )
 
+
+def _check_signs(stream: Any, frame: Frame) -> None:
+    """Checks that a JPEG 2000 stream of signed numbers is not said to have none: they would become large ones.
+
+    The contrary is common and harmless: the numbers are the same, bit by bit.
+    """
+    from pydicom import dcmread
+    from pydicom.encaps import generate_frames
+    from pydicom.pixels.utils import get_j2k_parameters
+    from pydicom.uid import JPEG2000TransferSyntaxes
+
+    if _syntax(frame) not in JPEG2000TransferSyntaxes or number_of(frame.dataset, "PixelRepresentation") != 0:
+        return
+    dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"])
+    stream.read(PIXELS_HEAD)
+    count = int(number_of(frame.dataset, "NumberOfFrames") or 1)
+    with contextlib.closing(generate_frames(stream, number_of_frames=count)) as packed:
+        signed = get_j2k_parameters(next(packed)).get("is_signed")
+    stream.seek(0)
+    if signed:
+        raise InputError(
+            f"{frame.name}: expected numbers without a sign, by {tag_of('PixelRepresentation')}, found JPEG 2000 of "
+            "numbers with one; nobody knows which is right: convert the series again"
+        )
+
+
+def _check_end(stream: Bounded, frames: Sequence[Frame]) -> None:
+    """Checks that pixels are as long as they say, once they were read, and that nothing but further tags follows.
+
+    Bytes that were put between pixels in a copy or a transfer move those behind them, and no header says so.
+    """
+    if _syntax(frames[0]).is_compressed:
+        return
+    dataset = frames[0].dataset
+    count = int(number_of(dataset, "NumberOfFrames") or 1)
+    size = _bytes_of(dataset)
+    end = stream.furthest + (count - max(frame.number for frame in frames)) * (size // count)
+    big = not _syntax(frames[0]).is_little_endian
+    stated = int.from_bytes(stream.at(end - size - 4, 4), "big" if big else "little")
+    padding = stream.at(end, min(max(stated - size, 0), LOOKED_BEHIND))
+    behind = stream.at(end + len(padding), LOOKED_BEHIND)
+    harmless = (
+        (stream.size - end - len(padding)) % size == 0  # nothing, or frames that no header counts
+        or (stream.size % BLOCK == 0 and not behind.strip(b"\0"))
+        or _is_tag(behind)
+    )
+    if stated < size or padding.strip(b"\0") or not harmless:
+        raise InputError(
+            f"{frames[0].file.name}: expected {size:,} bytes of pixels and nothing behind them, found other; they may "
+            "have moved: is it damaged? Fetch it again"
+        )
+
+
+def _is_tag(first: bytes) -> bool:
+    """Whether bytes behind the pixels begin with a tag: padding, a signature, or one of a maker's own."""
+    group = int.from_bytes(first[:2], "little")
+    return first[:4] in TAGS_BEHIND or (group > PIXELS_GROUP and first[4:6].isalpha() and first[4:6].isupper())
+
+
+def _bytes_of(dataset: Any) -> int:
+    """Bytes of an object's pixels, unpacked, by what its header says."""
+    sizes = (number_of(dataset, keyword) for keyword in ("Rows", "Columns", "NumberOfFrames", "BitsAllocated"))
+    return int(math.prod(1.0 if size is None else size for size in sizes)) // 8
+
+
+def _options(frame: Frame) -> dict[str, Any]:
+    """What pydicom has to be told of an object whose header does not say how it is stored."""
     said = text_of(getattr(frame.dataset, "file_meta", None) or {}, "TransferSyntaxUID")
-    return UID(said) if UID(said).is_transfer_syntax else ImplicitVRLittleEndian
+    return {} if said else {"transfer_syntax_uid": _syntax(frame)}
+
+
+def _syntax(frame: Frame) -> Any:
+    """How an object is stored; of one that does not say it, as pydicom found its header to be."""
+    from pydicom.uid import UID, ExplicitVRBigEndian, ExplicitVRLittleEndian, ImplicitVRLittleEndian
+
+    said = UID(text_of(getattr(frame.dataset, "file_meta", None) or {}, "TransferSyntaxUID"))
+    if said.is_transfer_syntax:
+        return said
+    implicit, little = frame.dataset.original_encoding
+    if implicit:
+        return ImplicitVRLittleEndian
+    return ExplicitVRLittleEndian if little else ExplicitVRBigEndian
 
 
 def _undecoded(frame: Frame, error: Exception) -> InputError:

@@ -20,23 +20,29 @@ from voxtile.extras import require
 from voxtile.io.dicom.choice import SeriesChoice
 from voxtile.io.dicom.choosing import chosen_stack
 from voxtile.io.dicom.files import File, files_of_archive, files_of_folder, is_dicom
-from voxtile.io.dicom.frames import Frame, frames_of
+from voxtile.io.dicom.frames import Frame, check_scales, frames_of
 from voxtile.io.dicom.grid import Grid, grid_of
-from voxtile.io.dicom.headers import number_of, numbers_of, read_header, tag_of, text_of
+from voxtile.io.dicom.headers import number_of, numbers_of, read_header, says_class, says_image, tag_of, text_of
 from voxtile.io.dicom.pixels import read_planes, stored_type
 from voxtile.io.dicom.quiet import quietly
 from voxtile.io.dicom.source import Source
 from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
 from voxtile.io.dicom.straighten import straightened
+from voxtile.io.dicom.strangers import (
+    LOOKED_AT,
+    Stranger,
+    damaged_stranger,
+    is_dicom_file,
+    lost,
+    may_be_dicom,
+    stranger_of,
+)
 from voxtile.io.dicom.whole import check_alone, check_whole
 from voxtile.io.formats.base import reading
 from voxtile.io.placed import placed
 from voxtile.io.stored import Admit, Stored
 
 ZIP = b"PK\x03\x04"
-
-LOOKED_AT = 132 + 132
-"""Bytes by which DICOM is told."""
 
 MADE_FROM_SCANS = frozenset({"SEG", "RTSTRUCT", "RTDOSE", "RTPLAN", "SR", "PR", "KO", "REG", "DOC", "M3D", "ANN"})
 """Modalities of what is no scan itself; some of these objects have pixels."""
@@ -45,25 +51,33 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """How the classes of pictures of screens and papers begin."""
 
 NO_DICOM = "no DICOM"
+NO_CLASS = "says neither of what class nor of what size it is; fetch it again"
 NO_SCAN = "DICOM that is no slice of a scan"
 
 
 def holds_dicom(place: Path) -> bool:
     """Whether a path is a DICOM object, or a folder or an archive in which one lies; only marks are read."""
     if place.is_dir():
-        return any(is_dicom(file.first(LOOKED_AT)) for file in files_of_folder(place))
-    first = File(str(place), path=place).first(LOOKED_AT) if place.is_file() else b""  # a pipe would be waited for
-    return is_dicom(first) or (first.startswith(ZIP) and _archive_holds_dicom(place, str(place)))
+        return _any_dicom(files_of_folder(place))
+    file = File(str(place), path=place)
+    return is_dicom_file(file) or (_begins_zip(file) and _any_dicom(files_of_archive(place, str(place))))
 
 
 def bytes_hold_dicom(data: bytes) -> bool:
     """Whether bytes are those of a DICOM object, or of an archive in which one lies."""
-    return is_dicom(data[:LOOKED_AT]) or (data.startswith(ZIP) and _archive_holds_dicom(data, "the archive"))
+    return is_dicom(data[:LOOKED_AT]) or (data.startswith(ZIP) and _any_dicom(files_of_archive(data, "the archive")))
 
 
-def _archive_holds_dicom(archive: Path | bytes, name: str) -> bool:
+def _any_dicom(files: Iterable[File]) -> bool:
     try:
-        return any(is_dicom(file.first(LOOKED_AT)) for file in files_of_archive(archive, name))
+        return any(map(may_be_dicom, files))
+    except InputError:
+        return False
+
+
+def _begins_zip(file: File) -> bool:
+    try:
+        return file.first(len(ZIP)) == ZIP
     except InputError:
         return False
 
@@ -157,20 +171,34 @@ def _found(files: Iterable[File], name: str) -> Found:
     others: Counter[str] = Counter()
     frames: list[Frame] = []
     problems: list[tuple[str | None, InputError]] = []
+    strangers: list[Stranger] = []
+    objects: list[str] = []
     for file in files:
-        if not is_dicom(file.first(LOOKED_AT)):
-            others[NO_DICOM] += 1
+        stranger = stranger_of(file)
+        if stranger is not None:
+            strangers.append(stranger)
             continue
-        series = None
         try:
             header = read_header(file)
-            series = text_of(header, "SeriesInstanceUID")
+        except InputError as error:
+            strangers.append(damaged_stranger(file, error))
+            continue
+        objects.append(file.name)
+        series = text_of(header, "SeriesInstanceUID") or None
+        try:
             if _is_slice(header):
                 frames += frames_of(header, file)
-            else:
+            elif says_class(header):
                 others[NO_SCAN] += 1
+            else:
+                strangers.append(
+                    damaged_stranger(file, InputError("says neither its class nor its size; fetch it again"))
+                )
         except InputError as error:
             problems.append((series, error))
+    missed = lost(strangers, objects)
+    problems += [(None, one.error) for one in missed]
+    others.update({NO_DICOM: len(strangers) - len(missed)} if len(strangers) > len(missed) else {})
     if not frames and problems:
         raise problems[0][1]
     if not frames:
@@ -185,10 +213,10 @@ def _counted(others: Counter[str]) -> str:
 
 def _is_slice(header: Any) -> bool:
     """Whether an object is an image of a scan: no catalogue, report, screenshot, or what was made from a scan."""
-    if number_of(header, "Rows") is None and number_of(header, "Columns") is None:
-        return False
     if text_of(header, "Modality").upper() in MADE_FROM_SCANS:
         return False
+    if number_of(header, "Rows") is None and number_of(header, "Columns") is None:
+        return says_image(header)  # one that was cut off, which is refused
     captured = text_of(header, "SOPClassUID").startswith(SECONDARY_CAPTURE)
     return not (captured and numbers_of(header, "ImagePositionPatient", 3) is None)
 
@@ -196,6 +224,7 @@ def _is_slice(header: Any) -> bool:
 def _stored(grid: Grid, stack: Stack, name: str, admit: Admit, warnings: Sequence[str]) -> Stored:
     """Reads the pixels of a grid."""
     used = [frame for frame in grid.planes if frame is not None]
+    check_scales(used)
     dtype = stored_type(used)
     scalings = {(frame.slope, frame.intercept) for frame in used}
     admit((*grid.size, len(grid.planes)), dtype, len(scalings) > 1 or scalings != {(1.0, 0.0)})

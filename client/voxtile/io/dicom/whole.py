@@ -7,14 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import File, is_dicom
+from voxtile.io.dicom.files import File
 from voxtile.io.dicom.frames import Frame, frames_of
 from voxtile.io.dicom.grid import at_one_place
 from voxtile.io.dicom.headers import number_of, read_header, tag_of, text_of
 from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
-
-LOOKED_AT = 132 + 132
-"""Bytes by which DICOM is told."""
+from voxtile.io.dicom.strangers import stranger_of
 
 
 def check_whole(stack: Stack, name: str) -> None:
@@ -71,7 +69,7 @@ def check_alone(place: Path, stack: Stack, name: str) -> None:
 
 
 def _frames_of_series(file: File, series: str) -> list[Frame]:
-    if not is_dicom(file.first(LOOKED_AT)):
+    if stranger_of(file) is not None:
         return []
     header = read_header(file)
     return list(frames_of(header, file)) if text_of(header, "SeriesInstanceUID") == series else []
