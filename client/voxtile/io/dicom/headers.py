@@ -18,6 +18,9 @@ from voxtile.io.dicom.files import File
 LARGEST_HEADER = 1 << 27
 """Bytes of an object before its pixels; one of 20,000 frames has half of it."""
 
+LARGEST_INFLATED = 1 << 30
+"""Bytes that an object packed by Deflate may become where nothing is known of its pixels."""
+
 LARGEST_VALUE = 1 << 20
 """Bytes of a value that is kept of a header; larger ones are makers' own, and nothing here asks for them."""
 
@@ -144,30 +147,32 @@ class Bounded(io.RawIOBase):
         super().close()
 
 
-def readable(file: File, pixels: int) -> Bounded:
+def readable(file: File, pixels: int | None = None) -> Bounded:
     """Opens an object for pydicom, whose own unpacking has no limit.
 
     Args:
         file: where the object lies.
-        pixels: the bytes of its pixels, by what its header says.
+        pixels: the bytes of its pixels, by what its header says; None where that is not known. An object that is not
+            packed is then read however large it is.
 
     Raises:
         InputError: it cannot be read, or is larger than such an object can be.
     """
-    most = LARGEST_HEADER + PACKED_PIXELS * pixels
-    if file.size > most:
+    most = LARGEST_INFLATED if pixels is None else LARGEST_HEADER + PACKED_PIXELS * pixels
+    if pixels is not None and file.size > most:
         raise _too_large(file, most)
     packed = file.archive is not None  # frames are sought in it, and each step back would unpack it anew
-    stream = _inflated(Bounded(io.BytesIO(file.content()) if packed else file.open(), file.size), file, most)
-    if stream.size > most:
+    plain = Bounded(io.BytesIO(file.content()) if packed else file.open(), file.size)
+    stream = _inflated(plain, file, most)
+    if stream is not plain and stream.size > most:
         raise _too_large(file, most)
     return stream
 
 
 def _too_large(file: File, most: int) -> InputError:
     return InputError(
-        f"{file.name}: expected {most >> 20} MiB at most, by what its header says of its pixels, found more; is it "
-        "damaged? Fetch it again"
+        f"{file.name}: expected an object of {most >> 20} MiB at most, unpacked, by what its header says, found more; is "
+        "it damaged? Fetch it again"
     )
 
 
