@@ -171,8 +171,8 @@ def readable(file: File, pixels: int | None = None) -> Bounded:
 
 def _too_large(file: File, most: int) -> InputError:
     return InputError(
-        f"{file.name}: expected an object of {most >> 20} MiB at most, unpacked, by what its header says, found more; is "
-        "it damaged? Fetch it again"
+        f"{file.name}: expected {most >> 20} MiB at most, unpacked, by what its header says, found more; is it "
+        "damaged? Fetch it again"
     )
 
 
