@@ -56,7 +56,7 @@ def test_a_ct_of_a_study_with_localizers() -> None:
 def test_an_enhanced_mr_of_philips(tmp_path: Path) -> None:
     path = tmp_path / "mprage.dcm"
     path.write_bytes(gzip.decompress((NIBABEL / "philips_mprage.dcm.gz").read_bytes()))
-    assert_is(opened(path), *by_nibabel(path))
+    assert_is(opened(path), *by_nibabel(path), atol=0.01)  # it takes the distance from a tag, not from the positions
 
 
 @pytest.mark.system
