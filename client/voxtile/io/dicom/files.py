@@ -11,7 +11,7 @@ import stat
 import zipfile
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO, Any, cast
 
@@ -55,7 +55,7 @@ class File:
     path: Path | None = None
     archive: zipfile.ZipFile | None = None
     member: Any = None
-    data: bytes | None = None
+    data: bytes | None = field(default=None, repr=False)
 
     @property
     def size(self) -> int:

@@ -7,7 +7,7 @@ how frames form a scan.
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -80,7 +80,7 @@ class Frame:
     """
 
     file: File
-    dataset: Any
+    dataset: Any = field(repr=False)
     number: int
     position: NDArray[np.float64]
     along_columns: NDArray[np.float64]
@@ -88,7 +88,7 @@ class Frame:
     spacing: tuple[float, float]
     slope: float
     intercept: float
-    group: tuple[Any, ...] = ()
+    group: tuple[Any, ...] = field(default=(), repr=False)
     scaled: bool = False
 
     @property

@@ -5,7 +5,7 @@ Knows nothing of how they are read.
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -28,7 +28,7 @@ class Source:
             where a tilted gantry was straightened; None where none was.
     """
 
-    datasets: tuple[Any, ...]
+    datasets: tuple[Any, ...] = field(repr=False)  # a patient's, and a result that is printed shows it
     planes: tuple[tuple[int, int] | None, ...]
     shifts: NDArray[np.float64] | None = None
 

@@ -32,6 +32,9 @@ ONE_SERIES = (
 )
 """Tags in which the slices of one series agree."""
 
+MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "IO", "PX", "OPT", "OCT", "IVUS", "OT")
+"""Modalities of scans that messages repeat; another word may be anything."""
+
 NO_NUMBER = "none"
 """What stands for the number of a series that has none."""
 
@@ -82,9 +85,8 @@ class Stack:
 
     @property
     def modality(self) -> str:
-        """The modality, such as CT; empty where none is said."""
-        said = text_of(self._first, "Modality")
-        return said if said.isalnum() and len(said) <= 4 else ""
+        """The modality, such as CT; empty where none is said. Any text may stand there."""
+        return text_of(self._first, "Modality")
 
     @property
     def description(self) -> str:
@@ -109,7 +111,8 @@ class Stack:
     def in_words(self) -> str:
         """What it is, in words that name nobody."""
         rows, columns = self.frames[0].size
-        what = f"{self.modality or 'unknown modality'}, {columns} × {rows} × {len(self.frames)}"
+        modality = self.modality if self.modality in MODALITIES else "unknown modality"
+        what = f"{modality}, {columns} × {rows} × {len(self.frames)}"
         return f"series {self.place} ({what}{', ' + self.kind if self.kind else ''})"
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -77,8 +77,8 @@ class Frames:
         warnings: what is missing or wrong in the headers, in words, without values.
     """
 
-    headers: tuple[Any, ...]
-    references: tuple[Reference, ...]
+    headers: tuple[Any, ...] = field(repr=False)
+    references: tuple[Reference, ...] = field(repr=False)
     modality: str
     positions: NDArray[np.float64]
     along: NDArray[np.float64]
