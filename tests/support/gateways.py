@@ -47,10 +47,11 @@ class Gateway:
 
 
 @contextlib.contextmanager
-def gateway(root: Path, *arguments: str) -> Iterator[Gateway]:
+def gateway(root: Path, *arguments: str, module: str = "voxtile_server.gateway") -> Iterator[Gateway]:
+    """Runs a gateway until the block ends, and checks that it then has left nothing, and has said nothing."""
     folder, log = root / "spool", root / "gateway.log"
     folder.mkdir(parents=True)
-    command = [sys.executable, "-m", "voxtile_server.gateway", "--port", "0", "--folder", str(folder), *arguments]
+    command = [sys.executable, "-m", module, "--port", "0", "--folder", str(folder), *arguments]
     with log.open("wb") as stream, subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream) as process:
         assert process.stdout is not None
         line = process.stdout.readline().decode()
