@@ -454,6 +454,16 @@ class Card(_Part):
         """The public name of a cascade's first stage, whose labels this model takes as channels; None without one."""
         return self.nnunet.get("previous_stage") if self.nnunet else None
 
+    @property
+    def models_behind(self) -> tuple[str, ...]:
+        """The public names of the models that a client runs for this one: those of a set, and a cascade's first stage.
+
+        Not those behind these.
+        """
+        crop = self.parts.crop.model if self.parts and self.parts.crop else None
+        parts = [part.model for part in self.parts.models] if self.parts else []
+        return tuple(name for name in (crop, *parts, self.previous_stage) if name)
+
     @model_validator(mode="after")
     def _consistent(self) -> Card:
         if (len(self.roi_size) == 2) != (self.slice_axis is not None):

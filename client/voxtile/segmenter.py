@@ -37,6 +37,7 @@ from voxtile.outputs.set_report import set_report
 from voxtile.pacs.scans import ScanOrAddress, at_hand
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.transport import Transport
+from voxtile.triton.types import ServedModel
 from voxtile.version import __version__
 
 if TYPE_CHECKING:
@@ -273,10 +274,21 @@ class Segmenter:
 
     def _signed(self, segmentation: Segmentation, volume: Volume) -> Segmentation:
         """The result of a scan, whose mask and report say what made it."""
-        passport = passport_of(segmentation.report, self.transport.model, volume, __version__, segmentation.labels)
-        add_note(segmentation.mask, passport.model_dump_json())
-        report = segmentation.report.model_copy(update={"passport": passport.model_dump()})
+        report, mask, watch = segmentation.report, segmentation.mask, Stopwatch(segmentation.report.seconds)
+        with watch.step("write"):
+            passport = passport_of(report, self.transport.model, volume, __version__, mask, self._models_behind())
+            add_note(mask, passport.model_dump_json())
+        report = report.model_copy(update={"passport": passport.model_dump(), "seconds": watch.stop()})
         return replace(segmentation, report=report, passport=passport)
+
+    def _models_behind(self) -> list[tuple[str, ServedModel]]:
+        """The models that shape a mask besides this one, each with its role; those behind it follow it."""
+        behind = [("first stage", self.previous), ("crop", self.crop), *(("part", part) for part in self.parts)]
+        found: list[tuple[str, ServedModel]] = []
+        for role, one in behind:
+            if one is not None:
+                found += [(role, one.transport.model), *one._models_behind()]
+        return found
 
     # Connections ---------------------------------------------------------------------------------------------
 

@@ -370,7 +370,7 @@ def test_the_same_has_the_same_name_and_what_differs_another() -> None:
     assert seg == again
     labels = made.labels_of(voxels)
     labels[0, 0, 0] = 1
-    other_mask = seg_of(made.finding(datasets, voxels, affine, labels, labels_sha256="34" * 32))
+    other_mask = seg_of(made.finding(datasets, voxels, affine, labels))
     assert other_mask.SeriesInstanceUID == seg.SeriesInstanceUID
     others = [
         other_mask,

@@ -18,7 +18,7 @@ from voxtile.card import Card
 from voxtile.io.dicom.source import Source
 from voxtile.io.volume import Volume
 from voxtile.outputs.dicom.finding import Finding, finding_of
-from voxtile.outputs.passport import Passport
+from voxtile.outputs.passport import Passport, mask_sha256
 
 SHAPE = (24, 31, 9)
 SPACING = (2.0, 1.5, 4.0)
@@ -79,7 +79,9 @@ def finding(
     """A segmentation of a series; `changes` are those of its passport."""
     source = datasets if isinstance(datasets, Source) else source_of(datasets)
     mask = labels_of(voxels) if labels is None else labels
-    return finding_of(volume_of(voxels, affine, source), mask, card or card_for(), passport(**changes))
+    volume = volume_of(voxels, affine, source)
+    signed = passport(**{"mask_sha256": mask_sha256(mask, volume.header), **changes})
+    return finding_of(volume, mask, card or card_for(), signed)
 
 
 def dciodvfy(path: Path) -> list[str]:

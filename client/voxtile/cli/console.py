@@ -16,6 +16,7 @@ from typing import TextIO
 import typer
 from rich.console import Console
 
+from voxtile.cli.printable import printable
 from voxtile.cli.progress import Report, bar, ignore, lines
 from voxtile.errors import OutputError, VoxtileError, in_one_line
 
@@ -58,20 +59,19 @@ def errors_for_the_user() -> Iterator[None]:
 
 def say(text: str) -> None:
     """Writes one line to standard error, if anybody reads it; what a terminal would obey is escaped."""
-    line = "".join(char if char.isprintable() else ascii(char)[1:-1] for char in " ".join(text.split()))
     with suppress(OSError, ValueError, AttributeError):  # closed by the reader, by this process, or never open
-        sys.stderr.write(f"voxtile: {line}\n")
+        sys.stderr.write(f"voxtile: {printable(text)}\n")
         sys.stderr.flush()
 
 
 def tell(line: str) -> None:
-    """Writes one line to standard output, if anybody reads it."""
+    """Writes one line to standard output, if anybody reads it; what a terminal would obey is escaped."""
     with suppress(OutputError):
-        write_out(f"{line}\n")
+        write_out(f"{printable(line)}\n")
 
 
 def write_out(text: str) -> None:
-    """Writes text that was asked for to standard output.
+    """Writes text that was asked for to standard output, as it is: what others wrote goes through `printable` before.
 
     Raises:
         OutputError: nobody reads it, or it cannot be written.

@@ -66,7 +66,7 @@ def examine(
                 if model:
                     served.append(endpoint.model(model))
                     yield _model(served[-1], url)
-                    behind = [endpoint.model(name) for name in _models_behind(served[-1].card)]
+                    behind = [endpoint.model(name) for name in served[-1].card.models_behind]
                     yield from (_model(one, url) for one in behind)
                     yield _shared_memory(endpoint, url)
             except VoxtileError as error:
@@ -108,13 +108,6 @@ def _model(model: ServedModel, url: str) -> Finding:
         f"accepted: Dice ≥ {certificate.dice_min:.4f}, {certificate.changed_fraction:.2e} of the voxels changed"
         + "".join(f"; {reservation}" for reservation in certificate.reservations),
     )
-
-
-def _models_behind(card: Card) -> list[str]:
-    """The models that the client runs itself for this one: those of a set, and a cascade's first stage."""
-    parts = [part.model for part in card.parts.models] if card.parts else []
-    crop = [card.parts.crop.model] if card.parts and card.parts.crop else []
-    return [*crop, *parts, *([card.previous_stage] if card.previous_stage else [])]
 
 
 def _shared_memory(endpoint: Endpoint, url: str) -> Finding:

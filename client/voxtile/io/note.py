@@ -6,13 +6,17 @@ Knows nothing of what the text says.
 from __future__ import annotations
 
 import sys
-from typing import Any
+from typing import Any, Literal
 
 COMMENT = 6
 """NIfTI's code of an extension that holds plain text."""
 
 MARK = b"voxtile: "
 """How our note begins, among the comments of others."""
+
+
+SIZE_AND_CODE = 8
+"""Bytes with which an extension begins."""
 
 
 def add_note(image: Any, text: str) -> None:
@@ -22,9 +26,21 @@ def add_note(image: Any, text: str) -> None:
     image.header.extensions.append(Nifti1Extension(COMMENT, MARK + text.encode()))
 
 
-def note_of(image: Any) -> str:
-    """The note of a nibabel image; empty where it has none."""
-    return next((text[len(MARK) :].decode(errors="replace") for text in map(_content, _ours(image))), "")
+def notes_in(extensions: bytes, order: Literal["little", "big"]) -> list[str]:
+    """Our notes in a NIfTI file.
+
+    Args:
+        extensions: what lies between header and voxels: four bytes that say whether extensions come, and these.
+        order: the byte order of the header.
+    """
+    notes, at = [], 4 if extensions[:1] not in (b"", b"\0") else len(extensions)
+    while at + SIZE_AND_CODE <= len(extensions):
+        size, code = (int.from_bytes(extensions[at + place : at + place + 4], order) for place in (0, 4))
+        text = extensions[at + SIZE_AND_CODE : at + size].rstrip(b"\0")
+        if code == COMMENT and text.startswith(MARK):
+            notes.append(text[len(MARK) :].decode(errors="replace"))
+        at += max(size, SIZE_AND_CODE)
+    return notes
 
 
 def note_bytes(image: Any) -> bytes:
@@ -48,5 +64,6 @@ def _content(extension: Any) -> bytes:
 
 def _as_stored(text: bytes) -> bytes:
     """Size, code and text of an extension, filled up to a multiple of 16 bytes, as NIfTI asks for."""
-    size = -(-(8 + len(text)) // 16) * 16
-    return size.to_bytes(4, sys.byteorder) + COMMENT.to_bytes(4, sys.byteorder) + text.ljust(size - 8, b"\0")
+    size = -(-(SIZE_AND_CODE + len(text)) // 16) * 16
+    head = size.to_bytes(4, sys.byteorder) + COMMENT.to_bytes(4, sys.byteorder)
+    return head + text.ljust(size - SIZE_AND_CODE, b"\0")

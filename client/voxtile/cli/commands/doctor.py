@@ -10,6 +10,7 @@ import typer
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, write_out
 from voxtile.cli.doctor import examine
+from voxtile.cli.printable import printable
 
 
 def doctor(
@@ -27,5 +28,5 @@ def doctor(
     with errors_for_the_user():
         for finding in examine(server.url, model, scans or [], server.connection()):
             healthy &= finding.ok
-            write_out(f"{'ok  ' if finding.ok else 'FAIL'}  {finding.what}: {finding.detail}\n")
+            write_out(f"{'ok  ' if finding.ok else 'FAIL'}  {printable(f'{finding.what}: {finding.detail}')}\n")
     raise typer.Exit(0 if healthy else 2)

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, say, write_out
+from voxtile.cli.printable import printable
 from voxtile.errors import VoxtileError
 from voxtile.triton.catalogue import ModelListing, list_models
 from voxtile.triton.endpoint import Endpoint
@@ -51,7 +52,7 @@ def _as_table(listings: Sequence[ModelListing], *, several: bool) -> str:
     if several:
         table.add_column("server", no_wrap=True)
     for listing in listings:
-        table.add_row(*listing.row(), *([listing.url] if several else []))
+        table.add_row(*map(printable, [*listing.row(), *([listing.url] if several else [])]))
     text, is_terminal = io.StringIO(), sys.stdout is not None and sys.stdout.isatty()
     # A name or a title is shown as it is, brackets and colons too.
     console = Console(

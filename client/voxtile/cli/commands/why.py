@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import contextlib
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from voxtile.card import Card
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, write_out
-from voxtile.errors import InputError, VoxtileError
-from voxtile.outputs.passport import Passport
-from voxtile.outputs.signed_files import Signed, read_signed
+from voxtile.cli.printable import printable
+from voxtile.errors import InputError
+from voxtile.io.plain_file import check_plain_file
+from voxtile.outputs.passport import Passport, UsedModel
+from voxtile.outputs.signed_files import LARGEST_TEXT, Signed, read_signed
+from voxtile.outputs.standing import not_compared, reservations, standing
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
 
@@ -30,7 +33,8 @@ def why(
         bool, typer.Option("--check", help="Compare it with the model that the servers of --url offer today.")
     ] = False,
     card: Annotated[
-        Path | None, typer.Option("--card", metavar="FILE", help="Compare it with a card that was kept.")
+        Path | None,
+        typer.Option("--card", metavar="FILE", help="Compare it with a card, or with cards, that were kept."),
     ] = None,
     as_json: Annotated[bool, typer.Option("--json", help="Print one object, for programs.")] = False,
 ) -> None:
@@ -40,79 +44,123 @@ def why(
     """
     with errors_for_the_user():
         signed = read_signed(mask)
-        compared = _of_mask(signed)
+        told = _Told(signed)
         if card is not None:
-            compared |= _compared(signed.passport, _kept_card(card))
+            told.compare(_kept_cards(card, signed.passport.model))
         if check:
-            compared |= _compared(signed.passport, _served_card(signed.passport.model, server))
-        write_out(_as_json(signed, compared) if as_json else _in_words(signed.passport, compared))
-    raise typer.Exit(0 if all(compared.values()) else DIFFERS)
+            told.compare(_served_cards(signed.passport, server))
+        write_out(told.as_json() if as_json else told.in_words())
+    raise typer.Exit(0 if all(told.compared.values()) else DIFFERS)
 
 
-def _of_mask(signed: Signed) -> dict[str, bool]:
-    return {} if signed.unchanged is None else {"the mask is as it was written": signed.unchanged}
+class _Told:
+    """What is said of a mask."""
+
+    def __init__(self, signed: Signed) -> None:
+        self.passport = signed.passport
+        self.compared: dict[str, bool] = {}
+        self.not_compared: list[str] = []
+        self.reservations: list[str] = []
+        if signed.unchanged is None:
+            self.not_compared.append(f"the mask ({signed.unknown})")
+        else:
+            self.compared["the mask is as it was written"] = signed.unchanged
+
+    def compare(self, cards: Mapping[str, Sequence[Card]]) -> None:
+        """Adds what is to be said of these cards, by the models' names; what holds once must hold each time."""
+        for what, holds in standing(self.passport, cards).items():
+            self.compared[what] = self.compared.get(what, True) and holds
+        self.not_compared += [one for one in not_compared(self.passport, cards) if one not in self.not_compared]
+        self.reservations += [one for one in reservations(self.passport, cards) if one not in self.reservations]
+
+    def as_json(self) -> str:
+        fields = {
+            "passport": self.passport.model_dump(),
+            "compared": self.compared,
+            "not_compared": self.not_compared,
+            "reservations": self.reservations,
+        }
+        return json.dumps(fields, indent=2) + "\n"
+
+    def in_words(self) -> str:
+        rows = [
+            *_rows(self.passport),
+            *(("yes" if same else "NO", what) for what, same in self.compared.items()),
+            *(("but", what) for what in self.reservations),
+            *(("not compared", what) for what in self.not_compared),
+        ]
+        return "".join(f"{name:12} {printable(value)}\n" for name, value in rows)
 
 
-def _compared(passport: Passport, card: Card) -> dict[str, bool]:
-    """What of a card is as the passport says."""
-    certificate = card.certificates.get(card.engine)
-    return {
-        "the model has the same weights": card.provenance.weights_sha256 == passport.weights_sha256,
-        "its engines were built from the same graph": card.provenance.onnx_sha256 == passport.onnx_sha256,
-        "the same engine answers": card.engine in passport.engine.split(", "),
-        "its certificate is the same": (certificate.sha256 if certificate else "") == passport.certificate_sha256,
-        "its certificate is valid": certificate is not None and certificate.accepted,
-    }
+def _served_cards(passport: Passport, server: options.ServerOptions) -> dict[str, list[Card]]:
+    """The cards of a passport's models on all servers.
 
-
-def _served_card(model: str, server: options.ServerOptions) -> Card:
-    """The card of a model on the first server that offers it. Raises VoxtileError where none does."""
-    failed: VoxtileError | None = None
+    Raises:
+        VoxtileError: a server does not answer, or none of them offers one of the models.
+    """
+    names = [passport.model, *(one.model for one in passport.others)]
+    found: dict[str, list[Card]] = {name: [] for name in names}
     for url in server.url:
-        try:
-            with contextlib.closing(Endpoint(url, server.connection())) as endpoint:
-                found = [one.card for one in list_models(endpoint) if one.name == model and one.card is not None]
-        except VoxtileError as error:
-            failed = failed or error
-            continue
-        if found:
-            return found[0]
-    raise failed or InputError(f"expected the model {model!r} on {', '.join(server.url)}, found no such model there")
+        with contextlib.closing(Endpoint(url, server.connection(shared_memory=False))) as endpoint:
+            for one in list_models(endpoint):
+                if one.card is not None and one.name in found:
+                    found[one.name].append(one.card)
+    for name, cards in found.items():
+        if not cards:
+            raise InputError(f"expected the model {name!r} on {', '.join(server.url)}, found no such model there")
+    return found
 
 
-def _kept_card(path: Path) -> Card:
+def _kept_cards(path: Path, model: str) -> dict[str, list[Card]]:
+    """The cards in a file, by the models' names: a card, or what `voxtile models --json` prints.
+
+    Raises:
+        InputError: it holds none, or several and none of `model`.
+    """
+    check_plain_file(path, "a card")
     try:
-        found: Any = json.loads(path.read_bytes())
-        return Card.model_validate(found.get("card", found))
+        with path.open("rb") as file:
+            found = json.loads(file.read(LARGEST_TEXT))
+        several = found if isinstance(found, list) else [found]
+        cards = [Card.model_validate(one.get("card", one)) for one in several if one.get("card", one) is not None]
     except OSError as error:
         raise InputError(f"{path}: cannot be read ({error.strerror or error})") from None
     except (ValueError, AttributeError, RecursionError):
         raise InputError(f"{path}: expected a card (JSON, as voxtile models --json prints it), found none") from None
+    if len(cards) == 1:
+        return {model: cards}  # what it is called is compared like all else
+    by_name: dict[str, list[Card]] = {}
+    for card in cards:
+        by_name.setdefault(card.name, []).append(card)
+    if model not in by_name:
+        raise InputError(f"{path}: expected a card of {model!r}, found {', '.join(map(repr, by_name)) or 'none'}")
+    return by_name
 
 
-def _as_json(signed: Signed, compared: dict[str, bool]) -> str:
-    return json.dumps({"passport": signed.passport.model_dump(), "compared": compared}, indent=2) + "\n"
-
-
-def _in_words(passport: Passport, compared: dict[str, bool]) -> str:
+def _rows(passport: Passport) -> list[tuple[str, str]]:
     tiling = ", ".join(f"{key} {value}" for key, value in passport.tiling.items())
-    rows: Sequence[tuple[str, str]] = (
-        ("model", f"{passport.model}, version {passport.version}"),
-        ("weights", passport.weights_sha256),
-        ("graph", passport.onnx_sha256),
-        ("engine", " ".join(filter(None, (passport.engine, passport.precision)))),
-        ("certificate", _verdict(passport)),
+    client = f"voxtile {passport.voxtile}" + (f", Triton {passport.triton}" if passport.triton else "")
+    return [
+        *_model_rows("model", passport),
+        *(row for one in passport.others for row in _model_rows(one.role, one)),
         ("tiling", tiling),
         ("changes", "; ".join(passport.changes) or "none: the model's own semantics"),
         ("scan", passport.scan_sha256),
-        ("client", f"voxtile {passport.voxtile}" + (f", Triton {passport.triton}" if passport.triton else "")),
-    )
-    lines = [f"{name:12} {value}" for name, value in rows]
-    lines += [f"{'yes' if same else 'NO':12} {what}" for what, same in compared.items()]
-    return "\n".join(lines) + "\n"
+        ("client", client),
+    ]
 
 
-def _verdict(passport: Passport) -> str:
-    if not passport.certificate_sha256:
+def _model_rows(role: str, used: UsedModel) -> list[tuple[str, str]]:
+    return [
+        (printable(role), f"{used.model}, version {used.version}"),
+        ("weights", used.weights_sha256),
+        ("graph", used.onnx_sha256),
+        ("engine", " ".join(filter(None, (used.engine, used.precision)))),
+        ("certificate", _verdict(used)),
+    ]
+
+
+def _verdict(used: UsedModel) -> str:
+    if not used.certificate_sha256:
         return "none"
-    return f"{passport.certificate_sha256}{'' if passport.certified else ', which did not meet its limits'}"
+    return f"{used.certificate_sha256}{'' if used.certified else ', which did not meet its limits'}"

@@ -75,10 +75,9 @@ def finding_of(volume: Volume, labels: NDArray[Any], card: Card, passport: Passp
         OutputError: the headers do not say where its frames lie, or the mask has a value that the model has not.
     """
     source = source_of(volume)
-    passport = passport.model_copy(update={"labels_sha256": ""})  # numbers and frames are DICOM's own
     structures = structures_of(card)
     frames = frames_of(source, passport.scan_sha256)
     numbers = numbered(source.on_frames(labels), structures)
-    return Finding(
-        volume, labels, numbers, frames, structures, card, passport, identity_of(passport, frames.uids, labels)
-    )
+    identity = identity_of(passport, frames.uids)
+    passport = passport.model_copy(update={"mask_sha256": ""})  # numbers and frames are DICOM's own
+    return Finding(volume, labels, numbers, frames, structures, card, passport, identity)

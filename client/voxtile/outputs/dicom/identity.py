@@ -11,10 +11,6 @@ import hashlib
 import uuid
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from voxtile.outputs.passport import Passport
 
@@ -58,17 +54,14 @@ class Identity:
         return uid_of("other", what, self.content)
 
 
-def identity_of(passport: Passport, source_uids: Sequence[str], labels: NDArray[Any]) -> Identity:
+def identity_of(passport: Passport, source_uids: Sequence[str]) -> Identity:
     """The identifiers of a segmentation.
 
     Args:
-        passport: what made the mask.
+        passport: what made the mask, with the digest of the mask.
         source_uids: the UIDs of the study and of all objects of the scan, in its order.
-        labels: [i, j, k] the mask.
     """
-    asked = hashlib.sha256("\0".join([passport.model_dump_json(), *source_uids]).encode())
+    asked = hashlib.sha256("\0".join([passport.model_dump_json(exclude={"mask_sha256"}), *source_uids]).encode())
     content = asked.copy()
-    content.update(repr(labels.shape).encode())
-    for k in range(labels.shape[2]):
-        content.update(np.ascontiguousarray(labels[:, :, k].T, np.uint16).data)
+    content.update(passport.mask_sha256.encode())
     return Identity(asked.hexdigest(), content.hexdigest())

@@ -13,7 +13,7 @@ from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.frames import OPTIONAL, UTF8
 from voxtile.outputs.dicom.items import code_item
 from voxtile.outputs.dicom.texts import SHORT_TEXT, fitted
-from voxtile.outputs.passport import Passport
+from voxtile.outputs.passport import Passport, UsedModel
 
 MANUFACTURER = "Voxtile"
 
@@ -29,9 +29,9 @@ FIRST_SERIES_NUMBER = 9001
 """Above the numbers that scanners give, so that what is written stands behind the scan in a list."""
 
 
-def serial_number(passport: Passport) -> str:
+def serial_number(model: UsedModel) -> str:
     """What tells one model from another of the same name: the digest of its weights."""
-    return fitted(passport.weights_sha256) or "none"
+    return fitted(model.weights_sha256) or "none"
 
 
 def series_number(kind: Kind) -> int:
@@ -46,7 +46,8 @@ def series_description(finding: Finding, what: str) -> str:
 
 def algorithm_parameters(passport: Passport) -> dict[str, str]:
     """What of the passport says how an algorithm was run, for its identification."""
-    fields = passport.model_dump(exclude={"model", "version", "tiling", "changes"})
+    fields = passport.model_dump(exclude={"model", "version", "tiling", "changes", "others"})
+    fields |= {f"{one.role} {one.model}": one.weights_sha256 for one in passport.others}
     fields |= {f"tiling.{key}": value for key, value in passport.tiling.items()}
     fields["changes"] = "; ".join(passport.changes)
     return {key: fitted(str(value), SHORT_TEXT) for key, value in fields.items() if value not in ("", None)}
@@ -70,12 +71,18 @@ def sign(dataset: Any, finding: Finding, what: str) -> None:
     for keyword in OPTIONAL:
         if keyword in finding.frames.first and keyword not in dataset:
             dataset[keyword] = finding.frames.first[keyword]
-    dataset.ContributingEquipmentSequence = [_equipment(finding)]
+    dataset.ContributingEquipmentSequence = [
+        _equipment(passport, passport, passport_text(passport)),
+        *(_equipment(one, passport, one.model_dump_json(exclude_defaults=True)) for one in passport.others),
+    ]
 
 
 def passport_text(passport: Passport) -> str:
-    """The passport as JSON of at most 1024 bytes; without tiling and changes where these are too long."""
-    fields = passport.model_dump(exclude_defaults=True)
+    """The passport as JSON of at most 1024 bytes; without tiling and changes where these are too long.
+
+    The models behind the one that was asked for have items of their own.
+    """
+    fields = passport.model_dump(exclude_defaults=True, exclude={"others"})
     for shortened in ({}, {"tiling": "in the algorithm's parameters"}, {"changes": ["too many to be named here"]}):
         fields |= shortened
         text = json.dumps(fields, separators=(",", ":"), ensure_ascii=False)
@@ -84,15 +91,16 @@ def passport_text(passport: Passport) -> str:
     return text if len(text.encode()) <= SHORT_TEXT else json.dumps({"model": fitted(passport.model)})
 
 
-def _equipment(finding: Finding) -> Any:
+def _equipment(model: UsedModel, passport: Passport, said: str) -> Any:
+    """The item of one model, which `said` describes."""
     from pydicom.dataset import Dataset
 
-    passport, item = finding.passport, Dataset()
+    item = Dataset()
     item.PurposeOfReferenceCodeSequence = [code_item(*PROCESSING_EQUIPMENT)]
     item.Manufacturer = MANUFACTURER
-    item.ManufacturerModelName = fitted(finding.card.name)
-    item.SoftwareVersions = [fitted(f"voxtile {passport.voxtile}"), fitted(f"model version {passport.version}")]
-    item.DeviceSerialNumber = serial_number(passport)
+    item.ManufacturerModelName = fitted(model.model)
+    item.SoftwareVersions = [fitted(f"voxtile {passport.voxtile}"), fitted(f"model version {model.version}")]
+    item.DeviceSerialNumber = serial_number(model)
     item.ContributionDateTime = datetime.datetime.now().strftime("%Y%m%d%H%M%S")
-    item.ContributionDescription = passport_text(passport)
+    item.ContributionDescription = said
     return item
