@@ -13,9 +13,10 @@ from voxtile.cli.app import app as client
 from voxtile_build.cli.commands import app as build
 from voxtile_server.cli import command_parser as server
 from voxtile_server.gateway.cli import command_parser as gateway
+from voxtile_server.listener.cli import command_parser as listener
 
 APPS = {"voxtile": client, "voxtile-build": build}
-PARSERS = {"voxtile-server": server, "voxtile-gateway": gateway}
+PARSERS = {"voxtile-server": server, "voxtile-gateway": gateway, "voxtile-listener": listener}
 PROGRAMS = (*APPS, *PARSERS)
 
 

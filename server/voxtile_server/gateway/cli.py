@@ -12,9 +12,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
-from voxtile_server import __version__
+from voxtile_server import __version__, behind
 from voxtile_server.command_options import OneLineParser
-from voxtile_server.gateway import behind
 
 DESCRIPTION = """\
 Serve masks over HTTP, in front of any Triton server with models of voxtile-build:

@@ -1,4 +1,7 @@
-"""How the gateway reaches Triton: certificates and headers, as the command line says. Knows nothing of its own door."""
+"""How a service in front of Triton reaches it: certificates and headers, as the command line says.
+
+Knows nothing of what the service itself offers.
+"""
 
 from __future__ import annotations
 
@@ -13,11 +16,11 @@ if TYPE_CHECKING:
 
 
 def add_options(parser: argparse.ArgumentParser) -> None:
-    """Add the options to the gateway's parser."""
+    """Add the options to a service's parser."""
     add = parser.add_argument
-    add("--triton-tls", action="store_true", help="encrypt between gateway and Triton; the system's authorities count")
+    add("--triton-tls", action="store_true", help="encrypt what is sent to Triton; the system's authorities count")
     add("--triton-ca", type=Path, metavar="FILE", help="PEM: the authorities that count instead; encrypts")
-    add("--triton-certificate", type=Path, metavar="FILE", help="PEM: what the gateway shows to Triton; encrypts")
+    add("--triton-certificate", type=Path, metavar="FILE", help="PEM: what is shown to Triton; encrypts")
     add("--triton-key", type=Path, metavar="FILE", help="PEM: its private key")
     add("--triton-header", action="append", default=[], metavar="NAME:VALUE", help="sent to Triton with every call")
 
