@@ -11,7 +11,7 @@ from fnmatch import fnmatchcase
 from voxtile.errors import InputError
 from voxtile.io.dicom.choice import SeriesChoice
 from voxtile.io.dicom.headers import tag_of
-from voxtile.io.dicom.stacks import NO_NUMBER, Stack
+from voxtile.io.dicom.stacks import Stack
 
 SCOUT = 5
 """A stack of so many slices across a larger one of its series is no scan: scanners put overviews there."""
@@ -105,7 +105,7 @@ def listed(stacks: Sequence[Stack]) -> str:
 def _fits(stack: Stack, choice: SeriesChoice) -> bool:
     if choice.series and not _is_named(stack, choice.series[0]):
         return False
-    if choice.modality and stack.modality.upper() != choice.modality.upper():
+    if choice.modality and stack.modality != choice.modality.strip().upper():
         return False
     return not choice.description or fnmatchcase(stack.description.lower(), choice.description.lower())
 
@@ -115,7 +115,7 @@ def _is_named(stack: Stack, series: str) -> bool:
     named, _, number = series.strip().partition(":")
     if number and number != str(stack.number):
         return False
-    return named in (stack.uid, stack.series_number or NO_NUMBER)
+    return bool(named) and named in (stack.uid, stack.series_number, stack.told_number)
 
 
 def _is_scout(stack: Stack, stacks: Iterable[Stack]) -> bool:

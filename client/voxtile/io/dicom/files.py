@@ -190,9 +190,8 @@ def files_of_archive(file: Path | bytes, name: str) -> Iterator[File]:
         archive = zipfile.ZipFile(io.BytesIO(file) if isinstance(file, bytes) else file)
     except ARCHIVE_ERRORS:
         raise InputError(f"{name}: expected a zip archive, found a damaged one; pack or fetch it again") from None
-    members = archive.infolist()
-    _check_count(len(members), name)
-    for member in members:
+    for count, member in enumerate(archive.infolist(), 1):
+        _check_count(count, name)
         if not member.is_dir():
             yield File(_shown(f"{name}/{member.filename}"), archive=archive, member=member)
 

@@ -38,6 +38,12 @@ MODALITIES = ("CT", "MR", "PT", "NM", "US", "XA", "RF", "CR", "DX", "MG", "IO", 
 NO_NUMBER = "none"
 """What stands for the number of a series that has none."""
 
+LONG_NUMBER = "long"
+"""What stands for a number that may be a patient's, or a date."""
+
+LONGEST_NUMBER = 999_999
+"""Scanners count series, and what they derive from each by hundreds; from seven digits on, numbers name somebody."""
+
 
 @dataclass(frozen=True, eq=False)
 class Stack:
@@ -79,14 +85,21 @@ class Stack:
 
     @property
     def series_number(self) -> str:
-        """The series' number; empty where it has none."""
+        """The series' number, to be compared; empty where it has none."""
         number = number_of(self._first, "SeriesNumber")
         return "" if number is None else f"{number:.0f}"
 
     @property
+    def told_number(self) -> str:
+        """What stands for the series' number in messages."""
+        if len(self.series_number) > len(str(LONGEST_NUMBER)):
+            return LONG_NUMBER
+        return self.series_number or NO_NUMBER
+
+    @property
     def modality(self) -> str:
-        """The modality, such as CT; empty where none is said. Any text may stand there."""
-        return text_of(self._first, "Modality")
+        """The modality, such as CT, to be compared; empty where none is said. Any text may stand there."""
+        return text_of(self._first, "Modality").strip().upper()
 
     @property
     def description(self) -> str:
@@ -104,8 +117,7 @@ class Stack:
     @property
     def place(self) -> str:
         """What `--series` takes for it; names nobody."""
-        series = self.series_number or NO_NUMBER
-        return f"{series}:{self.number}" if self.of > 1 else series
+        return f"{self.told_number}:{self.number}" if self.of > 1 else self.told_number
 
     @property
     def in_words(self) -> str:
@@ -127,11 +139,11 @@ def stacks_of(frames: Iterable[Frame]) -> list[Stack]:
         parts = [part for plane in _by_plane(of_series) for part in parts_of(plane)]
         parts.sort(key=len, reverse=True)
         stacks += [Stack(tuple(part)) for part in parts]
-    numbers = Counter(stack.series_number for stack in stacks)
+    numbers = Counter(stack.told_number for stack in stacks)
     counted: Counter[str] = Counter()
     for place, stack in enumerate(stacks):
-        counted[stack.series_number] += 1
-        stacks[place] = replace(stack, number=counted[stack.series_number], of=numbers[stack.series_number])
+        counted[stack.told_number] += 1
+        stacks[place] = replace(stack, number=counted[stack.told_number], of=numbers[stack.told_number])
     return stacks
 
 
