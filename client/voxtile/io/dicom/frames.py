@@ -15,11 +15,14 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import item_of, items_of, number_of, numbers_of, stated_number, tag_of, text_of
+from voxtile.io.dicom.headers import item_of, items_of, number_of, numbers_of, stated_number, states, tag_of, text_of
 from voxtile.io.dicom.mosaic import check_no_mosaic
 
 MOST_PIXELS = 1 << 16
 """Rows and columns that an object can have: their tags have 16 bits."""
+
+WITH_UNITS = ("CT", "PT")
+"""Modalities whose values have a unit, to which stored numbers are brought."""
 
 UNIT_LENGTH = 0.01
 """How far the length of a direction may be from 1, and the cosine between two from 0; scanners round to six digits."""
@@ -169,8 +172,11 @@ def _frame(dataset: Any, file: File, number: int, group: tuple[Any, ...]) -> Fra
     )
 
 
-def check_scales(frames: Sequence[Frame]) -> None:
+def checked_scales(frames: Sequence[Frame]) -> list[str]:
     """Checks that either all frames of a scan say how their numbers become values, or none.
+
+    Returns:
+        What is to be told where none does and the modality's values have a unit.
 
     Raises:
         InputError: some do not; what they lack was lost on the way.
@@ -181,6 +187,9 @@ def check_scales(frames: Sequence[Frame]) -> None:
             f"{without[0].name}: expected {tag_of('RescaleSlope')} and {tag_of('RescaleIntercept')} as in other "
             "slices of the scan, found none; fetch the series again"
         )
+    if without and text_of(without[0].dataset, "Modality") in WITH_UNITS:
+        return [f"no {tag_of('RescaleSlope')} is stated: stored numbers are taken for values"]
+    return []
 
 
 def _stating(places: tuple[Any, ...], sequence: str, name: str) -> Iterator[Any]:
@@ -196,12 +205,13 @@ def _stating(places: tuple[Any, ...], sequence: str, name: str) -> Iterator[Any]
 def _numbers(places: tuple[Any, ...], sequence: str, keyword: str, count: int, name: str) -> tuple[float, ...]:
     """The numbers of a tag, from the first place that states it."""
     for item in _stating(places, sequence, name):
-        if (numbers := numbers_of(item, keyword, count)) is not None:
-            return numbers
-        if text_of(item, keyword):
+        if states(item, keyword):
+            numbers, found = numbers_of(item, keyword, count), f"other than {count} numbers"
             break
-    present = any(keyword in item for item in _stating(places, sequence, name))
-    found = f"other than {count} numbers" if present else "none"
+    else:
+        numbers, found = None, "none"
+    if numbers is not None:
+        return numbers
     raise InputError(
         f"{name}: expected {tag_of(keyword)}, {count} numbers, found {found}; without it nobody knows where the slice "
         "lies: send the series again from the scanner or the archive, without removing this tag"
@@ -235,8 +245,14 @@ def _rescale(places: tuple[Any, ...], name: str) -> tuple[float, float] | None:
         slope, intercept = (stated_number(item, keyword, name) for keyword in ("RescaleSlope", "RescaleIntercept"))
         if slope == 0:
             raise InputError(f"{name}: expected {tag_of('RescaleSlope')} other than 0, found 0")
-        if (slope, intercept) != (None, None):
-            found.add((1.0 if slope is None else slope, intercept or 0.0))
+        if slope is not None and intercept is not None:
+            found.add((slope, intercept))
+        elif slope is not None or intercept is not None or all(item is not place for place in places):
+            missing = "RescaleIntercept" if intercept is None else "RescaleSlope"
+            raise InputError(
+                f"{name}: expected {tag_of('RescaleSlope')} and {tag_of('RescaleIntercept')} together, found no "
+                f"{missing}; fetch the series again"
+            )
     if len(found) > 1:
         raise InputError(
             f"{name}: expected one {tag_of('RescaleSlope')} and one {tag_of('RescaleIntercept')}, found {len(found)} "

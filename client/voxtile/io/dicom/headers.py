@@ -10,7 +10,7 @@ import math
 import re
 import zlib
 from collections.abc import Sequence
-from typing import IO, Any
+from typing import IO, Any, Literal
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.files import File
@@ -26,6 +26,9 @@ LARGEST_VALUE = 1 << 20
 
 FRAMES = (0x52009229, 0x52009230)
 """SharedFunctionalGroupsSequence and PerFrameFunctionalGroupsSequence, which are kept however large they are."""
+
+ITEM = (0xFFFE, 0xE000)
+"""The tag of an item of a sequence."""
 
 UNDEFINED = 0xFFFFFFFF
 """The length of a value that ends in a mark."""
@@ -260,21 +263,27 @@ def numbers_of(dataset: Any, keyword: str, count: int) -> tuple[float, ...] | No
     return numbers if len(numbers) == count and all(map(math.isfinite, numbers)) else None
 
 
+def states(dataset: Any, keyword: str) -> bool:
+    """Whether a tag is there and not empty, whatever it holds."""
+    if keyword not in dataset:
+        return False
+    try:
+        value = dataset.get(keyword)
+    except Exception:  # pydicom reads a value only when it is asked for
+        return True
+    return not (value is None or str(value) == "")
+
+
 def stated_number(dataset: Any, keyword: str, name: str) -> float | None:
     """The number of a tag that counts where it stands; None where it is missing or empty.
 
     Raises:
         InputError: it holds what is no finite number.
     """
-    if keyword not in dataset:
+    if not states(dataset, keyword):
         return None
-    try:
-        value = dataset.get(keyword)
-        empty = value is None or str(value) == ""
-    except Exception:  # pydicom reads a value only when it is asked for
-        empty = False
-    number = None if empty else number_of(dataset, keyword)
-    if number is None and not empty:
+    number = number_of(dataset, keyword)
+    if number is None:
         raise InputError(f"{name}: expected a finite number as {tag_of(keyword)}, found none; is it damaged?")
     return number
 
@@ -290,12 +299,40 @@ def items_of(dataset: Any, keyword: str, name: str) -> list[Any]:
     if keyword not in dataset:
         return []
     try:
+        _check_items(dataset.get_item(keyword))
         items = list(dataset.get(keyword) or ())
     except Exception as error:
         raise damaged(name, error) from None
     if not all(isinstance(item, Dataset) for item in items):
         raise damaged(name, TypeError())
+    for item in items:
+        _check_whole(item, name)
     return items
+
+
+def _check_items(sequence: Any) -> None:
+    """Checks that the bytes of a sequence are items, one behind the other: pydicom takes for one what lies there.
+
+    Raises:
+        ValueError: a length is wrong, so that the sequence holds a part of an item, or what follows it.
+    """
+    from pydicom.dataelem import RawDataElement
+
+    if not isinstance(sequence, RawDataElement) or sequence.length == UNDEFINED:
+        return
+    content, place = sequence.value or b"", 0
+    order: Literal["little", "big"] = "little" if sequence.is_little_endian else "big"
+    while place < len(content):
+        group, element, length = (
+            int.from_bytes(content[place + start : place + end], order) for start, end in ((0, 2), (2, 4), (4, 8))
+        )
+        if (group, element) != ITEM:
+            raise ValueError
+        if length == UNDEFINED:  # it ends in a mark, which pydicom looks for
+            return
+        place += 8 + length
+    if place != len(content) or len(content) != sequence.length:
+        raise ValueError
 
 
 def item_of(dataset: Any, keyword: str, name: str) -> Any:

@@ -20,7 +20,7 @@ from voxtile.extras import require
 from voxtile.io.dicom.choice import SeriesChoice
 from voxtile.io.dicom.choosing import chosen_stack
 from voxtile.io.dicom.files import File, files_of_archive, files_of_folder, is_dicom
-from voxtile.io.dicom.frames import Frame, check_scales, frames_of
+from voxtile.io.dicom.frames import Frame, checked_scales, frames_of
 from voxtile.io.dicom.grid import Grid, grid_of
 from voxtile.io.dicom.headers import number_of, numbers_of, read_header, says_class, says_image, tag_of, text_of
 from voxtile.io.dicom.pixels import read_planes, stored_type
@@ -224,7 +224,7 @@ def _is_slice(header: Any) -> bool:
 def _stored(grid: Grid, stack: Stack, name: str, admit: Admit, warnings: Sequence[str]) -> Stored:
     """Reads the pixels of a grid."""
     used = [frame for frame in grid.planes if frame is not None]
-    check_scales(used)
+    warnings = [*warnings, *checked_scales(used)]
     dtype = stored_type(used)
     scalings = {(frame.slope, frame.intercept) for frame in used}
     admit((*grid.size, len(grid.planes)), dtype, len(scalings) > 1 or scalings != {(1.0, 0.0)})
