@@ -14,7 +14,7 @@ from voxtile.card import Card
 from voxtile.chains.base import PreparedScan
 from voxtile.errors import MemoryLimitError
 from voxtile.io.volume import Volume
-from voxtile.machine_memory import machine_bytes
+from voxtile.machine.memory import machine_bytes
 from voxtile.tiling.extract import tile_bytes
 from voxtile.tiling.plan import TilePlan
 from voxtile.tiling.schedule import Schedule

@@ -29,7 +29,7 @@ from voxtile.errors import InputError, MemoryLimitError
 from voxtile.io.geometry import NIBABEL, REORIENTING, SIMPLEITK
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
-from voxtile.machine_memory import machine_bytes
+from voxtile.machine.memory import machine_bytes
 
 MIB = 1 << 20
 SLACK = 6 * MIB

@@ -11,11 +11,11 @@ from pathlib import Path
 import pytest
 
 from tests.support.namespaces import own_pid_namespace
-from voxtile import owners
-from voxtile.owners import Owner, has_ended, parse_owner, this_process
+from voxtile.machine import owners
+from voxtile.machine.owners import Owner, has_ended, parse_owner, this_process
 
-SAY = "from voxtile.owners import this_process; print(this_process())"
-JUDGE = "import sys; from voxtile.owners import *; print(has_ended(parse_owner(sys.argv[1])))"
+SAY = "from voxtile.machine.owners import this_process; print(this_process())"
+JUDGE = "import sys; from voxtile.machine.owners import *; print(has_ended(parse_owner(sys.argv[1])))"
 
 
 def said(*command: str) -> str:

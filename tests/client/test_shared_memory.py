@@ -29,7 +29,7 @@ from tests.support.relay import Answer, Refusal, relay_to
 from tests.support.shared_regions import SHARED_MEMORY, mapped, names_of
 from tests.support.tile_requests import ROI, requests
 from voxtile import ConnectionConfig, InputError, RemoteNetwork, RetryPolicy, TileError
-from voxtile.owners import Owner, parse_owner, this_process
+from voxtile.machine.owners import Owner, parse_owner, this_process
 from voxtile.triton import shared_memory, slots
 from voxtile.triton.connection import local_key
 from voxtile.triton.endpoint import Endpoint
@@ -63,7 +63,7 @@ def python(code: str, *arguments: str, before: Any = ()) -> subprocess.Completed
 
 
 def ended_process() -> Owner:
-    owner = parse_owner(python("from voxtile.owners import this_process; print(this_process(), end='')").stdout)
+    owner = parse_owner(python("from voxtile.machine.owners import this_process; print(this_process(), end='')").stdout)
     assert owner is not None
     return owner
 
@@ -346,7 +346,7 @@ AS_NOBODY = """
 import ctypes, os, sys
 import numpy as np, tritonclient.grpc, tritonclient.utils
 from voxtile import RemoteNetwork
-from voxtile.owners import has_ended, parse_owner
+from voxtile.machine.owners import has_ended, parse_owner
 from voxtile.triton import shared_memory
 if os.getuid() == 0:
     os.setgroups([]); os.setresgid(65534, 65534, 65534); os.setresuid(65534, 65534, 65534)
@@ -376,7 +376,8 @@ def test_another_users_leftover_stops_nobody(server: EmbeddedServer, kind: str) 
 NEIGHBOUR = """
 import sys
 import numpy as np
-from voxtile import RemoteNetwork, owners
+from voxtile import RemoteNetwork
+from voxtile.machine import owners
 if "pretend" in sys.argv:
     owners._place = lambda: "0" * owners.DIGITS
 x = np.ones((4, 1, 16, 24, 8), np.float32)

@@ -17,7 +17,7 @@ from tritonclient.utils import InferenceServerException
 from tests.support.fake_triton import FakeTriton, silent
 from tests.support.scripted_memory import IN_USE, NO_ANSWER, REFUSED, ScriptedMemory, no_new_names
 from voxtile import ConnectionConfig
-from voxtile.owners import Owner, this_process
+from voxtile.machine.owners import Owner, this_process
 from voxtile.triton import shared_memory
 from voxtile.triton.connection import connect
 from voxtile.triton.shared_memory import Region, ServerMemory, forget_dead_clients

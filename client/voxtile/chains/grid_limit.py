@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from voxtile.errors import InputError, MemoryLimitError
 from voxtile.io.geometry import UNITS
 from voxtile.io.volume import Volume
-from voxtile.machine_memory import machine_bytes
+from voxtile.machine.memory import machine_bytes
 
 GIB = 1 << 30
 

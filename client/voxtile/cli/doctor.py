@@ -17,7 +17,7 @@ from voxtile.cli.scan_entries import scan_entries
 from voxtile.errors import InputError, VoxtileError
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
-from voxtile.machine_memory import MIB
+from voxtile.machine.memory import MIB
 from voxtile.tiling.plan import plan_tiles, tile_shape
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.connection import ConnectionConfig

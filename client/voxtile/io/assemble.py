@@ -30,7 +30,7 @@ from voxtile.io.not_finite import made_finite
 from voxtile.io.scaling import apply_scaling
 from voxtile.io.stored import Admit, Stored, refuse_prepared
 from voxtile.io.volume import Volume
-from voxtile.machine_memory import MIB, machine_bytes
+from voxtile.machine.memory import MIB, machine_bytes
 
 LOGGER = logging.getLogger(__name__)
 

@@ -19,7 +19,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.owners import has_ended, parse_owner, this_process
+from voxtile.machine.owners import has_ended, parse_owner, this_process
 from voxtile.triton.faults import memory_in_use, no_answer_in_time
 
 SHM = Path("/dev/shm")

@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.chains.monai.placing import AT_ONCE, Placement, along
-from voxtile.cores import usable_cores
+from voxtile.machine.cores import usable_cores
 
 SAME_PLACE = 1e-4
 """Voxels by which all coordinates of an axis may differ from the indices and the axis still counts as unchanged:

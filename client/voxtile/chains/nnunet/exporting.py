@@ -19,8 +19,8 @@ from voxtile.chains.nnunet.block_argmax import REGION_LOGIT, TILE, BlockLabels, 
 from voxtile.chains.nnunet.plan import NnunetPlan
 from voxtile.chains.nnunet.preprocessing import GridProperties, box_slices
 from voxtile.chains.scores import sigmoid, softmax
-from voxtile.cores import usable_cores
 from voxtile.errors import ModelError
+from voxtile.machine.cores import usable_cores
 from voxtile.tiling.strips import Strip, spans, whole
 
 SLAB_ROWS = 32

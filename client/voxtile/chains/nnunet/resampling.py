@@ -25,7 +25,7 @@ from voxtile.chains.nnunet.axis_zoom import (
     zoom_middle_axis,
 )
 from voxtile.chains.nnunet.threads import run_all
-from voxtile.cores import usable_cores
+from voxtile.machine.cores import usable_cores
 
 Shape = tuple[int, int, int]
 Limits = tuple[Any, Any]

@@ -1,0 +1,1 @@
+"""What this process may use of its machine, and who else is running on it. Knows nothing of scans or servers."""
