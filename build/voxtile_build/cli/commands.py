@@ -6,7 +6,6 @@ The library is imported inside the commands: `--help` should not load torch, and
 from __future__ import annotations
 
 import logging
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -369,5 +368,4 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 def _silence_libraries() -> None:
     """Libraries below print messages of their own; what concerns the user comes as an error or a warning."""
-    os.environ.setdefault("OPENVINO_TELEMETRY_DISABLED", "1")
     logging.getLogger("onnxscript").setLevel(logging.ERROR)
