@@ -22,7 +22,7 @@ from voxtile.io.formats.nifti import NIFTI, NIFTI1_SIZE, NIFTI2_SIZE, kind_of, l
 from voxtile.io.formats.not_scans import what_it_is
 from voxtile.io.note import notes_in
 from voxtile.io.plain_file import check_plain_file
-from voxtile.machine_memory import machine_bytes
+from voxtile.machine.memory import machine_bytes
 from voxtile.outputs.passport import Passport, mask_sha256
 
 LARGEST_TEXT = 1 << 24
