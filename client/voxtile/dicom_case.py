@@ -16,7 +16,7 @@ from voxtile.errors import OutputError, failures_of
 from voxtile.io.atomic import check_writable
 from voxtile.io.same_file import check_outputs_apart
 from voxtile.io.writing import write_image
-from voxtile.job import Progress
+from voxtile.job import Cancellation, Progress
 from voxtile.outputs.base import Output
 from voxtile.outputs.dicom.finding import finding_of, source_of
 from voxtile.outputs.dicom.frames import check_frames
@@ -157,31 +157,35 @@ class CaseDone:
 
 def segment_series(
     segmenter: Segmenter,
-    scan: Path,
+    scan: Path | Sequence[Path],
     outputs: CaseOutputs,
     store: Store | None = None,
     showing: contextlib.AbstractContextManager[Progress | None] | None = None,
+    cancellation: Cancellation | None = None,
 ) -> CaseDone:
     """Segments a series and writes what is asked for. What can be checked is checked before the first tile is sent.
 
     Args:
         segmenter: the model; it keeps scores where `outputs` needs them.
-        scan: a folder, a zip, or a file.
+        scan: a folder, a zip, or a file; or several, with one for each channel of the model.
         outputs: what is to be written.
         store: takes the objects to somewhere else, once they are written.
         showing: entered while tiles are sent; what it gives is called after each tile.
+        cancellation: lets another thread stop the work.
 
     Raises:
+        Cancelled: by `cancellation`.
         InputError: the series cannot be used.
         OutputError: an output cannot be written, or the SEG could not be made of this series.
         VoxtileError: what `Segmenter.segment` raises.
     """
-    outputs.check([scan])
+    scans = [scan] if isinstance(scan, Path) else list(scan)
+    outputs.check(scans)
     outputs.check_model(segmenter.card)
-    loaded = segmenter.load(scan)
+    loaded = segmenter.load(scans, cancellation)
     check_frames(source_of(loaded.volume))
     with showing or contextlib.nullcontext() as progress:
-        segmentation = segmenter.run(loaded, progress)
+        segmentation = segmenter.run(loaded, progress, cancellation)
     return _written(segmenter, loaded, segmentation, outputs, store)
 
 

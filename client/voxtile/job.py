@@ -5,11 +5,12 @@ Knows nothing of files, of how a scan is prepared, or of gRPC.
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import itertools
 import threading
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,6 +30,8 @@ from voxtile.tiling.stitch_fp16 import Fp16Stitcher
 from voxtile.tiling.strips import Strip, sent_again, tiles_of
 from voxtile.triton.transport import Answers, Transport
 from voxtile.triton.types import Request, Traffic
+
+Result = TypeVar("Result")
 
 Progress = Callable[[int, int], None]
 """Called as progress(done, total) after each tile; both count tiles."""
@@ -65,6 +68,22 @@ class Cancellation:
     def _close(answers: Answers) -> None:
         with contextlib.suppress(ValueError):  # a running generator; the work stops after its next answer
             answers.close()
+
+
+async def cancellable(work: Callable[[Cancellation], Result]) -> Result:
+    """Does work on another thread, while the event loop goes on, and returns what it gives.
+
+    Cancelling this cancels the requests in flight and stops the work; it ends when the work has ended.
+    """
+    cancellation = Cancellation()
+    ongoing = asyncio.ensure_future(asyncio.to_thread(work, cancellation))
+    try:
+        return await asyncio.shield(ongoing)
+    except asyncio.CancelledError:
+        cancellation.cancel()
+        await asyncio.wait([ongoing])
+        ongoing.exception()  # marks it as seen
+        raise
 
 
 class Job:

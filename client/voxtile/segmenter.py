@@ -5,9 +5,9 @@ Knows nothing of tiles, gRPC or commands.
 
 from __future__ import annotations
 
-import asyncio
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,7 +28,7 @@ from voxtile.io.note import add_note
 from voxtile.io.scan import files_of, open_scan
 from voxtile.io.volume import Volume
 from voxtile.io.writing import mask_image
-from voxtile.job import Cancellation, Job, Progress
+from voxtile.job import Cancellation, Job, Progress, cancellable
 from voxtile.options import Options, changes_in_words, chosen_tiling
 from voxtile.outputs.base import Result
 from voxtile.outputs.passport import Passport, passport_of
@@ -187,31 +187,27 @@ class Segmenter:
 
         Cancelling it cancels the requests in flight and stops the work; it ends when the work has ended.
         """
-        cancellation = Cancellation()
-        work = asyncio.ensure_future(asyncio.to_thread(self.segment, image, progress, cancellation))
-        try:
-            return await asyncio.shield(work)
-        except asyncio.CancelledError:
-            cancellation.cancel()
-            await asyncio.wait([work])
-            work.exception()  # marks it as seen
-            raise
+        return await cancellable(partial(self.segment, image, progress))
 
-    def load(self, image: ScanOrAddress) -> LoadedScan:
+    def load(self, image: ScanOrAddress, cancellation: Cancellation | None = None) -> LoadedScan:
         """Reads and prepares a scan; another thread may `run` the one before it meanwhile.
 
         Args:
             image: the scan; see `segment`.
+            cancellation: lets another thread stop the work.
 
         Raises:
+            Cancelled: by `cancellation`.
             InputError: the scan cannot be used.
             MemoryLimitError: the prepared scan does not fit into the memory allowed.
         """
-        return self._load(image, Cancellation())
+        return self._load(image, cancellation or Cancellation())
 
-    def run(self, loaded: LoadedScan, progress: Progress | None = None) -> Segmentation:
+    def run(
+        self, loaded: LoadedScan, progress: Progress | None = None, cancellation: Cancellation | None = None
+    ) -> Segmentation:
         """Segments a scan that has been loaded; see `segment`."""
-        return self._signed(self._run(loaded, progress, Cancellation()), loaded.volume)
+        return self._signed(self._run(loaded, progress, cancellation or Cancellation()), loaded.volume)
 
     def result(self, loaded: LoadedScan, segmentation: Segmentation) -> Result:
         """What the outputs of `voxtile.outputs` are made from."""
