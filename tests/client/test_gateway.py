@@ -285,7 +285,7 @@ def test_a_gateway_that_cannot_start_says_why_in_one_line(words: tuple[str, ...]
 
 
 def test_the_pages_line_gives_the_clients_mask(one: Gateway, scans: Scans, tmp_path: Path) -> None:
-    (line,) = re.findall(r"^curl -f -T .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
+    (line,) = re.findall(r"^curl -f -T .*/mask .*$", PAGE.read_text(encoding="utf-8"), re.MULTILINE)
     (tmp_path / "scan.nii.gz").write_bytes(scans.short.read_bytes())
     line = line.replace("http://localhost:8080", one.url).replace("brain-unet", MODEL)
     subprocess.run(line, shell=True, cwd=tmp_path, check=True)

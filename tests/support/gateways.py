@@ -1,4 +1,4 @@
-"""A gateway in a process of its own, and curl to call it."""
+"""A gateway in a process of its own, or one in this process without a server behind it; and curl to call it."""
 
 from __future__ import annotations
 
@@ -7,28 +7,30 @@ import json
 import re
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import uvicorn
 from tritonclient.grpc import InferenceServerClient
 
 from tests.support.whole_scans import write_scan as write_scan  # for the tests of gateways
 from voxtile_server.embedded import EmbeddedServer
+from voxtile_server.gateway.app import make_app
+from voxtile_server.gateway.settings import Settings
 
 MODEL = "small-unet"
 ENGINE = "small-unet_openvino"
 
 
 @dataclass(frozen=True)
-class Gateway:
-    """A gateway in a process of its own."""
+class Called:
+    """Something that listens at `url`."""
 
     url: str
     folder: Path
-    log: Path
-    process: subprocess.Popen[bytes]
 
     def curl(self, path: str, *arguments: str | Path) -> tuple[int, dict[str, str], bytes]:
         """Status, headers and body of a request."""
@@ -44,6 +46,33 @@ class Gateway:
         told: str = json.loads(body)["error"]
         assert "\n" not in told
         return status, told
+
+
+@dataclass(frozen=True)
+class Gateway(Called):
+    """A gateway in a process of its own."""
+
+    log: Path
+    process: subprocess.Popen[bytes]
+
+
+@contextlib.contextmanager
+def gateway_here(settings: Settings) -> Iterator[Called]:
+    """A gateway on a thread of this process; in the end nothing is left in the folder of its settings."""
+    assert settings.folder is not None
+    server = uvicorn.Server(uvicorn.Config(make_app(settings), host="127.0.0.1", port=0, log_level="critical"))
+    thread = threading.Thread(target=server.run)
+    thread.start()
+    try:
+        while not server.started:
+            assert thread.is_alive()
+            time.sleep(0.01)
+        port = server.servers[0].sockets[0].getsockname()[1]
+        yield Called(f"http://127.0.0.1:{port}", settings.folder)
+    finally:
+        server.should_exit = True
+        thread.join()
+    assert list(settings.folder.iterdir()) == []
 
 
 @contextlib.contextmanager

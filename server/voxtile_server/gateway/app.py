@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import json
 from collections.abc import AsyncIterator, Callable, Sequence
 from typing import Any
 
@@ -17,8 +16,10 @@ from starlette.exceptions import HTTPException
 from voxtile import Options
 from voxtile.errors import VoxtileError
 from voxtile_server import __version__
+from voxtile_server.gateway.answers import EVENTS, events, headers_of
+from voxtile_server.gateway.dicom.routes import dicom_routes
 from voxtile_server.gateway.failures import HttpFailure, failure_of, storage_failure_of
-from voxtile_server.gateway.intake import Intake
+from voxtile_server.gateway.intake import Intake, asked_of
 from voxtile_server.gateway.jobs import MASK, Board, Job
 from voxtile_server.gateway.lingering import Lingering
 from voxtile_server.gateway.metrics import Metrics
@@ -35,10 +36,6 @@ OPEN = ("/health/live", "/health/ready", *SIGN_IN, *PAGE)
 
 TIDY_S = 5.0
 """Seconds between two looks for what has been kept for long enough."""
-
-EVENTS = "text/event-stream"
-LONGEST_HEADER = 6000
-"""Bytes of a report that travels in a header; a longer one is at the job's address."""
 
 SCAN = {"requestBody": {"required": True, "content": {"application/octet-stream": {}, "multipart/form-data": {}}}}
 
@@ -127,7 +124,9 @@ def make_app(settings: Settings) -> FastAPI:
         """Segments the scan in the body and answers with its mask; with `Accept: text/event-stream`, with progress."""
         job = await _taken(name, request)
         if EVENTS in request.headers.get("accept", ""):
-            return StreamingResponse(_events(job, cancel=True), media_type=EVENTS, headers={"Voxtile-Job": job.id})
+            return StreamingResponse(
+                events(_board(), job, cancel=True), media_type=EVENTS, headers={"Voxtile-Job": job.id}
+            )
         await _intake().ended(job, request)
         return await _mask(job, once=True)
 
@@ -142,16 +141,13 @@ def make_app(settings: Settings) -> FastAPI:
         """How far a job is; with `Accept: text/event-stream`, all that follows too."""
         job = _board().find(number)
         if EVENTS in request.headers.get("accept", ""):
-            return StreamingResponse(_events(job, cancel=False), media_type=EVENTS)
+            return StreamingResponse(events(_board(), job, cancel=False), media_type=EVENTS)
         return JSONResponse(job.as_json())
 
     @app.get("/v1/jobs/{number}/mask")
     async def fetched(number: str) -> Response:
         """The mask of a job that is done."""
-        job = _board().find(number)
-        if job.state in ("waiting", "running"):
-            raise HttpFailure(409, f"the job is {job.state}; ask for its mask when it is done")
-        return await _mask(job, once=False)
+        return await _mask(_board().finished(number, "mask"), once=False)
 
     @app.delete("/v1/jobs/{number}", status_code=204)
     async def cancelled(number: str) -> Response:
@@ -159,6 +155,7 @@ def make_app(settings: Settings) -> FastAPI:
         await _board().remove(_board().find(number))
         return Response(status_code=204)
 
+    app.include_router(dicom_routes(settings))
     app.include_router(monailabel_routes(settings, models, tokens))
 
     def _intake() -> Intake:
@@ -175,30 +172,17 @@ def make_app(settings: Settings) -> FastAPI:
             job.files = await take_files(request, job.folder, settings.max_upload_bytes, settings.upload_timeout_s)
             return {}
 
-        return await _intake().begin(name, dict(request.query_params), fill)
-
-    async def _events(job: Job, *, cancel: bool) -> AsyncIterator[bytes]:
-        """Server-sent events of a job; where the caller goes away, `cancel` ends it."""
-        try:
-            async for state in job.changes():
-                yield f"event: {state.state}\ndata: {json.dumps(state.as_json())}\n\n".encode()
-        finally:
-            if cancel:
-                await _board().cancel(job)
+        return await _intake().begin(name, asked_of(request), fill)
 
     async def _mask(job: Job, *, once: bool) -> Response:
         """The mask of a job that has ended; `once` forgets the job when it is sent."""
         if job.failure is not None:
             raise job.failure
-        headers = {"Voxtile-Job": job.id}
-        report = json.dumps(job.report)
-        if len(report) <= LONGEST_HEADER:
-            headers["Voxtile-Report"] = report
         return FileResponse(
             job.mask,
             media_type="application/gzip",
             filename=MASK,
-            headers=headers,
+            headers=headers_of(job),
             background=BackgroundTask(_board().remove, job) if once else None,
         )
 

@@ -12,6 +12,7 @@ from voxtile.errors import (
     MissingExtraError,
     ModelError,
     NoResponseError,
+    OutputError,
     ServerUnavailable,
     TileError,
     in_one_line,
@@ -34,6 +35,7 @@ class HttpFailure(Exception):
 
 STATUS: tuple[tuple[type[Exception], int], ...] = (
     (InputError, 422),
+    (OutputError, 422),  # what is asked for cannot be made of this scan
     (MemoryLimitError, 413),
     (NoResponseError, 504),
     (AccessError, 502),  # it is the gateway's token that Triton refuses, not the caller's
@@ -54,6 +56,8 @@ def failure_of(error: BaseException, place: str) -> HttpFailure:
     """
     if isinstance(error, HttpFailure):
         return error
+    if isinstance(error, OutputError) and isinstance(error.__context__, OSError):
+        return storage_failure_of(error.__context__)
     status = next((status for kind, status in STATUS if isinstance(error, kind)), 500)
     return HttpFailure(status, as_parameters(in_one_line(error).replace(f"{place}/", "")))
 

@@ -14,6 +14,8 @@ from starlette.requests import Request
 from voxtile import Segmenter
 from voxtile.errors import OtherBuildError
 from voxtile.io.writing import write_image
+from voxtile.job import Progress
+from voxtile.outputs.report import Report
 from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.jobs import Board, Job, Work
 from voxtile_server.gateway.metrics import Metrics
@@ -21,8 +23,25 @@ from voxtile_server.gateway.models import Models
 
 GONE_POLL_S = 0.2
 
+Make = Callable[[Segmenter, Job, Progress], Awaitable[Report]]
+"""Segments the files of a job, writes what it gives, and returns the report. Cancelling it stops the work."""
+
 Fill = Callable[[Job], Awaitable[Mapping[str, Any]]]
 """Puts the scan's files into `job.files`, and returns the options that came with them."""
+
+
+async def make_mask(segmenter: Segmenter, job: Job, progress: Progress) -> Report:
+    """Writes the mask of a scan."""
+    image = job.files if len(job.files) > 1 else job.files[0]
+    segmentation = await segmenter.asegment(image, progress)
+    await asyncio.to_thread(write_image, segmentation.mask, job.mask, segmentation.place)
+    return segmentation.report
+
+
+def asked_of(request: Request) -> dict[str, Any]:
+    """The options behind a request's question mark; a series may be named for each channel."""
+    query = request.query_params
+    return {name: query.getlist(name) if name == "series" else query[name] for name in query}
 
 
 class Intake:
@@ -39,13 +58,14 @@ class Intake:
         self._models = models
         self._metrics = metrics
 
-    async def begin(self, model: str, asked: Mapping[str, Any], fill: Fill) -> Job:
+    async def begin(self, model: str, asked: Mapping[str, Any], fill: Fill, make: Make = make_mask) -> Job:
         """Takes a scan in and begins its job.
 
         Args:
             model: the model's public name.
             asked: the options that are known before a byte of the scan is taken.
             fill: takes the scan.
+            make: does the work.
 
         Raises:
             HttpFailure: all places are taken, or `fill` refuses the scan.
@@ -60,7 +80,7 @@ class Intake:
             self.board.drop(job)
             raise
         job.labels = segmenter.card.labels
-        self.board.start(job, self._work(segmenter))
+        self.board.start(job, self._work(segmenter, make))
         return job
 
     async def ended(self, job: Job, request: Request) -> None:
@@ -82,19 +102,17 @@ class Intake:
             await self.board.remove(job)
             raise job.failure
 
-    def _work(self, segmenter: Segmenter) -> Work:
-        async def work(job: Job, progress: Callable[[int, int], None]) -> dict[str, Any]:
+    def _work(self, segmenter: Segmenter, make: Make) -> Work:
+        async def work(job: Job, progress: Progress) -> dict[str, Any]:
             try:
-                image = job.files if len(job.files) > 1 else job.files[0]
-                segmentation = await segmenter.asegment(image, progress)
+                made = await make(segmenter, job, progress)
             except OtherBuildError:
                 self._models.forget_all()  # the next scan asks the server anew
                 raise
             finally:
                 self._metrics.scanned(job.model)
-            await asyncio.to_thread(write_image, segmentation.mask, job.mask, segmentation.place)
-            self._metrics.measured(job.model, segmentation.report.seconds)
-            report: dict[str, Any] = segmentation.report.model_dump(mode="json")
+            self._metrics.measured(job.model, made.seconds)
+            report: dict[str, Any] = made.model_dump(mode="json")
             return report
 
         return work

@@ -11,7 +11,7 @@ import secrets
 import shutil
 import tempfile
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -21,6 +21,7 @@ from voxtile_server.gateway.failures import HttpFailure, failure_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
 ENDED = ("done", "failed", "cancelled")
+Gives = Literal["mask", "dicom"]
 MASK = "mask.nii.gz"
 RETRY_AFTER_S = 10
 BETWEEN_S = 0.1
@@ -38,7 +39,9 @@ class Job:
         id: cannot be guessed.
         model: the model's public name.
         folder: its files; removed with the job.
-        files: what was uploaded, one a channel or one for all.
+        files: what was uploaded, one a channel or one for all; a folder of DICOM objects is one.
+        gives: what it makes, and the end of the address where it can be fetched.
+        objects: the DICOM objects of a finished one, by kind.
         mask_name: the mask's file; its ending decides the format.
         labels: what the values of the mask are; known once the job has begun.
         state: how far it is.
@@ -51,6 +54,8 @@ class Job:
     model: str
     folder: Path
     files: list[Path] = field(default_factory=list)
+    gives: Gives = "mask"
+    objects: dict[str, Path] = field(default_factory=dict)
     mask_name: str = MASK
     labels: tuple[Label, ...] = ()
     id: str = field(default_factory=lambda: secrets.token_urlsafe(12))
@@ -79,7 +84,7 @@ class Job:
             "model": self.model,
             "state": self.state,
             "progress": round(self.share, 4),
-            "mask": f"/v1/jobs/{self.id}/mask" if self.state == "done" else None,
+            self.gives: f"/v1/jobs/{self.id}/{self.gives}" if self.state == "done" else None,
             "report": self.report,
             "error": str(self.failure) if self.failure else None,
         }
@@ -166,6 +171,19 @@ class Board:
             raise HttpFailure(404, "there is no such job; masks are kept for a while after a job's end")
         return self._jobs[number]
 
+    def finished(self, number: str, gives: Gives) -> Job:
+        """The job, for what it has made.
+
+        Raises:
+            HttpFailure: 404, there is none that makes this; 409, it has not ended.
+        """
+        job = self.find(number)
+        if job.gives != gives:
+            raise HttpFailure(404, f"the job makes {job.gives}, and no {gives}; ask for /v1/jobs/ID/{job.gives}")
+        if job.state not in ENDED:
+            raise HttpFailure(409, f"the job is {job.state}; ask for its {gives} when it is done")
+        return job
+
     async def cancel(self, job: Job) -> None:
         """Ends a job and waits until its work has ended."""
         if job.task is not None and not job.task.done():
@@ -204,9 +222,7 @@ class Board:
         finally:
             job.ended_at = time.monotonic()
             self._admitted.discard(job)
-            for file in job.files:
-                with contextlib.suppress(OSError):
-                    file.unlink(missing_ok=True)
+            await asyncio.to_thread(_delete, job.files)
             job.tell()
 
     @staticmethod
@@ -221,3 +237,12 @@ class Board:
             if job.state in ENDED and job.ended_at < before:
                 del self._jobs[number]
                 shutil.rmtree(job.folder, ignore_errors=True)
+
+
+def _delete(places: Sequence[Path]) -> None:
+    for place in places:
+        if place.is_dir():
+            shutil.rmtree(place, ignore_errors=True)
+        else:
+            with contextlib.suppress(OSError):
+                place.unlink(missing_ok=True)

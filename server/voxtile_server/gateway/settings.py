@@ -61,5 +61,9 @@ class Settings:
         return int(self.max_upload_mib * MIB)
 
     @property
+    def max_ram_bytes(self) -> int | None:
+        return None if self.max_ram_mib is None else int(self.max_ram_mib * MIB)
+
+    @property
     def datastore_bytes(self) -> int:
         return int(self.datastore_mib * MIB)

@@ -40,11 +40,35 @@ class SentFile:
         field: the name of its field.
         path: where it lies.
         name: what the caller calls it. Never a part of a path here; only its ending may be looked at.
+        kind: the type that the caller says it has.
     """
 
     field: str
     path: Path
     name: str
+    kind: str = ""
+
+
+@dataclass(frozen=True)
+class PartRules:
+    """What the parts of a request may be.
+
+    Attributes:
+        most: files.
+        what: what the files are, for messages.
+        stem: how the names of the files here begin; a number follows.
+        room: bytes of all that is no file: texts, and the headers of all parts.
+        all_files: whether every part is a file, as in `multipart/related`.
+    """
+
+    most: int = MOST_FILES
+    what: str = "one a channel"
+    stem: str = "channel-"
+    room: int = MOST_TEXT
+    all_files: bool = False
+
+
+CHANNELS = PartRules()
 
 
 @dataclass(frozen=True)
@@ -158,6 +182,17 @@ async def take_form(
     return Form()
 
 
+async def take_whole(request: Request, path: Path, most: int, timeout_s: float) -> Path:
+    """Writes the body, as it is, to a file; raises as `take_files` does, but not for an empty one."""
+    return await _whole(_Limited(request, most, timeout_s).chunks(), path)
+
+
+async def take_parts(request: Request, folder: Path, most: int, timeout_s: float, rules: PartRules) -> Form:
+    """Writes the parts of a body of several to files, whatever multipart it is; raises as `take_files` does."""
+    boundary = parse_options_header(request.headers.get("content-type", ""))[1].get(b"boundary", b"")
+    return await _parts(_Limited(request, most, timeout_s).chunks(), boundary, folder, rules)
+
+
 async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
     with path.open("wb") as file:
         async for chunk in body:
@@ -165,10 +200,10 @@ async def _whole(body: AsyncIterator[bytes], path: Path) -> Path:
     return path
 
 
-async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | None) -> Form:
+async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | None, rules: PartRules = CHANNELS) -> Form:
     if not boundary:
-        raise HttpFailure(422, "expected a boundary in the Content-Type multipart/form-data, found none")
-    form = _Reader(folder)
+        raise HttpFailure(422, "expected a boundary in the Content-Type of a multipart form, found none")
+    form = _Reader(folder, rules)
     try:
         parser = MultipartParser(boundary, form.callbacks())
         async for chunk in body:
@@ -186,14 +221,15 @@ async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | Non
 class _Reader:
     """Writes the parts of a multipart form that are files, and keeps the others as texts."""
 
-    def __init__(self, folder: Path | None) -> None:
+    def __init__(self, folder: Path | None, rules: PartRules = CHANNELS) -> None:
         self.form = Form()
         self.ended = False
         self._folder = folder
-        self._field, self._value = b"", b""
+        self._rules = rules
+        self._field, self._value, self._kind = b"", b"", b""
         self._place: dict[bytes, bytes] = {}
         self._text = bytearray()
-        self._room = MOST_TEXT
+        self._room = rules.room
         self._stream: BinaryIO | None = None
 
     def callbacks(self) -> Any:
@@ -209,7 +245,7 @@ class _Reader:
         }
 
     def _begin(self) -> None:
-        self._field, self._value, self._place = b"", b"", {}
+        self._field, self._value, self._kind, self._place = b"", b"", b"", {}
         self._text.clear()
 
     def _on_field(self, data: bytes, start: int, end: int) -> None:
@@ -223,18 +259,22 @@ class _Reader:
     def _on_header_end(self) -> None:
         if self._field.lower() == b"content-disposition":
             self._place = parse_options_header(self._value)[1]
+        elif self._field.lower() == b"content-type":
+            self._kind = self._value
         self._field, self._value = b"", b""
 
     def _start(self) -> None:
-        if b"filename" not in self._place:
+        if b"filename" not in self._place and not self._rules.all_files:
             return
         if self._folder is None:
             raise HttpFailure(422, "expected a form without files, found one", {"Connection": "close"})
         files = self.form.files
-        if len(files) == MOST_FILES:
-            raise HttpFailure(422, f"expected at most {MOST_FILES} files, one a channel, found more")
-        path = self._folder / f"channel-{len(files) + 1}"
-        files.append(SentFile(_text(self._place.get(b"name", b"")), path, _text(self._place[b"filename"])))
+        if len(files) == self._rules.most:
+            text = f"expected at most {self._rules.most:,} files, {self._rules.what}, found more"
+            raise HttpFailure(422, text, {"Connection": "close"})
+        path = self._folder / f"{self._rules.stem}{len(files) + 1}"
+        name, called = (_text(self._place.get(key, b"")) for key in (b"name", b"filename"))
+        files.append(SentFile(name, path, called, _text(self._kind)))
         self._stream = path.open("wb")
 
     def _data(self, data: bytes, start: int, end: int) -> None:
@@ -247,7 +287,8 @@ class _Reader:
     def _take_room(self, size: int) -> None:
         self._room -= size
         if self._room < 0:
-            raise HttpFailure(413, f"expected at most {MOST_TEXT:,} bytes of a form beside its files, found more")
+            most = self._rules.room
+            raise HttpFailure(413, f"expected at most {most:,} bytes of a form beside its files, found more")
 
     def _part_end(self) -> None:
         if self._stream is None and b"name" in self._place:

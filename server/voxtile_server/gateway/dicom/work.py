@@ -1,0 +1,42 @@
+"""The work of a job that makes DICOM objects about a series. Knows nothing of requests."""
+
+from __future__ import annotations
+
+import contextlib
+
+from voxtile import Segmenter
+from voxtile.dicom_case import CaseDone, CaseOutputs, segment_series
+from voxtile.errors import OutputError
+from voxtile.job import Cancellation, Progress, cancellable
+from voxtile.outputs.report import Report
+from voxtile_server.gateway.dicom.archives import check_content
+from voxtile_server.gateway.dicom.asked import Asked
+from voxtile_server.gateway.dicom.sent import is_zip
+from voxtile_server.gateway.intake import Make
+from voxtile_server.gateway.jobs import Job
+
+FOUND = "found"
+"""The folder of a job that its objects lie in."""
+
+
+def making(asked: Asked) -> Make:
+    """What makes the objects that are asked for, and puts them into `job.objects`."""
+
+    async def make(segmenter: Segmenter, job: Job, progress: Progress) -> Report:
+        outputs = CaseOutputs(job.folder / FOUND, asked.kinds, asked.seg)
+
+        def work(cancellation: Cancellation) -> CaseDone:
+            for source in job.files:
+                if source.is_file() and is_zip(source):
+                    check_content(source, source.name, cancellation.check)
+            showing = contextlib.nullcontext(progress)
+            done = segment_series(segmenter, job.files, outputs, showing=showing, cancellation=cancellation)
+            if done.failures:
+                raise OutputError("; ".join(done.failures))
+            return done
+
+        done = await cancellable(work)
+        job.objects = {kind: done.objects[kind] for kind in asked.kinds}
+        return done.report
+
+    return make
