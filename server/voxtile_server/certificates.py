@@ -49,6 +49,8 @@ def certificate_options(certificate: Path | None, key: Path | None, client_ca: P
 def _check(certificate: Path, key: Path, client_ca: Path | None) -> None:
     for option, path in (("certificate", certificate), ("key", key), ("client-ca", client_ca)):
         try:
+            if path is not None and path.exists() and not (path.is_file() or path.is_dir()):
+                raise ServerError(f"--tls-{option}: expected a plain file, found {path}, a pipe or a device")
             if path is not None:
                 path.read_bytes()
         except OSError as error:

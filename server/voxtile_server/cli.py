@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from voxtile.cli.printable import escaped_lines
 from voxtile_server.command_options import options_from, parser_for
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.errors import ServerError
@@ -67,7 +68,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             _announce(server, parsed.ready_file)
             return _serve(server)
     except ServerError as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(escaped_lines(f"error: {error}\n"))
         return 2
     except _Stopped:
         return 0
@@ -134,5 +135,5 @@ def _write_ready_file(server: EmbeddedServer, models: list[str], path: Path) -> 
 def _serve(server: EmbeddedServer) -> int:
     code = server.wait()
     by_http = f" ({HTTP_IS_ON})" if code == SEGMENTATION_FAULT and any(_addresses(server)) else ""
-    sys.stderr.write(f"error: tritonserver ended with code {code}{by_http}; {server.explain()}\n")
+    sys.stderr.write(escaped_lines(f"error: tritonserver ended with code {code}{by_http}; {server.explain()}\n"))
     return 1

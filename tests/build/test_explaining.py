@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 from pathlib import Path
 from typing import Any
 
@@ -15,13 +16,14 @@ from tests.support.build_specs import FIELDS, spec, tiny_unet
 from tests.support.in_memory import InMemoryTransport
 from tests.support.network_files import write_traced
 from tests.support.phantoms import affine_of, saved
+from tests.support.waiting import in_time
 from voxtile import Segmenter
 from voxtile.card import Provenance
 from voxtile.outputs.report import Report
 from voxtile_build.build import build
 from voxtile_build.cli.commands import main
 from voxtile_build.engines.gpu import visible_gpu
-from voxtile_build.errors import BuildError
+from voxtile_build.errors import BuildError, WeightsError
 from voxtile_build.explaining.explanation import Explanation, explain_spec
 from voxtile_build.explaining.words import as_text
 from voxtile_build.graph.wrapper import wrap
@@ -169,6 +171,34 @@ def test_the_command_needs_no_weights_and_says_what_is_to_do(
     assert found["scan"].endswith("scan.nii.gz")
     assert found["prepared"] == list(SHAPE)
     assert not (tmp_path / "none.pt").exists()
+
+
+EVIL = "x\x1b]0;evil\x07\x1b[2J\nnot checked: nothing\x9b2J"
+
+
+def test_names_in_a_spec_tell_a_terminal_nothing_and_make_no_lines(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = []
+    for number, name in enumerate(("plain", EVIL)):
+        labels, file = ["background", name, *FIELDS["output"]["labels"][2:]], tmp_path / f"{number}.toml"
+        write_spec(spec(output={**FIELDS["output"], "labels": labels}, todo=[name]), file)
+        assert main(["explain", str(file), "--shape", "23x30x17", "--spacing", "1x1x2"]) == 0
+        lines.append(capsys.readouterr().out.splitlines())
+        assert all(line.isprintable() for line in lines[-1])
+    assert len(lines[0]) == len(lines[1])
+    (tmp_path / "broken.toml").write_text(f"[network]\nname = {json.dumps(EVIL)}\n")
+    assert main(["explain", str(tmp_path / "broken.toml")]) == 2
+    assert all(line.isprintable() for line in capsys.readouterr().err.splitlines())
+
+
+def test_a_pipe_is_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "pipe")
+    with in_time():
+        assert main(["explain", str(tmp_path / "pipe")]) == 2
+        assert "expected a plain file, found a pipe" in capsys.readouterr().err
+        with pytest.raises(WeightsError, match="expected a plain file"):
+            sha256_of_file(tmp_path / "pipe")
 
 
 @pytest.mark.parametrize(

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pytest
 
+from tests.support.waiting import in_time
 from voxtile.errors import InputError
 from voxtile.pacs.access import Access, authorization_of, tls_context, token_of
 from voxtile.pacs.address import NodeAddress, Wanted, WebAddress, is_uid, parse_source, parse_target
 from voxtile.pacs.reach import connected
-from voxtile.triton.connection import TlsConfig
+from voxtile.triton.connection import ConnectionConfig, TlsConfig, connect
 
 BASE = "https://pacs.example/a/dicom-web"
 VARIABLE = "VOXTILE_FROM_TOKEN"
@@ -147,6 +149,12 @@ def test_files_for_tls_that_are_none(tmp_path: Path) -> None:
     ):
         with pytest.raises(InputError, match="as PEM"):
             tls_context(tls)
+    os.mkfifo(tmp_path / "pipe")
+    for tls in (TlsConfig(tmp_path / "pipe"), TlsConfig(None, tmp_path / "no.pem", tmp_path / "pipe")):
+        with in_time(), pytest.raises(InputError, match="expected PEM in a plain file, found a pipe"):
+            tls_context(tls)
+        with in_time(), pytest.raises(InputError, match="expected PEM in a plain file, found a pipe"):
+            connect("127.0.0.1:9", ConnectionConfig(tls))
 
 
 def test_a_title_of_ones_own() -> None:

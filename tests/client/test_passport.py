@@ -8,7 +8,6 @@ import json
 import os
 import re
 import shutil
-import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -25,6 +24,7 @@ from tests.support.fake_triton import FakeTriton
 from tests.support.in_memory import InMemoryTransport
 from tests.support.in_memory_commands import doubled, save_scan
 from tests.support.phantoms import card_of
+from tests.support.waiting import in_time
 from voxtile.card import Card
 from voxtile.io.writing import image_bytes, write_image
 from voxtile.outputs.dicom.seg import seg_of
@@ -560,22 +560,6 @@ def test_a_mask_that_claims_more_than_there_is_is_refused(mask: Path) -> None:
         done = run("why", mask.with_name(name))
         assert done.exit_code == 2
         assert "its header" in done.stderr
-
-
-@contextmanager
-def in_time(seconds: float = 20.0) -> Iterator[None]:
-    """Ends what waits for ever."""
-
-    def end(*_: object) -> None:
-        raise AssertionError("it waits")
-
-    before = signal.signal(signal.SIGALRM, end)
-    signal.setitimer(signal.ITIMER_REAL, seconds)
-    try:
-        yield
-    finally:
-        signal.setitimer(signal.ITIMER_REAL, 0)
-        signal.signal(signal.SIGALRM, before)
 
 
 def test_a_pipe_is_not_waited_for(mask: Path, tmp_path: Path) -> None:

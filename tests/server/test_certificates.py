@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from pathlib import Path
 
 import pytest
 
 from tests.support.tls_server import Identity, make_authority, make_identity
+from tests.support.waiting import in_time
 from voxtile_server.certificates import certificate_options
 from voxtile_server.errors import ServerError
 from voxtile_server.options import ServerOptions
@@ -41,17 +43,19 @@ def test_a_file_that_cannot_be_used_is_told(made: tuple[Identity, Identity, Iden
     authority, one, two = made
     text = tmp_path / "text"
     text.write_text("no certificate")
+    os.mkfifo(tmp_path / "pipe")
     for files, message in (
         ((tmp_path / "missing", one.key, None), "--tls-certificate: cannot read .*missing"),
         ((one.certificate, tmp_path, None), "--tls-key: cannot read .*directory"),
         ((one.certificate, one.key, tmp_path / "missing"), "--tls-client-ca: cannot read"),
+        ((one.certificate, tmp_path / "pipe", None), "--tls-key: expected a plain file, found .*pipe"),
         ((one.certificate, two.key, None), "a key of another certificate"),
         ((one.key, one.certificate, None), "expected a certificate and its private key"),
         ((text, one.key, None), "expected a certificate and its private key"),
         ((one.certificate, one.key, text), "expected certificates of authorities as PEM, found none in"),
         ((one.certificate, one.key, authority.key), "expected certificates of authorities as PEM, found none in"),
     ):
-        with pytest.raises(ServerError, match=message) as refused:
+        with in_time(), pytest.raises(ServerError, match=message) as refused:
             certificate_options(*files)
         assert "\n" not in str(refused.value)
 

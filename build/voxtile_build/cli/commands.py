@@ -15,7 +15,7 @@ import typer
 
 from voxtile.cli.usage import is_usage_error, tell_usage
 from voxtile_build import __version__
-from voxtile_build.cli.console import Steps, announce, exit_code, warn
+from voxtile_build.cli.console import Steps, announce, echo, exit_code, warn
 from voxtile_build.cli.container import container_command
 from voxtile_build.cli.options import Engines, Name, NewName, Quiet, Repository, Settings, join_values, sizes, split
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
@@ -30,7 +30,7 @@ app = typer.Typer(
 
 def _print_version(wanted: bool) -> None:
     if wanted:
-        typer.echo(f"voxtile-build {__version__}")
+        echo(f"voxtile-build {__version__}")
         raise typer.Exit
 
 
@@ -78,10 +78,10 @@ def init(
     from voxtile_build.importers.initial.write import write_initial_spec
 
     draft = write_initial_spec(source, output)
-    typer.echo(f"found: {draft.found}")
+    echo(f"found: {draft.found}")
     left = len(draft.spec.todo)
-    typer.echo(f"wrote: {output}" + (f", in which todo says the {left} things that you must check" if left else ""))
-    typer.echo(f"next:  voxtile-build explain {output}; voxtile-build spec {output} --repository model_repository")
+    echo(f"wrote: {output}" + (f", in which todo says the {left} things that you must check" if left else ""))
+    echo(f"next:  voxtile-build explain {output}; voxtile-build spec {output} --repository model_repository")
 
 
 @app.command()
@@ -107,7 +107,7 @@ def explain(
     if voxels != size:
         raise typer.BadParameter(f"--shape: expected whole numbers of voxels, found {shape!r}")
     found = explain_spec(load_spec(file), scan or (), voxels, step)
-    typer.echo(as_json(found) if json_output else as_text(found))
+    echo(as_json(found) if json_output else as_text(found))
 
 
 @app.command()
@@ -218,7 +218,7 @@ def bundle(
     model = model_of(folder, name, read_settings(settings) if settings else None, values or ())
     if spec_file is not None:
         write_spec(model.spec, spec_file)
-        typer.echo(f"{name}: spec written to {spec_file}")
+        echo(f"{name}: spec written to {spec_file}")
     (built,) = build_models([model], repository, engines=split(engines), step=Steps(name, quiet=quiet))
     announce(built, repository)
     raise typer.Exit(exit_code([built]))
@@ -239,7 +239,7 @@ def profile(
     from voxtile_build.profile.report import as_text, write
 
     measured = measure(name, repository, runs=runs, batch=batch)
-    typer.echo(as_text(measured, top))
+    echo(as_text(measured, top))
     write(measured, json_file, plot_file)
 
 
@@ -259,7 +259,7 @@ def point(
 
     chosen = fastest_engine(name, repository) if engine == FASTEST else engine
     set_default_engine(name, chosen, repository)
-    typer.echo(f"{name} is {chosen}")
+    echo(f"{name} is {chosen}")
 
 
 @app.command()
@@ -288,11 +288,11 @@ def volume(
     target = to or volume_repository(repository)
     if remove:
         for folder in remove_volume_entries(name, target):
-            typer.echo(f"removed {folder}")
+            echo(f"removed {folder}")
         return
     for folder in write_volume_entries(name, repository, target, VolumeSettings(count, queue, max_ram)):
-        typer.echo(str(folder))
-    typer.echo(f"serve them with: voxtile-server --repository {repository} --volume-repository {target}")
+        echo(str(folder))
+    echo(f"serve them with: voxtile-server --repository {repository} --volume-repository {target}")
 
 
 @app.command()
@@ -315,12 +315,12 @@ def verify(
 
     verdicts = verify_model(name, repository, url, scans=not tiles_only, step=Steps(name, quiet=quiet))
     for verdict in verdicts:
-        typer.echo(verdict.as_line())
+        echo(verdict.as_line())
     warn(version_warnings(name, repository))
     if url:
         try:
             for line in record_devices(name, repository, verdicts):
-                typer.echo(line)
+                echo(line)
         except RepositoryError as error:
             warn([f"the device that was verified could not be written into the card: {error}"])
     if not all(verdict.holds for verdict in verdicts):
@@ -333,7 +333,7 @@ def networks() -> None:
     from voxtile_build.networks import NETWORKS
 
     for network in NETWORKS:
-        typer.echo(f"{network.name:20} {network.module}.{network.attribute}")
+        echo(f"{network.name:20} {network.module}.{network.attribute}")
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -347,16 +347,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
         given = sys.argv[1:] if arguments is None else arguments
         result = app(args=join_values(given), prog_name="voxtile-build", standalone_mode=False)
     except BuildError as error:
-        print(f"voxtile-build: {error}", file=sys.stderr)  # noqa: T201
+        echo(f"voxtile-build: {error}", err=True)
         if isinstance(error, ContainerNeeded):
             given = sys.argv[1:] if arguments is None else arguments
             command = container_command(error.image, given, error.files, error.cache)
-            print(f"\n  {command}", file=sys.stderr)  # noqa: T201
+            echo(f"\n  {command}", err=True)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130
     except OSError as error:  # such as a full disk while an engine is written
-        print(f"voxtile-build: {error.filename or 'the system'}: {error.strerror or error}", file=sys.stderr)  # noqa: T201
+        echo(f"voxtile-build: {error.filename or 'the system'}: {error.strerror or error}", err=True)
         return 2
     except Exception as error:
         if not is_usage_error(error):

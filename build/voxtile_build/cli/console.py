@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING
 import typer
 from rich.console import Console
 
+from voxtile.cli.printable import escaped_lines
 from voxtile.cli.progress import FIRST_LINE_S, Report, bar, duration, lines
 from voxtile_build.progress import listening
 
@@ -49,14 +50,12 @@ class Steps:
         ended = time.monotonic()
         if self.console.is_terminal or ended - self.started > FIRST_LINE_S:
             line = f"{self.name}: {what:32} {ended - started:6.1f} s"
-            typer.echo(
-                line if self.console.is_terminal else f"{line}, {duration(ended - self.started)} in all", err=True
-            )
+            echo(line if self.console.is_terminal else f"{line}, {duration(ended - self.started)} in all", err=True)
 
     def _shown(self, step: str, already: float) -> AbstractContextManager[Report]:
         if self.console.is_terminal:
             return bar(step, self.console, percent=True)
-        return lines(step, partial(typer.echo, err=True), already, percent=True)
+        return lines(step, partial(echo, err=True), already, percent=True)
 
 
 def announce(published: Published, repository: Path) -> None:
@@ -65,16 +64,16 @@ def announce(published: Published, repository: Path) -> None:
     for line in published.graph_lines:
         say(f"{name}: {line}")
     warn(published.warnings)
-    typer.echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
+    echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
     for engine, certificate in card.certificates.items():
-        typer.echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
+        echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
     if faster := _faster(card, published.speeds):
-        typer.echo(f"{name}: {faster}: voxtile-build point {name} fastest --repository {repository}")
+        echo(f"{name}: {faster}: voxtile-build point {name} fastest --repository {repository}")
     if published.volumes:
         folders, target = ", ".join(folder.name for folder in published.volumes), published.volumes[0].parent
-        typer.echo(f"{name}: whole scans by {folders}; serve them with --volume-repository {target}")
+        echo(f"{name}: whole scans by {folders}; serve them with --volume-repository {target}")
     for engine, error in published.refused.items():
-        typer.echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
+        echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
 
 
 def _faster(card: Card, speeds: Mapping[str, Speed]) -> str:
@@ -113,13 +112,18 @@ def exit_code(published: Iterable[Published]) -> int:
     return codes[0] if codes else 0
 
 
+def echo(text: str, err: bool = False) -> None:
+    """Prints text, without what a terminal would obey: names may come from a file of somebody else's."""
+    typer.echo(escaped_lines(text), err=err)
+
+
 def warn(warnings: Iterable[str]) -> None:
     """A line for each warning."""
     for warning in warnings:
-        typer.echo(f"warning: {warning}", err=True)
+        echo(f"warning: {warning}", err=True)
 
 
 def say(text: str) -> None:
     """A line for people: printed on a terminal only."""
     if sys.stdout.isatty():
-        typer.echo(text)
+        echo(text)

@@ -6,6 +6,7 @@ import dataclasses
 import json
 from collections.abc import Iterator, Sequence
 
+from voxtile.cli.printable import escaped
 from voxtile_build.explaining.explanation import Explanation
 from voxtile_build.explaining.scans import MADE_UP
 from voxtile_build.explaining.steps import CLIENT, GRAPH, Step
@@ -20,8 +21,8 @@ def as_json(explanation: Explanation) -> str:
 
 
 def as_text(explanation: Explanation) -> str:
-    """The explanation for people."""
-    return "\n".join(_lines(explanation))
+    """The explanation for people; names in the spec may hold anything, and none makes a line."""
+    return "\n".join(map(escaped, _lines(explanation)))
 
 
 def _lines(found: Explanation) -> Iterator[str]:

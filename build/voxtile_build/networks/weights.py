@@ -76,6 +76,8 @@ def sha256_of_file(path: Path, table: str = "weights") -> str:
     Raises:
         WeightsError: the file cannot be read.
     """
+    if path.exists() and not path.is_file():  # a pipe that nobody writes to would be waited for
+        raise WeightsError(f"{path}: expected a plain file, found a folder, a pipe or a device; check {table}.file")
     try:
         return hashing.file_sha256(path)
     except OSError as error:

@@ -200,6 +200,9 @@ def read_toml(path: Path) -> dict[str, Any]:
     Raises:
         SpecError: the file cannot be read, or is not TOML.
     """
+    if path.exists() and not path.is_file():  # a pipe that nobody writes to would be waited for
+        found = "a folder" if path.is_dir() else "a pipe or a device"
+        raise SpecError(f"{path}: expected a plain file, found {found}; give the path of a models/NAME.toml")
     try:
         with path.open("rb") as stream:
             return tomllib.load(stream)

@@ -68,6 +68,7 @@ def tls_context(tls: TlsConfig) -> ssl.SSLContext:
     Raises:
         InputError: a file is not what it is given as.
     """
+    tls.check_files()
     try:
         context = ssl.create_default_context(cafile=None if tls.ca is None else str(tls.ca))
     except (OSError, ValueError):

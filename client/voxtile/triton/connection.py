@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtile.errors import InputError
+from voxtile.io.plain_file import check_plain_file
 
 CHANNEL = (
     ("grpc.max_send_message_length", -1),
@@ -64,6 +65,12 @@ class TlsConfig:
             raise InputError(
                 f"TLS: expected a client's certificate and its key, found only the {given}; give the {missing} too"
             )
+
+    def check_files(self) -> None:
+        """Checks that those files that are there can be read twice. Raises InputError for a pipe or a folder."""
+        for path in (self.ca, self.certificate, self.key):
+            if path is not None and path.exists():
+                check_plain_file(path, "PEM")
 
 
 @dataclass(frozen=True)
@@ -189,6 +196,7 @@ def _check_header(name: str, value: str) -> None:
 def _credentials(tls: TlsConfig) -> Any:
     import grpc
 
+    tls.check_files()
     try:
         roots = _system_roots() if tls.ca is None else tls.ca.read_bytes()
         key = None if tls.key is None else tls.key.read_bytes()

@@ -12,6 +12,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import FrameType
 
+from voxtile.cli.printable import escaped_lines
 from voxtile_server import __version__, behind
 from voxtile_server.command_options import OneLineParser
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'error: the gateway needs {error.name}, which is not installed: pip install "voxtile-server[gateway]"\n'
         )
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(escaped_lines(f"error: {error}\n"))
     return 2
 
 
