@@ -5,6 +5,8 @@ The patient and the study stand in the objects that are written, for an archive 
 
 from __future__ import annotations
 
+import io
+import json
 import logging
 import sys
 import traceback
@@ -18,6 +20,7 @@ import numpy as np
 import pytest
 from numpy.typing import NDArray
 from pydicom import dcmread
+from pydicom.datadict import dictionary_VR
 from pydicom.dataset import FileDataset
 from pydicom.tag import Tag
 
@@ -26,6 +29,8 @@ from tests.support import dicom_series as series
 from tests.support.canaries import NAMED, canaries, elements, marked, names, retyped, with_text
 from tests.support.commands import run
 from tests.support.in_memory import InMemoryTransport
+from tests.support.node_pacs import Node, node_pacs
+from tests.support.web_pacs import Answer, Call, parts, web_pacs
 from voxtile import Segmenter
 from voxtile.errors import VoxtileError
 from voxtile.io.dicom.choice import SeriesChoice
@@ -33,7 +38,7 @@ from voxtile.io.dicom.quiet import quietly
 from voxtile.io.dicom.source import Source
 from voxtile.io.given import Given
 from voxtile.io.scan import open_scan
-from voxtile.outputs.dicom.frames import frames_of
+from voxtile.outputs.dicom.frames import CHECKED, OPTIONAL, VERBATIM, frames_of
 
 MODEL = ("--model", "phantom", "--url", "memory:1")
 CARD = made.card_for(["liver", "kidney_left", "odd"])
@@ -298,3 +303,83 @@ def test_what_commands_say_of_odd_series(watch: Watch, tmp_path: Path, change: s
     watch.check(said.output)
     said = run("segment", place, *MODEL, "-o", tmp_path / "mask.nii.gz", "--json", "-")
     watch.check(said.output)
+
+
+REPEATED = (
+    *VERBATIM, *CHECKED, *OPTIONAL, "StudyInstanceUID", "FrameOfReferenceUID", "SOPInstanceUID",
+    "PositionReferenceIndicator", "BodyPartExamined", "LossyImageCompression", "SliceThickness", "RescaleType", "Units",
+)  # fmt: skip
+"""What the objects that are written repeat or look at, beside the series' place."""
+
+
+def test_what_is_said_of_words_in_what_is_repeated(watch: Watch, tmp_path: Path) -> None:
+    """Also where they are none of the kind that their tags should have, and the objects cannot be made of them."""
+    given = objects(*USUAL)
+    kinds = {keyword: kind for keyword in REPEATED if (kind := dictionary_VR(keyword)) != "SQ"}
+    for keyword in kinds:
+        with_text(given, keyword)
+    place = saved(tmp_path, given)
+    for file in place.iterdir():
+        for keyword, kind in kinds.items():
+            retyped(file, keyword, kind)
+    options = ("--sr", "--sc", "--rtstruct", "--nifti", "--json", tmp_path / "r.json")
+    said = run("dicom", place, tmp_path / "out", *MODEL, *options)
+    assert "no valid form" in said.output
+    watch.check(said.output, (tmp_path / "r.json").read_text())
+    for file in (tmp_path / "out").glob("*.dcm"):
+        watch.check(run("why", file).output)
+
+
+# From a PACS and into it -------------------------------------------------------------------------------------
+
+
+def holds(given: Sequence[FileDataset], posted: Answer) -> Callable[[Call], Answer]:
+    """A PACS that has these objects, tells all of them when it is asked, and answers STOW-RS by `posted`."""
+    with quietly():
+        files = [encoded(one) for one in given]
+        texts = given[0].copy()
+        del texts.PixelData
+        told = texts.to_json_dict(suppress_invalid_tags=True)
+    told |= {"00201209": {"vr": "IS", "Value": [len(files)]}}
+
+    def answer(call: Call) -> Answer:
+        if call.method == "POST":
+            return posted
+        if "SOPInstanceUID" in call.path:
+            return Answer(204)
+        return parts(files) if "/series/" in call.path else Answer(body=json.dumps([told]).encode())
+
+    return answer
+
+
+def encoded(one: FileDataset) -> bytes:
+    stream = io.BytesIO()
+    one.save_as(stream, enforce_file_format=True)
+    return stream.getvalue()
+
+
+WORDS = json.dumps({"00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI", "Value": ["1.2.7719.1"]},
+    "00081197": {"vr": "US", "Value": [272]}, "00000902": {"vr": "LO", "Value": ["ZQ7X9004"]}}]}})  # fmt: skip
+"""An object that is not stored, in DICOM's JSON, with words of the PACS."""
+
+
+@pytest.mark.parametrize("change", ["nothing", "a gap"])
+@pytest.mark.parametrize(
+    "posted", [Answer(409, WORDS.encode()), Answer(400, b"<p>ZQ7X9004 1.2.7719.1</p>", "text/html")]
+)
+def test_what_is_said_on_the_way_from_and_to_a_pacs(watch: Watch, tmp_path: Path, change: str, posted: Answer) -> None:
+    given = CHANGES[change](objects(*USUAL))
+    wanted = ("--study", given[0].StudyInstanceUID, "--series", given[0].SeriesInstanceUID)
+    with web_pacs(holds(given, posted)) as pacs:
+        place = f"{pacs.web}/studies/{wanted[1]}/series/{wanted[3]}"
+        said = run("dicom", tmp_path / "out", *MODEL, "--from", place, "--to", pacs.web, "--json", tmp_path / "r.json")
+        assert said.exit_code == 2
+        watch.check(said.output)
+        if change == "nothing":
+            assert "not store" in said.output or "400" in said.output
+            watch.check((tmp_path / "r.json").read_text())
+    node = Node(given, len(given) + 1)
+    with node_pacs(node) as address:
+        said = run("dicom", tmp_path / "none", *MODEL, "--from", address, *wanted)
+        assert said.exit_code == 2
+        watch.check(said.output)
