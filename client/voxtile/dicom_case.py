@@ -43,6 +43,7 @@ class CaseOutputs:
         nifti: whether the mask is also written as NIfTI.
         beside: further outputs, each with its file.
         others: what else the caller will write, each with a word for what it is; only checked here.
+        show_patient: whether further outputs may name the patient; the objects always do.
     """
 
     output: Path
@@ -51,6 +52,7 @@ class CaseOutputs:
     nifti: bool = False
     beside: Sequence[tuple[Output, Path]] = ()
     others: Sequence[tuple[str, Path]] = ()
+    show_patient: bool = False
 
     @property
     def alone(self) -> bool:
@@ -205,7 +207,7 @@ def _written(
         if store is not None:
             # Of several, one that could not be made may lie there from before.
             failures += failures_of([partial(store, [objects["seg"]] if not_made else [*objects.values()])])
-        result = segmenter.result(loaded, segmentation)
+        result = segmenter.result(loaded, segmentation, outputs.show_patient)
         failures += failures_of(partial(one.save, result, file) for one, file in outputs.beside)
     warnings = [*segmentation.report.warnings, *finding.warnings]
     report = segmentation.report.model_copy(update={"seconds": watch.stop(), "warnings": warnings})

@@ -209,9 +209,10 @@ class Segmenter:
         """Segments a scan that has been loaded; see `segment`."""
         return self._signed(self._run(loaded, progress, cancellation or Cancellation()), loaded.volume)
 
-    def result(self, loaded: LoadedScan, segmentation: Segmentation) -> Result:
-        """What the outputs of `voxtile.outputs` are made from."""
-        return Result(loaded.volume, loaded.prepared, self.card, segmentation.labels, segmentation.scores)
+    def result(self, loaded: LoadedScan, segmentation: Segmentation, show_patient: bool = False) -> Result:
+        """What the outputs of `voxtile.outputs` are made from; `show_patient` lets the page name the patient."""
+        made = segmentation
+        return Result(loaded.volume, loaded.prepared, self.card, made.labels, made.scores, made.report, show_patient)
 
     def close(self) -> None:
         """Ends all connections."""

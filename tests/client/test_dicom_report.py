@@ -17,10 +17,11 @@ from tests.support import dicom_findings as made
 from tests.support import dicom_series as series
 from voxtile.outputs.dicom.capture import capture_of
 from voxtile.outputs.dicom.finding import Finding
-from voxtile.outputs.dicom.measurements import report_of, statistics
+from voxtile.outputs.dicom.measurements import report_of
 from voxtile.outputs.dicom.seg import seg_of
 from voxtile.outputs.dicom.write import write_object
 from voxtile.outputs.preview import picture
+from voxtile.outputs.statistics import statistics
 
 
 def finding(modality: str = "CT", **geometry: Any) -> Finding:

@@ -341,7 +341,7 @@ def test_the_background_comes_last() -> None:
 
 
 def test_colours_are_those_of_the_preview() -> None:
-    from voxtile.outputs.preview import colours
+    from voxtile.outputs.palette import colours
 
     voxels, affine = made.scan()
     seg = seg_of(made.finding(series.slices(voxels, affine), voxels, affine))

@@ -16,7 +16,8 @@ from tests.support.phantoms import ORIENTATIONS, card_of, phantom_volume
 from voxtile.card import Label
 from voxtile.errors import MissingExtraError, OutputError
 from voxtile.io.volume import Volume
-from voxtile.outputs.preview import PREVIEW, choose_slices, colours, draw_preview, grey_window
+from voxtile.outputs.palette import colours
+from voxtile.outputs.preview import PREVIEW, choose_slices, draw_preview, grey_window
 
 LABELS = (Label(name="background", value=0), Label(name="head", value=1), Label(name="lesion", value=300))
 

@@ -42,6 +42,7 @@ def segment_folder(
     outputs: str | os.PathLike[str],
     *,
     beside: Sequence[Output] = (),
+    show_patient: bool = False,
     ahead: int = 1,
     on_result: Callable[[Outcome, int, int], None] | None = None,
 ) -> BatchResult:
@@ -52,6 +53,7 @@ def segment_folder(
         inputs: the folder of scans.
         outputs: the folder for masks and the summary.
         beside: what else to write for each case, beside its mask and under its name.
+        show_patient: whether outputs may name the patient.
         ahead: how many scans are read and prepared while one is segmented. With a limit on memory it is none, and a
             mask is written before the next scan is read: the limit is for everything that the process holds.
         on_result: called as on_result(outcome, number, total) after each case.
@@ -71,7 +73,9 @@ def segment_folder(
     rows = [Outcome(one.path, "left out", error=str(one)) for one in found.left_out]
     rows += finished_before(records, found.cases, outputs)
     summary = Summary(outputs, [case.name for case in found.cases], rows)
-    work = _Work(segmenter, [case for case, outcome in judged if outcome is None], beside, records, ahead, summary)
+    work = _Work(
+        segmenter, [case for case, outcome in judged if outcome is None], beside, records, ahead, summary, show_patient
+    )
     outcomes: list[Outcome] = []
     try:
         for number, outcome in enumerate(work.outcomes(judged), 1):
@@ -96,6 +100,7 @@ class _Work:
         records: where finished cases are recorded.
         ahead: how many cases are read ahead.
         summary: takes every outcome.
+        show_patient: whether outputs may name the patient.
     """
 
     def __init__(
@@ -106,11 +111,13 @@ class _Work:
         records: Records,
         ahead: int,
         summary: Summary,
+        show_patient: bool,
     ) -> None:
         self._segmenter = segmenter
         self._beside = beside
         self._records = records
         self._summary = summary
+        self._show_patient = show_patient
         self._reader = ThreadPoolExecutor(1, "voxtile-read")
         self._writer = ThreadPoolExecutor(1, "voxtile-write")
         self._unread = iter(todo)
@@ -176,7 +183,7 @@ class _Work:
         volumes = {name: label.ml for name, label in segmented.report.labels.items()}
         outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
         # Without outputs the scan's memory is free now.
-        result = self._segmenter.result(loaded, segmented) if self._beside else None
+        result = self._segmenter.result(loaded, segmented, self._show_patient) if self._beside else None
         return outcome, partial(write_case, case, outcome, scans, segmented, result, self._beside, self._records)
 
     def _take(self) -> Future[_Loaded]:

@@ -30,6 +30,9 @@ ScansOrAddresses = Annotated[
     ),
 ]
 Model = Annotated[str, typer.Option("--model", "-m", help="The model's public name.")]
+ShowPatient = Annotated[
+    bool, typer.Option("--show-patient", help="Name the patient and the scan's file on the page of --page.")
+]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
 

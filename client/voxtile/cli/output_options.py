@@ -1,15 +1,18 @@
-"""Makes an option of every output that `voxtile.outputs` lists; knows none of them by name."""
+"""Makes an option of every output that `voxtile.outputs` lists; knows but the page by name."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import fields, make_dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from voxtile.errors import InputError
 from voxtile.outputs.all import OUTPUTS
 from voxtile.outputs.base import Output
+from voxtile.outputs.page.page import PAGE
 
 if TYPE_CHECKING:
 
@@ -46,6 +49,14 @@ def files_of(chosen: OutputFiles) -> list[tuple[Output, Path]]:
 def wanted_of(chosen: OutputFlags) -> list[Output]:
     """The outputs that are wanted."""
     return [one for one, wanted in zip(OUTPUTS, _values(chosen), strict=True) if wanted]
+
+
+def check_show_patient(show_patient: bool, outputs: Sequence[Output]) -> None:
+    """Refuses --show-patient where no output is wanted that it is about. Raises InputError."""
+    if show_patient and PAGE not in outputs:
+        raise InputError(
+            "--show-patient: is about the page of --page, which is not asked for; ask for it, or for neither"
+        )
 
 
 def _values(chosen: Any) -> list[Any]:

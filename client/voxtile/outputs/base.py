@@ -18,6 +18,7 @@ from voxtile.chains.base import PreparedScan
 from voxtile.errors import OutputError, VoxtileError
 from voxtile.io.atomic import check_writable
 from voxtile.io.volume import Volume
+from voxtile.outputs.report import Report
 
 
 @dataclass(frozen=True)
@@ -30,6 +31,8 @@ class Result:
         card: the model's card.
         labels: [i, j, k] the labels on the scan's own grid.
         scores: [score, i, j, k] float32 on the scan's own grid, where an output needs them.
+        report: what was done; None where nobody tells it.
+        show_patient: whether an output may name the patient.
     """
 
     volume: Volume
@@ -37,6 +40,8 @@ class Result:
     card: Card
     labels: NDArray[Any]
     scores: NDArray[np.float32] | None = None
+    report: Report | None = None
+    show_patient: bool = False
 
 
 def _any_model(_: Card) -> None:

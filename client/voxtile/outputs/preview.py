@@ -7,7 +7,6 @@ and only when a picture is drawn. Knows nothing of models beyond their labels.
 
 from __future__ import annotations
 
-import colorsys
 import io
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -24,6 +23,7 @@ from voxtile.io.atomic import atomic_file
 from voxtile.io.scaling import chunks
 from voxtile.io.volume import Volume
 from voxtile.outputs.base import Output, Result
+from voxtile.outputs.palette import palette_of
 
 HEIGHT = 4.6
 """Inches of the row of slices: 690 pixels, which show an isotropic head at about three pixels for each millimetre."""
@@ -135,15 +135,6 @@ def grey_window(values: NDArray[Any]) -> tuple[float, float]:
     return (low, high) if high > low else (min(low, 0.0), max(low, 0.0))
 
 
-def colours(count: int) -> list[tuple[float, float, float]]:
-    """Returns `count` colours (red, green, blue in 0 to 1).
-
-    Hues lie a golden section apart, so that neighbours always differ, and are strong, pale and dark in turn.
-    """
-    tones = ((0.85, 1.0), (0.55, 1.0), (0.9, 0.7))
-    return [colorsys.hsv_to_rgb((0.02 + 0.618034 * index) % 1, *tones[index % 3]) for index in range(count)]
-
-
 def _cut(grey: NDArray[Any], labels: NDArray[Any], spacing: Sequence[float], axis: int) -> Slice:
     across, up, _ = VIEWS[axis]
     filled = np.array([np.count_nonzero(plane) for plane in np.moveaxis(labels, axis, 0)])
@@ -188,7 +179,7 @@ def _drawn(
         1, 3, width_ratios=widths, wspace=0.02, left=0.01, right=0.99,
         bottom=(legend + 0.02) / figure.get_figheight(), top=1 - 0.3 / figure.get_figheight(),
     )  # fmt: skip
-    palette = dict(zip((label.value for label in shown), colours(len(shown)), strict=True))
+    palette = palette_of(shown)
     for column, cut in enumerate(slices):
         _show(figure.add_subplot(grid[0, column]), cut, window, palette, radiological)
     _legend(figure, [shown[index] for index in named], [amounts[index] for index in named], palette, len(shown))

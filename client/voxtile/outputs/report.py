@@ -207,11 +207,11 @@ def label_volumes(labels: NDArray[Any], voxel_ml: float, card: Card) -> dict[str
     counts = np.sum([np.bincount(part, minlength=values) for part in chunks(labels)], axis=0)
     return {
         " + ".join(names): LabelVolume(voxels=int(counts[value]), ml=round(int(counts[value]) * voxel_ml, 4))
-        for value, names in _names_by_value(card).items()
+        for value, names in names_by_value(card).items()
     }
 
 
-def _names_by_value(card: Card) -> dict[int, list[str]]:
+def names_by_value(card: Card) -> dict[int, list[str]]:
     """Names of labels by their value in the mask; regions of one value are one label there."""
     names: dict[int, list[str]] = {}
     for label in card.labels:

@@ -13,7 +13,7 @@ from voxtile.batch.run import BatchResult, segment_folder
 from voxtile.batch.summary import SUMMARY_CSV, Outcome
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar, say, tell
-from voxtile.cli.output_options import OutputFlags, wanted_of
+from voxtile.cli.output_options import OutputFlags, check_show_patient, wanted_of
 from voxtile.segmenter import Segmenter
 
 
@@ -26,6 +26,7 @@ def batch(
     method: options.MethodOptions,
     transfer: options.TransferOptions,
     beside: OutputFlags,
+    show_patient: options.ShowPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Segment a folder of scans; finished ones are left alone, so an interrupted run can be repeated.
@@ -34,6 +35,7 @@ def batch(
     """
     wanted = wanted_of(beside)
     with errors_for_the_user():
+        check_show_patient(show_patient, wanted)
         keep_scores = any(one.needs_scores for one in wanted)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         with Segmenter(server.url, model, chosen) as segmenter, progress_bar("scans", quiet) as progress:
@@ -43,7 +45,9 @@ def batch(
                 if outcome.status == "failed":
                     say(f"{outcome.case}: {outcome.error}")
 
-            result = segment_folder(segmenter, inputs, outputs, beside=wanted, on_result=on_result)
+            result = segment_folder(
+                segmenter, inputs, outputs, beside=wanted, show_patient=show_patient, on_result=on_result
+            )
         for line in left_out_in_words(result.left_out):
             say(line)
         tell(f"{_in_words(result)}; see {outputs / SUMMARY_CSV}")

@@ -11,7 +11,7 @@ import typer
 
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar, say
-from voxtile.cli.output_options import OutputFiles, files_of
+from voxtile.cli.output_options import OutputFiles, check_show_patient, files_of
 from voxtile.cli.pacs_options import PacsOptions
 from voxtile.cli.written import check_report_file, report_file_of, write_report
 from voxtile.dicom_case import NIFTI, CaseOutputs, segment_series
@@ -49,6 +49,7 @@ def dicom(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.")
     ] = None,
+    show_patient: options.ShowPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Segment a DICOM series and write what was found as DICOM: a SEG on the series' own frames, and more on request.
@@ -61,7 +62,8 @@ def dicom(
     others = [("the report", report_file)] if report_file is not None else []
     with errors_for_the_user():
         check_report_file(report_file)
-        outputs = CaseOutputs(output, kinds, seg, nifti, files_of(beside), others)
+        check_show_patient(show_patient, [one for one, _ in files_of(beside)])
+        outputs = CaseOutputs(output, kinds, seg, nifti, files_of(beside), others, show_patient)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=outputs.needs_scores)
         outputs.check(inputs)
         pacs.check(inputs)

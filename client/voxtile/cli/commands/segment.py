@@ -11,7 +11,7 @@ import typer
 
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, progress_bar
-from voxtile.cli.output_options import OutputFiles, files_of
+from voxtile.cli.output_options import OutputFiles, check_show_patient, files_of
 from voxtile.cli.pacs_options import SourceOptions
 from voxtile.cli.written import check_report_file, report_file_of, write_report
 from voxtile.errors import OutputError, failures_of
@@ -39,6 +39,7 @@ def segment(
     json_file: Annotated[
         str | None, typer.Option("--json", metavar="FILE|-", help="Write the report as JSON; - for standard output.")
     ] = None,
+    show_patient: options.ShowPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
     """Segment one scan and write its mask on the scan's own grid.
@@ -48,6 +49,7 @@ def segment(
     report_file = report_file_of(json_file)
     files = files_of(beside)
     with errors_for_the_user():
+        check_show_patient(show_patient, [one for one, _ in files])
         keep_scores = any(one.needs_scores for one, _ in files)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         inputs = pacs.scans(scans)
@@ -63,7 +65,7 @@ def segment(
             write_image(
                 segmentation.mask, output, loaded.volume
             )  # first: no failure of another output may cost the mask
-            result = segmenter.result(loaded, segmentation)
+            result = segmenter.result(loaded, segmentation, show_patient)
             failures = failures_of(partial(one.save, result, file) for one, file in files)
         report = segmentation.report.model_copy(update={"seconds": watch.stop()})
         failures += failures_of([partial(write_report, report, json_file)])

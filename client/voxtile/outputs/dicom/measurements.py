@@ -5,12 +5,7 @@ Knows nothing of servers.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import dataclass
 from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from voxtile.outputs.dicom.codes import SIDES
 from voxtile.outputs.dicom.finding import Finding
@@ -20,57 +15,10 @@ from voxtile.outputs.dicom.provenance import MANUFACTURER, algorithm_parameters,
 from voxtile.outputs.dicom.seg import check_installed
 from voxtile.outputs.dicom.structures import Structure
 from voxtile.outputs.dicom.texts import fitted, quietly
+from voxtile.outputs.statistics import Statistics, statistics
 
 DIGITS = 6
 """Significant digits of a measurement: more than any scan gives, and within the 16 characters of DICOM's numbers."""
-
-
-@dataclass(frozen=True)
-class Statistics:
-    """One structure in numbers, of the first channel in the scan's own units.
-
-    Attributes:
-        voxels: how many it has; the others are NaN where this is 0.
-        mean: the mean intensity.
-        minimum: the lowest intensity.
-        maximum: the highest intensity.
-        deviation: the standard deviation of the intensity, of the population.
-    """
-
-    voxels: int
-    mean: float
-    minimum: float
-    maximum: float
-    deviation: float
-
-
-def statistics(data: NDArray[Any], labels: NDArray[Any], values: Sequence[int]) -> dict[int, Statistics]:
-    """Voxels and intensities of labels, by their value.
-
-    Args:
-        data: [i, j, k] intensities.
-        labels: [i, j, k] labels.
-        values: the labels to look at.
-    """
-    size = 1 + max(int(labels.max(initial=0)), *values)
-    count, total, squares = np.zeros(size, np.int64), np.zeros(size), np.zeros(size)
-    low, high = np.full(size, np.inf), np.full(size, -np.inf)
-    for k in range(labels.shape[2]):
-        inside = labels[:, :, k] > 0
-        label, value = labels[:, :, k][inside], data[:, :, k][inside].astype(np.float64)
-        count += np.bincount(label, minlength=size)
-        total += np.bincount(label, value, size)
-        squares += np.bincount(label, value * value, size)
-        np.minimum.at(low, label, value)
-        np.maximum.at(high, label, value)
-    with np.errstate(invalid="ignore", divide="ignore"):
-        mean = total / count
-        deviation = np.sqrt(np.maximum(squares / count - mean**2, 0))
-    return {
-        value: Statistics(int(count[value]), float(mean[value]), float(low[value]), float(high[value]),
-                          float(deviation[value]))
-        for value in values
-    }  # fmt: skip
 
 
 def report_of(finding: Finding, seg: Any) -> Any:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from voxtile.card import Card, Code, Label
 from voxtile.errors import OutputError
 from voxtile.outputs.dicom.codes import GENERIC, code_of
-from voxtile.outputs.preview import colours
+from voxtile.outputs.palette import palette_of
 
 MOST_NAMES = 5
 """Names or values in a message, at most."""
@@ -52,7 +52,7 @@ def structures_of(card: Card) -> tuple[Structure, ...]:
         OutputError: there is none.
     """
     shown = [label for label in card.labels if label.value != 0]
-    palette = dict(zip((label.value for label in shown), colours(len(shown)), strict=True))
+    palette = palette_of(card.labels)
     by_value: dict[int, list[Label]] = {}
     for label in shown:
         by_value.setdefault(label.value, []).append(label)

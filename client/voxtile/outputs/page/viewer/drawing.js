@@ -25,6 +25,15 @@ export function hasWebgl() {
   return Boolean(document.createElement("canvas").getContext("webgl2"));
 }
 
+// A table of colours, one a value from 0, as NiiVue draws it rightly. NiiVue takes the lowest 2/256 of a table for what lies
+// just above: with more than 64 colours the background would be tinted, and with more than 192 the first structures would
+// have wrong colours. Values below 0, which no mask has, keep that part free.
+export function guarded(colormap) {
+  const below = -Math.ceil((Math.max(...colormap.I) + 1) / 64);
+  const empty = { R: 0, G: 0, B: 0, A: 0, I: below, labels: "" };
+  return Object.fromEntries(Object.entries(empty).map(([key, value]) => [key, [value, ...colormap[key]]]));
+}
+
 const MOVES = {
   ArrowLeft: [-1, 0, 0], ArrowRight: [1, 0, 0], ArrowDown: [0, -1, 0], ArrowUp: [0, 1, 0], PageDown: [0, 0, -1], PageUp: [0, 0, 1],
 };

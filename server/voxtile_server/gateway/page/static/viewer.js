@@ -1,6 +1,6 @@
 // Shows a scan and its mask on a canvas with NiiVue. Knows nothing of the gateway's jobs.
 
-import { hasWebgl, inside, placeInWords, settings, takeKeys } from "./drawing.js";
+import { guarded, hasWebgl, inside, placeInWords, settings, takeKeys } from "./drawing.js";
 
 let library = null;
 
@@ -35,7 +35,7 @@ export class Viewer {
     this.#told("The picture is being drawn.");
     const scan = await image(scanFile);
     const mask = await image(maskFile, { opacity: this.#wanted.opacity });
-    mask.setColormapLabel(colormap);
+    mask.setColormapLabel(guarded(colormap));
     this.#names = new Map(colormap.I.map((value, index) => [value, colormap.labels[index]]));
     view.scene.crosshairPos = [0.5, 0.5, 0.5];
     view.volumes = [scan]; // both at once: each change of what is shown takes seconds without a GPU
