@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 import SimpleITK
 
-from tests.support import dicom_findings, dicom_series
+from tests.support import dicom_findings, dicom_series, odd_headers
 from tests.support.commands import refused, run
 from tests.support.fake_triton import FakeTriton
 from tests.support.in_memory import InMemoryTransport
@@ -26,10 +26,11 @@ from tests.support.in_memory_commands import doubled, save_scan
 from tests.support.phantoms import card_of
 from tests.support.waiting import in_time
 from voxtile.card import Card
+from voxtile.errors import InputError
 from voxtile.io.writing import image_bytes, write_image
 from voxtile.outputs.dicom.seg import seg_of
 from voxtile.outputs.dicom.write import write_object
-from voxtile.outputs.passport import OtherModel, Passport, method_sha256
+from voxtile.outputs.passport import OtherModel, Passport, mask_sha256, method_sha256
 from voxtile.outputs.signed_files import read_signed
 from voxtile.outputs.standing import standing
 from voxtile.segmenter import Segmentation, Segmenter
@@ -106,6 +107,41 @@ def test_nibabel_itself_keeps_it(scan: Path, tmp_path: Path) -> None:
     done = segmented(scan)
     nib.save(done.mask, tmp_path / "mask.nii")
     assert passport_in(tmp_path / "mask.nii") == done.passport
+    assert read_signed(tmp_path / "mask.nii").unchanged is True
+
+
+ODD = {
+    "sound": {},
+    "neither form": {"codes": (0, 0)},
+    "a qform alone": {"codes": (1, 0), "srow": [0.0] * 12},
+    "forms that differ": {"qoffset": (40.0, 0.0, 0.0)},
+    "no handedness": {"pixdim": (0.0, 1.0, 1.5, 2.0), "codes": (1, 0)},
+    "turned": {"pixdim": (-1.0, 1.0, 1.5, 2.0), "codes": (1, 0)},
+    "sizes below 0": {"pixdim": (1.0, -1.0, 1.5, 2.0)},
+    "unknown codes": {"codes": (9, 1)},
+    "unknown units": {"units": 7},
+    "metres": {"units": 1},
+    "sheared": {"srow": (1, 0.2, 0, -4, 0, 1.5, 0, 5, 0, 0, 2, 6)},
+}
+
+
+@pytest.mark.parametrize("how", ODD)
+@pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
+def test_a_mask_is_as_it_was_written_whatever_its_scans_header_says(how: str, suffix: str, tmp_path: Path) -> None:
+    try:
+        done = segmented(odd_headers.written(tmp_path / "scan.nii", **ODD[how]))
+    except InputError:
+        return  # no mask, and no claim
+    write_image(done.mask, tmp_path / f"m{suffix}", done.place)
+    assert read_signed(tmp_path / f"m{suffix}").unchanged is True
+    nib.save(nib.load(tmp_path / f"m{suffix}"), tmp_path / f"again{suffix}")
+    assert read_signed(tmp_path / f"again{suffix}").unchanged is True
+
+
+def test_a_mask_of_two_axes_is_one_of_one_plane(scan: Path) -> None:
+    mask = segmented(scan).mask
+    labels = np.asanyarray(mask.dataobj)[..., :1]
+    assert mask_sha256(labels[..., 0], mask.header) == mask_sha256(labels, mask.header) != ""
 
 
 def test_the_same_scan_gives_the_same_bytes(scan: Path) -> None:
@@ -370,7 +406,8 @@ def test_each_claim_falls_with_what_it_is_about(changes: dict[str, Any], false: 
     assert passport is not None
     claims = standing(passport, {"phantom": [certified(**changes)]})
     assert {what for what, holds in claims.items() if not holds} == false
-    assert standing(passport, {"phantom": [CARD, certified(**changes)]}) == claims
+    for cards in ([CARD, certified(**changes)], [certified(**changes), CARD]):  # one server of several
+        assert standing(passport, {"phantom": cards}) == claims
 
 
 @pytest.mark.parametrize(
@@ -407,7 +444,7 @@ def test_why_compares_with_cards_that_were_kept(mask: Path, tmp_path: Path) -> N
         done = run("why", mask, "--card", kept)
         assert (done.exit_code, f"yes          {WEIGHTS}" in done.stdout) == (0, True), done.output
     changed = certified(provenance=provenance(weights="ef")).model_dump(mode="json")
-    for content in (changed, [{"card": card}, {"card": changed}]):
+    for content in (changed, [{"card": card}, {"card": changed}], [{"card": changed}, {"card": card}]):
         kept.write_text(json.dumps(content))
         done = run("why", mask, "--card", kept)
         assert (done.exit_code, f"NO           {WEIGHTS}" in done.stdout) == (1, True)
@@ -444,6 +481,10 @@ def test_why_compares_with_all_servers(mask: Path) -> None:
         done = run("why", mask, "--check", *urls)
         assert done.exit_code == 1
         assert f"NO           {METHOD}" in done.stdout
+    kept = mask.with_name("card.json")
+    kept.write_text(certified(spacing=(2.0, 2.0, 2.0)).model_dump_json())
+    with serving(CARD) as urls:
+        assert run("why", mask, "--check", *urls, "--card", kept).exit_code == 1
     with serving(certified(name="other")) as urls:
         assert "expected the model 'phantom'" in run("why", mask, "--check", *urls).stderr
 

@@ -143,7 +143,7 @@ def _rows(passport: Passport) -> list[tuple[str, str]]:
     return [
         *_model_rows("model", passport),
         *(row for one in passport.others for row in _model_rows(one.role, one)),
-        ("tiling", tiling),
+        ("tiling", tiling or "not said here"),
         ("changes", "; ".join(passport.changes) or "none: the model's own semantics"),
         ("scan", passport.scan_sha256),
         ("client", client),
