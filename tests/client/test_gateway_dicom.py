@@ -28,6 +28,7 @@ from tests.support.in_memory import InMemoryTransport
 from tests.support.phantoms import card_of
 from tests.support.served_processes import eventually
 from voxtile.errors import ModelError
+from voxtile.job import Cancellation
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.gateway.dicom import archives
 from voxtile_server.gateway.settings import Settings
@@ -329,7 +330,16 @@ def left(here: Called) -> list[Path]:
     return list(spool.iterdir())
 
 
-def test_whoever_goes_away_ends_the_work_and_leaves_nothing(here: Called, tmp_path: Path) -> None:
+def test_whoever_goes_away_ends_the_work_and_leaves_nothing(
+    here: Called, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    told, cancel = threading.Event(), Cancellation.cancel
+
+    def tell(self: Cancellation) -> None:
+        cancel(self)
+        told.set()
+
+    monkeypatch.setattr(Cancellation, "cancel", tell)
     assert eventually(lambda: not left(here))
     NETWORK.began.clear()
     NETWORK.go.clear()
@@ -341,6 +351,7 @@ def test_whoever_goes_away_ends_the_work_and_leaves_nothing(here: Called, tmp_pa
             running = json.loads(sent(here, packed(FILES), f"{DICOM}/jobs")[2])["id"]
             assert here.error(f"/v1/jobs/{running}/dicom")[0] == 409
             caller.kill()
+        assert told.wait(60)  # before the tile has its answer
         assert here.curl(f"/v1/jobs/{running}", "-X", "DELETE")[0] == 204
     finally:
         NETWORK.go.set()
