@@ -19,7 +19,6 @@ from voxtile.io.writing import write_image
 from voxtile.job import Cancellation, Progress
 from voxtile.outputs.base import Output
 from voxtile.outputs.dicom.finding import finding_of, source_of
-from voxtile.outputs.dicom.frames import check_frames
 from voxtile.outputs.dicom.seg import SegKind, advice_of
 from voxtile.outputs.dicom.structures import structures_of
 from voxtile.outputs.dicom.write import SUFFIX, Kind, check_kinds, write_objects
@@ -185,7 +184,7 @@ def segment_series(
     outputs.check(scans)
     outputs.check_model(segmenter.card)
     loaded = segmenter.load(scans, cancellation)
-    check_frames(source_of(loaded.volume))
+    source_of(loaded.volume)  # of another format nothing can be written; told before any tile is sent
     with showing or contextlib.nullcontext() as progress:
         segmentation = segmenter.run(loaded, progress, cancellation)
     return _written(segmenter, loaded, segmentation, outputs, store)

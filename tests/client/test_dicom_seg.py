@@ -16,12 +16,15 @@ import numpy as np
 import pydicom
 import pytest
 from numpy.typing import NDArray
+from pydicom.dataset import Dataset
 from scipy.spatial import cKDTree
 
 from tests.support import dicom_findings as made
 from tests.support import dicom_series as series
 from voxtile.card import Code
-from voxtile.errors import OutputError
+from voxtile.errors import InputError, OutputError
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.frames import frames_of
 from voxtile.io.dicom.source import Source
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.seg import advice_of, seg_of
@@ -211,7 +214,7 @@ def test_a_header_without_a_place_is_refused_without_its_values() -> None:
     voxels, affine = made.scan()
     datasets = series.slices(voxels, affine)
     without("ImagePositionPatient")(datasets)
-    with pytest.raises(OutputError, match="expected ImagePositionPatient with 3 numbers") as refused:
+    with pytest.raises(InputError, match=r"expected ImagePositionPatient \(0020,0032\), 3 numbers") as refused:
         made.finding(datasets, voxels, affine)
     assert "Egg" not in str(refused.value)
 
@@ -233,6 +236,59 @@ def test_frames_of_one_object_are_named_by_their_number(kind: Any, tmp_path: Pat
     assert finding.frames.references[0].frame == planes[8][1]
     assert np.array_equal(by_frames(path, finding), made.labels_of(part))
     assert lie_alike(by_place(path), (made.labels_of(part), affine @ step))
+
+
+GROUPS = ("PlanePositionSequence", "PlaneOrientationSequence", "PixelMeasuresSequence")
+PLACE = ("ImagePositionPatient", "ImageOrientationPatient", "PixelSpacing")
+
+
+def elsewhere(one: Any) -> None:
+    """States another place in the root of an object, where it does not count."""
+    one.ImagePositionPatient, one.ImageOrientationPatient, one.PixelSpacing = [9, 9, 9], [0, 1, 0, 1, 0, 0], [7, 7]
+
+
+def beside_the_groups(whole: Any) -> None:
+    """As some writers do: the tags stand in the items of the frames, not in their groups."""
+    shared = whole.SharedFunctionalGroupsSequence[0]
+    for item in whole.PerFrameFunctionalGroupsSequence:
+        for group, keyword in zip(GROUPS, PLACE, strict=True):
+            held = item if group in item else shared
+            setattr(item, keyword, held[group][0][keyword].value)
+        for group in GROUPS:
+            if group in item:
+                del item[group]
+    elsewhere(whole)
+
+
+@pytest.mark.parametrize("change", [lambda whole: None, elsewhere, beside_the_groups])
+def test_a_mask_lies_where_its_scan_was_read_to_lie(change: Any) -> None:
+    voxels, affine = made.scan()
+    datasets = series.slices(voxels, affine)
+    whole = made.enhanced(datasets)
+    planes = made.planes_of(whole, datasets)
+    change(whole)
+    frames = made.finding(Source((whole,), planes), voxels, affine).frames
+    read = list(frames_of(whole, File("scan")))
+    assert np.array_equal(frames.positions, [read[number - 1].position for _, number in planes])
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    assert np.allclose(frames.positions, (lps @ [[0] * 9, [0] * 9, range(9), [1] * 9])[:3].T)
+    assert np.allclose(frames.along * np.array(frames.spacing)[:, None], lps[:3, :2].T)
+
+
+def test_an_object_of_one_frame_lies_where_its_groups_say() -> None:
+    voxels, affine = made.scan()
+    datasets = series.slices(voxels, affine)
+    for one in datasets:
+        groups = Dataset()
+        for group, keyword in zip(GROUPS, PLACE, strict=True):
+            item = Dataset()
+            setattr(item, keyword, list(one[keyword].value))
+            setattr(groups, group, [item])
+        one.SharedFunctionalGroupsSequence = [groups]
+        elsewhere(one)
+    frames = made.finding(datasets, voxels, affine).frames
+    lps = np.diag([-1, -1, 1, 1]) @ affine
+    assert np.allclose(frames.positions, (lps @ [[0] * 9, [0] * 9, range(9), [1] * 9])[:3].T)
 
 
 def test_two_frames_in_one_place_are_told_apart(tmp_path: Path) -> None:

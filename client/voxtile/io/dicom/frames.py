@@ -172,6 +172,12 @@ def _frame(dataset: Any, file: File, number: int, group: tuple[Any, ...]) -> Fra
     )
 
 
+def stated_directions(frame: Frame) -> tuple[float, ...]:
+    """The six numbers of ImageOrientationPatient as a frame's object states them: `Frame` has them of length 1."""
+    places = (*frame.group, frame.dataset)
+    return _numbers(places, "PlaneOrientationSequence", "ImageOrientationPatient", 6, frame.name)
+
+
 def checked_scales(frames: Sequence[Frame]) -> list[str]:
     """Checks that either all frames of a scan say how their numbers become values, or none.
 

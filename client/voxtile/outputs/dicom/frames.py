@@ -16,6 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import OutputError
+from voxtile.io.dicom.files import File
+from voxtile.io.dicom.frames import Frame, stated_directions
+from voxtile.io.dicom.frames import frames_of as placed_frames
 from voxtile.io.dicom.headers import text_of
 from voxtile.io.dicom.source import Source
 from voxtile.outputs.dicom.identity import uid_of
@@ -102,17 +105,6 @@ class Frames:
         return list(found.values())
 
 
-def check_frames(source: Source) -> None:
-    """Checks, before any work, that the headers of a scan say where its frames lie.
-
-    Raises:
-        OutputError: they do not.
-    """
-    with quietly("DICOM objects"):
-        for number, frame in _own_planes(source):
-            _Place.of(source.datasets[number], frame, source.multi_frame)
-
-
 def frames_of(source: Source, scan_sha256: str) -> Frames:
     """The frames of a scan.
 
@@ -121,13 +113,14 @@ def frames_of(source: Source, scan_sha256: str) -> Frames:
         scan_sha256: the digest of the scan; UIDs that it lacks are derived from it.
 
     Raises:
-        OutputError: the headers do not say where the frames lie.
+        OutputError: none of the scan's planes was read from a frame.
+        InputError: the headers do not say where the frames lie.
     """
     with quietly("DICOM objects"):
         wanted = _own_planes(source)
         told: list[str] = []
         shared = _shared_header(source.datasets[wanted[0][0]], scan_sha256, told)
-        places = [_Place.of(source.datasets[number], frame, source.multi_frame) for number, frame in wanted]
+        places = _places(source, wanted)
         _add_place(shared, source.datasets[wanted[0][0]], places)
         references = _references(source, wanted, scan_sha256, told)
         headers = tuple(_frame_header(shared, place, number) for number, place in enumerate(places, 1))
@@ -157,30 +150,17 @@ class _Place:
     spacing: tuple[float, ...]
 
     @staticmethod
-    def of(dataset: Any, frame: int, multi_frame: bool) -> _Place:
-        groups = _functional_groups(dataset, frame) if multi_frame else []
-        return _Place(
-            _numbers(dataset, groups, "PlanePositionSequence", "ImagePositionPatient", 3),
-            _numbers(dataset, groups, "PlaneOrientationSequence", "ImageOrientationPatient", 6),
-            _numbers(dataset, groups, "PixelMeasuresSequence", "PixelSpacing", 2),
-        )
+    def of(frame: Frame) -> _Place:
+        return _Place(tuple(frame.position.tolist()), stated_directions(frame), frame.spacing)
 
 
-def _functional_groups(dataset: Any, frame: int) -> list[Any]:
-    """What is said of a frame alone, and then what is said of all frames of the object."""
-    each, all_frames = dataset.get("PerFrameFunctionalGroupsSequence"), dataset.get("SharedFunctionalGroupsSequence")
-    return [*([each[frame - 1]] if each else []), *([all_frames[0]] if all_frames else [])]
-
-
-def _numbers(dataset: Any, groups: Sequence[Any], sequence: str, keyword: str, count: int) -> tuple[float, ...]:
-    for group in groups:
-        if group.get(sequence) and group.get(sequence)[0].get(keyword):
-            return tuple(float(value) for value in group.get(sequence)[0].get(keyword))
-    values = dataset.get(keyword)
-    if values is None or len(values) != count:
-        raise OutputError(f"expected {keyword} with {count} numbers in the scan's headers, found none; nothing can be "
-                          "written in its place")  # fmt: skip
-    return tuple(float(value) for value in values)
+def _places(source: Source, wanted: Sequence[tuple[int, int]]) -> list[_Place]:
+    """Where frames lie, by the rule by which the scan was read: another one could lay the mask elsewhere."""
+    found = {
+        number: [_Place.of(frame) for frame in placed_frames(source.datasets[number], File("the scan"))]
+        for number in dict.fromkeys(number for number, _ in wanted)
+    }
+    return [found[number][frame - 1] for number, frame in wanted]
 
 
 def _shared_header(dataset: Any, scan_sha256: str, told: list[str]) -> Any:
