@@ -11,6 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
+from voxtile.batch.index.row import Rows
 from voxtile.batch.record import CaseRecord, Records, ScanFile, sha256_of
 from voxtile.batch.summary import Outcome
 from voxtile.errors import OutputError, in_one_line
@@ -100,8 +101,11 @@ def write_case(
     result: Result | None,
     beside: Sequence[Output],
     records: Records,
+    rows: Rows | None = None,
 ) -> Outcome:
     """Writes a case's mask, then what comes beside it; each file is recorded before it gets its name.
+
+    A row for the page about the batch is kept in `rows`; where it cannot be made, the page has none.
 
     Returns:
         `outcome`, or one that says what failed. A mask that is written stays, whatever else fails.
@@ -132,6 +136,12 @@ def write_case(
                     note(file, file)  # where an output has given a file its name by itself
             except Exception as error:  # whatever it is, the mask is there
                 failures.append(in_one_line(error))
+    if rows is not None:
+        assert result is not None, "rows are made from a result"
+        try:
+            rows.measure(case.name, record.files[MASK_SUFFIX], result)
+        except Exception as error:  # whatever it is, the mask is there
+            _log.warning("%s: has no row in the index: %s", case.name, in_one_line(error))
     if failures:
         return Outcome(case.name, "failed", outcome.seconds, f"{'; '.join(failures)}; the mask is written", outcome.ml)
     return outcome

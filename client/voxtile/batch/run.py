@@ -16,6 +16,8 @@ from pathlib import Path
 
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
 from voxtile.batch.finishing import finished_before, judge, write_case
+from voxtile.batch.index.page import check_index, write_index
+from voxtile.batch.index.row import Rows, check_row_installed
 from voxtile.batch.record import Records, ScanFile, claim_folder, scan_file
 from voxtile.batch.summary import Outcome, Summary, check_summary, exit_code
 from voxtile.batch.walk import LeftOut
@@ -43,6 +45,7 @@ def segment_folder(
     *,
     beside: Sequence[Output] = (),
     show_patient: bool = False,
+    index: bool = False,
     ahead: int = 1,
     on_result: Callable[[Outcome, int, int], None] | None = None,
 ) -> BatchResult:
@@ -54,6 +57,7 @@ def segment_folder(
         outputs: the folder for masks and the summary.
         beside: what else to write for each case, beside its mask and under its name.
         show_patient: whether outputs may name the patient.
+        index: whether to write index.html, a page about all cases, at the end of the run, also an early one.
         ahead: how many scans are read and prepared while one is segmented. With a limit on memory it is none, and a
             mask is written before the next scan is read: the limit is for everything that the process holds.
         on_result: called as on_result(outcome, number, total) after each case.
@@ -68,13 +72,23 @@ def segment_folder(
         output.check_model(segmenter.card)
     found = find_cases(inputs, outputs, segmenter.card.input_channels, beside)
     check_summary(outputs)
+    if index:
+        check_row_installed()
+        check_index(outputs, found.cases, beside)
     records = claim_folder(outputs, segmenter.transport.model, segmenter.changes + segmenter.options.given.in_words)
     judged = [(case, judge(case, beside, records)) for case in found.cases]
     rows = [Outcome(one.path, "left out", error=str(one)) for one in found.left_out]
     rows += finished_before(records, found.cases, outputs)
     summary = Summary(outputs, [case.name for case in found.cases], rows)
     work = _Work(
-        segmenter, [case for case, outcome in judged if outcome is None], beside, records, ahead, summary, show_patient
+        segmenter,
+        [case for case, outcome in judged if outcome is None],
+        beside,
+        records,
+        ahead,
+        summary,
+        show_patient,
+        Rows(outputs) if index else None,
     )
     outcomes: list[Outcome] = []
     try:
@@ -84,8 +98,13 @@ def segment_folder(
                 on_result(outcome, number, len(judged))
     except BaseException:
         work.end_early()
+        if index:
+            with suppress(OutputError):  # the earlier error is the one to tell
+                write_index(outputs, summary.outcomes, records, segmenter.card)
         raise
     work.end()
+    if index:
+        write_index(outputs, summary.outcomes, records, segmenter.card)
     may_be_scans = any(one.may_be_scan for one in found.left_out)
     return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=may_be_scans), found.left_out)
 
@@ -101,6 +120,7 @@ class _Work:
         ahead: how many cases are read ahead.
         summary: takes every outcome.
         show_patient: whether outputs may name the patient.
+        rows: where rows for the page about the batch are kept; None without it.
     """
 
     def __init__(
@@ -112,12 +132,14 @@ class _Work:
         ahead: int,
         summary: Summary,
         show_patient: bool,
+        rows: Rows | None,
     ) -> None:
         self._segmenter = segmenter
         self._beside = beside
         self._records = records
         self._summary = summary
         self._show_patient = show_patient
+        self._rows = rows
         self._reader = ThreadPoolExecutor(1, "voxtile-read")
         self._writer = ThreadPoolExecutor(1, "voxtile-write")
         self._unread = iter(todo)
@@ -183,8 +205,10 @@ class _Work:
         volumes = {name: label.ml for name, label in segmented.report.labels.items()}
         outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
         # Without outputs the scan's memory is free now.
-        result = self._segmenter.result(loaded, segmented, self._show_patient) if self._beside else None
-        return outcome, partial(write_case, case, outcome, scans, segmented, result, self._beside, self._records)
+        wanted = bool(self._beside) or self._rows is not None
+        result = self._segmenter.result(loaded, segmented, self._show_patient) if wanted else None
+        files = (self._beside, self._records, self._rows)
+        return outcome, partial(write_case, case, outcome, scans, segmented, result, *files)
 
     def _take(self) -> Future[_Loaded]:
         """Returns the next case to segment, being loaded, and begins to load the ones behind it."""

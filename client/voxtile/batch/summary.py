@@ -73,9 +73,13 @@ class Summary:
     def write(self) -> None:
         """Writes what is known now. Raises OutputError."""
         self.waiting = False
+        write_summary(self._outputs, self.outcomes)
+
+    @property
+    def outcomes(self) -> list[Outcome]:
+        """All rows, as they are known now."""
         with self._lock:
-            rows = [*self._rows.values(), *self._others]
-        write_summary(self._outputs, rows)
+            return [*self._rows.values(), *self._others]
 
 
 def write_summary(outputs: Path, outcomes: Sequence[Outcome]) -> None:

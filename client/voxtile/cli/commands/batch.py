@@ -9,6 +9,7 @@ from typing import Annotated
 import typer
 
 from voxtile.batch.cases import left_out_in_words
+from voxtile.batch.index.page import INDEX
 from voxtile.batch.run import BatchResult, segment_folder
 from voxtile.batch.summary import SUMMARY_CSV, Outcome
 from voxtile.cli import options
@@ -26,6 +27,9 @@ def batch(
     method: options.MethodOptions,
     transfer: options.TransferOptions,
     beside: OutputFlags,
+    index: Annotated[
+        bool, typer.Option("--index", help=f"Write {INDEX}: a page with pictures, volumes and outliers of all cases.")
+    ] = False,
     show_patient: options.ShowPatient = False,
     quiet: options.Quiet = False,
 ) -> None:
@@ -46,7 +50,7 @@ def batch(
                     say(f"{outcome.case}: {outcome.error}")
 
             result = segment_folder(
-                segmenter, inputs, outputs, beside=wanted, show_patient=show_patient, on_result=on_result
+                segmenter, inputs, outputs, beside=wanted, show_patient=show_patient, index=index, on_result=on_result
             )
         for line in left_out_in_words(result.left_out):
             say(line)
