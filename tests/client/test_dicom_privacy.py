@@ -237,6 +237,7 @@ CHANGES: dict[str, Change] = {
     "old bits": each(lambda _, one: setattr(one, "HighBit", 3)),
     "a localizer": each(lambda _, one: setattr(one, "ImageType", ["ORIGINAL", "PRIMARY", "LOCALIZER"])),
     "a report": each(lambda _, one: setattr(one, "Modality", "SR")),
+    "a report beside": lambda given: [*given[:-1], *each(lambda _, one: setattr(one, "Modality", "SR"))(given[-1:])],
     "a name as modality": each(lambda _, one: setattr(one, "Modality", "ZQ7X")),
     "UIDs that are words": each(lambda _, one: one.add_new("StudyInstanceUID", "LO", one.PatientID)),
 }

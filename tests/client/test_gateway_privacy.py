@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 import os
 import time
@@ -70,7 +71,7 @@ def one(notes: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Gatew
         assert b"phantom" in metrics
         assert_clean(metrics)
     touched = notes.read_text()
-    assert "mask.nii.gz" in touched
+    assert "/voxtile-gateway-" in touched
     assert_clean(touched.encode())
     del os.environ[NOTES]
 
@@ -130,3 +131,26 @@ def test_the_doors_of_monai_label(one: Gateway, scans: dict[str, Path], kind: st
         asked(one, path, "-X", "DELETE")
     for path in ("/info/", "/logs/", "/train/", "/v1/nothing"):
         asked(one, path)
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_the_door_of_dicom(one: Gateway, scans: dict[str, Path], kind: str) -> None:
+    """What is made holds the patient; headers, refusals and what is told of a job do not."""
+    sent = ("-X", "POST", "-H", "Content-Type: application/zip", "-T", scans[kind])
+    for query in ("", "?sr=true&sc=true&rtstruct=true"):
+        status, headers, body = one.curl(f"/v1/models/phantom/dicom{query}", *sent)
+        assert status == KINDS[kind], body
+        assert_clean(json.dumps(headers).encode())
+        assert names(body) == set() or status == 422  # the caller's own files
+        assert (canaries(body) == set()) is (status == 422 or headers["content-type"] == "application/zip")
+        if headers["content-type"] == "application/zip":
+            assert set(zipfile.ZipFile(io.BytesIO(body)).namelist()) == {"seg.dcm", "sr.dcm", "sc.dcm", "rtstruct.dcm"}
+    status, told = asked(one, "/v1/models/phantom/dicom/jobs", *sent)
+    assert status == 202
+    job = json.loads(told)["id"]
+    while json.loads(told := asked(one, f"/v1/jobs/{job}")[1])["state"] in ("waiting", "running"):
+        time.sleep(0.05)
+    assert one.curl(f"/v1/jobs/{job}/dicom")[0] == KINDS[kind]
+    asked(one, f"/v1/jobs/{job}", "-X", "DELETE")
+    status, told = asked(one, "/v1/models/phantom/dicom", "-H", "Accept: text/event-stream", *sent)
+    assert status == 200
