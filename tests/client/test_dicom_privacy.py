@@ -5,9 +5,11 @@ The patient and the study stand in the objects that are written, for an archive 
 
 from __future__ import annotations
 
+import base64
 import io
 import json
 import logging
+import re
 import sys
 import traceback
 import warnings
@@ -39,6 +41,7 @@ from voxtile.io.dicom.source import Source
 from voxtile.io.given import Given
 from voxtile.io.scan import open_scan
 from voxtile.outputs.dicom.frames import CHECKED, OPTIONAL, VERBATIM, frames_of
+from voxtile.outputs.page import pack
 
 MODEL = ("--model", "phantom", "--url", "memory:1")
 CARD = made.card_for(["liver", "kidney_left", "odd"])
@@ -89,10 +92,10 @@ class Watch(logging.Handler):
         if self.on and event.partition(".")[0] in ("open", "os", "tempfile", "subprocess", "shutil"):
             self.touched |= {str(one) for one in arguments if isinstance(one, (str, bytes, Path))}
 
-    def check(self, *texts: str) -> None:
+    def check(self, *texts: str | bytes) -> None:
         """Nothing that was said or touched, nor `texts`, has a canary; no file elsewhere is named after the scan."""
         for text in (*self.said, *texts):
-            assert canaries(text) == set(), text
+            assert canaries(text) == set(), text[:2000]
         for place in self.touched:
             assert canaries(place) == set()
             assert names(place) == set() or place.startswith(self.scan), place
@@ -142,22 +145,35 @@ def zipped(folder: Path) -> Path:
     return archive
 
 
+def in_full(file: Path) -> list[str | bytes]:
+    """What a file says, and what is packed in it as Base64, as a page packs the scan."""
+    content = file.read_bytes()
+    packed = PACKED.findall(content) if file.suffix == ".html" else []
+    assert len(packed) >= 2 or file.suffix != ".html"
+    return [content, *(base64.b64decode(one) for one in packed)]
+
+
+PACKED = re.compile(rb"(?<=>)H4sI[A-Za-z0-9+/]{100,}=*")
+"""Something that gzip packed, as Base64."""
+
+
 def test_only_patient_and_study_are_in_what_is_written(watch: Watch, tmp_path: Path) -> None:
+    pack.pack()
     scan, out = saved(tmp_path, objects()), tmp_path / "out"
     out.mkdir()
     said = run(
         "dicom", scan, out, *MODEL, "--sr", "--sc", "--rtstruct", "--nifti", "--preview", out / "p.png", "--json",
-        out / "r.json",
+        out / "r.json", "--page", out / "p.html",
     )  # fmt: skip
     assert said.exit_code == 0, said.output
     watch.check(said.output)
     assert names(said.output) == set()
     written = sorted(out.iterdir())
-    assert len(written) == 7
+    assert len(written) == 8
     for file in written:
         assert names(file.read_bytes()) == set(), file.name
         if file.suffix != ".dcm":
-            assert canaries(file.read_bytes()) == set(), file.name
+            watch.check(*in_full(file))
             continue
         whole = dcmread(file)
         bearing = {Tag(one.tag): one.keyword for one in elements(whole) if canaries(str(one.value))}
