@@ -172,6 +172,21 @@ def test_end_slices_of_another_plane_are_told(keyword: str, tmp_path: Path) -> N
     assert opened(folder, series=("2:1",)).shape == (7, 6, 10)
 
 
+def test_a_single_twin_is_no_scan_of_its_own(tmp_path: Path) -> None:
+    objects = made(AcquisitionNumber=1)
+    twin = made(like=objects[0], AcquisitionNumber=2)[5]
+    with pytest.raises(InputError, match="two at one"):
+        opened(saved([*objects, twin], tmp_path), series=("2:1",))
+
+
+def test_a_few_slices_across_the_others_are_an_overview(tmp_path: Path) -> None:
+    objects = made()
+    across = made(VOXELS[:, :, :2], affine_of((7, 6, 2), (4.0, 4.0, 9.0), codes="LSA"), like=objects[0])
+    volume = opened(saved([*across, *objects], tmp_path))
+    np.testing.assert_array_equal(volume.data[0], VOXELS)
+    assert "left out: series 2:2 (CT, 7 × 6 × 2)" in volume.warnings[0]
+
+
 def test_end_slices_that_were_moved_are_told(tmp_path: Path) -> None:
     objects = made()
     for one in objects[-2:]:
@@ -222,6 +237,13 @@ def test_a_distance_that_changes_within_is_no_jitter(second: float, tmp_path: Pa
         placed(one, 2 * min(number, 30) + second * max(number - 30, 0))
     with pytest.raises(InputError, match="at even distances, found"):
         opened(saved(objects, tmp_path), gaps="fill")
+
+
+def test_more_gaps_than_slices_are_not_filled(tmp_path: Path) -> None:
+    objects = made()
+    folder = saved([objects[k] for k in (0, 1, 5, 11)], tmp_path)
+    with pytest.raises(InputError, match="at even distances, found 2 to 12 mm"):
+        opened(folder, gaps="fill")
 
 
 def test_filled_gaps_keep_every_slice_in_its_place(tmp_path: Path) -> None:
