@@ -647,3 +647,13 @@ def test_titles_and_names_of_models_tell_a_terminal_nothing(command: str) -> Non
         done = run(command, *urls, *(["--model", "phantom"] if command == "doctor" else []))
     assert "phantom" in done.stdout
     assert fit_for_a_terminal(done.stdout + done.stderr)
+
+
+@pytest.mark.parametrize(
+    "words", [(f"--{EVIL}",), (f"{EVIL}.nii",), ("m.nii", EVIL), ("m.nii", "--check", f"--url={EVIL}")]
+)
+def test_what_is_repeated_of_a_command_line_tells_a_terminal_nothing(words: tuple[str, ...]) -> None:
+    done = run("why", *words)
+    assert done.exit_code == 2
+    assert done.stderr
+    assert fit_for_a_terminal(done.stderr)

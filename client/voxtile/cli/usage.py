@@ -12,6 +12,8 @@ from typing import Any
 import typer
 from typer.core import TyperGroup
 
+from voxtile.cli.printable import printable
+
 EXIT_USAGE = 2
 WORDS = (
     (r"\. Did you mean (.*)\?$", r" (did you mean \1?)"),
@@ -66,7 +68,7 @@ def tell_usage(error: Any, program: str) -> None:
     for theirs, ours in WORDS:
         said = re.sub(theirs, ours, said)
     command = context.command_path if context is not None else program
-    typer.echo(f"{command.split(' ')[0]}: {said}; see {command} --help", err=True)
+    typer.echo(printable(f"{command.split(' ')[0]}: {said}; see {command} --help"), err=True)
 
 
 def _nearest(match: re.Match[str]) -> str:

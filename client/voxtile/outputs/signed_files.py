@@ -97,16 +97,13 @@ def _check_fits(content: Content) -> Any:
 
 def _dicom_texts(path: Path) -> list[str]:
     require("pydicom", "dicom", "an object of DICOM")
-    from voxtile.io.dicom.headers import damaged, read_header
+    from voxtile.io.dicom.headers import items_of, read_header, text_of
     from voxtile.io.dicom.quiet import quietly
 
     with quietly():
         header = read_header(File(str(path), path=path))
-        try:
-            items = list(header.get("ContributingEquipmentSequence", ()))
-            return [str(item.get("ContributionDescription", "")) for item in items]
-        except Exception as error:  # whatever pydicom meets in a damaged object
-            raise damaged(str(path), error) from None
+        items = items_of(header, "ContributingEquipmentSequence", str(path))
+        return [text_of(item, "ContributionDescription") for item in items]
 
 
 def _report(content: Content) -> Any:
