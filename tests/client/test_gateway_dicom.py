@@ -394,22 +394,21 @@ BAD: dict[str, tuple[bytes | Callable[[Path], bytes], tuple[str, ...], int, str]
     "zip of pictures": (packed({"a.jpg": b"\xff\xd8\xff\xe0" + bytes(300)}), ZIPPED, 422, "found none; a zip in a zip"),
     "zip cut off": (packed(FILES)[:-30], ZIPPED, 422, "cut off"),
     "zip cut to its start": (packed(FILES)[:4], ZIPPED, 422, "cut off"),
-    "zip encrypted": (changed(packed(FILES), in_directory(8), b"\x01\0"), ZIPPED, 422, "not encrypted"),
-    "zip by another method": (changed(packed(FILES), in_directory(10), b"\x09\0"), ZIPPED, 422, "found method 9"),
+    "zip encrypted": (changed(packed(FILES), in_directory(8), b"\x01\0"), ZIPPED, 422, "is encrypted"),
+    "zip by another method": (changed(packed(FILES), in_directory(10), b"\x09\0"), ZIPPED, 422, "is packed in a way"),
     "zip with a damaged slice": (
         changed(packed(FILES, zipfile.ZIP_STORED), lambda zipped: zipped.index(FILES[3]) + 2000, b"\xff\x01"),
-        ZIPPED, 422, "cannot be unpacked, it is damaged",
+        ZIPPED, 422, "cannot be read",
     ),
     "zip whose last slice cannot be looked at": (
-        LAST[: DATA_OF_LAST + 32] + b"\xff" * 8 + LAST[DATA_OF_LAST + 40 :], ZIPPED, 422, "cannot be unpacked",
+        LAST[: DATA_OF_LAST + 32] + b"\xff" * 8 + LAST[DATA_OF_LAST + 40 :], ZIPPED, 422, "cannot be read",
     ),
     "zip that says less than it holds": (
-        changed(packed({"a": bytes(1 << 21)}), in_directory(24), struct.pack("<L", 100)), ZIPPED, 422, "damaged",
+        changed(packed({"a": bytes(1 << 21)}), in_directory(24), struct.pack("<L", 100)), ZIPPED, 422, "found none",
     ),
     "bomb": (packed({"a": bytes(4 << 20)}), ZIPPED, 413, "--max-upload"),
     "many bombs": (packed({f"{n}": bytes(2 << 20) for n in range(7)}), ZIPPED, 413, "--max-upload"),
     "too large": (bytes((3 << 20) + 1), ZIPPED, 413, "--max-upload"),
-    "zip by LZMA": (packed(FILES, zipfile.ZIP_LZMA), ZIPPED, 422, "found method 14"),
     "two series": (packed([*FILES, *OTHERS]), ZIPPED, 422, "say which: series="),
     "a SEG": (seg_alone, (), 422, "no slice of a scan"),
     "no boundary": (related(FILES), ("-H", RELATED[1].partition("; b")[0]), 422, "boundary"),
@@ -480,7 +479,7 @@ def test_zips_of_very_many_files(here: Called, monkeypatch: pytest.MonkeyPatch) 
     many = packed({f"{n}": b"" for n in range(archives.MOST_OBJECTS + 1)})
     status, _, content = sent(here, many, DICOM)
     assert status == 413, content
-    monkeypatch.setattr(archives, "MOST_DIRECTORY", 500)  # the list is not even read
+    monkeypatch.setattr(archives, "MOST_DIRECTORY", 100)  # the list is not even read
     status, _, content = sent(here, packed(FILES), DICOM)
     assert status == 413, content
 

@@ -14,7 +14,8 @@ from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
 from voxtile.io.dicom.files import is_dicom
-from voxtile_server.gateway.dicom.archives import LOOKED_AT, MOST_OBJECTS, check_archive
+from voxtile.io.dicom.strangers import LOOKED_AT
+from voxtile_server.gateway.dicom.archives import MOST_OBJECTS, check_archive
 from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.settings import Settings
 from voxtile_server.gateway.uploads import PartRules, SentFile, take_parts, take_whole
@@ -45,7 +46,7 @@ class Limits:
     Attributes:
         body: bytes of the body.
         timeout_s: seconds without a byte.
-        member: bytes of one file of a zip, unpacked; it is unpacked in memory.
+        member: bytes of one file of a zip, unpacked.
     """
 
     body: int
@@ -124,11 +125,6 @@ def _sources(files: Sequence[Path], folder: Path, limits: Limits) -> list[Path]:
             found = "a zip among objects" if packed else "something else" if first else "an empty file"
             raise HttpFailure(422, f"{_named(file, folder)}: expected a DICOM object, found {found}")
     return [files[0]] if len(files) == 1 else [files[0].parent]
-
-
-def is_zip(file: Path) -> bool:
-    """Whether a file begins as a zip does."""
-    return _first(file).startswith(ZIPS)
 
 
 def _first(file: Path) -> bytes:

@@ -7,11 +7,11 @@ import contextlib
 from voxtile import Segmenter
 from voxtile.dicom_case import CaseDone, CaseOutputs, segment_series
 from voxtile.errors import OutputError
+from voxtile.io.dicom.read import holds_dicom
 from voxtile.job import Cancellation, Progress, cancellable
 from voxtile.outputs.report import Report
-from voxtile_server.gateway.dicom.archives import check_content
 from voxtile_server.gateway.dicom.asked import Asked
-from voxtile_server.gateway.dicom.sent import is_zip
+from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.intake import Make
 from voxtile_server.gateway.jobs import Job
 
@@ -27,8 +27,9 @@ def making(asked: Asked) -> Make:
 
         def work(cancellation: Cancellation) -> CaseDone:
             for source in job.files:
-                if source.is_file() and is_zip(source):
-                    check_content(source, source.name, cancellation.check)
+                if not holds_dicom(source):  # it would be read as another format
+                    text = "expected the objects of a DICOM series, found none; a zip in a zip is not looked into"
+                    raise HttpFailure(422, f"{source.relative_to(job.folder)}: {text}")
             showing = contextlib.nullcontext(progress)
             done = segment_series(segmenter, job.files, outputs, showing=showing, cancellation=cancellation)
             if done.failures:
