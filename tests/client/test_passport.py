@@ -527,6 +527,21 @@ def test_every_model_that_shaped_a_mask_is_named(of_a_set: Segmentation) -> None
     assert of_a_set.passport.model == "set"
 
 
+def test_a_first_stage_is_named_and_what_is_behind_a_part_too(scan: Path) -> None:
+    with (
+        Segmenter(transport=InMemoryTransport(HEAD, doubled)) as first,
+        Segmenter(transport=InMemoryTransport(CARD, doubled), previous=first) as cascade,
+        Segmenter(transport=InMemoryTransport(TRUNK, doubled), previous=cascade) as longer,
+    ):
+        two, three = cascade.segment(scan).passport, longer.segment(scan).passport
+    assert two is not None
+    assert three is not None
+    assert two.others == (behind("first stage", HEAD),)
+    assert three.others == (behind("first stage", CARD), behind("first stage", HEAD))
+    claims = standing(two, {"phantom": [CARD], "h": [certified(name="h", provenance=provenance(weights="00"))]})
+    assert [what for what, holds in claims.items() if not holds] == [f"the first stage h: {WEIGHTS}"]
+
+
 @pytest.mark.parametrize("name", ["set", "phantom", "h", "t"])
 def test_a_model_behind_that_was_replaced_is_seen(name: str, of_a_set: Segmentation) -> None:
     assert of_a_set.passport is not None
