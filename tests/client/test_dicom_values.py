@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, RLELossless
 
-from tests.support.dicom_series import saved, slices
+from tests.support.dicom_series import saved, set_pixels, slices
 from tests.support.phantoms import affine_of
 from voxtile.errors import InputError
 from voxtile.io.dicom import quiet
@@ -310,6 +310,23 @@ def test_signs_of_jpeg_2000_are_those_of_the_header(tmp_path: Path) -> None:
                 opened(folder)
         else:
             assert_values(folder, VOXELS)
+
+
+def test_slices_agree_in_what_their_bits_mean(tmp_path: Path) -> None:
+    objects = slices(VOXELS - 3000, AFFINE)
+    set_pixels(objects[2], (VOXELS[:, :, 2] - 3000).astype(np.uint16))
+    with pytest.raises(InputError, match=r"0002\.dcm: expected PixelRepresentation \(0028,0103\) 1 as in .*000[013]"):
+        opened(saved(objects, tmp_path / "negative"))
+    harmless = slices(VOXELS, AFFINE)
+    set_pixels(harmless[2], VOXELS[:, :, 2].astype(np.uint16))
+    assert_values(saved(harmless, tmp_path / "positive"), VOXELS)
+    set_pixels(harmless[2], (VOXELS[:, :, 2].astype(np.int32) + 40000).astype(np.uint16))
+    harmless[2].RescaleIntercept = -40000
+    assert_values(saved(harmless, tmp_path / "scaled"), VOXELS)
+    objects = slices(VOXELS, AFFINE)
+    objects[1].BitsStored, objects[1].HighBit = 8, 7
+    with pytest.raises(InputError, match=r"expected as many bits .*BitsStored \(0028,0101\)"):
+        opened(saved(objects, tmp_path / "bits"))
 
 
 @pytest.mark.parametrize("syntax", [None, RLELossless])

@@ -38,8 +38,15 @@ def stored_type(frames: Sequence[Frame]) -> np.dtype[Any]:
     """The type that holds the stored numbers of all `frames`, by what their headers say.
 
     Raises:
-        InputError: they have none that is known.
+        InputError: they have none that is known, or use other bits of it than others.
     """
+    stored = {number_of(frame.dataset, "BitsStored"): frame for frame in frames}
+    if len(stored) > 1:
+        one, other = list(stored.values())[:2]
+        raise InputError(
+            f"{one.name}: expected as many bits of a number in use ({tag_of('BitsStored')}) as in other slices, found "
+            f"other than in {other.name}; is one damaged? Fetch the series again"
+        )
     return np.result_type(*{_type_of(frame) for frame in frames})
 
 
@@ -62,7 +69,30 @@ def read_planes(planes: Sequence[Frame | None], dtype: np.dtype[Any]) -> NDArray
             _check_fits(plane.dtype, dtype, planes[k])
             raw[k] = plane
     assert raw is not None, "a scan has a slice"
+    _check_signs_agree(raw, planes)
     return raw
+
+
+def _check_signs_agree(raw: NDArray[Any], planes: Sequence[Frame | None]) -> None:
+    """Checks that no slice holds large numbers where another, scaled alike, has negative ones in their place.
+
+    Some writers choose `PixelRepresentation` by what a slice holds, which does no harm; damage to it does.
+    """
+    signed = {
+        (frame.slope, frame.intercept): frame
+        for frame in planes
+        if frame is not None and number_of(frame.dataset, "PixelRepresentation") == 1
+    }
+    for plane, frame in zip(raw, planes, strict=True):
+        if frame is None or (frame.slope, frame.intercept) not in signed or raw.dtype.kind == "f":
+            continue
+        top = int(number_of(frame.dataset, "BitsStored") or number_of(frame.dataset, "BitsAllocated") or 16) - 1
+        if number_of(frame.dataset, "PixelRepresentation") == 0 and plane.max() >= 1 << top:
+            other = signed[frame.slope, frame.intercept]
+            raise InputError(
+                f"{frame.name}: expected {tag_of('PixelRepresentation')} 1 as in {other.name}, found 0 and numbers "
+                "that may be negative ones; fetch the series again"
+            )
 
 
 def _type_of(frame: Frame) -> np.dtype[Any]:
