@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import threading
 import warnings
 from collections.abc import Callable
@@ -13,6 +14,7 @@ import highdicom
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
 from pydicom.tag import Tag
 from pydicom.uid import JPEG2000Lossless, RLELossless
@@ -22,6 +24,7 @@ from tests.support.phantoms import affine_of
 from voxtile.errors import InputError
 from voxtile.io.dicom import quiet
 from voxtile.io.dicom.choice import SeriesChoice
+from voxtile.io.dicom.headers import items_of
 from voxtile.io.given import Given
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
@@ -110,9 +113,12 @@ def test_places_that_disagree_are_refused(tag: str, tmp_path: Path) -> None:
     one = enhanced(slope=2.0, intercept=-1000.0)
     one.RescaleSlope, one.RescaleIntercept = 2.0, -1000.0
     assert_values(written(one, tmp_path), VOXELS * 2.0 - 1000)
-    setattr(one, tag, 7.0)
-    with pytest.raises(InputError, match=r"frame 1: expected one RescaleSlope \(0028,1053\).* found 2 pairs"):
-        opened(written(one, tmp_path))
+    for place in (one, one.PerFrameFunctionalGroupsSequence[0]):
+        place.RescaleSlope, place.RescaleIntercept = 2.0, -1000.0
+        setattr(place, tag, 7.0)
+        with pytest.raises(InputError, match=r"frame 1: expected one RescaleSlope \(0028,1053\).* found 2 pairs"):
+            opened(written(one, tmp_path))
+        setattr(place, tag, {"RescaleSlope": 2.0, "RescaleIntercept": -1000.0}[tag])
 
 
 def test_one_frame_in_shared_groups_alone_is_read_by_them(tmp_path: Path) -> None:
@@ -234,6 +240,34 @@ def test_a_damaged_sequence_is_no_missing_one(keyword: str, tmp_path: Path) -> N
                 np.testing.assert_array_equal(volume.data[0], VOXELS * 2.0 - 1000, err_msg=f"{offset} {bits}")
                 np.testing.assert_allclose(volume.affine, AFFINE, atol=1e-5)
     assert refused > 10
+
+
+def _one_group() -> bytes:
+    """Two sequences of an item each, without types: an item is as long as it says."""
+    measures, scale, group = Dataset(), Dataset(), Dataset()
+    measures.SliceThickness, measures.PixelSpacing = "2 ", ["1 ", "1"]
+    scale.RescaleIntercept, scale.RescaleSlope = "-4", "2 "
+    group.PixelMeasuresSequence, group.PixelValueTransformationSequence = [measures], [scale]
+    file = io.BytesIO()
+    group.save_as(file, implicit_vr=True, little_endian=True)
+    return file.getvalue()
+
+
+def _read(content: bytes) -> list[Dataset]:
+    return items_of(dcmread(io.BytesIO(content), force=True), "PixelMeasuresSequence", "one.dcm")
+
+
+@pytest.mark.parametrize(
+    ("place", "by"),
+    [(4, 4096), (4, len(_one_group()) - 38), (12, -12), (12, 4), (20, 4)],
+    ids=["too long", "with the next sequence", "without its last value", "beyond its end", "a value beyond its end"],
+)
+def test_a_sequence_is_its_items_and_nothing_else(place: int, by: int) -> None:
+    content = _one_group()
+    assert [list(map(str, item.PixelSpacing)) for item in _read(content)] == [["1", "1"]]
+    length = int.from_bytes(content[place : place + 4], "little") + by
+    with pytest.raises(InputError, match=r"one\.dcm: expected a .*DICOM object"):
+        _read(content[:place] + length.to_bytes(4, "little") + content[place + 4 :])
 
 
 @pytest.mark.parametrize("keyword", ["Rows", "SeriesInstanceUID", "SOPClassUID"])
