@@ -113,7 +113,7 @@ def test_places_that_disagree_are_refused(tag: str, tmp_path: Path) -> None:
     one = enhanced(slope=2.0, intercept=-1000.0)
     one.RescaleSlope, one.RescaleIntercept = 2.0, -1000.0
     assert_values(written(one, tmp_path), VOXELS * 2.0 - 1000)
-    for place in (one, one.PerFrameFunctionalGroupsSequence[0]):
+    for place in (one, one.PerFrameFunctionalGroupsSequence[0], *one.SharedFunctionalGroupsSequence):
         place.RescaleSlope, place.RescaleIntercept = 2.0, -1000.0
         setattr(place, tag, 7.0)
         with pytest.raises(InputError, match=r"frame 1: expected one RescaleSlope \(0028,1053\).* found 2 pairs"):
