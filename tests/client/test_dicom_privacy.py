@@ -193,7 +193,9 @@ def test_masks_in_other_formats_and_what_python_returns(watch: Watch, tmp_path: 
         assert canaries((tmp_path / "mask.nii.gz").read_bytes()) == set()
         assert names(said.output) == set()
     with Segmenter("memory:1", "phantom") as segmenter:
+        loaded = segmenter.load(scan)
         found = segmenter.segment(scan)
+    watch.check(repr(loaded), repr(loaded.volume))
     watch.check(repr(found), repr(found.report), repr(found.passport), repr(found.mask.header))
 
 
@@ -380,10 +382,10 @@ WORDS = json.dumps({"00081198": {"vr": "SQ", "Value": [{"00081155": {"vr": "UI",
 """An object that is not stored, in DICOM's JSON, with words of the PACS."""
 
 
-@pytest.mark.parametrize("change", ["nothing", "a gap"])
-@pytest.mark.parametrize(
-    "posted", [Answer(409, WORDS.encode()), Answer(400, b"<p>ZQ7X9004 1.2.7719.1</p>", "text/html")]
-)
+FORBIDDEN, PAGE = Answer(409, WORDS.encode()), Answer(400, b"<p>ZQ7X9004 1.2.7719.1</p>", "text/html")
+
+
+@pytest.mark.parametrize(("change", "posted"), [("nothing", FORBIDDEN), ("nothing", PAGE), ("a gap", FORBIDDEN)])
 def test_what_is_said_on_the_way_from_and_to_a_pacs(watch: Watch, tmp_path: Path, change: str, posted: Answer) -> None:
     given = CHANGES[change](objects(*USUAL))
     wanted = ("--study", given[0].StudyInstanceUID, "--series", given[0].SeriesInstanceUID)
