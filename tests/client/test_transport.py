@@ -33,6 +33,12 @@ from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.grpc_transport import connect_transport
 from voxtile.triton.types import Request, Traffic
 from voxtile_server.embedded import EmbeddedServer
+from voxtile_server.options import ServerOptions
+
+
+def only(name: str, engine: str) -> ServerOptions:
+    """Serves one model alone: a server that is restarted often need not load the others."""
+    return ServerOptions(model_control_mode="explicit", load_models=(name, f"{name}_{engine}"))
 
 
 def regions(process: int | None = None) -> set[str]:
@@ -139,7 +145,7 @@ def test_a_request_that_no_server_can_take_ends_with_its_reason(server: Embedded
 
 
 def test_a_server_that_stays_away_ends_the_scan_after_the_timeout(repository: Path) -> None:
-    server = EmbeddedServer(repository).start()
+    server = EmbeddedServer(repository, only("identity", "onnxruntime")).start()
     try:
         retry_policy = RetryPolicy(no_response_timeout_s=1.0)
         with connect_transport(server.grpc_url, "identity", retry_policy=retry_policy) as transport:
@@ -179,11 +185,11 @@ def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[lis
 def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path) -> None:
     scan = image(head((128, 64, 64)))
     random = np.random.default_rng(8)
-    server = EmbeddedServer(repository).start()
+    server = EmbeddedServer(repository, only("small-unet", "openvino")).start()
     try:
         with Segmenter(server.grpc_url, "small-unet", sw_batch_size=1) as segmenter:
             undisturbed = segmenter.segment(scan)
-            for tile in random.integers(1, undisturbed.report.tiles // 2, 20):  # far from done when the server dies
+            for tile in random.integers(1, undisturbed.report.tiles // 2, 8):  # far from done when the server dies
                 with held_at(tile, segmenter, scan) as (results, let_go):
                     server.kill()
                     let_go()
@@ -197,7 +203,7 @@ def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: P
 
 def test_one_of_two_servers_killed_for_good(server: EmbeddedServer, repository: Path) -> None:
     scan = image(head((144, 64, 64)))
-    dying = EmbeddedServer(repository).start()
+    dying = EmbeddedServer(repository, only("small-unet", "openvino")).start()
     try:
         with Segmenter([dying.grpc_url, server.grpc_url], "small-unet", sw_batch_size=1) as segmenter:
             undisturbed = segmenter.segment(scan)
