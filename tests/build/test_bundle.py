@@ -132,6 +132,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         import_bundle(folders[name], name, root / "models", {"serving": SERVING})
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, server.grpc_url)
+        server.kill()
 
 
 @pytest.mark.parametrize("name", EXAMPLES)

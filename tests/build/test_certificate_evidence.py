@@ -316,6 +316,7 @@ def known(repository: Path) -> Certificate:
 def running(built: Path) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(built) as server:
         yield server
+        server.kill()
 
 
 def test_verify_records_the_device_that_serves_once(

@@ -144,6 +144,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         assert not published.warnings
     with EmbeddedServer(repository) as server:
         yield server.grpc_url
+        server.kill()
 
 
 def scan(folder: Path, channels: int) -> list[Path]:

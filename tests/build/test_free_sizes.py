@@ -114,6 +114,7 @@ def repository(specs: dict[str, Spec], tmp_path_factory: pytest.TempPathFactory)
 def server(repository: Path) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(repository) as running:
         yield running
+        running.kill()
 
 
 def scan(shape: tuple[int, ...], slice_axis: int) -> NDArray[np.int16]:

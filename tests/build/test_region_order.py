@@ -71,6 +71,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Path, str
     import_bundle(root / "plain", "plain", root / "models", settings)
     with EmbeddedServer(root / "models") as server:
         yield root, server.grpc_url
+        server.kill()
 
 
 def test_regions_are_painted_as_the_bundle_paints_them(served: tuple[Path, str], tmp_path: Path) -> None:

@@ -137,6 +137,7 @@ def brain(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Brain]:
         build(spec, repository, network=one.network(spec))
     with EmbeddedServer(repository) as server:
         yield Brain(server.grpc_url, repository, whole.slicer[SEGMENTED], specs)
+        server.kill()
 
 
 def in_process(brain: Brain, one: Precise) -> Runner:

@@ -50,6 +50,7 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def running(built: Path) -> Iterator[EmbeddedServer]:
     with EmbeddedServer(built) as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture

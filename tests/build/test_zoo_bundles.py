@@ -66,6 +66,7 @@ def served(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
     import_bundle(folder, name, root / "models", {"serving": SERVING})
     with EmbeddedServer(root / "models") as server:
         yield name, folder, server.grpc_url
+        server.kill()
 
 
 @pytest.mark.slow

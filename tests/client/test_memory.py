@@ -66,6 +66,7 @@ def bands(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
         build_network(Bands(), parse_spec(fields, "test", settings.data), settings)
     with EmbeddedServer(settings.repository) as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture(scope="module")

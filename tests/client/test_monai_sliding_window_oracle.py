@@ -297,6 +297,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         build(one.spec, repository, network=one.network)
     with EmbeddedServer(repository) as server:
         yield server.grpc_url
+        server.kill()
 
 
 def scans_of(x: NDArray[np.float32], one: Served) -> list[list[nib.Nifti1Image]]:

@@ -78,6 +78,7 @@ def url(results: Path) -> Iterator[str]:
         import_nnunet(folder, name, results / "models", engines=["onnxruntime"], settings=SETTINGS)
     with EmbeddedServer(results / "models") as server:
         yield server.grpc_url
+        server.kill()
 
 
 def batch(url: str, model: str, images: Path, labels: Path, *options: str) -> Result:

@@ -143,6 +143,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         import_nnunet(folders[name], name, root / "models", engines=engines, settings=SETTINGS, **options)
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, root / "models", server.grpc_url, root / "scans")
+        server.kill()
 
 
 SCANS: list[Any] = [

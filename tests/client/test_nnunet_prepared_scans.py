@@ -58,6 +58,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         import_nnunet(folder, name, root / "models", engines=["onnxruntime"], settings={"serving": SERVING})
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, server.grpc_url)
+        server.kill()
 
 
 def prepare(served: Served, model: str, folder: Path, codes: str = "LPS") -> tuple[list[Path], list[Path]]:

@@ -111,6 +111,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
         assert main([*words, "--engines", "onnxruntime", "--settings", str(root / "settings.toml")]) == 0
     with EmbeddedServer(root / "models") as server:
         yield Served(folders, root / "models", server.grpc_url)
+        server.kill()
 
 
 def parts(served: Served, **values: dict[int, int]) -> list[OraclePart]:

@@ -46,6 +46,7 @@ def served(repository: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterat
     scan = write_scan(root / "scan.nii.gz", EXTENT)
     with EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=root / "scans here")) as server:
         yield Served(server, scan, {name: clients_mask(server.grpc_url, name, scan) for name in MODELS})
+        server.kill()
 
 
 def curl(served: Served, name: str, *arguments: str, scan: Path | None = None) -> subprocess.CompletedProcess[bytes]:

@@ -78,6 +78,7 @@ def serving(repository: Path, root: Path) -> Iterator[EmbeddedServer]:
     write_volume_entries(MODEL, repository, root / "volumes", VolumeSettings(queue=2, max_ram_mib=LIMIT_MIB))
     with EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=root / "volumes")) as server:
         yield server
+        server.kill()
 
 
 @pytest.fixture(scope="module")

@@ -40,6 +40,7 @@ def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     build(load_spec(SPEC), repository)
     with EmbeddedServer(repository) as server:
         yield server.grpc_url
+        server.kill()
 
 
 def normalised(image: nib.Nifti1Image) -> torch.Tensor:
