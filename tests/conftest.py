@@ -6,6 +6,7 @@ torch is imported only where a test asks for one of these fixtures, so that test
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,37 @@ from voxtile_server.embedded import EmbeddedServer
 
 # Tests import OpenVINO before voxtile-build hides from it what reports each conversion to its makers.
 sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]
+
+ROOT = Path(__file__).parents[1]
+LONG = (
+    "tests/build/test_all_networks_served.py",
+    "tests/build/test_aotinductor_served.py",
+    "tests/build/test_network_sources.py",
+    "tests/build/test_served_precisions.py",
+    "tests/build/test_passes.py",
+    "tests/build/test_onnx_to_tensorrt.py",
+    "tests/build/test_compose_upsample.py",
+    "tests/build/test_prepared.py",
+    "tests/project/test_bench.py",
+    "tests/project/test_bench_gpu.py",
+    "tests/project/test_bench_volume.py",
+    "tests/project/test_nnunet_how_to.py",
+    "tests/project/test_docs_own_weights.py",
+    "tests/project/test_nnunet_set_how_to.py",
+    "tests/client/test_nnunet_end_to_end.py",
+    "tests/client/test_transport.py",
+)
+"""Files of a minute and more, the longest first. They begin: a long one that begins last keeps one worker alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Long files first, then those of many tests; within a file the order stays. pytest-xdist is told to keep it."""
+    gone = [name for name in LONG if not (ROOT / name).is_file()]
+    if gone:
+        raise pytest.UsageError(f"{__file__}: LONG names files that are gone: {', '.join(gone)}")
+    tests = Counter(item.path for item in items)
+    long = {ROOT / name: place for place, name in enumerate(LONG)}
+    items.sort(key=lambda item: (long.get(item.path, len(long)), -tests[item.path], item.path))
 
 
 @pytest.fixture(scope="module")
