@@ -37,6 +37,7 @@ from tests.support.listeners import (
 )
 from tests.support.node_pacs import Node, node_pacs
 from tests.support.tls_server import make_authority, make_identity
+from tests.support.waiting import in_time
 from voxtile_server.listener.cli import main
 
 VOXELS, AFFINE = made.scan()
@@ -563,6 +564,7 @@ def test_no_word_of_an_object_is_in_audit_logs_and_names(
         (("port = 0", 'port = 0\naet = "far too long a title"'), "listen.aet: expected an AE title"),
         (("port = 0", 'port = 0\ntls_key = "k"'), "tls_certificate and tls_key together"),
         (("port = 0", "port = 0 0"), "expected TOML"),
+        (("port = 0", f"port = {'[' * 100_000}"), "expected TOML"),
         (('model = "phantom"', 'model = "phantom"\noptions = { overlap = "x" }'), "overlap"),
         (('model = "phantom"', 'model = "phantom"\noptions = { shape = 7 }'), "unknown option 'shape'"),
         (('model = "phantom"', 'model = "phantom"\noutputs = ["dose"]'), "rule.0.outputs.0"),
@@ -580,6 +582,13 @@ def test_what_cannot_be_is_told_in_one_line(
     line = capsys.readouterr().err
     assert said in line
     assert line.count("\n") == 1
+
+
+def test_settings_in_a_pipe_are_not_waited_for(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    os.mkfifo(tmp_path / "listener.toml")
+    with in_time():
+        assert main([str(tmp_path / "listener.toml")]) == 2
+    assert "expected settings in a plain file, found a pipe" in capsys.readouterr().err
 
 
 def test_a_spool_is_for_one_listener(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

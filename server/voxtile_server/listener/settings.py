@@ -17,6 +17,7 @@ from pydantic import AfterValidator, BaseModel, ConfigDict, Field, ValidationErr
 from voxtile.asked import with_asked
 from voxtile.errors import InputError
 from voxtile.io.dicom.choice import Gaps, Tilt
+from voxtile.io.plain_file import check_plain_file
 from voxtile.options import Options
 from voxtile.outputs.dicom.seg import SegKind
 from voxtile.outputs.dicom.write import Kind
@@ -275,12 +276,13 @@ def load_settings(file: Path) -> Settings:
 
 
 def _parsed(file: Path) -> dict[str, Any]:
+    check_plain_file(file, "settings")
     try:
         with file.open("rb") as stream:
             return tomllib.loads(stream.read(LARGEST_FILE).decode())
     except OSError as error:
         raise InputError(f"{file}: cannot be read ({error.strerror or error})") from None
-    except ValueError as error:  # also what is no UTF-8
+    except (ValueError, RecursionError) as error:  # also what is no UTF-8, and too many brackets
         raise InputError(f"{file}: expected TOML, found something else ({error})") from None
 
 
