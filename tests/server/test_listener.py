@@ -564,6 +564,7 @@ def test_no_word_of_an_object_is_in_audit_logs_and_names(
         (("port = 0", 'port = 0\naet = "far too long a title"'), "listen.aet: expected an AE title"),
         (("port = 0", 'port = 0\ntls_key = "k"'), "tls_certificate and tls_key together"),
         (("port = 0", "port = 0 0"), "expected TOML"),
+        (("[keep]", '["\\u001B[2J"]'), "\\x1b[2J: extra inputs are not permitted"),
         (("port = 0", f"port = {'[' * 100_000}"), "expected TOML"),
         (('model = "phantom"', 'model = "phantom"\noptions = { overlap = "x" }'), "overlap"),
         (('model = "phantom"', 'model = "phantom"\noptions = { shape = 7 }'), "unknown option 'shape'"),

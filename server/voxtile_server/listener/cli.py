@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from voxtile.cli.printable import escaped_lines
 from voxtile_server import __version__, behind
 from voxtile_server.command_options import OneLineParser
 
@@ -61,7 +62,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             f'error: the listener needs {error.name}, which is not installed: pip install "voxtile-server[listener]"\n'
         )
     except (ValueError, OSError) as error:
-        sys.stderr.write(f"error: {error}\n")
+        sys.stderr.write(escaped_lines(f"error: {error}\n"))
     return 2
 
 
@@ -123,5 +124,5 @@ def _check(settings: Settings, urls: tuple[str, ...], connection: ConnectionConf
             check()
         except VoxtileError as error:
             said, code = in_one_line(error), 2
-        sys.stdout.write(f"{name}: {said}\n")
+        sys.stdout.write(escaped_lines(f"{name}: {said}\n"))
     return code
