@@ -120,10 +120,11 @@ def _sources(files: Sequence[Path], folder: Path, limits: Limits) -> list[Path]:
         for file in files:
             check_archive(file, _named(file, folder), limits.body, limits.member)
         return list(files)
+    wanted = "a zip of a DICOM series, or a DICOM object" if len(files) == 1 else "a DICOM object"
     for file, first, packed in zip(files, begins, zips, strict=True):
         if packed or not is_dicom(first):
             found = "a zip among objects" if packed else "something else" if first else "an empty file"
-            raise HttpFailure(422, f"{_named(file, folder)}: expected a DICOM object, found {found}")
+            raise HttpFailure(422, f"{_named(file, folder)}: expected {wanted}, found {found}")
     return [files[0]] if len(files) == 1 else [files[0].parent]
 
 
