@@ -383,7 +383,7 @@ DATA_OF_LAST = LAST.rindex(b"PK\x03\x04")
 
 BAD: dict[str, tuple[bytes | Callable[[Path], bytes], tuple[str, ...], int, str]] = {
     "nothing": (b"", (), 422, "found nothing"),
-    "text": (b"no scan at all", (), 422, "scan: expected a zip of a DICOM series, or a DICOM object, found something else"),
+    "text": (b"no scan at all", (), 422, "scan: expected a zip of a DICOM series, or a DICOM object"),
     "NIfTI": (b"\x5c\x01\0\0" + bytes(348), (), 422, "found something else"),
     "gzip": (b"\x1f\x8b\x08\0" + bytes(100), (), 422, "found something else"),
     "JPEG": (b"\xff\xd8\xff\xe0" + bytes(300), ("-H", "Content-Type: application/dicom"), 422, "found something else"),
