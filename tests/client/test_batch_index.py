@@ -163,6 +163,17 @@ def test_cases_of_a_run_without_an_index_have_volumes_and_no_picture(tmp_path: P
     assert "href=" not in text
 
 
+def test_a_mask_that_was_made_anew_is_not_shown_by_the_row_of_the_old_one(tmp_path: Path) -> None:
+    scans, masks = tmp_path / "scans", tmp_path / "masks"
+    save_scan(scans / "a.nii.gz")
+    assert run("batch", scans, masks, *MODEL, "--index").exit_code == 0
+    assert "data:image/jpeg" in (masks / INDEX).read_text()
+    save_scan(scans / "a.nii.gz", seed=9)
+    assert "1 segmented" in run("batch", scans, masks, *MODEL).stdout
+    assert "1 found finished" in run("batch", scans, masks, *MODEL, "--index").stdout
+    assert "data:image/jpeg" not in (masks / INDEX).read_text()
+
+
 @pytest.mark.parametrize("other", ["<p>my page", "<!doctype html><title>Voxtile</title>"])
 def test_a_file_that_is_not_its_own_is_never_replaced(tmp_path: Path, other: str) -> None:
     save_scan(tmp_path / "scans" / "a.nii.gz")

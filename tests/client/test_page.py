@@ -26,7 +26,7 @@ from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
 from voxtile.outputs.page import images, pack
 from voxtile.outputs.page.structures import structures_of
-from voxtile.outputs.page.windows import is_ct, windows_of
+from voxtile.outputs.page.windows import looks_like_ct, says_ct, windows_of
 
 NASTY = "</script><script>alert(1)</script><!-- \"quoted\" & \u2028 'x' <img src=x onerror=alert(2)>"
 """A name that ends a script and opens another one."""
@@ -244,12 +244,20 @@ def test_hounsfield_units_are_known_by_the_modality_or_by_the_air(tmp_path: Path
     values = phantom.data[0]
     for modality in ("CT", "MR"):
         folder = saved_series(slices(values, phantom.affine, modality), tmp_path / modality)
-        assert is_ct(open_scan(folder, ["any"])) == (modality == "CT")
+        read = open_scan(folder, ["any"])
+        assert looks_like_ct(read) == says_ct(read) == (modality == "CT")
     hounsfield = Volume(phantom.data * np.int16(2) - np.int16(1024), phantom.affine, phantom.header, phantom.names)
-    assert is_ct(hounsfield)
+    assert looks_like_ct(hounsfield)
+    assert not says_ct(hounsfield)
     assert windows_of(hounsfield)[0].name == "soft tissue"
-    for other in (phantom.data, phantom.data.astype(np.float32) / 100 - 3, phantom.data * np.int16(20) - 20_000):
-        assert not is_ct(Volume(other, phantom.affine, phantom.header, phantom.names))
+    phases = np.random.default_rng(1).integers(-4096, 4096, phantom.data.shape).astype(np.int16)
+    for other in (
+        phases,
+        phantom.data,
+        phantom.data.astype(np.float32) / 100 - 3,
+        phantom.data * np.int16(20) - 20_000,
+    ):
+        assert not looks_like_ct(Volume(other, phantom.affine, phantom.header, phantom.names))
     assert [(one.low, one.high) for one in windows_of(phantom)][1] == (values.min(), values.max())
     for window in (*windows_of(hounsfield), *windows_of(phantom)):
         assert window.low < window.high

@@ -248,6 +248,21 @@ def view_of(page: Page, name: str) -> Page:
     return page
 
 
+def test_a_structure_between_the_voxels_that_are_shown_is_not_looked_for_elsewhere(
+    chromium: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Also a scan of one plane, and an empty rest of the mask."""
+    monkeypatch.setattr("voxtile.outputs.page.images.MOST_VOXELS", 500)
+    volume = phantom_volume((44, 56, 1), (1.0, 1.0, 5.0))
+    labels = np.zeros(volume.shape, np.uint8)
+    labels[21, 21, 0], labels[0, 0, 0] = 1, 2
+    with shown(chromium, result_of(volume, labels), tmp_path) as page:
+        page.click(f"text='{LESION}'")
+        expect(page.locator("#where")).to_contain_text(f", {LESION}")
+        page.click(f"text='{HEAD}'")
+        expect(page.locator("#where")).to_contain_text("between the voxels")
+
+
 def test_the_table_sorts_by_its_heads(chromium: Any, tmp_path: Path) -> None:
     volume = phantom_volume()
     result = result_of(volume, labelled(volume), card_with({1: HEAD, 2: LESION, 3: "absent"}))

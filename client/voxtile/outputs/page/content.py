@@ -19,7 +19,7 @@ from voxtile.outputs.page.scripts import LICENCE, joined, niivue, styles
 from voxtile.outputs.page.structure_table import structure_table
 from voxtile.outputs.page.structures import numbered, structures_of
 from voxtile.outputs.page.view import view
-from voxtile.outputs.page.windows import is_ct, windows_of
+from voxtile.outputs.page.windows import says_ct, windows_of
 from voxtile.outputs.passport import Passport
 
 MODULES = ("drawing.js", "sorting.js", "report.js")
@@ -36,7 +36,7 @@ def page_of(result: Result) -> str:
     structures, windows = structures_of(card, volume.data[0], result.labels), windows_of(volume)
     images = page_images(volume, numbered(result.labels, structures), (windows[0].low, windows[0].high))
     channel = card.channels[0] if volume.channels > 1 else ""
-    table = structure_table(structures, volume.voxel_ml, "HU" if is_ct(volume) else "", channel)
+    table = structure_table(structures, volume.voxel_ml, "HU" if says_ct(volume) else "", channel)
     content = [
         _header(result),
         element("main", *_patient(result), view(windows, images), table, *_made_by(result)),

@@ -19,7 +19,7 @@ from voxtile.io.geometry import spacing_of
 from voxtile.io.volume import Volume
 
 MOST_VOXELS = 12_000_000
-"""Voxels that are drawn at most. At 12 million a page has some 20 MB, and is drawn in seconds without a GPU."""
+"""Voxels that are drawn at most. At 12 million a page has 35 MB at most, and is drawn in seconds without a GPU."""
 
 MOST_ALONG = 1024
 """Voxels along an axis at most; WebGL 2 takes twice as many on nearly every machine."""

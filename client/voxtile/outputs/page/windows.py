@@ -16,14 +16,14 @@ from voxtile.io.dicom.source import Source
 from voxtile.io.volume import Volume
 from voxtile.outputs.preview import grey_window
 
-AIR = -900
-"""Hounsfield units that air around a patient lies below, and nothing in other scans does."""
+AIR = (-1100, -900)
+"""Hounsfield units of the air around a patient, with noise."""
 
 LEAST_OF_CT, MOST_OF_CT = -8192, 32767
 """Values that scanners of CT write, padding and metal included."""
 
-SOME_AIR = 0.01
-"""Share of voxels of air that a CT has at least."""
+SOME_AIR = 0.05
+"""Share of voxels of air that a CT has at least; of a map of phases, whose values are even, a fortieth lies there."""
 
 SAMPLE = 64
 """Planes along each axis that are looked at, evenly spread."""
@@ -55,13 +55,19 @@ CT = (
 """Usual windows of CT in Hounsfield units: width and level 400/40, 1500/-600, 1800/400, 80/40, 150/30, 350/50."""
 
 
-def is_ct(volume: Volume) -> bool:
-    """Whether the values are Hounsfield units: DICOM says so, and of other formats the values of air tell it."""
+def says_ct(volume: Volume) -> bool:
+    """Whether the scan itself says that its values are Hounsfield units, which only DICOM does."""
+    return isinstance(volume.native, Source) and text_of(volume.native.datasets[0], "Modality") == "CT"
+
+
+def looks_like_ct(volume: Volume) -> bool:
+    """Whether windows of CT suit the first channel: the scan says so, or air is in it and the scan says nothing."""
     if isinstance(volume.native, Source):
-        return text_of(volume.native.datasets[0], "Modality") == "CT"
+        return says_ct(volume)
     some = _sample(volume.data[0])
     low, high = float(some.min()), float(some.max())
-    return low >= LEAST_OF_CT and high <= MOST_OF_CT and float(np.mean(some <= AIR)) >= SOME_AIR and high > 0
+    air = float(np.mean((some >= AIR[0]) & (some <= AIR[1])))
+    return low >= LEAST_OF_CT and 0 < high <= MOST_OF_CT and air >= SOME_AIR
 
 
 def windows_of(volume: Volume) -> tuple[Window, ...]:
@@ -70,7 +76,7 @@ def windows_of(volume: Volume) -> tuple[Window, ...]:
     own = Window("of this scan: percentiles 1 to 99", low, high)
     least, most = float(volume.data[0].min()), float(volume.data[0].max())
     every = Window("all values", least, most if most > least else least + 1)
-    return (*CT, own, every) if is_ct(volume) else (own, every)
+    return (*CT, own, every) if looks_like_ct(volume) else (own, every)
 
 
 def _sample(values: NDArray[Any]) -> NDArray[Any]:

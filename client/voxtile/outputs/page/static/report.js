@@ -78,7 +78,9 @@ function obey(library, view, scan, mask) {
       view.updateGLVolume();
     },
     goTo: (number) => {
-      view.scene.crosshairPos = view.mm2frac(inside(mask, number));
+      const place = inside(mask, number);
+      if (!place) return say(`${nameOf(number)} lies between the voxels that the picture shows.`);
+      view.scene.crosshairPos = view.mm2frac(place);
       view.drawScene();
       view.createOnLocationChange();
       at("view").scrollIntoView({ block: "nearest" });

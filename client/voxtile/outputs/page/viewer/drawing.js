@@ -50,7 +50,7 @@ export function takeKeys(element, view) {
 }
 
 // Millimetres of the mask's voxel that is nearest to the middle of all that have `value`, or of all that have any where it
-// is 0; the middle of the grid where there is none.
+// is 0; the middle of the grid where none has any, and null where none has `value`.
 export function inside(mask, value = 0) {
   const extent = mask.hdr.dims.slice(1, 4);
   const [nx, ny] = extent;
@@ -63,6 +63,7 @@ export function inside(mask, value = 0) {
     j += jOf(at);
     k += kOf(at);
   });
+  if (value && !count) return null;
   const middle = count ? [i / count, j / count, k / count] : extent.map((size) => Math.floor(size / 2));
   let least = Infinity, best = -1;
   forEachOf(mask.img, value, (at) => {
