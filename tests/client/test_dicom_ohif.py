@@ -10,8 +10,9 @@ import base64
 import contextlib
 import io
 import os
+import re
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -62,6 +63,8 @@ GREY = 8.0
 DARK = (BODY / 2 - LEVEL + WINDOW / 2) / WINDOW * 255
 """Between air and body, as the window shows them."""
 
+TO_LPS = np.diag([-1.0, -1.0, 1.0, 1.0])
+
 VIEWPORT = "const viewport = cornerstone.getRenderingEngines()[0].getViewports()[0];"
 
 WHERE = (
@@ -69,6 +72,8 @@ WHERE = (
 )
 PLACES = VIEWPORT + "return points.map(point => viewport.worldToCanvas(point));"
 PIXELS = VIEWPORT + "return viewport.getCanvas().toDataURL('image/png');"
+OUTLINES = """const drawn = [...document.querySelectorAll('svg.svg-layer path')];
+    return drawn.map(one => [one.getAttribute('stroke'), one.getAttribute('d')]);"""
 GO = VIEWPORT + "return viewport.setImageIdIndex(number).then(() => viewport.render());"
 
 
@@ -149,8 +154,8 @@ def case(request: pytest.FixtureRequest, pacs: Orthanc, tmp_path: Path, monkeypa
 
 
 @contextlib.contextmanager
-def opened(chromium: Any, ohif: str, case: Case) -> Iterator[Page]:
-    """The viewer with the SEG of a case loaded over its scan. It must not ask for anything elsewhere."""
+def opened(chromium: Any, ohif: str, case: Case, wanted: str = "phantom segmentation") -> Iterator[Page]:
+    """The viewer with an object of a case loaded over its scan. It must not ask for anything elsewhere."""
     asked: list[str] = []
     page = chromium.new_page()
     page.set_default_timeout(PATIENCE_MS)
@@ -158,7 +163,7 @@ def opened(chromium: Any, ohif: str, case: Case) -> Iterator[Page]:
     page.add_locator_handler(page.get_by_text("Skip all"), lambda tour: tour.click())
     try:
         page.goto(f"{ohif}/viewer?StudyInstanceUIDs={case.study}")
-        page.get_by_text("phantom segmentation").dblclick()
+        page.get_by_text(wanted).dblclick()
         page.get_by_role("button", name="Yes").click()
         yield page
     finally:
@@ -166,17 +171,27 @@ def opened(chromium: Any, ohif: str, case: Case) -> Iterator[Page]:
     assert [url for url in asked if not url.startswith((f"{ohif}/", "data:", "blob:"))] == []
 
 
+def slice_shown(page: Page, case: Case) -> int:
+    """The slice k that is shown."""
+    lps = TO_LPS @ case.affine
+    starts = lps[:3, 3] + np.outer(np.arange(SLICES), lps[:3, 2])
+    return int(np.argmin(np.linalg.norm(starts - np.array(said(page, WHERE)), axis=1)))
+
+
+def on_canvas(page: Page, case: Case, voxels: NDArray[Any], k: int) -> NDArray[np.float64]:
+    """[..., 2] where the viewer shows voxels [..., 2] (i, j) of a slice: x to the right and y downwards."""
+    whole = np.concatenate([voxels, np.full((*voxels.shape[:-1], 1), k), np.ones((*voxels.shape[:-1], 1))], -1)
+    points = whole.reshape(-1, 4) @ (TO_LPS @ case.affine).T
+    return np.array(said(page, PLACES, points=points[:, :3].tolist())).reshape(voxels.shape)
+
+
 def seen(page: Page, case: Case) -> tuple[int, NDArray[np.float64], NDArray[np.float64]]:
     """The slice k that is shown, [i, j, colour] the pixel at the middle of each of its voxels, [i, j, 2] where it is.
 
     Places are x to the right and y downwards. The slice is known by the position that its object has in the archive.
     """
-    lps = np.diag([-1.0, -1.0, 1.0, 1.0]) @ case.affine
-    starts = lps[:3, 3] + np.outer(np.arange(SLICES), lps[:3, 2])
-    k = int(np.argmin(np.linalg.norm(starts - np.array(said(page, WHERE)), axis=1)))
-    i, j = np.indices(case.voxels.shape[:2])
-    points = np.stack([i, j, np.full_like(i, k), np.ones_like(i)], -1).reshape(-1, 4) @ lps.T
-    places = np.array(said(page, PLACES, points=points[:, :3].tolist())).reshape(*i.shape, 2)
+    k = slice_shown(page, case)
+    places = on_canvas(page, case, np.moveaxis(np.indices(case.voxels.shape[:2]), 0, -1), k)
     data = base64.b64decode(said(page, PIXELS).partition(",")[2])
     pixels = np.asarray(Image.open(io.BytesIO(data)).convert("RGB"), float)
     x, y = np.rint(places).astype(int).transpose(2, 0, 1)
@@ -246,3 +261,40 @@ def _check_slice(page: Page, case: Case) -> int:
     assert (np.diff(places[..., 0], axis=0) > 0).all()
     assert (np.diff(places[..., 1], axis=1) > 0).all()
     return k
+
+
+@pytest.mark.parametrize("case", [pytest.param((64, STRAIGHT, False, ("--rtstruct",)), id="rtstruct")], indirect=True)
+def test_outlines_run_along_the_edges_of_structures(case: Case, chromium: Any, ohif: str) -> None:
+    with opened(chromium, ohif, case, "phantom contours") as page:
+        for number in range(SLICES):
+            said(page, GO, number=number)
+            k = slice_shown(page, case)
+            wanted = {}
+            for name, colour in zip(STRUCTURES, COLOURS, strict=True):
+                i, j = np.nonzero(case.voxels[..., k] == STRUCTURES[name][0])
+                if i.size:
+                    edges = np.array([[i.min() - 0.5, j.min() - 0.5], [i.max() + 0.5, j.max() + 0.5]])
+                    wanted[tuple(colour)] = on_canvas(page, case, edges, k)
+            found = _outlines(page, wanted.keys())
+            assert found.keys() == wanted.keys()
+            for colour, edges in wanted.items():
+                np.testing.assert_allclose(found[colour], edges, atol=PIXEL)
+
+
+PIXEL = 0.5
+"""How far an outline may be drawn from its place: coordinates are written with a digit behind the point."""
+
+
+def _outlines(page: Page, colours: Set[tuple[float, ...]]) -> dict[tuple[float, ...], NDArray[np.float64]]:
+    """[2, 2] the lowest and the highest x and y of each outline that is drawn, by its colour; these are awaited."""
+    limit = time.monotonic() + DRAWN_WITHIN_S
+    while True:
+        drawn = said(page, OUTLINES)
+        found = {}
+        for stroke, path in drawn:
+            points = np.array(re.findall(r"[-\d.]+", path), float).reshape(-1, 2)
+            found[tuple(map(float, re.findall(r"[\d.]+", stroke)[:3]))] = np.array([points.min(0), points.max(0)])
+        if (found.keys() == colours and len(drawn) == len(found)) or time.monotonic() > limit:
+            assert len(drawn) == len(found)
+            return found
+        page.wait_for_timeout(100)
