@@ -80,6 +80,7 @@ LOST: dict[str, tuple[Callable[[Path], None], str]] = {
     "cut in its preamble": (_replaced(lambda found: found[:100]), "nothing but zeros"),
     "cut in its meta": (_replaced(lambda found: found[:200]), "0007"),
     "cut in its header": (_replaced(lambda found: found[:600]), "0007"),
+    "shifted in its meta": (_replaced(lambda found: found[:157] + found[159:]), "says neither"),
     "cut before its rows": (_replaced(lambda found: found[: found.index(b"\x28\0\x10\0")]), "Rows"),
     "cut in its series' UID": (_replaced(lambda found: found[: found.index(b"\x20\0\x0e\0") + 20]), "cut off"),
     "a page in its place": (_replaced(lambda _: b"<html>sign in</html>" * 30), "is no DICOM object"),
