@@ -288,6 +288,24 @@ def test_an_object_that_is_in_a_concatenation_and_has_no_place_in_it_is_read(tmp
     np.testing.assert_array_equal(opened(folder).data[0], VOXELS)
 
 
+def test_a_last_part_alone_says_that_others_came_before_it(tmp_path: Path) -> None:
+    _, last = concatenation(tmp_path / "two", None)
+    alone = last.rename(tmp_path / "alone.dcm")
+    with pytest.raises(InputError, match=r"expected 2 objects, as InConcatenationTotalNumber .*found 1"):
+        opened(alone)
+
+
+def test_an_object_of_all_slices_beside_another_time_of_them_is_a_scan(tmp_path: Path) -> None:
+    objects = made(modality="MR", ImageType=["ORIGINAL", "PRIMARY", "M", "NONE"])
+    series = generate_uid()
+    for number in (1, 2):
+        one: Any = highdicom.legacy.LegacyConvertedEnhancedMRImage(objects, series, 9, generate_uid(), number)
+        one.save_as(tmp_path / f"{number}.dcm")
+    np.testing.assert_array_equal(opened(tmp_path / "2.dcm").data[0], VOXELS)
+    with pytest.raises(InputError, match="two at one"):
+        opened(tmp_path)
+
+
 def test_a_part_with_the_other_beside_it_is_refused(tmp_path: Path) -> None:
     first, _ = concatenation(tmp_path / "two", None)
     with pytest.raises(InputError, match=r"found 5 of them, with 7 more beside it"):
