@@ -296,6 +296,23 @@ def test_bytes_between_pixels_are_noticed(count: int, kind: str, tmp_path: Path)
         opened(path.parent if plain else path)
 
 
+@pytest.mark.parametrize("syntax", [RLELossless, JPEG2000Lossless])
+def test_bytes_lost_from_compressed_pixels_are_noticed(syntax: Any, tmp_path: Path) -> None:
+    objects = slices(VOXELS, AFFINE)
+    for one in objects:
+        one.compress(syntax, generate_instance_uid=False)
+    folder = saved(objects, tmp_path)
+    paths = sorted(folder.iterdir())
+    content = paths[1].read_bytes()
+    paths[2].write_bytes(paths[2].read_bytes().removesuffix(b"\xfe\xff\xdd\xe0\0\0\0\0"))
+    assert_values(folder, VOXELS)
+    place = content.index(b"\xe0\x7f\x10\0") + 80
+    for cut in (1, 20):
+        paths[1].write_bytes(content[:place] + content[place + cut :])
+        with pytest.raises(InputError, match=r"0001\.dcm: expected compressed pixels in pieces"):
+            opened(folder)
+
+
 def test_what_may_stand_behind_pixels_is_no_damage(tmp_path: Path) -> None:
     folder = saved(slices(VOXELS, AFFINE), tmp_path)
     paths = sorted(folder.iterdir())

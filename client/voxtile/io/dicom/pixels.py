@@ -23,6 +23,9 @@ PIXELS_HEAD = 12
 LOOKED_BEHIND = 1 << 12
 """Bytes behind the pixels that are looked at."""
 
+PIECE, LAST_PIECE = b"\xfe\xff\x00\xe0", b"\xfe\xff\xdd\xe0"
+"""The tags of a piece of compressed pixels, and of their end."""
+
 BLOCK = 512
 """Bytes to whose multiples tapes and disks fill files up with zeros."""
 
@@ -127,7 +130,8 @@ def _decoded(frames: Sequence[Frame]) -> Iterator[NDArray[Any]]:
 
     with readable(frames[0].file, _bytes_of(frames[0].dataset)) as stream:
         try:
-            _check_signs(stream, frames[0])
+            if _syntax(frames[0]).is_compressed:
+                _check_signs(stream, frames[0], _check_fragments(stream, frames[0]))
             options = _options(frames[0])
             if "NumberOfFrames" not in frames[0].dataset:
                 yield _checked(pixel_array(stream, raw=True, **options), frames[0])
@@ -160,20 +164,43 @@ def _check_fits(plane: np.dtype[Any], dtype: np.dtype[Any], frame: Frame | None)
         )
 
 
-def _check_signs(stream: Any, frame: Frame) -> None:
+def _check_fragments(stream: Bounded, frame: Frame) -> int:
+    """Checks that compressed pixels are pieces, one behind the other: some decoders make what they can of others.
+
+    Returns:
+        The place of the first piece in the stream.
+    """
+    from pydicom import dcmread
+
+    dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"])
+    start = place = stream.tell() + PIXELS_HEAD
+    while place < stream.size:  # the mark of the end is often left out at the end of a file
+        head = stream.at(place, 8)
+        length = int.from_bytes(head[4:], "little")
+        if head[:4] == LAST_PIECE:
+            break
+        if head[:4] != PIECE or place + 8 + length > stream.size:
+            raise InputError(
+                f"{frame.name}: expected compressed pixels in pieces, found one that is cut off or has another length; "
+                "is it damaged? Fetch it again"
+            )
+        place += 8 + length
+    stream.seek(0)
+    return start
+
+
+def _check_signs(stream: Bounded, frame: Frame, start: int) -> None:
     """Checks that a JPEG 2000 stream of signed numbers is not said to have none: they would become large ones.
 
     The contrary is common and harmless: the numbers are the same, bit by bit.
     """
-    from pydicom import dcmread
     from pydicom.encaps import generate_frames
     from pydicom.pixels.utils import get_j2k_parameters
     from pydicom.uid import JPEG2000TransferSyntaxes
 
     if _syntax(frame) not in JPEG2000TransferSyntaxes or number_of(frame.dataset, "PixelRepresentation") != 0:
         return
-    dcmread(stream, stop_before_pixels=True, specific_tags=["Rows"])
-    stream.read(PIXELS_HEAD)
+    stream.seek(start)
     count = int(number_of(frame.dataset, "NumberOfFrames") or 1)
     with contextlib.closing(generate_frames(stream, number_of_frames=count)) as packed:
         signed = get_j2k_parameters(next(packed)).get("is_signed")

@@ -191,9 +191,7 @@ def _found(files: Iterable[File], name: str) -> Found:
             elif says_class(header):
                 others[NO_SCAN] += 1
             else:
-                strangers.append(
-                    damaged_stranger(file, InputError("says neither its class nor its size; fetch it again"))
-                )
+                strangers.append(damaged_stranger(file, InputError(NO_CLASS)))
         except InputError as error:
             problems.append((series, error))
     missed = lost(strangers, objects)
