@@ -325,14 +325,18 @@ def test_only_who_may_calls(tmp_path: Path, address: str, listen: str, callers: 
                 assert association.is_established == gets_in
 
 
-def test_it_answers_an_echo_and_takes_no_segmentations(tmp_path: Path, address: str) -> None:
-    entity = AE(SENDER)
+def test_it_answers_an_echo_and_keeps_segmentations_out(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    segmentation = by_command(objects, tmp_path)
     with in_process(write_settings(tmp_path, address)) as port:
         contexts = [build_context(Verification), build_context(SegmentationStorage)]
-        association = entity.associate("127.0.0.1", port, contexts, "VOXTILE")
+        association = AE(SENDER).associate("127.0.0.1", port, contexts, "VOXTILE")
         assert association.send_c_echo().Status == 0
-        assert [one.abstract_syntax for one in association.accepted_contexts] == [Verification]  # nothing comes round
+        assert association.send_c_store(segmentation).Status == 0  # a study is sent with what was made of it
         association.release()
+        [line] = Lines(tmp_path).wait("kept out")
+        assert (line["reason"], line["modality"]) == ("no slices of a scan", "SEG")
+        assert not [file for file in in_spool(tmp_path) if file.suffix == ".dcm"]
 
 
 def test_tls(tmp_path: Path, address: str) -> None:

@@ -138,12 +138,15 @@ class Process:
 
 
 @contextlib.contextmanager
-def a_process(settings: Path, seconds: float = 0.0, began: Path | None = None) -> Iterator[Process]:
-    """Starts a listener; it is killed in the end if it still runs."""
+def a_process(
+    settings: Path, seconds: float = 0.0, began: Path | None = None, url: str | None = None
+) -> Iterator[Process]:
+    """Starts a listener; killed in the end if it still runs; with `url`, the real one before that Triton."""
     environment = {**os.environ, SECONDS: str(seconds), "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
     environment |= {BEGAN: str(began)} if began else {}
     errors = settings.with_name("stderr")
-    command = [sys.executable, "-m", "tests.support.listeners", str(settings)]
+    real = ["voxtile_server.listener", str(settings), "--url", str(url)]
+    command = [sys.executable, "-m", *(real if url else ["tests.support.listeners", str(settings)])]
     with (
         errors.open("a") as stream,
         subprocess.Popen(command, stdout=subprocess.PIPE, stderr=stream, env=environment, text=True) as process,

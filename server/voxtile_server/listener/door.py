@@ -16,22 +16,9 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from pydicom.dataset import Dataset
-from pydicom.uid import (
-    CTImageStorage,
-    EnhancedCTImageStorage,
-    EnhancedMRImageStorage,
-    EnhancedPETImageStorage,
-    LegacyConvertedEnhancedCTImageStorage,
-    LegacyConvertedEnhancedMRImageStorage,
-    LegacyConvertedEnhancedPETImageStorage,
-    MRImageStorage,
-    NuclearMedicineImageStorage,
-    PositronEmissionTomographyImageStorage,
-    XRay3DAngiographicImageStorage,
-    XRay3DCraniofacialImageStorage,
-)
 from pynetdicom import AE, evt
 from pynetdicom.pdu import A_RELEASE_RQ, P_DATA_TF
+from pynetdicom.presentation import AllStoragePresentationContexts
 from pynetdicom.sop_class import Verification
 from pynetdicom.transport import ThreadedAssociationServer
 
@@ -42,14 +29,6 @@ from voxtile_server.listener.intake import OUT_OF_RESOURCES, Answer
 from voxtile_server.listener.series import Association
 from voxtile_server.listener.settings import MIB, Listen
 
-CLASSES = (
-    CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, MRImageStorage,
-    EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, PositronEmissionTomographyImageStorage,
-    EnhancedPETImageStorage, LegacyConvertedEnhancedPETImageStorage, NuclearMedicineImageStorage,
-    XRay3DAngiographicImageStorage, XRay3DCraniofacialImageStorage,
-)  # fmt: skip
-"""Classes of objects that may be slices of a scan. What is made from scans is not taken: it would come round again."""
-
 SYNTAXES = [*PLAIN, *COMPRESSED]
 
 HANDSHAKE_S = 10.0
@@ -57,8 +36,8 @@ HANDSHAKE_S = 10.0
 
 LONGEST_COMMENT = 64
 
-Take = Callable[[str, bytes, str, Association], Answer]
-"""Takes an object: its UID, the object as a file, the sender's AE title, the association."""
+Take = Callable[[str, str, bytes, str, Association], Answer]
+"""Takes an object: its class's UID and its own, the object as a file, the sender's AE title, the association."""
 
 
 @contextlib.contextmanager
@@ -83,8 +62,8 @@ def opened(listen: Listen, largest_mib: float, take: Take, ended: Callable[[Asso
     entity.acse_timeout = entity.dimse_timeout = HANDSHAKE_S
     entity.network_timeout = listen.silence_seconds
     entity.add_supported_context(Verification)
-    for kind in CLASSES:
-        entity.add_supported_context(kind, SYNTAXES)
+    for context in AllStoragePresentationContexts:  # where one class is refused, some senders send nothing of a study
+        entity.add_supported_context(context.abstract_syntax, SYNTAXES)
     handlers = _Handlers(int(largest_mib * MIB), take, ended)
     tls = None if listen.tls_certificate is None else _tls(listen)
     try:
@@ -124,7 +103,8 @@ class _Handlers:
             return _status(Answer(OUT_OF_RESOURCES, "the memory does not hold the object"))
         self._bytes[event.assoc] = 0
         sender = event.assoc.requestor.ae_title.strip()
-        return _status(self._take(str(event.request.AffectedSOPInstanceUID), data, sender, event.assoc))
+        kind, instance = str(event.request.AffectedSOPClassUID), str(event.request.AffectedSOPInstanceUID)
+        return _status(self._take(kind, instance, data, sender, event.assoc))
 
     def _received(self, event: Any) -> None:
         """Counts what an association sends, which pynetdicom would keep in memory however much it is."""

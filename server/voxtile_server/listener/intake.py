@@ -11,6 +11,21 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from pydicom.uid import (
+    CTImageStorage,
+    EnhancedCTImageStorage,
+    EnhancedMRImageStorage,
+    EnhancedPETImageStorage,
+    LegacyConvertedEnhancedCTImageStorage,
+    LegacyConvertedEnhancedMRImageStorage,
+    LegacyConvertedEnhancedPETImageStorage,
+    MRImageStorage,
+    NuclearMedicineImageStorage,
+    PositronEmissionTomographyImageStorage,
+    XRay3DAngiographicImageStorage,
+    XRay3DCraniofacialImageStorage,
+)
+
 from voxtile.errors import VoxtileError
 from voxtile.io.dicom.files import File
 from voxtile.io.dicom.headers import read_header, text_of
@@ -25,6 +40,14 @@ SUCCESS, OUT_OF_RESOURCES, NOT_OF_ITS_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0x
 """Statuses of C-STORE (PS3.4, annex B.2.3)."""
 
 TAGS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription")
+
+CLASSES = (
+    CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, MRImageStorage,
+    EnhancedMRImageStorage, LegacyConvertedEnhancedMRImageStorage, PositronEmissionTomographyImageStorage,
+    EnhancedPETImageStorage, LegacyConvertedEnhancedPETImageStorage, NuclearMedicineImageStorage,
+    XRay3DAngiographicImageStorage, XRay3DCraniofacialImageStorage,
+)  # fmt: skip
+"""Classes of objects that may be slices of a scan. What is made from scans is not taken: it would come round again."""
 
 MOST_REFUSALS = 4096
 """Series of which is remembered that the audit knows why they are kept out."""
@@ -60,18 +83,19 @@ class Intake:
         self._spool, self._settings, self._audit = spool, settings, audit
         self._lock = threading.Lock()
         self._series = {folder.name: Series(folder) for folder in sorted(spool.series.iterdir()) if folder.is_dir()}
-        self._kept_out: OrderedDict[str, None] = OrderedDict()
+        self._known_out: OrderedDict[str, None] = OrderedDict()
 
     def all(self) -> list[Series]:
         """The series."""
         with self._lock:
             return list(self._series.values())
 
-    def take(self, instance: str, data: bytes, sender: str, association: Association) -> Answer:
+    def take(self, kind: str, instance: str, data: bytes, sender: str, association: Association) -> Answer:
         """Takes an object.
 
         Args:
-            instance: its UID, as the request names it.
+            kind: the UID of its class, as the request names it.
+            instance: its own UID, likewise.
             data: the object as a file.
             sender: the AE title of who sends it.
             association: what it came by.
@@ -86,9 +110,10 @@ class Intake:
         name = self._spool.name_of(header.study, header.series)
         known = self._find(name)
         facts = header.facts({sender, *(known.senders if known else ())})
+        if kind not in CLASSES:
+            return self._kept_out(name, header, "no slices of a scan")
         if not any(fits(rule, facts) for rule in self._settings.rule):
-            self._keep_out(name, header.modality)
-            return Answer(SUCCESS)
+            return self._kept_out(name, header, "no rule fits")
         return self._keep(name, self._spool.name_of(instance), data, sender, association)
 
     def ended(self, association: Association) -> None:
@@ -123,16 +148,17 @@ class Intake:
             return Answer(OUT_OF_RESOURCES, "the object cannot be written to the spool")
         return Answer(SUCCESS)
 
-    def _keep_out(self, name: str, modality: str) -> None:
-        """Tells the audit once that no rule fits a series."""
+    def _kept_out(self, name: str, header: Header, reason: str) -> Answer:
+        """Answers an object that is not kept; tells the audit once of its series."""
         with self._lock:
-            new = name not in self._kept_out
-            self._kept_out[name] = None
-            self._kept_out.move_to_end(name)
-            if len(self._kept_out) > MOST_REFUSALS:
-                self._kept_out.popitem(last=False)
+            new = name not in self._known_out
+            self._known_out[name] = None
+            self._known_out.move_to_end(name)
+            if len(self._known_out) > MOST_REFUSALS:
+                self._known_out.popitem(last=False)
         if new:
-            self._audit.write(name, "kept out", reason="no rule fits", modality=shown(modality))
+            self._audit.write(name, "kept out", reason=reason, modality=shown(header.modality))
+        return Answer(SUCCESS)
 
 
 def shown(modality: str) -> str:
