@@ -13,6 +13,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 from pydicom import dcmread
 from pydicom.dataset import Dataset, FileDataset
@@ -39,6 +40,7 @@ from tests.support.node_pacs import Node, node_pacs
 from tests.support.tls_server import make_authority, make_identity
 from tests.support.waiting import in_time
 from voxtile_server.listener.cli import main
+from voxtile_server.listener.series import Series
 
 VOXELS, AFFINE = made.scan()
 IDLE_S = 0.4
@@ -168,6 +170,18 @@ def _with(network: Callable[[Any], Any]) -> dict[str, Any]:
     return {name: getattr(model, name) for name in ("model", "servers", "infer", "close", "network")}
 
 
+def test_a_corrected_object_takes_the_place_of_the_one_before(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    wrong = [dcmread(file) for file in sorted(series.saved(objects, tmp_path / "wrong").iterdir())]
+    series.set_pixels(wrong[4], np.zeros_like(VOXELS[:, :, 4]))
+    with in_process(write_settings(tmp_path, address)) as port:
+        send(port, [*wrong, objects[4]])
+        [line] = Lines(tmp_path).wait("sent")
+    assert line["slices"] == len(objects)
+    assert len([file for file in in_spool(tmp_path) if file.parent.name == "objects"]) == len(objects)
+    assert_equal(pacs.stored[0], by_command(objects, tmp_path))
+
+
 # Complete or not --------------------------------------------------------------------------------------------
 
 
@@ -186,6 +200,39 @@ def test_a_series_that_is_cut_off_waits_until_it_is_whole(tmp_path: Path, pacs: 
         [line] = Lines(tmp_path).wait("sent")
     assert line["slices"] == len(objects)
     assert len(pacs.stored) == 1
+
+
+def test_an_association_that_is_open_keeps_its_series_waiting(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    with in_process(write_settings(tmp_path, address)) as port:
+        with calling(port, objects) as association:
+            for one in objects[:6]:
+                association.send_c_store(one)
+            time.sleep(3 * IDLE_S)
+            assert not {"begun.json", "made.json"} & {file.name for file in in_spool(tmp_path)}
+            for one in objects[6:]:
+                association.send_c_store(one)
+        [line] = Lines(tmp_path).wait("sent")
+    assert line["slices"] == len(objects)
+
+
+def test_a_series_is_not_forgotten_while_an_object_of_it_arrives(
+    tmp_path: Path, pacs: Node, address: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    add = Series.add
+
+    def slow(self: Series, *arguments: Any) -> None:
+        time.sleep(2 * IDLE_S)
+        add(self, *arguments)
+
+    objects = a_series()
+    with in_process(write_settings(tmp_path, address)) as port:
+        monkeypatch.setattr(Series, "add", slow)
+        send(port, objects[:1])
+        monkeypatch.undo()
+        monkeypatch.setattr("voxtile.segmenter.connect_transport", lambda *_: transport())
+        [line] = Lines(tmp_path).wait("sent")
+    assert line["slices"] == 1
 
 
 def test_somebody_may_say_that_it_is_whole(tmp_path: Path, pacs: Node, address: str) -> None:

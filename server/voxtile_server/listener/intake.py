@@ -5,9 +5,10 @@ An answer of success means that the object is on the disk, or that no rule wants
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections import OrderedDict
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -124,7 +125,7 @@ class Intake:
     def forget(self, series: Series) -> None:
         """Removes a series of which nothing is left to do."""
         with self._lock, series.lock:
-            if series.is_done and not series.running:
+            if series.is_done and not series.running and not series.arriving:
                 self._series.pop(series.name, None)
                 series.remove()
 
@@ -136,17 +137,31 @@ class Intake:
         try:
             if self._spool.free_bytes() - len(data) < self._settings.limits.free_mib * MIB:
                 return Answer(OUT_OF_RESOURCES, "no space is left on the disk of the spool")
-            with self._lock:
-                series = self._series.get(name)
-                if series is None and len(self._series) >= self._settings.limits.series:
+            with self._arriving(name) as series:
+                if series is None:
                     return Answer(OUT_OF_RESOURCES, "as many series are kept as may be")
-                series = self._series.setdefault(name, series or Series(self._spool.series / name))
-            if series.count >= self._settings.limits.objects and not series.knows(instance):
-                return Answer(OUT_OF_RESOURCES, "the series has as many objects as one may have")
-            series.add(instance, content_of(data), data, sender, association)
+                if series.count >= self._settings.limits.objects and not series.knows(instance):
+                    return Answer(OUT_OF_RESOURCES, "the series has as many objects as one may have")
+                series.add(instance, content_of(data), data, sender, association)
         except (OSError, VoxtileError, MemoryError):
             return Answer(OUT_OF_RESOURCES, "the object cannot be written to the spool")
         return Answer(SUCCESS)
+
+    @contextlib.contextmanager
+    def _arriving(self, name: str) -> Iterator[Series | None]:
+        """Gives a series, new or not, that is not forgotten meanwhile; None where there are too many."""
+        with self._lock:
+            series = self._series.get(name)
+            if series is None and sum(one.count > 0 for one in self._series.values()) < self._settings.limits.series:
+                series = self._series[name] = Series(self._spool.series / name)
+            if series is not None:
+                series.arriving += 1
+        try:
+            yield series
+        finally:
+            if series is not None:
+                with self._lock:
+                    series.arriving -= 1
 
     def _kept_out(self, name: str, header: Header, reason: str) -> Answer:
         """Answers an object that is not kept; tells the audit once of its series."""

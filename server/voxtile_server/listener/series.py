@@ -74,6 +74,7 @@ class Series:
         last: when an object came last, by time.monotonic.
         not_before: when it is looked at again, by time.monotonic.
         running: whether somebody works on it.
+        arriving: how many objects of it are being written.
         again: whether an object came after it was done, be it one that was there.
         told: whether somebody said that it is complete.
         tries: how often it has failed since a new object came.
@@ -86,7 +87,7 @@ class Series:
         self.last = time.monotonic()
         self.not_before = 0.0
         self.running = self.again = self.told = False
-        self.tries = 0
+        self.tries = self.arriving = 0
         self.said = ""
         self._carriers: dict[Association, float] = {}
         self._broken_at = time.monotonic() if self._open.exists() else None
@@ -284,7 +285,10 @@ class Series:
 
     def _read_done(self) -> Done | None:
         value: Any = read_json(self._done)
-        return None if value is None else Done(value["digest"], value["rule"], value["outcome"], value["at"])
+        try:
+            return Done(value["digest"], value["rule"], value["outcome"], value["at"])
+        except (KeyError, TypeError):  # there is none, or a damaged one
+            return None
 
 
 def _files(folder: Path) -> list[Path]:
