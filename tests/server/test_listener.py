@@ -48,7 +48,7 @@ CANARY = "CANARYVALUE"
 
 
 # pynetdicom leaves the socket of a connection that was refused to the garbage collector.
-pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*<socket:pytest.PytestUnraisableExceptionWarning")
+pytestmark = pytest.mark.filterwarnings("ignore:Exception ignored in.*socket:pytest.PytestUnraisableExceptionWarning")
 
 
 @pytest.fixture(autouse=True)
