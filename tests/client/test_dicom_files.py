@@ -5,6 +5,7 @@ from __future__ import annotations
 import gzip
 import io
 import os
+import tarfile
 import tracemalloc
 import zipfile
 from collections.abc import Callable
@@ -43,6 +44,23 @@ def zipped(folder: Path) -> bytes:
     with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
         for path in sorted(folder.iterdir()):
             archive.write(path, path.name)
+    return packed.getvalue()
+
+
+def archived(members: dict[str, bytes]) -> bytes:
+    packed = io.BytesIO()
+    with zipfile.ZipFile(packed, "w", zipfile.ZIP_DEFLATED) as archive:
+        for name, content in members.items():
+            archive.writestr(name, content)
+    return packed.getvalue()
+
+
+def tarred(content: bytes) -> bytes:
+    packed = io.BytesIO()
+    with tarfile.open(fileobj=packed, mode="w") as archive:
+        member = tarfile.TarInfo("7")
+        member.size = len(content)
+        archive.addfile(member, io.BytesIO(content))
     return packed.getvalue()
 
 
@@ -88,6 +106,32 @@ LOST: dict[str, tuple[Callable[[Path], None], str]] = {
     "still being fetched": (_replaced(lambda found: found[140:], "0007.dcm.part"), "is no DICOM object"),
     "packed": (_replaced(gzip.compress, "0007.dcm.gz"), "packed by gzip; unpack it"),
     "packed, of no ending": (_replaced(gzip.compress, "IM7"), "packed by gzip; unpack it"),
+    "empty, a copy": (_replaced(lambda _: b"", "0007.dcm.bak"), "is empty"),
+    "empty, of any ending": (_replaced(lambda _: b"", "0007.xyz"), "is empty"),
+    "erased": (_replaced(lambda found: b"\xff" * len(found), "XYZ.tmp"), "is no DICOM object"),
+    "anything": (_replaced(lambda found: bytes(x ^ 0xA5 for x in found), "IM7.bak"), "is no DICOM object"),
+    "anything, as another": (_replaced(lambda found: bytes(x ^ 0xA5 for x in found), "IM7.txt"), "is no DICOM object"),
+    "a damaged mark": (_replaced(lambda found: found.replace(b"DICM", b"DIC\r", 1), "0007.tmp"), "is no DICOM object"),
+    "of a text's line ends": (_replaced(lambda found: b"\r\n" + found, "1.2.840.5.7"), "is no DICOM object"),
+    "of a text's line ends, again": (_replaced(lambda found: b"\r\n" + found, "MR.1.2.7abc"), "is no DICOM object"),
+    "behind its transfer's head": (_replaced(lambda found: b"HTTP/1.1 200 OK\r\n\r\n" + found, "7"), "is no DICOM"),
+    "a page, under a copy's name": (_replaced(lambda _: b"<html>" * 99, "0007.tmp"), "is no DICOM object"),
+    "packed by what nobody knows": (
+        _replaced(lambda found: b"\x1f\x8b" + found, "IM7.gz"),
+        "what is unknown; unpack it",
+    ),
+    "zipped": (_replaced(lambda found: archived({"a/7": found}), "rest.zip"), "that holds DICOM; unpack it"),
+    "zipped twice": (_replaced(lambda found: archived({"7": archived({"7": found})}), "rest"), "unpack it, or remove"),
+    "zipped, packed": (_replaced(lambda found: archived({"7": gzip.compress(found)}), "x.zip"), "unpack it, or remove"),
+    "in a library": (_replaced(lambda found: archived({"7": found}), "viewer.jar"), "that holds DICOM; unpack it"),
+    "of a damaged zip": (_replaced(lambda found: archived({"7": found})[:-9], "rest.zip"), "is damaged; unpack it"),
+    "in a tar": (_replaced(lambda found: tarred(found), "rest"), "a tar archive, .* unpack it"),
+    "in a packed tar": (
+        _replaced(lambda found: gzip.compress(tarred(found)), "rest.tgz"),
+        "a tar archive, packed by gzip",
+    ),
+    "in a 7z": (_replaced(lambda _: b"7z\xbc\xaf\x27\x1c" + bytes(99), "rest.7z"), "a 7z archive, .* unpack it"),
+    "in a rar": (_replaced(lambda _: b"Rar!\x1a\x07\0" + bytes(99), "rest.jpg"), "a rar archive, .* unpack it"),
     "a link that leads nowhere": (_dangling, "No such file"),
     "a link to itself": (_link_to_itself, "cannot be read"),
     "a pipe": (_pipe, "no plain file"),
@@ -116,14 +160,54 @@ def test_files_of_another_kind_are_left_alone(folder: Path) -> None:
         "README": b"", "README.txt": b"", "Thumbs.db": bytes(600), ".DS_Store": b"\0\0\0\1Bud1", "DICOMDIR": b"",
         "0001.dcm.jpg": b"\xff\xd8\xff", "0001.json": b"{}", "._0003.dcm": b"\0\x05\x16\x07" + bytes(300),
         "scan.nii.gz": gzip.compress(bytes(400)), "md5": b"0 0007.dcm", "notes.log.gz": b"\x1f\x8bdamaged",
-        "model.bin": b"\x08\0\1\0\4\0\0\0" + bytes(range(256)),
+        "VERSION": b"3", "LOCKFILE": b"", "lock": b"1", "autorun.inf": "[autorun]".encode("utf-16-le"), "a.log": b"",
+        "viewer.exe": b"MZ\x90\0" + bytes(99), "viewer": b"\x7fELF\2\1\1\0" + bytes(99), "codec.dll": b"MZ" + bytes(9),
+        "viewer.jar": archived({"a/B.class": b"\xca\xfe\xba\xbe\0", "b": archived({"c.png": b"\x89PNG"})[:0]}),
+        "all.zip": archived({"report.pdf": b"%PDF-1.7\n\xe2\xe3", "a": b"a", "more.docx": archived({"x": b"<x/>"})}),
+        "notes": "Größe über 3 mm\n".encode("latin-1") * 20, "desktop.ini": b"\xff\xfe[\0.\0", "a.xml": b"<?xml?>",
+        "old.doc": b"\xd0\xcf\x11\xe0\xa1\xb1\x1a\xe1" + bytes(99), "view.png": b"\x89PNG\r\n\x1a\n\0\0",
+        "report.html": b"<!DOCTYPE html>", "table.csv.gz": gzip.compress(b"a,b\n"), "table.csv": "\ufeffa".encode(),
     }  # fmt: skip
+    (folder / "data").mkdir()
+    (folder / "data" / "model.bin").write_bytes(b"\x08\0\1\0\4\0\0\0" + bytes(range(256)))
     for name, content in others.items():
         (folder / name).write_bytes(content)
     os.mkfifo(folder / "socket")
     volume = opened(folder)
     np.testing.assert_array_equal(volume.data[0], VOXELS)
-    assert volume.warnings == (f"beside the scan: {len(others) + 1} files with no DICOM",)
+    assert volume.warnings == (f"beside the scan: {len(others) + 2} files with no DICOM",)
+
+
+def test_a_series_that_is_named_as_pictures_are_lends_their_ending_no_trust(tmp_path: Path) -> None:
+    folder = saved(slices(VOXELS, AFFINE), tmp_path, "{}.jpg".format)
+    (folder / "7.jpg").rename(folder / "last.jpg")
+    (folder / "preview.jpg").write_bytes(b"\xff\xd8\xff\xe0" + bytes(99))
+    np.testing.assert_array_equal(opened(folder).data[0], VOXELS)
+    whole = (folder / "last.jpg").read_bytes()
+    for left in (b"", whole[:100], whole[:200], whole[3:]):
+        (folder / "last.jpg").write_bytes(left)
+        with pytest.raises(InputError, match=r"last\.jpg: "):
+            opened(folder)
+
+
+def test_an_archive_is_looked_into_no_further_than_it_takes(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (folder / "rest.zip").write_bytes(archived({f"{k}": bytes(8 << 20) for k in range(2)}))
+    tracemalloc.start()
+    np.testing.assert_array_equal(opened(folder).data[0], VOXELS)
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert peak < 4 << 20
+    monkeypatch.setattr("voxtile.io.dicom.packed.MOST_MEMBERS", 1)
+    with pytest.raises(InputError, match=r"rest\.zip: is a zip archive with more than 1 files"):
+        opened(folder)
+
+
+def test_an_archive_in_an_archive_is_refused(folder: Path) -> None:
+    rest = archived({"7.dcm": (folder / LAST).read_bytes()})
+    (folder / LAST).unlink()
+    (folder / "rest").write_bytes(rest)
+    with pytest.raises(InputError, match=r"/rest: is an archive in an archive, .* unpack it"):
+        opened(zipped(folder))
 
 
 def test_a_folder_of_what_was_dicom_says_so(tmp_path: Path) -> None:

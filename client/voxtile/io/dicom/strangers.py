@@ -1,39 +1,37 @@
 """Tells which files beside DICOM objects may be slices that were lost: cut off, unreadable, empty, packed, damaged.
 
-A slice that is missing at the end of a series shows in no geometry, so such a file is refused by its name. Files of
-another kind (a README, a preview, what systems leave in folders) are none of them.
+A slice that is missing at the end of a series shows in no geometry, so such a file is refused by its name. A file among
+slices is harmless only if it is surely of another kind: a text, a picture, a document, a program.
 """
 
 from __future__ import annotations
 
-import io
 import re
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from voxtile.errors import InputError, VoxtileError
+from voxtile.errors import InputError
 from voxtile.io.dicom.files import MARK, File, is_dicom
-from voxtile.io.formats.packing import first_bytes, packing_of, unpacked
+from voxtile.io.dicom.packed import UNPACK, packed_in
+from voxtile.io.formats import other_files
+from voxtile.io.formats.other_files import ANY_ENDING, is_other, named_other
 
 LOOKED_AT = 132 + 132
 """Bytes by which DICOM is told."""
 
-PACKED_BYTES = 1 << 12
-"""Bytes of a packed file that are enough to unpack the first LOOKED_AT."""
-
-DICOM_ENDING = re.compile(
-    r"\.(dcm|dicom|dic|dc3|ima|acr)(\.(part|partial|tmp|filepart|crdownload|download|gz|z|bz2|xz|zst|zip|7z))?~?$",
+LEFT_BY_WORK = re.compile(
+    r"(\.?~|\.(part|partial|tmp|temp|bak|back|backup|old|orig|save|saved|swp|new|copy|filepart|crdownload|opdownload"
+    r"|download|gz|z|bz2|xz|lzma|zst|zip|7z|rar|tar|tgz|enc|gpg|aes|corrupt|damaged|broken|error|err|bad|failed"
+    r"|incomplete|\d+))+$",
     re.IGNORECASE,
 )
-"""At the end of names of DICOM files, packed or still being fetched."""
+"""Endings that are put behind a file's own: while it is fetched, by who packs it, keeps a copy, or finds it damaged."""
 
-OTHER_NAME = re.compile(
-    r"\.(?=\w*[a-z])\w{1,8}~?$|^(DICOMDIR|README|LICEN[CS]E|VERSION|CHANGES|INDEX|LOCKFILE|_SUCCESS|DONE)$",
-    re.IGNORECASE,
-)
-"""Names of files of another kind. What ends in a UID or a slice's number has no letters there."""
+DICOM_ENDING = re.compile(r"\.(dcm|dicom|dic|dc3|ima|acr)$", re.IGNORECASE)
+"""At the end of names of DICOM files."""
 
-APPLE_DOUBLE = b"\0\x05\x16\x07"
+
+APPLE_DOUBLE = b"\0\5\x16\7"
 """How files begin in which macOS keeps what else it knows of the file beside it."""
 
 
@@ -44,78 +42,81 @@ class Stranger:
     Attributes:
         name: what messages call it.
         found: what it is, in words.
-        broken: whether it may be what is left of any file: it cannot be read, or says nothing.
-        marked: whether it surely is one, damaged or packed.
+        known: whether its first bytes say that it is of another kind.
+        silent: whether it has no bytes, or none that can be read.
+        marked: whether it surely is DICOM, damaged or packed.
+        closed: whether it is an archive that nobody looks into.
     """
 
     name: str
     found: str
-    broken: bool = False
+    known: bool = False
+    silent: bool = False
     marked: bool = False
+    closed: bool = False
 
     @property
     def error(self) -> InputError:
         """Why a folder with such a file is refused."""
-        if self.marked:
-            return InputError(f"{self.name}: {self.found}")
+        if self.marked or self.closed:
+            return InputError(f"{self.name}: {self.found}{'' if UNPACK in self.found else '; fetch it again'}")
         return InputError(
             f"{self.name}: {self.found}; it may be a slice of the scan: fetch it again, or remove it if it is none"
         )
 
-    @property
-    def shape(self) -> str:
-        """Its name with all numbers alike."""
-        return shape_of(self.name)
 
-
-def shape_of(name: str) -> str:
+def _shape(name: str) -> str:
     """A file's name with all numbers in its last part alike: what the slices of a folder have in common."""
     folder, _, last = name.rpartition("/")
     return f"{folder}/{re.sub(r'[0-9]+', '0', last)}"
 
 
+def _stem(name: str) -> str:
+    """A name without the endings that were put behind it. A number is such an ending, and a slice's own as well."""
+    stem = LEFT_BY_WORK.sub("", name)
+    return stem if stem and not stem.endswith("/") else name
+
+
+def _ending(name: str) -> str:
+    """The ending of a name, in small letters; empty for one without letters."""
+    found = ANY_ENDING.search(name)
+    return found.group().lower() if found else ""
+
+
 def stranger_of(file: File) -> Stranger | None:
     """What a file is that is no DICOM object; None for one that is. Only its beginning is read."""
     if file.is_special:
-        return Stranger(file.name, "is no plain file")
+        return Stranger(file.name, "is no plain file", known=True)
     try:
         first = file.first(LOOKED_AT)
+        if is_dicom(first):
+            return None
+        first = file.first(other_files.LOOKED_AT)
     except InputError as error:
-        return Stranger(file.name, _reason(file, error), broken=True)
-    if is_dicom(first):
-        return None
+        return Stranger(file.name, _reason(file, error), silent=True)
     if not first.strip(b"\0"):
-        return Stranger(file.name, "is empty" if not first else "begins with nothing but zeros", broken=True)
-    packing = packing_of(first)
-    if packing is not None and _is_packed_dicom(file):
-        return Stranger(file.name, f"is packed by {packing.name}; unpack it", marked=True)
-    return Stranger(file.name, "is no DICOM object" if first[:4] != APPLE_DOUBLE else "")
+        found = "is empty" if not first else "begins with nothing but zeros"
+        return Stranger(file.name, found, silent=not first)
+    packed = packed_in(file, first)
+    if packed is not None:
+        holds = packed.holds
+        return Stranger(file.name, packed.found, holds == "other", marked=holds == "dicom", closed=holds == "closed")
+    return Stranger(file.name, "is no DICOM object" if first[:4] != APPLE_DOUBLE else "", is_other(first))
 
 
 def damaged_stranger(file: File, error: InputError) -> Stranger:
     """What a file is that begins as DICOM does, and has no header that can be read: `error` says why."""
-    marked = file.first(LOOKED_AT)[MARK] == b"DICM"
-    return Stranger(file.name, _reason(file, error), broken=True, marked=marked)
+    return Stranger(file.name, _reason(file, error), marked=file.first(LOOKED_AT)[MARK] == b"DICM")
 
 
 def _reason(file: File, error: InputError) -> str:
-    return str(error).removeprefix(f"{file.name}: ")
-
-
-def _is_packed_dicom(file: File) -> bool:
-    start = io.BytesIO(file.first(PACKED_BYTES))
-    packing = packing_of(start.getvalue())
-    try:
-        with unpacked(start, packing, file.name) as stream:
-            return is_dicom(first_bytes(stream, LOOKED_AT))
-    except (VoxtileError, OSError):  # damaged, or of a packing for which nothing is installed
-        return False
+    return str(error).removeprefix(f"{file.name}: ").removesuffix("; fetch it again")
 
 
 def lost(strangers: Iterable[Stranger], objects: Iterable[str]) -> list[Stranger]:
-    """Returns those of `strangers` that may be slices, by their names beside those of DICOM `objects`."""
-    shapes = {shape_of(name) for name in objects}
-    return [one for one in strangers if one.found and _may_be_slice(one, shapes)]
+    """Returns those of `strangers` that may be slices, by what they are and where they lie beside DICOM `objects`."""
+    beside = _Beside.of(objects)
+    return [one for one in strangers if one.found and beside.may_have(one)]
 
 
 def may_be_dicom(file: File) -> bool:
@@ -130,15 +131,41 @@ def is_dicom_file(file: File) -> bool:
     return stranger is None or stranger.marked
 
 
-def _may_be_slice(stranger: Stranger, shapes: set[str]) -> bool:
-    if _was_dicom(stranger) or stranger.shape in shapes:
-        return True
-    return stranger.broken and OTHER_NAME.search(_last(stranger)) is None
+@dataclass(frozen=True)
+class _Beside:
+    """What the DICOM objects are called beside which a file lies.
+
+    Attributes:
+        shapes: their names, with all numbers alike, with and without DICOM's ending.
+        folders: where they lie.
+        endings: how their names end.
+    """
+
+    shapes: frozenset[str]
+    folders: frozenset[str]
+    endings: frozenset[str]
+
+    @staticmethod
+    def of(objects: Iterable[str]) -> _Beside:
+        names = list(objects)
+        shapes = {_shape(one) for name in names for one in (name, DICOM_ENDING.sub("", name))}
+        folders = {name.rpartition("/")[0] for name in names}
+        return _Beside(frozenset(shapes), frozenset(folders), frozenset(map(_ending, names)) - {""})
+
+    def may_have(self, stranger: Stranger) -> bool:
+        """Whether a file may be a slice of theirs. Among them, only what is surely of another kind is none."""
+        name = stranger.name
+        folder, _, last = name.rpartition("/")
+        if stranger.closed or _was_dicom(stranger) or _shape(name) in self.shapes:
+            return True
+        if stranger.known:
+            return _stem(name) != name and _shape(_stem(name)) in self.shapes
+        if _ending(name) in self.endings:
+            return True
+        if named_other(last, stranger.silent):
+            return False
+        return folder in self.folders or not ANY_ENDING.search(last) or _stem(name) != name
 
 
 def _was_dicom(stranger: Stranger) -> bool:
-    return stranger.marked or DICOM_ENDING.search(_last(stranger)) is not None
-
-
-def _last(stranger: Stranger) -> str:
-    return stranger.name.rpartition("/")[2]
+    return stranger.marked or DICOM_ENDING.search(_stem(stranger.name)) is not None
