@@ -216,7 +216,7 @@ def test_a_folder_of_what_was_dicom_says_so(tmp_path: Path) -> None:
         opened(tmp_path)
     packed = tmp_path / "b.dcm.gz"
     packed.write_bytes(gzip.compress(saved(slices(VOXELS, AFFINE), tmp_path / "s").joinpath(LAST).read_bytes()))
-    with pytest.raises(InputError, match=r"b\.dcm\.gz: is packed by gzip; unpack it"):
+    with pytest.raises(InputError, match=r"b\.dcm\.gz: is DICOM, packed by gzip; unpack it"):
         opened(packed)
 
 

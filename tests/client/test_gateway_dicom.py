@@ -414,6 +414,14 @@ BAD: dict[str, tuple[bytes | Callable[[Path], bytes], tuple[str, ...], int, str]
     "no boundary": (related(FILES), ("-H", RELATED[1].partition("; b")[0]), 422, "boundary"),
     "no end": (related(FILES, end=b""), RELATED, 422, "cut off"),
     "cut in a part": (related(FILES)[:-5000], RELATED, 422, "cut off"),
+    "a part behind the end": (related(FILES[:-1]) + b"\r\n" + related(FILES[-1:]), RELATED, 400, "behind the closing"),
+    "a part far behind the end": (
+        related(FILES[:-1]) + bytes(200_000) + related(FILES[-1:]), RELATED, 400, "behind the closing",
+    ),
+    "a slice under a folder's name": (
+        packed({**{f"{k}": one for k, one in enumerate(FILES[:-1])}, "last/": FILES[-1]}), ZIPPED, 422, "of a folder",
+    ),
+    "a zip in a zip": (packed([*FILES[:-1], packed(FILES[-1:])]), ZIPPED, 422, "an archive in an archive"),
     "no parts": (b"\r\n--b--", RELATED, 422, "found nothing"),
     "another boundary": (related(FILES).replace(b"--b", b"--c"), RELATED, 422, "multipart form"),
     "parts of another type": (related(FILES, "application/dicom+json"), RELATED, 415, "part 1: expected"),

@@ -64,7 +64,7 @@ KINDS: dict[str, tuple[bytes, str]] = {
     "JSON list": (b'[{"message": "Not found"}]', "JSON"),
     "zip": (zipped(), "zip archive.*unpack"),
     "tar": (tarred(), "tar archive.*unpack"),
-    "DICOM": (bytes(128) + b"DICM" + bytes(500), "DICOM; give the folder of its series|DICOM that is no slice"),
+    "DICOM": (bytes(128) + b"DICM" + bytes(500), "is DICOM"),
     "DICOM without a preamble": (b"\x08\0\x05\0CS\x0a\0ISO_IR 100" + bytes(200), "DICOM"),
     "empty": (b"", "an empty file"),
     "zeros": (bytes(5000), "nothing but zeros"),
@@ -108,7 +108,7 @@ def test_folders_are_called_what_they_hold(tmp_path: Path) -> None:
     (tmp_path / "readme").write_text("x")
     refused("found a folder$", tmp_path)
     (tmp_path / "IM0001").write_bytes(bytes(128) + b"DICM")
-    refused("1 file with DICOM that is no slice of a scan", tmp_path)
+    refused("IM0001: is DICOM that says neither of what class", tmp_path)
     (tmp_path / "IM0001").unlink()
     nib.save(nib.Nifti1Image(values(), AFFINE), tmp_path / "a.nii.gz")
     refused("a folder with scans; .* voxtile batch", tmp_path)

@@ -205,9 +205,10 @@ async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | Non
         raise HttpFailure(422, "expected a boundary in the Content-Type of a multipart form, found none")
     form = _Reader(folder, rules)
     try:
-        parser = MultipartParser(boundary, form.callbacks())
+        parser, behind = MultipartParser(boundary, form.callbacks()), _Behind(boundary)
         async for chunk in body:
             parser.write(chunk)
+            behind.check(chunk, form.ended)
         parser.finalize()
     except ValueError as error:  # MultipartParseError is one
         raise HttpFailure(422, f"expected a multipart form, found a damaged one ({error})") from None
@@ -216,6 +217,28 @@ async def _parts(body: AsyncIterator[bytes], boundary: bytes, folder: Path | Non
     if not form.ended:
         raise HttpFailure(422, "expected a multipart form that ends with its boundary, found one that is cut off")
     return form.form
+
+
+class _Behind:
+    """Refuses a body that goes on behind its closing boundary, where the parser skips whatever comes."""
+
+    def __init__(self, boundary: bytes) -> None:
+        self._mark = b"--" + boundary + b"--"
+        self._tail = b""
+        self._ended = False
+
+    def check(self, chunk: bytes, ended: bool) -> None:
+        """Looks at the next piece; `ended` says whether the boundary is in it or before. Raises HttpFailure."""
+        if not ended:
+            self._tail = (self._tail + chunk)[-len(self._mark) - 2 :]
+            return
+        behind = chunk
+        if not self._ended:
+            joined, self._ended = b"\r\n" * (not self._tail) + self._tail + chunk, True
+            behind = joined.partition(b"\r\n" + self._mark)[2]
+        if behind.strip():
+            text = "expected nothing behind the closing boundary, found more; send all parts before it"
+            raise HttpFailure(400, text, {"Connection": "close"})
 
 
 class _Reader:

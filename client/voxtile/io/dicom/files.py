@@ -29,6 +29,11 @@ ENCRYPTED = 1
 READ_BYTES = 1 << 16
 """Bytes of an archive's member that are unpacked at a time; steps back within them cost nothing."""
 
+EMPTY_PACKED = 12
+"""Bytes that nothing becomes when it is packed and encrypted."""
+
+FALSE_FOLDER = "expected a file or a folder, found data under the name of a folder; pack the files again"
+
 KEPT_BY_MACHINES = frozenset({".git", ".svn", ".hg", ".datalad", ".snapshot", ".snapshots", ".zfs", ".Trashes"})
 """Hidden folders in which programs keep older states of the files beside them."""
 
@@ -192,8 +197,15 @@ def files_of_archive(file: Path | bytes, name: str) -> Iterator[File]:
         raise InputError(f"{name}: expected a zip archive, found a damaged one; pack or fetch it again") from None
     for count, member in enumerate(archive.infolist(), 1):
         _check_count(count, name)
+        if is_false_folder(member):
+            raise InputError(f"{_shown(f'{name}/{member.filename}')}: {FALSE_FOLDER}")
         if not member.is_dir():
             yield File(_shown(f"{name}/{member.filename}"), archive=archive, member=member)
+
+
+def is_false_folder(member: zipfile.ZipInfo) -> bool:
+    """Whether a member is named as folders are, and holds data, which nobody would read."""
+    return member.is_dir() and (member.file_size > 0 or member.compress_size > EMPTY_PACKED)
 
 
 def _check_count(count: int, name: str) -> None:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxtile.errors import InputError, VoxtileError
-from voxtile.io.dicom.files import ARCHIVE_ERRORS, ENCRYPTED, File, is_dicom
+from voxtile.io.dicom.files import ARCHIVE_ERRORS, ENCRYPTED, File, is_dicom, is_false_folder
 from voxtile.io.formats.other_files import ANY_ENDING, is_other, named_other
 from voxtile.io.formats.packing import Packing, first_bytes, packing_of, unpacked
 
@@ -83,7 +83,7 @@ def _packed(file: File, packing: Packing) -> Packed:
     except (VoxtileError, OSError):  # damaged, or of a packing for which nothing is installed
         inside = b""
     if is_dicom(inside):
-        return Packed("dicom", f"is packed by {packing.name}; {UNPACK}")
+        return Packed("dicom", f"is DICOM, packed by {packing.name}; {UNPACK}")
     if inside[257:262] == b"ustar":
         return Packed("closed", f"is a tar archive, packed by {packing.name}, {CLOSED}")
     stem = _last(file.name).rpartition(".")[0]
@@ -110,6 +110,8 @@ def _zip_holds(archive: zipfile.ZipFile, name: str) -> Packed:
         if count == MOST_MEMBERS:
             return _closed(f"with more than {MOST_MEMBERS:,} files")
         last = _last(member.filename)
+        if is_false_folder(member):
+            return _closed("with data under the name of a folder")
         if named_other(last, empty=True) or not member.file_size or LIBRARIES.search(last):
             continue
         if member.flag_bits & ENCRYPTED:

@@ -51,7 +51,7 @@ SECONDARY_CAPTURE = "1.2.840.10008.5.1.4.1.1.7"
 """How the classes of pictures of screens and papers begin."""
 
 NO_DICOM = "no DICOM"
-NO_CLASS = "says neither of what class nor of what size it is; fetch it again"
+NO_CLASS = "is DICOM that says neither of what class nor of what size it is; fetch it again"
 NO_SCAN = "DICOM that is no slice of a scan"
 
 
