@@ -510,6 +510,87 @@ def test_what_fits_no_rule_is_kept_out(tmp_path: Path, pacs: Node, address: str)
         Lines(tmp_path).wait("sent")
 
 
+@pytest.mark.parametrize("order", [1, -1], ids=["those that fit first", "the others first"])
+def test_a_series_is_kept_whole_or_not_segmented(order: int, tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series(SeriesDescription="a venous one")
+    for one in objects[-3:]:
+        one.SeriesDescription = "another"
+    settings = write_settings(tmp_path, address, rule='description = "*venous*"')
+    with in_process(settings) as port:
+        assert send(port, objects[::order]) == [0] * len(objects)
+        if order < 0:
+            [line] = Lines(tmp_path).wait("waits")
+            assert "3 or more objects of it were not kept: they fitted no rule" in line["reason"]
+    with in_process(settings) as port:  # a new process knows it too
+        if order < 0:
+            assert len(Lines(tmp_path).wait("waits", 2)) == 2
+            assert pacs.stored == []
+            send(port, objects)
+        [line] = Lines(tmp_path).wait("sent")
+        assert line["slices"] == len(objects)
+    assert len(pacs.stored) == 1
+
+
+def test_slices_of_another_sender_are_missed(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    with in_process(write_settings(tmp_path, address, rule='calling = ["SCANNER"]')) as port:
+        send(port, objects[:4], "ANOTHER")
+        send(port, objects[4:])
+        Lines(tmp_path).wait("waits")
+        assert pacs.stored == []
+        send(port, objects[:4], "ANOTHER")  # the series is the scanner's by now
+        assert Lines(tmp_path).wait("sent")[0]["slices"] == len(objects)
+
+
+def test_two_slices_with_one_uid_are_no_series(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    for one in objects:
+        one.SOPInstanceUID = one.file_meta.MediaStorageSOPInstanceUID = objects[0].SOPInstanceUID
+    with in_process(write_settings(tmp_path, address)) as port:
+        assert send(port, objects) == [0] + [0xA900] * (len(objects) - 1)
+        [line] = Lines(tmp_path).wait("waits")
+        assert "came with the UID of another one" in line["reason"]
+    assert pacs.stored == []
+
+
+def test_an_object_that_the_disk_lost_comes_again(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    settings = write_settings(tmp_path, address, complete="cut_off = 'wait'\n")
+    with in_process(settings) as port:
+        send(port, objects)
+        Lines(tmp_path).wait("sent")
+    file = sorted((tmp_path / "spool").rglob("*.dcm"))[3]
+    wanted = file.read_bytes()
+    for lost in (b"", wanted[:-2] + b"xx"):
+        file.unlink()  # what was made of it may have another name for the same bytes
+        file.write_bytes(lost)
+        with in_process(settings) as port:
+            assert send(port, objects) == [0] * len(objects)
+        assert file.read_bytes() == wanted
+
+
+def test_another_pacs_gets_what_the_one_before_has(tmp_path: Path, pacs: Node, address: str) -> None:
+    objects = a_series()
+    with in_process(write_settings(tmp_path, address)) as port:
+        send(port, objects)
+        Lines(tmp_path).wait("sent")
+    other = archive()
+    with node_pacs(other) as there, in_process(write_settings(tmp_path, there)) as port:
+        send(port, objects)
+        Lines(tmp_path).wait("sent", 2)
+    assert len(other.stored) == len(pacs.stored) == 1
+
+
+def test_what_is_told_of_a_case_that_is_gone_counts_for_no_later_one(tmp_path: Path, pacs: Node, address: str) -> None:
+    settings = write_settings(tmp_path, address, keep="hours = 0")
+    with in_process(settings) as port:
+        send(port, a_series())
+        [line] = Lines(tmp_path).wait("sent")
+        until(lambda: not list((tmp_path / "spool").rglob("*.dcm")))
+        assert main([str(settings), "--complete", line["case"]]) == 0
+        until(lambda: not list((tmp_path / "spool" / "told").iterdir()))
+
+
 def test_the_first_rule_that_fits_counts(tmp_path: Path, pacs: Node, address: str) -> None:
     more = '[[rule]]\nname = "first"\nmodel = "phantom"\nmax_slices = 4\nto = ["archive"]'
     with in_process(write_settings(tmp_path, address, more=more)) as port:
@@ -648,6 +729,31 @@ def test_a_spool_is_for_one_listener(tmp_path: Path, address: str, capsys: pytes
     with in_process(settings):
         assert main([str(settings)]) == 2
     assert "another listener uses" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("held", ["work/thesis/a.txt", "series/patient/0000.dcm", "notes.txt", ".git/config"])
+def test_a_folder_of_something_else_is_no_spool(
+    held: str, tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spool = tmp_path / "spool"
+    (spool / held).parent.mkdir(parents=True)
+    (spool / held).write_text("mine")
+    spool.chmod(0o755)
+    assert main([str(write_settings(tmp_path, address))]) == 2
+    assert "expected a new or an empty folder as the spool" in capsys.readouterr().err
+    assert [file for file in spool.rglob("*") if file.is_file()] == [spool / held]
+    assert spool.stat().st_mode & 0o777 == 0o755
+
+
+def test_what_somebody_puts_beside_the_series_is_left_alone(tmp_path: Path, pacs: Node, address: str) -> None:
+    settings = write_settings(tmp_path, address)
+    with in_process(settings):
+        pass
+    (tmp_path / "spool" / "series" / "mine").mkdir()
+    with in_process(settings) as port:
+        send(port, a_series())
+        Lines(tmp_path).wait("sent")
+    assert (tmp_path / "spool" / "series" / "mine").is_dir()
 
 
 def test_a_check_says_what_can_be_used(tmp_path: Path, address: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -18,6 +18,11 @@ def why_incomplete(series: Series, header: Header, settings: Settings) -> str | 
     """
     if series.told:
         return None
+    if series.lacks:
+        return (
+            f"{len(series.lacks)} or more objects of it were not kept: they fitted no rule, or came with the UID of "
+            "another one; send the series again"
+        )
     if series.missing:
         return (
             f"{series.missing} objects were there before, and were removed after {settings.keep.hours:g} hours; send "

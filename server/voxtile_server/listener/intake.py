@@ -35,12 +35,14 @@ from voxtile_server.listener.audit import Audit
 from voxtile_server.listener.rules import Facts, fits
 from voxtile_server.listener.series import Association, Series
 from voxtile_server.listener.settings import MIB, Settings
-from voxtile_server.listener.spool import Spool, content_of
+from voxtile_server.listener.spool import Spool, content_of, is_name
 
 SUCCESS, OUT_OF_RESOURCES, NOT_OF_ITS_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000
 """Statuses of C-STORE (PS3.4, annex B.2.3)."""
 
-TAGS = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription")
+TAGS = (
+    "SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID", "Modality", "SeriesDescription", "ImagePositionPatient",
+)  # fmt: skip
 
 CLASSES = (
     CTImageStorage, EnhancedCTImageStorage, LegacyConvertedEnhancedCTImageStorage, MRImageStorage,
@@ -53,6 +55,9 @@ CLASSES = (
 MOST_REFUSALS = 4096
 """Series of which is remembered that the audit knows why they are kept out."""
 
+MOST_REMEMBERED = 100
+"""Slices of such a series that are remembered; one is enough to know that the series is not whole."""
+
 
 @dataclass(frozen=True)
 class Header:
@@ -63,6 +68,7 @@ class Header:
     study: str = field(repr=False)
     modality: str
     description: str = field(repr=False)
+    place: str = field(repr=False)
 
     def facts(self, senders: Iterable[str]) -> Facts:
         """What rules ask."""
@@ -83,8 +89,10 @@ class Intake:
     def __init__(self, spool: Spool, settings: Settings, audit: Audit) -> None:
         self._spool, self._settings, self._audit = spool, settings, audit
         self._lock = threading.Lock()
-        self._series = {folder.name: Series(folder) for folder in sorted(spool.series.iterdir()) if folder.is_dir()}
-        self._known_out: OrderedDict[str, None] = OrderedDict()
+        self._series = {
+            folder.name: Series(folder) for folder in sorted(spool.series.iterdir()) if is_name(folder.name)
+        }
+        self._known_out: OrderedDict[str, set[str]] = OrderedDict()
 
     def all(self) -> list[Series]:
         """The series."""
@@ -113,9 +121,10 @@ class Intake:
         facts = header.facts({sender, *(known.senders if known else ())})
         if kind not in CLASSES:
             return self._kept_out(name, header, "no slices of a scan")
-        if not any(fits(rule, facts) for rule in self._settings.rule):
-            return self._kept_out(name, header, "no rule fits")
-        return self._keep(name, self._spool.name_of(instance), data, sender, association)
+        whole = known is not None and known.count > 0  # a series is kept whole or not at all
+        if not whole and not any(fits(rule, facts) for rule in self._settings.rule):
+            return self._kept_out(name, header, "no rule fits", self._spool.name_of(instance))
+        return self._keep(name, self._spool.name_of(instance), data, header, sender, association)
 
     def ended(self, association: Association) -> None:
         """Notes that the other side ends an association in good order."""
@@ -133,18 +142,32 @@ class Intake:
         with self._lock:
             return self._series.get(name)
 
-    def _keep(self, name: str, instance: str, data: bytes, sender: str, association: Association) -> Answer:
+    def _keep(
+        self, name: str, instance: str, data: bytes, header: Header, sender: str, association: Association
+    ) -> Answer:
         try:
             if self._spool.free_bytes() - len(data) < self._settings.limits.free_mib * MIB:
                 return Answer(OUT_OF_RESOURCES, "no space is left on the disk of the spool")
             with self._arriving(name) as series:
                 if series is None:
                     return Answer(OUT_OF_RESOURCES, "as many series are kept as may be")
-                if series.count >= self._settings.limits.objects and not series.knows(instance):
-                    return Answer(OUT_OF_RESOURCES, "the series has as many objects as one may have")
-                series.add(instance, content_of(data), data, sender, association)
+                with series.lock:
+                    return self._added(series, instance, data, header, sender, association)
         except (OSError, VoxtileError, MemoryError):
             return Answer(OUT_OF_RESOURCES, "the object cannot be written to the spool")
+        return Answer(SUCCESS)
+
+    def _added(
+        self, series: Series, instance: str, data: bytes, header: Header, sender: str, association: Association
+    ) -> Answer:
+        content, there = content_of(data), series.file_of(instance)
+        if there is None and series.count >= self._settings.limits.objects:
+            return Answer(OUT_OF_RESOURCES, "the series has as many objects as one may have")
+        before = None if there is None else header_of(there)
+        if before and before.place and before.place != header.place:  # a corrected slice lies where it lay
+            series.lack({*series.lacks, f"{instance}-{content}"})
+            return Answer(NOT_OF_ITS_CLASS, "another slice has this SOPInstanceUID")
+        series.add(instance, content, data, sender, association)
         return Answer(SUCCESS)
 
     @contextlib.contextmanager
@@ -154,6 +177,7 @@ class Intake:
             series = self._series.get(name)
             if series is None and sum(one.count > 0 for one in self._series.values()) < self._settings.limits.series:
                 series = self._series[name] = Series(self._spool.series / name)
+                series.lack(self._known_out.get(name, set()))
             if series is not None:
                 series.arriving += 1
         try:
@@ -163,12 +187,17 @@ class Intake:
                 with self._lock:
                     series.arriving -= 1
 
-    def _kept_out(self, name: str, header: Header, reason: str) -> Answer:
-        """Answers an object that is not kept; tells the audit once of its series."""
+    def _kept_out(self, name: str, header: Header, reason: str, slice_name: str | None = None) -> Answer:
+        """Answers an object that is not kept; tells the audit once of its series.
+
+        A slice is remembered: should another one of its series fit a rule, this one is missing.
+        """
         with self._lock:
             new = name not in self._known_out
-            self._known_out[name] = None
+            out = self._known_out.setdefault(name, set())
             self._known_out.move_to_end(name)
+            if slice_name is not None and len(out) < MOST_REMEMBERED:
+                out.add(slice_name)
             if len(self._known_out) > MOST_REFUSALS:
                 self._known_out.popitem(last=False)
         if new:

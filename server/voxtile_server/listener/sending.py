@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Sequence
 from typing import Any
 
@@ -27,15 +28,16 @@ def send(series: Series, made: Made, targets: Sequence[str], settings: Settings)
     failures = []
     kinds = {file: kind for kind, file in made.files.items()}
     for name in targets:
-        if name in sent:
-            continue
         address, access = settings.reach(name)
+        key = hashlib.sha256(settings.pacs[name].address.encode()).hexdigest()
+        if key in sent:
+            continue
         try:
             kept = store(list(made.files.values()), address, access)
         except VoxtileError as error:
             failures.append(f"{name}: {error}")
             continue
-        sent[name] = {
+        sent[key] = {
             "to": address.name,
             "stored": [kinds[file] for file in kept.stored],
             "there": [kinds[file] for file in kept.there],

@@ -13,12 +13,13 @@ import os
 import shutil
 import threading
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal, Protocol
 
 from voxtile.io.atomic import atomic_file
-from voxtile_server.listener.spool import make_folder, read_json, sync_folder, write_json
+from voxtile_server.listener.spool import content_of, make_folder, read_json, sync_folder, write_json
 
 DIGEST_LENGTH = 16
 
@@ -79,6 +80,7 @@ class Series:
         told: whether somebody said that it is complete.
         tries: how often it has failed since a new object came.
         said: the digest of the objects of which the audit knows that they wait.
+        lacks: the names of objects that came and are not kept; empty once they have come again and are.
     """
 
     def __init__(self, folder: Path) -> None:
@@ -89,6 +91,7 @@ class Series:
         self.running = self.again = self.told = False
         self.tries = self.arriving = 0
         self.said = ""
+        self.lacks = frozenset[str](read_json(self._lacks) or ())
         self._carriers: dict[Association, float] = {}
         self._broken_at = time.monotonic() if self._open.exists() else None
         self._objects = self._found()
@@ -135,14 +138,15 @@ class Series:
         """The folder of what was made of it."""
         return self.folder / "result"
 
-    def first(self) -> Path:
-        """One of its objects, always the same of the same ones."""
+    def files(self) -> list[Path]:
+        """Its objects, always in the same order."""
         with self.lock:
-            return self._file(*min(self._objects.items()))
+            return [self._file(*one) for one in sorted(self._objects.items())]
 
-    def knows(self, instance: str) -> bool:
-        """Whether an object of this name is there."""
-        return instance in self._objects
+    def file_of(self, instance: str) -> Path | None:
+        """The object of this name; None where there is none."""
+        with self.lock:
+            return self._file(instance, self._objects[instance]) if instance in self._objects else None
 
     # What comes ---------------------------------------------------------------------------------------------
 
@@ -158,15 +162,25 @@ class Series:
             if sender not in self.senders:
                 write_json(self.folder / "senders.json", sorted({*self.senders, sender}))
             before = self._objects.get(instance)
-            if before != content:
+            if before != content or not self._is_whole(instance, content):
                 with atomic_file(self._file(instance, content)) as file:
                     file.write(data)
                 self._objects[instance], self._given = content, None
                 self.tries = 0
             if before not in (None, content):
                 self._file(instance, str(before)).unlink(missing_ok=True)
+            if instance in self.lacks:
+                self.lack(self.lacks - {instance})
             self.again = self.done is not None
             self.last, self.not_before = time.monotonic(), 0.0
+
+    def lack(self, names: Iterable[str]) -> None:
+        """Notes on the disk which objects came and are not kept. Raises OSError, OutputError."""
+        with self.lock:
+            if {*names} != self.lacks:
+                make_folder(self.folder)
+                write_json(self._lacks, sorted(names))
+                self.lacks = frozenset(names)
 
     def is_carried(self) -> bool:
         """Whether an association that carried it is open; notes how those that are not have ended."""
@@ -261,6 +275,17 @@ class Series:
     @property
     def _done(self) -> Path:
         return self.folder / "done.json"
+
+    @property
+    def _lacks(self) -> Path:
+        return self.folder / "lacks.json"
+
+    def _is_whole(self, instance: str, content: str) -> bool:
+        """Whether the file of an object holds its bytes; a disk may have lost some."""
+        try:
+            return content_of(self._file(instance, content).read_bytes()) == content
+        except OSError:
+            return False
 
     @property
     def _open(self) -> Path:

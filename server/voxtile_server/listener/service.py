@@ -69,6 +69,9 @@ class Service:
         if series.running or series.is_carried() or now < series.not_before:
             return False
         if series.is_done:
+            if series.told:  # of objects that are gone by now
+                series.told = False
+                (self._maker.spool.told / series.name).unlink(missing_ok=True)
             self._forget_old(series)
             return False
         return series.told or now - series.last >= self._settings.complete.idle_seconds
@@ -93,18 +96,16 @@ class Service:
 
     def _take_further(self, series: Series) -> None:
         given = series.given
-        header = header_of(series.first())
-        if header is None:
-            raise InputError("expected DICOM objects in the spool, found a damaged one")
-        rule = rule_for(self._settings.rule, header.facts(series.senders), series.count)
+        header, rule = self._rule_of(series)
         if rule is None:
             self._finish(series, given, "", "no rule")
             reason = "no rule fits"
             self._tell(series, "kept out", reason=reason, modality=shown(header.modality), slices=series.count)
             return
         before = series.done
-        if before and before.digest == given.digest and before.outcome == "sent" and before.rule == rule.fingerprint:
-            self._finish(series, given, rule.fingerprint, "sent")
+        way = self._settings.way_of(rule)
+        if before and before.digest == given.digest and before.outcome == "sent" and before.rule == way:
+            self._finish(series, given, way, "sent")
             self._tell(series, "nothing new", rule=rule.name, slices=series.count)
             return
         made = made_of(series)
@@ -115,13 +116,29 @@ class Service:
         if made is not None:
             self._send(series, rule, made)
 
+    def _rule_of(self, series: Series) -> tuple[Header, Rule | None]:
+        """The rule for a series, and the header of an object that fits it: objects of one may say unlike things.
+
+        Raises:
+            InputError: an object is damaged.
+        """
+        headers = []
+        for file in series.files():
+            header = header_of(file)
+            if header is None:
+                raise InputError("expected DICOM objects in the spool, found a damaged one; send the series again")
+            if rule := rule_for(self._settings.rule, header.facts(series.senders), series.count):
+                return header, rule
+            headers.append(header)
+        return headers[0], None
+
     def _is_complete(self, series: Series, given: Given, rule: Rule, header: Header) -> bool:
         reason = why_incomplete(series, header, self._settings)
         if reason is None:
             return True
         waits_s = self._settings.complete.give_up_hours * HOUR_S - series.oldest_wait_s()
         if waits_s <= 0:
-            self._finish(series, given, rule.fingerprint, "incomplete")
+            self._finish(series, given, self._settings.way_of(rule), "incomplete")
             self._tell(series, "refused", rule=rule.name, reason=f"incomplete: {reason}", slices=series.count)
             return False
         if series.said != given.digest:
@@ -164,11 +181,11 @@ class Service:
             warnings=list(made.warnings) or None,
             failures=list(made.failures) or None,
         )
-        self._finish(series, made.given, rule.fingerprint, "sent")
+        self._finish(series, made.given, self._settings.way_of(rule), "sent")
 
     def _refuse(self, series: Series, given: Given, rule: Rule, reason: str) -> None:
         self._tell(series, "refused", rule=rule.name, reason=reason, slices=len(given.instances))
-        self._finish(series, given, rule.fingerprint, "refused")
+        self._finish(series, given, self._settings.way_of(rule), "refused")
 
     def _finish(self, series: Series, given: Given, rule: str, outcome: Outcome) -> None:
         series.finish(given, rule, outcome)

@@ -209,7 +209,7 @@ class Rule(Strict):
 
     @property
     def fingerprint(self) -> str:
-        """Another one wherever a series would get another result, or get it elsewhere."""
+        """Another one wherever a series would get another result."""
         text = self.model_dump_json(exclude={"name", "description", "modality", "calling", "min_slices", "max_slices"})
         return hashlib.sha256(text.encode()).hexdigest()[:16]
 
@@ -247,6 +247,11 @@ class Settings(Strict):
         if len({*names}) < len(names):
             raise ValueError("expected another name for each [[rule]], found one twice")
         return self
+
+    def way_of(self, rule: Rule) -> str:
+        """Another one wherever a series would get another result by `rule`, or get it elsewhere."""
+        text = " ".join([rule.fingerprint, *(self.pacs[name].address for name in rule.to)])
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def reach(self, name: str) -> tuple[Address, Access]:
         """Where a PACS is, and how it is called.

@@ -7,6 +7,7 @@ hash, whose key lies in the folder. Knows nothing of DICOM.
     SPOOL/series/CASE/objects/INSTANCE-CONTENT.dcm    an object, named after its UID and its bytes
     SPOOL/series/CASE/senders.json                    the AE titles that sent it
     SPOOL/series/CASE/open                            an association that carried it has not ended well
+    SPOOL/series/CASE/lacks.json                      which objects came and are not kept
     SPOOL/series/CASE/begun.json                      how often it was begun to be segmented
     SPOOL/series/CASE/result/                         what was made of it, whole
     SPOOL/series/CASE/done.json                       what of it is done
@@ -33,6 +34,9 @@ from voxtile.io.atomic import atomic_file
 
 HASH_LENGTH = 20
 """Hexadecimal digits of a name: 80 bits, which no two series share by chance."""
+
+MARK = "key"
+"""The file by which a folder is told to be a spool."""
 
 CONTENT_LENGTH = 16
 
@@ -83,21 +87,27 @@ def opened(folder: Path) -> Iterator[Spool]:
     """Opens a spool, which is made where it is not there, and keeps other processes out of it.
 
     Raises:
-        InputError: another listener uses it.
+        InputError: another listener uses it, or it is a folder of something else.
         OutputError: it cannot be made or written.
     """
     try:
         make_folder(folder)
+        _check_own(folder)
         folder.chmod(0o700)
         with (folder / "lock").open("a") as lock:
             _lock(lock.fileno(), folder)
-            spool = Spool(folder, _key_of(folder / "key"))
+            spool = Spool(folder, _key_of(folder / MARK))
             shutil.rmtree(spool.work, ignore_errors=True)
             for each in (spool.series, spool.work, spool.told):
                 make_folder(each)
             yield spool
     except OSError as error:
         raise OutputError(f"{folder}: cannot be used as a spool ({error.strerror or error})") from None
+
+
+def is_name(text: str) -> bool:
+    """Whether a text may be a name that a spool gave."""
+    return len(text) == HASH_LENGTH and not {*text} - {*"0123456789abcdef"}
 
 
 def make_folder(folder: Path) -> None:
@@ -130,6 +140,21 @@ def read_json(file: Path) -> Any:
         return json.loads(file.read_bytes())
     except (OSError, ValueError):
         return None
+
+
+def _check_own(folder: Path) -> None:
+    """Refuses a folder that holds something and is no spool: a spool is emptied of what nobody needs any more.
+
+    Raises:
+        InputError: it is none.
+    """
+    if (folder / MARK).is_file():
+        return
+    if any(each.name != "lock" and not each.name.startswith(".voxtile-") for each in folder.iterdir()):
+        raise InputError(
+            f"{folder}: expected a new or an empty folder as the spool, found one that holds something else; name a "
+            "folder of its own"
+        )
 
 
 def _lock(handle: int, folder: Path) -> None:
