@@ -46,9 +46,9 @@ MAY_BE_SCANS: list[tuple[str, Callable[[Path], Any], str]] = [
     ("E.MNC", empty, "a format that is not read"),
     ("e.img", empty, "voxels without their header"),
     ("f.nii.zip", empty, "a format that is not read"),
-    ("IM0001", dicom, "a format that is not read"),
-    ("1.2.840.113", dicom, "a format that is not read"),
-    ("series/1.dcm", empty, "a format that is not read"),
+    ("IM0001", dicom, "DICOM; segment its series with voxtile dicom"),
+    ("1.2.840.113", dicom, "DICOM; segment its series with voxtile dicom"),
+    ("series/1.dcm", empty, "DICOM; segment its series with voxtile dicom"),
     ("g.nii.gz.part", empty, "not copied to its end"),
     ("pipe.nii", os.mkfifo, "a pipe"),
 ]
@@ -106,7 +106,7 @@ def test_a_series_is_one_line(inputs: Path) -> None:
     found = walk(inputs, inputs / "masks").left_out
     assert [(one.path, one.others) for one in found] == [("000.dcm", 39), ("b/0.dcm", 0)]
     assert left_out_in_words(found) == [
-        "left out 41: a format that is not read; convert it to NIfTI (000.dcm, b/0.dcm, …)"
+        "left out 41: DICOM; segment its series with voxtile dicom, or convert it to NIfTI (000.dcm, b/0.dcm, …)"
     ]
 
 
@@ -129,7 +129,10 @@ def test_a_locked_folder_is_told(inputs: Path, monkeypatch: pytest.MonkeyPatch) 
 
 def test_without_scans_the_error_says_what_there_is(tmp_path: Path) -> None:
     dicom(tmp_path / "IM0001")
-    with pytest.raises(InputError, match=r"found none; left out 1: a format that is not read; .*\(IM0001\)"):
+    with pytest.raises(
+        InputError,
+        match=r"found none; left out 1: DICOM; segment its series with voxtile dicom, .*\(IM0001\)",
+    ):
         find_cases(tmp_path, tmp_path / "masks", ["any"])
 
 

@@ -198,15 +198,45 @@ def test_end_slices_that_were_moved_are_told(tmp_path: Path) -> None:
 # Which is the scan ---------------------------------------------------------------------------------------------
 
 
-@pytest.mark.parametrize("other", [{"PatientID": "P2"}, {"StudyInstanceUID": "1.2.3"}], ids=["patient", "study"])
-def test_scans_of_two_patients_or_studies_are_not_chosen_by_length(other: dict[str, Any], tmp_path: Path) -> None:
-    one = made(SeriesNumber=3)
+@pytest.mark.parametrize(
+    ("other", "differ"),
+    [
+        ({"PatientID": "P2"}, r"PatientID \(0010,0020\)"),
+        ({"PatientName": "A^B"}, r"PatientName \(0010,0010\)"),
+        ({"PatientID": "P2", "PatientName": "A^B"}, r"PatientID \(0010,0020\) and PatientName \(0010,0010\)"),
+        ({"StudyInstanceUID": "1.2.3"}, r"StudyInstanceUID \(0020,000D\)"),
+    ],
+    ids=["patient", "name", "both", "study"],
+)
+def test_scans_of_two_patients_or_studies_are_not_chosen_by_length(
+    other: dict[str, Any], differ: str, tmp_path: Path
+) -> None:
+    one = made(VOXELS[:, :, :9], SeriesNumber=3)
     same = {"StudyInstanceUID": one[0].StudyInstanceUID, "SeriesNumber": 4, **other}
     saved(one, tmp_path / "a")
-    saved(made(VOXELS[:, :, :9], **same), tmp_path / "b")
-    with pytest.raises(InputError, match=r"of one (patient|study), found 2 \(.*--series 3"):
+    saved(made(**same), tmp_path / "b")
+    with pytest.raises(InputError, match=rf"of one (patient|study), found 2 \({differ}\): .*--series 4"):
         opened(tmp_path)
-    assert opened(tmp_path, series=("4",)).shape[2] == 9
+    assert opened(tmp_path, series=("3",)).shape[2] == 9
+
+
+@pytest.mark.parametrize("count", [0, -1])
+def test_an_object_has_a_frame(count: int, tmp_path: Path) -> None:
+    objects = made()
+    objects[-1].NumberOfFrames = count
+    with pytest.raises(InputError, match=rf"from 1 on as NumberOfFrames \(0028,0008\), found {count};"):
+        opened(saved(objects, tmp_path))
+
+
+def test_of_several_series_that_could_be_meant_the_longest_is_proposed(tmp_path: Path) -> None:
+    short, long = made(VOXELS[:, :, :5], ConvolutionKernel="B30"), made(VOXELS[:, :, :9], ConvolutionKernel="B60")
+    for one in (*short, *long):
+        one.SeriesInstanceUID, one.SeriesNumber = "1.2.3", 2
+        one.StudyInstanceUID, one.FrameOfReferenceUID = "1.2.4", "1.2.5"
+    folder = saved([*short, *long], tmp_path)
+    with pytest.raises(InputError, match=r"could be meant: .*; say which: --series (\d:\d)$") as refused:
+        opened(folder)
+    assert opened(folder, series=(str(refused.value).rpartition(" ")[2],)).shape[2] == 9
 
 
 def test_a_number_that_two_patients_series_have_names_none(tmp_path: Path) -> None:

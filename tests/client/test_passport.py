@@ -366,6 +366,12 @@ def test_why_says_what_made_it(mask: Path) -> None:
     assert f"yes          {UNCHANGED}" in done.stdout
 
 
+def test_why_of_a_report_page_says_what_to_give(tmp_path: Path) -> None:
+    (tmp_path / "report.html").write_text("<!DOCTYPE html><title>Report</title>")
+    with pytest.raises(InputError, match="such as --page writes for people; give the mask"):
+        read_signed(tmp_path / "report.html")
+
+
 def test_why_of_a_report(mask: Path) -> None:
     found = json.loads(run("why", mask.with_name("report.json"), "--json").stdout)
     assert found["passport"] == json.loads(passport_in(mask).model_dump_json())

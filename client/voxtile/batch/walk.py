@@ -18,7 +18,8 @@ from voxtile.io.formats.base import ends_in
 from voxtile.io.formats.pair import header_beside
 from voxtile.io.same_file import same_folder
 
-OTHER_FORMATS = (".dcm", ".dicom", ".ima", ".mnc", ".gipl", ".gipl.gz", ".rec", ".nii.zip", ".head", ".brik", ".vtk")
+DICOM_NAMES = (".dcm", ".dicom", ".ima")
+OTHER_FORMATS = (*DICOM_NAMES, ".mnc", ".gipl", ".gipl.gz", ".rec", ".nii.zip", ".head", ".brik", ".vtk")
 """Endings of files that hold scans and that Voxtile does not read."""
 
 UNFINISHED = (".part", ".partial", ".crdownload", ".filepart", ".tmp")
@@ -152,7 +153,9 @@ def _other_file(path: Path) -> tuple[str, bool] | None:
         return None
     if ends_in(name, PART_SUFFIXES):
         return None if header_beside(path) else ("voxels without their header, which lies in a .hdr file", True)
-    if name.endswith(OTHER_FORMATS) or _is_dicom(path):
+    if name.endswith(DICOM_NAMES) or _is_dicom(path):
+        return "DICOM; segment its series with voxtile dicom, or convert it to NIfTI", True
+    if name.endswith(OTHER_FORMATS):
         return "a format that is not read; convert it to NIfTI", True
     if name.endswith(UNFINISHED) and is_scan(Path(name.rpartition(".")[0])):
         return "a scan that is not copied to its end", True

@@ -28,6 +28,9 @@ from voxtile.outputs.passport import Passport, mask_sha256
 LARGEST_TEXT = 1 << 24
 """Bytes that are looked at for a passport; one has some thousands."""
 
+PAGE = "an HTML page"
+"""What a report page is, in the words for files that are no scan."""
+
 ROLE = "role"
 """The field that a model behind the one that was asked for has, and a passport has not."""
 
@@ -63,9 +66,11 @@ def read_signed(path: Path) -> Signed:
         return Signed(_passport(_report(content), path), unknown="a report holds no mask")
     kind = kind_of(content.first)
     if kind is None or not kind.single:
+        found = what_it_is(content.first, path.name)
+        if found.startswith(PAGE):
+            found = f"{PAGE}, such as --page writes for people; give the mask that it shows, or the report of --json"
         raise InputError(
-            f"{path}: expected a mask of NIfTI (.nii, .nii.gz), an object of DICOM or a report, found "
-            f"{what_it_is(content.first, path.name)}"
+            f"{path}: expected a mask of NIfTI (.nii, .nii.gz), an object of DICOM or a report, found {found}"
         )
     return _of_nifti(content, path)
 

@@ -47,9 +47,10 @@ def chosen_stack(stacks: Sequence[Stack], choice: SeriesChoice, name: str) -> tu
     if _length(best) <= SCOUT:  # what was made from it may be the scan, and it no more than a picture
         rivals += [stack for stack in wanted if stack not in originals and _length(stack) > _length(best)]
     if rivals:
+        proposed = max((*rivals, best), key=_length)
         raise InputError(
             f"{name}: expected one series, found several that could be meant: {listed([best, *rivals])}; say which: "
-            f"--series {rivals[0].place}"
+            f"--series {proposed.place}"
         )
     others = [stack for stack in stacks if stack is not best]
     if not others:
@@ -65,14 +66,17 @@ def _check_one(stacks: Sequence[Stack], name: str) -> None:
     Raises:
         InputError: `stacks` are of several.
     """
-    for what, keyword, found in (
-        ("patient", "PatientID", {stack.patient for stack in stacks}),
-        ("study", "StudyInstanceUID", {stack.study for stack in stacks} - {""}),
+    for what, keywords, found in (
+        ("patient", ("PatientID", "PatientName"), {stack.patient for stack in stacks}),
+        ("study", ("StudyInstanceUID",), {(stack.study,) for stack in stacks} - {("",)}),
     ):
         if len(found) > 1:
+            differ = [tag_of(one) for one, values in zip(keywords, zip(*found, strict=True), strict=True)
+                      if len(set(values)) > 1]  # fmt: skip
             raise InputError(
-                f"{name}: expected the scans of one {what}, found {len(found)} ({tag_of(keyword)}): {listed(stacks)}; "
-                f"give the folder of one, or say which series: --series {stacks[0].place}"
+                f"{name}: expected the scans of one {what}, found {len(found)} ({' and '.join(differ)}): "
+                f"{listed(stacks)}; give the folder of one, or say which series: --series "
+                f"{max(stacks, key=_length).place}"
             )
 
 

@@ -130,6 +130,11 @@ def frames_of(dataset: Any, file: File) -> Iterator[Frame]:
     _check_pixels(dataset, file.name)
     check_no_mosaic(dataset, file.name)
     count = stated_number(dataset, "NumberOfFrames", file.name)
+    if count is not None and (count < 1 or count != int(count)):
+        raise InputError(
+            f"{file.name}: expected a whole number from 1 on as {tag_of('NumberOfFrames')}, found {count:g}; is it "
+            "damaged? Fetch it again"
+        )
     shared = items_of(dataset, "SharedFunctionalGroupsSequence", file.name)[:1]
     if "PerFrameFunctionalGroupsSequence" not in dataset:
         if count is not None and count > 1:
