@@ -202,6 +202,35 @@ def test_an_archive_is_looked_into_no_further_than_it_takes(folder: Path, monkey
         opened(folder)
 
 
+def test_an_archive_that_nobody_looks_into_is_refused_wherever_it_lies(folder: Path) -> None:
+    (folder / "more").mkdir()
+    (folder / "more" / "pictures.jpg").write_bytes(b"Rar!\x1a\x07\0" + bytes(99))
+    with pytest.raises(InputError, match=r"pictures\.jpg: is a rar archive, .* unpack it"):
+        opened(folder)
+
+
+def test_data_under_the_name_of_a_folder_is_refused(folder: Path) -> None:
+    members = {path.name: path.read_bytes() for path in folder.iterdir()}
+    with pytest.raises(InputError, match="/last/: expected a file, found data under the name of a folder"):
+        opened(archived({**members, "last/": members.pop(LAST)}))
+    (folder / LAST).unlink()
+    (folder / "rest.zip").write_bytes(archived({"last/": b"data"}))
+    with pytest.raises(InputError, match=r"rest\.zip: is a zip archive with data under the name of a folder"):
+        opened(folder)
+
+
+def test_folders_in_an_archive_are_none_of_its_files(folder: Path) -> None:
+    archive = archived({"a/": b"", **{f"a/{path.name}": path.read_bytes() for path in folder.iterdir()}})
+    np.testing.assert_array_equal(opened(archive).data[0], VOXELS)
+
+
+def test_an_encrypted_archive_is_refused(folder: Path) -> None:
+    rest = _last_member(archived({"7": b"1234"}), {b"PK\3\4": (6, 1), b"PK\1\2": (8, 1)})
+    (folder / "rest.zip").write_bytes(rest)
+    with pytest.raises(InputError, match=r"rest\.zip: is a zip archive with files that are encrypted"):
+        opened(folder)
+
+
 def test_an_archive_in_an_archive_is_refused(folder: Path) -> None:
     rest = archived({"7.dcm": (folder / LAST).read_bytes()})
     (folder / LAST).unlink()

@@ -32,8 +32,6 @@ READ_BYTES = 1 << 16
 EMPTY_PACKED = 12
 """Bytes that nothing becomes when it is packed and encrypted."""
 
-FALSE_FOLDER = "expected a file or a folder, found data under the name of a folder; pack the files again"
-
 KEPT_BY_MACHINES = frozenset({".git", ".svn", ".hg", ".datalad", ".snapshot", ".snapshots", ".zfs", ".Trashes"})
 """Hidden folders in which programs keep older states of the files beside them."""
 
@@ -198,7 +196,10 @@ def files_of_archive(file: Path | bytes, name: str) -> Iterator[File]:
     for count, member in enumerate(archive.infolist(), 1):
         _check_count(count, name)
         if is_false_folder(member):
-            raise InputError(f"{_shown(f'{name}/{member.filename}')}: {FALSE_FOLDER}")
+            raise InputError(
+                f"{_shown(f'{name}/{member.filename}')}: expected a file, found data under the name of a folder; "
+                "pack the files again"
+            )
         if not member.is_dir():
             yield File(_shown(f"{name}/{member.filename}"), archive=archive, member=member)
 

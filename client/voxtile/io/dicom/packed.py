@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxtile.errors import InputError, VoxtileError
-from voxtile.io.dicom.files import ARCHIVE_ERRORS, ENCRYPTED, File, is_dicom, is_false_folder
+from voxtile.io.dicom.files import ARCHIVE_ERRORS, File, is_dicom, is_false_folder
 from voxtile.io.formats.other_files import ANY_ENDING, is_other, named_other
 from voxtile.io.formats.packing import Packing, first_bytes, packing_of, unpacked
 
@@ -114,12 +114,10 @@ def _zip_holds(archive: zipfile.ZipFile, name: str) -> Packed:
             return _closed("with data under the name of a folder")
         if named_other(last, empty=True) or not member.file_size or LIBRARIES.search(last):
             continue
-        if member.flag_bits & ENCRYPTED:
-            return _closed("with a password")
         try:
             first = File(name, archive=archive, member=member).first(LOOKED_AT)
         except InputError:
-            return _closed("with files that cannot be read")
+            return _closed("with files that are encrypted, or cannot be read")
         if is_dicom(first):
             return Packed("dicom", f"is a zip archive that holds DICOM; {UNPACK}")
         mark = any(first[place : place + len(mark)] == mark for _, place, mark in MARKS)

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxtile.io.dicom.files import ARCHIVE_ERRORS, FALSE_FOLDER, is_false_folder
+from voxtile.io.dicom.files import ARCHIVE_ERRORS
 from voxtile_server.gateway.failures import HttpFailure
 
 MOST_OBJECTS = 20_000
@@ -44,8 +44,6 @@ def check_archive(file: Path, name: str, most_sent: int, most_member: int) -> No
         HttpFailure: 413, there is too much in it; 422, it is damaged or empty.
     """
     with _opened(file, name) as archive:
-        if any(map(is_false_folder, archive.infolist())):
-            raise HttpFailure(422, f"{name}: {FALSE_FOLDER}")
         members = [one for one in archive.infolist() if not one.is_dir()]
     if not members:
         raise HttpFailure(422, f"{name}: expected a zip of a DICOM series, found one without files")
