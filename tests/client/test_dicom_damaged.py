@@ -22,7 +22,7 @@ from pydicom.uid import (
 from tests.support.dicom_series import saved, slices
 from tests.support.phantoms import affine_of, sampled
 from voxtile.errors import VoxtileError
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
 

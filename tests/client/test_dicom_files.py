@@ -197,7 +197,7 @@ def test_an_archive_is_looked_into_no_further_than_it_takes(folder: Path, monkey
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert peak < 4 << 20
-    monkeypatch.setattr("voxtile.io.dicom.packed.MOST_MEMBERS", 1)
+    monkeypatch.setattr("voxtile.io.dicom.objects.packed.MOST_MEMBERS", 1)
     with pytest.raises(InputError, match=r"rest\.zip: is a zip archive with more than 1 files"):
         opened(folder)
 
@@ -274,10 +274,10 @@ def test_older_states_are_no_part_of_a_study(machinery: str, folder: Path) -> No
 
 def test_a_study_has_so_many_files_at_most(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     archive = zipped(folder)
-    monkeypatch.setattr("voxtile.io.dicom.files.MOST_FILES", 8)
+    monkeypatch.setattr("voxtile.io.dicom.objects.files.MOST_FILES", 8)
     for place in (folder, archive):
         np.testing.assert_array_equal(opened(place).data[0], VOXELS)
-    monkeypatch.setattr("voxtile.io.dicom.files.MOST_FILES", 7)
+    monkeypatch.setattr("voxtile.io.dicom.objects.files.MOST_FILES", 7)
     (folder.parent / "series.zip").write_bytes(archive)
     for place in (folder, folder.parent / "series.zip"):
         with pytest.raises(InputError, match="more than 7"):
@@ -331,7 +331,7 @@ def test_a_member_is_unpacked_no_further_than_its_header_admits(
             place = found.index(b"\x28\0\x02\0")  # what a maker adds lies among the other values
             added = b"\x21\0\x10\x10OB\0\0" + before.to_bytes(4, "little") + bytes(before) if before else b""
             packed.writestr(path.name, found[:place] + added + found[place:] + bytes(after))
-    monkeypatch.setattr("voxtile.io.dicom.headers.LARGEST_HEADER", 1 << 20)
+    monkeypatch.setattr("voxtile.io.dicom.objects.headers.LARGEST_HEADER", 1 << 20)
     assert_refused_within(archive, 3 << 20)
 
 
@@ -351,7 +351,7 @@ def test_a_deflated_object_is_inflated_no_further_than_its_header_admits(
     for one in objects:
         one.file_meta.TransferSyntaxUID = DeflatedExplicitVRLittleEndian
         one.add_new(0x7FE11010, "OB", bytes(6 << 20))
-    monkeypatch.setattr("voxtile.io.dicom.headers.LARGEST_HEADER", 1 << 20)
+    monkeypatch.setattr("voxtile.io.dicom.objects.headers.LARGEST_HEADER", 1 << 20)
     assert_refused_within(saved(objects, tmp_path), 4 << 20)
 
 

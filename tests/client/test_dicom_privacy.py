@@ -36,7 +36,7 @@ from tests.support.web_pacs import Answer, Call, parts, web_pacs
 from voxtile import Segmenter
 from voxtile.errors import VoxtileError
 from voxtile.io.dicom.choice import SeriesChoice
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.io.dicom.source import Source
 from voxtile.io.given import Given
 from voxtile.io.scan import open_scan

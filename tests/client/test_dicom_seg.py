@@ -23,8 +23,8 @@ from tests.support import dicom_findings as made
 from tests.support import dicom_series as series
 from voxtile.card import Code
 from voxtile.errors import InputError, OutputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.frames import frames_of
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.frames import frames_of
 from voxtile.io.dicom.source import Source
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.seg import advice_of, seg_of

@@ -21,9 +21,9 @@ from pydicom.uid import JPEG2000Lossless, RLELossless
 from tests.support.dicom_series import saved, set_pixels, slices
 from tests.support.phantoms import affine_of
 from voxtile.errors import InputError
-from voxtile.io.dicom import quiet
 from voxtile.io.dicom.choice import SeriesChoice
-from voxtile.io.dicom.headers import items_of
+from voxtile.io.dicom.objects import quiet
+from voxtile.io.dicom.objects.headers import items_of
 from voxtile.io.given import Given
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume

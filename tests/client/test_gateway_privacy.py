@@ -18,7 +18,7 @@ from tests.support.canaries import NAMED, canaries, marked, names
 from tests.support.gateways import Gateway, gateway
 from tests.support.in_memory_gateway import NOTES
 from tests.support.phantoms import affine_of, sampled
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 
 SHAPE = (16, 17, 6)
 AFFINE = affine_of(SHAPE, (2.0, 2.0, 4.0), "LPS")

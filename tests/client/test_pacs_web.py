@@ -282,7 +282,7 @@ def deflated(size: int) -> bytes:
 
 
 def test_a_deflated_object_is_unpacked_within_a_limit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("voxtile.io.dicom.headers.LARGEST_INFLATED", 1 << 20)
+    monkeypatch.setattr("voxtile.io.dicom.objects.headers.LARGEST_INFLATED", 1 << 20)
     small, large = deflated(1 << 10), deflated(1 << 21)
     with web_pacs(series(parts([small]), counted(1))) as pacs:
         assert fetch(pacs)[1] == [small]

@@ -14,7 +14,7 @@ from tests.support.canaries import canaries, marked
 from tests.support.listeners import Lines, archive, in_process, send, transport, until, write_settings
 from tests.support.node_pacs import node_pacs
 from tests.support.phantoms import affine_of, sampled
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 
 SHAPE = (16, 17, 6)
 

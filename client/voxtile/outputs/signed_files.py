@@ -16,7 +16,7 @@ from pydantic import ValidationError
 
 from voxtile.errors import InputError, MemoryLimitError
 from voxtile.extras import require
-from voxtile.io.dicom.files import File, is_dicom
+from voxtile.io.dicom.objects.files import File, is_dicom
 from voxtile.io.formats.base import Content
 from voxtile.io.formats.nifti import NIFTI, NIFTI1_SIZE, NIFTI2_SIZE, kind_of, layout_of, parse_header
 from voxtile.io.formats.not_scans import what_it_is
@@ -102,8 +102,8 @@ def _check_fits(content: Content) -> Any:
 
 def _dicom_texts(path: Path) -> list[str]:
     require("pydicom", "dicom", "an object of DICOM")
-    from voxtile.io.dicom.headers import items_of, read_header, text_of
-    from voxtile.io.dicom.quiet import quietly
+    from voxtile.io.dicom.objects.headers import items_of, read_header, text_of
+    from voxtile.io.dicom.objects.quiet import quietly
 
     with quietly():
         header = read_header(File(str(path), path=path))

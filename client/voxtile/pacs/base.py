@@ -8,9 +8,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import readable
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.headers import readable
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.pacs.address import Wanted
 from voxtile.pacs.spool import Spool
 

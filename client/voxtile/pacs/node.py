@@ -33,7 +33,7 @@ from pynetdicom.sop_class import (
 )
 
 from voxtile.errors import AccessError, InputError, OutputError, ServerUnavailable, VoxtileError
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.pacs.access import Access, tls_context
 from voxtile.pacs.address import LONGEST_AET, NodeAddress, Wanted
 from voxtile.pacs.base import Object, total

@@ -14,9 +14,9 @@ from pathlib import Path
 from typing import IO, Any
 
 from voxtile.errors import InputError, OutputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import read_header, text_of
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.headers import read_header, text_of
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.pacs.address import Address, Wanted
 
 NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")

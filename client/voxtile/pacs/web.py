@@ -14,7 +14,7 @@ from dicomweb_client.web import DICOMwebClient
 from pydicom.dataset import Dataset
 
 from voxtile.errors import AccessError, InputError, OutputError, ServerUnavailable, VoxtileError
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile.pacs.access import Access, authorization_of, tls_context
 from voxtile.pacs.address import Wanted, WebAddress
 from voxtile.pacs.base import Object, total

@@ -28,9 +28,9 @@ from pydicom.uid import (
 )
 
 from voxtile.errors import VoxtileError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import read_header, text_of
-from voxtile.io.dicom.quiet import quietly
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.headers import read_header, text_of
+from voxtile.io.dicom.objects.quiet import quietly
 from voxtile_server.listener.audit import Audit
 from voxtile_server.listener.rules import Facts, fits
 from voxtile_server.listener.series import Association, Series

@@ -10,7 +10,7 @@ from fnmatch import fnmatchcase
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.choice import SeriesChoice
-from voxtile.io.dicom.headers import tag_of
+from voxtile.io.dicom.objects.headers import tag_of
 from voxtile.io.dicom.stacks import Stack
 
 SCOUT = 5

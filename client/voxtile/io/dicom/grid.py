@@ -15,8 +15,8 @@ from numpy.typing import NDArray
 
 from voxtile.errors import InputError
 from voxtile.io.dicom.choice import SeriesChoice
-from voxtile.io.dicom.frames import Frame
-from voxtile.io.dicom.headers import item_of, number_of, tag_of
+from voxtile.io.dicom.objects.frames import Frame
+from voxtile.io.dicom.objects.headers import item_of, number_of, tag_of
 
 UNEVEN = 0.05
 """How far distances between slices may differ from their mean; real scanners' do by one part in a hundred."""

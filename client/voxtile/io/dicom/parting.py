@@ -11,8 +11,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from voxtile.io.dicom.frames import DISTINCTIONS, Frame
 from voxtile.io.dicom.grid import UNEVEN, at_one_place, has_gaps, in_order, is_even
+from voxtile.io.dicom.objects.frames import DISTINCTIONS, Frame
 
 CONTRASTS = frozenset(
     {

@@ -19,16 +19,13 @@ from voxtile.errors import InputError
 from voxtile.extras import require
 from voxtile.io.dicom.choice import SeriesChoice
 from voxtile.io.dicom.choosing import chosen_stack
-from voxtile.io.dicom.files import File, files_of_archive, files_of_folder, is_dicom
-from voxtile.io.dicom.frames import Frame, checked_scales, frames_of
 from voxtile.io.dicom.grid import Grid, grid_of
-from voxtile.io.dicom.headers import number_of, numbers_of, read_header, says_class, says_image, tag_of, text_of
-from voxtile.io.dicom.pixels import read_planes, stored_type
-from voxtile.io.dicom.quiet import quietly
-from voxtile.io.dicom.source import Source
-from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
-from voxtile.io.dicom.straighten import straightened
-from voxtile.io.dicom.strangers import (
+from voxtile.io.dicom.objects.files import File, files_of_archive, files_of_folder, is_dicom
+from voxtile.io.dicom.objects.frames import Frame, checked_scales, frames_of
+from voxtile.io.dicom.objects.headers import number_of, numbers_of, read_header, says_class, says_image, tag_of, text_of
+from voxtile.io.dicom.objects.pixels import read_planes, stored_type
+from voxtile.io.dicom.objects.quiet import quietly
+from voxtile.io.dicom.objects.strangers import (
     LOOKED_AT,
     Stranger,
     damaged_stranger,
@@ -37,6 +34,9 @@ from voxtile.io.dicom.strangers import (
     may_be_dicom,
     stranger_of,
 )
+from voxtile.io.dicom.source import Source
+from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
+from voxtile.io.dicom.straighten import straightened
 from voxtile.io.dicom.whole import check_alone, check_whole
 from voxtile.io.formats.base import reading
 from voxtile.io.placed import placed

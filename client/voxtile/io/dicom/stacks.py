@@ -12,9 +12,9 @@ from typing import Any
 
 import numpy as np
 
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.frames import DISTINCTIONS, Frame
-from voxtile.io.dicom.headers import number_of, text_of
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.frames import DISTINCTIONS, Frame
+from voxtile.io.dicom.objects.headers import number_of, text_of
 from voxtile.io.dicom.parting import parts_of
 
 ALIKE = 1e-3

@@ -7,12 +7,12 @@ from collections import defaultdict
 from pathlib import Path
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.frames import Frame, frames_of
 from voxtile.io.dicom.grid import at_one_place
-from voxtile.io.dicom.headers import number_of, read_header, tag_of, text_of
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.frames import Frame, frames_of
+from voxtile.io.dicom.objects.headers import number_of, read_header, tag_of, text_of
+from voxtile.io.dicom.objects.strangers import stranger_of
 from voxtile.io.dicom.stacks import Stack, stacks_of, without_copies
-from voxtile.io.dicom.strangers import stranger_of
 
 
 def check_whole(stack: Stack, name: str) -> None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from typing import Any
 
 from voxtile.extras import require
-from voxtile.io.dicom.headers import text_of
+from voxtile.io.dicom.objects.headers import text_of
 from voxtile.outputs.dicom.finding import Finding
 from voxtile.outputs.dicom.items import object_items
 from voxtile.outputs.dicom.provenance import MANUFACTURER, series_number, sign

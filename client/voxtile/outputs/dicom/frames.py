@@ -16,10 +16,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import OutputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.frames import Frame, stated_directions
-from voxtile.io.dicom.frames import frames_of as placed_frames
-from voxtile.io.dicom.headers import text_of
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.frames import Frame, stated_directions
+from voxtile.io.dicom.objects.frames import frames_of as placed_frames
+from voxtile.io.dicom.objects.headers import text_of
 from voxtile.io.dicom.source import Source
 from voxtile.outputs.dicom.identity import uid_of
 from voxtile.outputs.dicom.texts import quietly

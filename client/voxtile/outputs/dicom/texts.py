@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from voxtile.errors import OutputError, VoxtileError
-from voxtile.io.dicom.quiet import quietly as silently
+from voxtile.io.dicom.objects.quiet import quietly as silently
 
 LONG_STRING = 64
 """Bytes of DICOM's short texts (LO) at most: the standard counts characters, and some readers bytes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from voxtile.io.dicom.headers import text_of
+from voxtile.io.dicom.objects.headers import text_of
 from voxtile.io.dicom.source import Source
 from voxtile.io.volume import Volume
 

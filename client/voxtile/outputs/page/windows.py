@@ -11,7 +11,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from voxtile.io.dicom.headers import text_of
+from voxtile.io.dicom.objects.headers import text_of
 from voxtile.io.dicom.source import Source
 from voxtile.io.volume import Volume
 from voxtile.outputs.preview import grey_window

@@ -8,7 +8,7 @@ import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxtile.io.dicom.files import ARCHIVE_ERRORS
+from voxtile.io.dicom.objects.files import ARCHIVE_ERRORS
 from voxtile_server.gateway.failures import HttpFailure
 
 MOST_OBJECTS = 20_000

@@ -13,8 +13,8 @@ from pathlib import Path
 from python_multipart.multipart import parse_options_header
 from starlette.requests import Request
 
-from voxtile.io.dicom.files import is_dicom
-from voxtile.io.dicom.strangers import LOOKED_AT
+from voxtile.io.dicom.objects.files import is_dicom
+from voxtile.io.dicom.objects.strangers import LOOKED_AT
 from voxtile_server.gateway.dicom.archives import MOST_OBJECTS, check_archive
 from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.settings import Settings

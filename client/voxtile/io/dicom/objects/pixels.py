@@ -14,8 +14,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.frames import Frame
-from voxtile.io.dicom.headers import Bounded, damaged, number_of, readable, tag_of, text_of
+from voxtile.io.dicom.objects.frames import Frame
+from voxtile.io.dicom.objects.headers import Bounded, damaged, number_of, readable, tag_of, text_of
 
 PIXELS_HEAD = 12
 """Bytes of tag, type and length before compressed pixels."""

@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from typing import IO, Any, Literal
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import File
+from voxtile.io.dicom.objects.files import File
 
 LARGEST_HEADER = 1 << 27
 """Bytes of an object before its pixels; one of 20,000 frames has half of it."""

@@ -14,9 +14,18 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import File
-from voxtile.io.dicom.headers import item_of, items_of, number_of, numbers_of, stated_number, states, tag_of, text_of
-from voxtile.io.dicom.mosaic import check_no_mosaic
+from voxtile.io.dicom.objects.files import File
+from voxtile.io.dicom.objects.headers import (
+    item_of,
+    items_of,
+    number_of,
+    numbers_of,
+    stated_number,
+    states,
+    tag_of,
+    text_of,
+)
+from voxtile.io.dicom.objects.mosaic import check_no_mosaic
 
 MOST_PIXELS = 1 << 16
 """Rows and columns that an object can have: their tags have 16 bits."""

@@ -9,7 +9,7 @@ from __future__ import annotations
 from typing import Any
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.headers import tag_of, text_of
+from voxtile.io.dicom.objects.headers import tag_of, text_of
 
 MOSAIC = "MOSAIC"
 

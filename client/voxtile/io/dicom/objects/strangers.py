@@ -11,8 +11,8 @@ from collections.abc import Iterable
 from dataclasses import dataclass
 
 from voxtile.errors import InputError
-from voxtile.io.dicom.files import MARK, File, is_dicom
-from voxtile.io.dicom.packed import UNPACK, packed_in
+from voxtile.io.dicom.objects.files import MARK, File, is_dicom
+from voxtile.io.dicom.objects.packed import UNPACK, packed_in
 from voxtile.io.formats import other_files
 from voxtile.io.formats.other_files import ANY_ENDING, is_other, named_other
 

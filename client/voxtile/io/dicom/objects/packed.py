@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from voxtile.errors import InputError, VoxtileError
-from voxtile.io.dicom.files import ARCHIVE_ERRORS, File, is_dicom, is_false_folder
+from voxtile.io.dicom.objects.files import ARCHIVE_ERRORS, File, is_dicom, is_false_folder
 from voxtile.io.formats.other_files import ANY_ENDING, is_other, named_other
 from voxtile.io.formats.packing import Packing, first_bytes, packing_of, unpacked
 

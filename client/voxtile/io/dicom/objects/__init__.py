@@ -1,0 +1,1 @@
+"""One DICOM object: its file, its header, its frames and their pixels."""
