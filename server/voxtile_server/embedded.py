@@ -288,7 +288,8 @@ class EmbeddedServer:
         deadline = time.monotonic() + self.options.ready_timeout_s
         while True:
             if not self.running:
-                self._fail(f"tritonserver ended with code {self.wait()} before it was ready")
+                small = shared_memory.too_small()  # some of its processes then end without a word
+                self._fail(f"tritonserver ended with code {self.wait()} before it was ready{small}")
             if self._log.failures():
                 time.sleep(4 * POLL_S)  # others may be failing at this very moment
                 self._fail(f"the model repository {self.repository} does not load")

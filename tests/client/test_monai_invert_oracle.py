@@ -73,7 +73,7 @@ def test_scores_and_labels_are_monais(
     runner_up = np.sort(expected, axis=0)[-2]
     clear = expected.max(0) - runner_up > 20 * FLOAT32_ROUNDING
     np.testing.assert_array_equal(labels[clear], expected.argmax(0)[clear])
-    assert clear.mean() > 0.99
+    assert (~clear).sum() <= max(3, 0.01 * clear.size)  # of few voxels, a tie is a large share
 
 
 @pytest.mark.parametrize("codes", ["RAS", "LPI", "SAR"])

@@ -101,7 +101,7 @@ def test_read_data_keeps_the_files_order_and_copies_nothing(tmp_path: Path) -> N
     ("content", "match"),
     [(b"", "an empty file"), (b"\xee" * 1000, "something else"), (b"x" * 1000, "text"),
      (b"NRRD0004" + b"x" * 600, "NRRD header"),
-     (bytes(128) + b"DICM" + bytes(900), "no slice of a scan"), (b"PK\x03\x04" + b"x" * 600, "zip"),
+     (bytes(128) + b"DICM" + bytes(900), "is DICOM that says neither"), (b"PK\x03\x04" + b"x" * 600, "zip"),
      (gzip.compress(b"hello", mtime=0), "text"), (b"\x1f\x8b" + b"garbage" * 30, "gzip"),
      (b"\x1f\x8b", "gzip")],
 )  # fmt: skip

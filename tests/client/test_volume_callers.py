@@ -337,4 +337,4 @@ def test_a_container_with_the_usual_64_mib_is_told_so_in_one_line(repository: Pa
         (line,) = [line for line in error.splitlines() if line.startswith("error: ")]  # after what it loads
         assert "Traceback" not in error
         assert "shared memory" in line
-        assert "No space left on device" in line
+        assert "No space left on device" in line or "--shm-size" in line  # now and then Triton ends without a word

@@ -191,15 +191,19 @@ def test_a_tile_that_was_to_be_sent_again_when_a_later_one_failed_for_good_tells
 
 
 def test_an_engine_of_which_another_process_lives_goes_on(transport: Any) -> None:
-    answered = threading.Event()
+    died = [threading.Event(), threading.Event()]
+    answered = [threading.Event() for _ in range(3)]
 
     def answer(tile: int, count: int) -> Any:
         if tile == 0 and count < 3:
-            answered.wait(10)  # as another process has answered meanwhile
-            answered.clear()
+            answered[count - 1].wait(10)  # another process has answered since it died last
+            time.sleep(0.05)
+            died[count - 1].set()
             return DEAD
-        time.sleep(0.005)
-        threading.Timer(0.02, answered.set).start()
+        third = (tile - 1) // 20
+        if third > 0:
+            died[third - 1].wait(10)
+        answered[max(third, 0)].set()
         return scores(tile)
 
     made, asked = transport(answer)

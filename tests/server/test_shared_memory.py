@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import os
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -168,3 +170,9 @@ def test_a_start_that_fails_leaves_no_lock(memory: Path) -> None:
     with pytest.raises(RuntimeError), locked_prefix():
         raise RuntimeError
     assert not names(memory)
+
+
+@pytest.mark.parametrize(("mib", "said"), [(64, ", with 64 MiB of shared memory: .*--shm-size"), (8192, "^$")])
+def test_what_is_small_is_said(mib: int, said: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(os, "statvfs", lambda _: SimpleNamespace(f_blocks=mib << 8, f_frsize=4096))
+    assert re.search(said, shared_memory.too_small())

@@ -7,6 +7,7 @@ network then takes SECONDS for each tile.
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -83,6 +84,7 @@ def main() -> None:
         return doubled(tiles)
 
     voxtile.segmenter.connect_transport = lambda *_: transport(network=slow)  # type: ignore[assignment]
+    signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it runs in the background
     run()
 
 

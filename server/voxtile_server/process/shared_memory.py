@@ -19,6 +19,7 @@ from voxtile_server.process import supervisor
 PREFIX = "voxtile"
 LOCK = "owner"  # the end of the locked file's name
 LOCK_NAME = re.compile(rf"{PREFIX}_[0-9]+_[0-9a-f]+_{LOCK}")
+USUAL = 256 << 20  # bytes below which a stub may find no room; Docker gives 64 MiB where nothing else is said
 TRIES = 8  # another server may take a lock that is not yet held for a dead server's, and remove it
 
 
@@ -49,6 +50,18 @@ def leave_key(prefix: str, port: int, key: str) -> None:
         file = os.open(supervisor.SHARED_MEMORY / f"{prefix}key-{port}", os.O_CREAT | os.O_EXCL | os.O_WRONLY, 0o600)
         with open(file, "w", encoding="ascii") as opened:
             opened.write(key)
+
+
+def too_small() -> str:
+    """What to say where the machine's shared memory is small, as in a container that was given none; else nothing."""
+    try:
+        found = os.statvfs(supervisor.SHARED_MEMORY)
+    except OSError:
+        return ""
+    size = found.f_blocks * found.f_frsize
+    if size >= USUAL:
+        return ""
+    return f", with {size >> 20} MiB of shared memory: give the container more of it (--shm-size 1g)"
 
 
 def remove_stale() -> None:
