@@ -117,7 +117,7 @@ class File:
         """What `action` returns; what goes wrong with files and archives is one error."""
         try:
             return action()
-        except NotImplementedError:
+        except NotImplementedError:  # of zipfile, for a way of packing that it does not know
             raise InputError(
                 f"{self.name}: is packed in a way that Python cannot unpack; pack the archive again, with deflate"
             ) from None
