@@ -6,6 +6,7 @@ BuildError               exit code
 ├── WeightsError         2   the weights file cannot be used
 ├── SourceError          2   a trained model of another framework cannot be imported
 ├── ScanError            2   a scan for acceptance or calibration cannot be used
+├── SlimmingError        2   a student cannot be made of this teacher, or not of these scans
 ├── RepositoryError      2   the model repository cannot be written, or does not hold what was asked for
 ├── ExportError          3   the network cannot be written as ONNX
 ├── EngineError          3   an engine cannot be made of the ONNX file, or does not run
@@ -51,6 +52,10 @@ class SourceError(BuildError):
 
 class ScanError(BuildError):
     """A scan for acceptance or calibration cannot be used."""
+
+
+class SlimmingError(BuildError):
+    """A student cannot be made of this teacher, or not of these scans."""
 
 
 class RepositoryError(BuildError):
