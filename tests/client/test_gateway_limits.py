@@ -16,6 +16,7 @@ import pytest
 
 from tests.support.gateways import MODEL, Gateway, gateway, put
 from tests.support.served_processes import eventually
+from tests.support.shared_regions import names_of
 from tests.support.whole_scans import LONG, clients_mask, peak_mib, settled, wait_for_batches, write_scan
 from voxtile_server.embedded import EmbeddedServer
 
@@ -120,7 +121,7 @@ def test_a_caller_that_goes_leaves_no_thread_and_no_file(
         return process.num_fds(), sorted(str(path) for path in one.folder.rglob("*"))
 
     assert eventually(lambda: len(held()[1]) == 1)
-    regions = {path.name for path in Path("/dev/shm").glob("voxtile*")}
+    regions = names_of(process.pid)
     threads, before = process.num_threads(), settled(server.grpc_url, ENGINE)
     for _ in range(2):
         caller = subprocess.Popen(["curl", "-sS", *put(long), f"{one.url}{MASK}"], stdout=subprocess.DEVNULL)
@@ -131,7 +132,7 @@ def test_a_caller_that_goes_leaves_no_thread_and_no_file(
     assert eventually(lambda: len(held()[1]) == 1)
     # Threads of the pool stay for the next scan, as do the regions of the connection; there are not more each time.
     assert process.num_threads() <= threads + 4
-    assert len({path.name for path in Path("/dev/shm").glob("voxtile*")} - regions) <= 12
+    assert len(names_of(process.pid) - regions) <= 12
 
 
 def test_a_gateway_that_is_asked_to_end_in_a_scan_ends(server: EmbeddedServer, tmp_path: Path) -> None:

@@ -74,11 +74,18 @@ class Served:
 
 @contextlib.contextmanager
 def serving(repository: Path, root: Path) -> Iterator[EmbeddedServer]:
-    """A server with room for a caller that runs and two that wait."""
+    """A server with room for a caller that runs and two that wait, and with a folder of its own for temporary files."""
+    (root / "temporary").mkdir()
     write_volume_entries(MODEL, repository, root / "volumes", VolumeSettings(queue=2, max_ram_mib=LIMIT_MIB))
-    with EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=root / "volumes")) as server:
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("TMPDIR", str(root / "temporary"))
+        server = EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=root / "volumes"))
+        server.start()
+    try:
         yield server
+    finally:
         server.kill()
+        server.stop()
 
 
 @pytest.fixture(scope="module")

@@ -92,11 +92,12 @@ def stubs_of(server: EmbeddedServer, model: str) -> list[psutil.Process]:
 def held(server: EmbeddedServer, entry: str) -> Callable[[], tuple[int, int, list[str], list[str]]]:
     """What a scan could leave: threads and open files of an entry's process, regions of shared memory, files."""
     (stub,) = stubs_of(server, entry)
-    prefix, temporary = shm_prefix(server.pid), Path("/tmp")
+    # A folder of the server's own: in the common one, other tests start and end servers meanwhile.
+    prefix, temporary = shm_prefix(server.pid), Path(stub.environ()["TMPDIR"])
 
     def now() -> tuple[int, int, list[str], list[str]]:
         regions = sorted(path.name for path in SHARED_MEMORY.glob(f"{prefix}*"))
-        files = sorted(path.name for path in temporary.glob("voxtile*"))
+        files = sorted(path.name for path in temporary.rglob("*"))
         return stub.num_threads(), stub.num_fds(), regions, files
 
     return now
