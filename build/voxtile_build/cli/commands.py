@@ -17,7 +17,22 @@ from voxtile.cli.usage import is_usage_error, tell_usage
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, echo, exit_code, warn
 from voxtile_build.cli.container import container_command
-from voxtile_build.cli.options import Engines, Name, NewName, Quiet, Repository, Settings, join_values, sizes, split
+from voxtile_build.cli.options import (
+    CHECKPOINT,
+    Checkpoint,
+    Configuration,
+    Engines,
+    Folds,
+    Name,
+    NewName,
+    Quiet,
+    Repository,
+    Settings,
+    TrainerKeepsNetwork,
+    join_values,
+    sizes,
+    split,
+)
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -120,26 +135,12 @@ def nnunet(
     ],
     name: NewName,
     repository: Repository,
-    folds: Annotated[
-        list[str] | None,
-        typer.Option("--folds", "-f", metavar="0 1 …|all", help="Left out: every fold that was trained."),
-    ] = None,
-    checkpoint: Annotated[
-        str, typer.Option("--checkpoint", "-chk", help="File in each fold.")
-    ] = "checkpoint_final.pth",
-    configuration: Annotated[
-        str | None,
-        typer.Option("--configuration", "-c", help="3d_fullres, 3d_lowres, 2d, …; chooses where FOLDER holds several."),
-    ] = None,
+    folds: Folds = None,
+    checkpoint: Checkpoint = CHECKPOINT,
+    configuration: Configuration = None,
     engines: Engines = None,
     settings: Settings = None,
-    trainer_keeps_network: Annotated[
-        bool,
-        typer.Option(
-            "--trainer-keeps-network",
-            help="You have read the trainer's class: it builds the plan's network. Needed for trainers of your own.",
-        ),
-    ] = False,
+    trainer_keeps_network: TrainerKeepsNetwork = False,
     quiet: Quiet = False,
 ) -> None:
     """Import a trained nnU-Net v2 folder: an entry a fold, averaged on the server."""

@@ -12,6 +12,7 @@ import typer
 
 from voxtile_build.spec.engines import ENGINE_NAMES
 
+CHECKPOINT = "checkpoint_final.pth"
 LARGEST = 32_768
 """Voxels along an axis that a NIfTI-1 file can hold, and one more."""
 
@@ -25,6 +26,22 @@ Engines = Annotated[
 Settings = Annotated[
     Path | None,
     typer.Option("--settings", metavar="FILE.toml", help=r"\[serving], \[precision] and \[acceptance] as in a spec."),
+]
+Folds = Annotated[
+    list[str] | None,
+    typer.Option("--folds", "-f", metavar="0 1 …|all", help="Left out: every fold that was trained."),
+]
+Checkpoint = Annotated[str, typer.Option("--checkpoint", "-chk", help="File in each fold.")]
+Configuration = Annotated[
+    str | None,
+    typer.Option("--configuration", "-c", help="3d_fullres, 3d_lowres, 2d, …; chooses where FOLDER holds several."),
+]
+TrainerKeepsNetwork = Annotated[
+    bool,
+    typer.Option(
+        "--trainer-keeps-network",
+        help="You have read the trainer's class: it builds the plan's network. Needed for trainers of your own.",
+    ),
 ]
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Show no progress.")]
 
