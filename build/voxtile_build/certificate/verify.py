@@ -91,7 +91,7 @@ def verify(
         faults = _digest_faults(entries, known.sha256)
         for entry in entries:
             with step(f"verify {entry.name}"):
-                verdicts.append(_verify_engine(entry, served, scans, faults))
+                verdicts.append(verify_entry(entry, served, scans=scans, faults=faults))
     if len(folds) > 1:
         verdicts.append(_verify_mean(repository / mean_name(name), served))
     if served:
@@ -147,7 +147,17 @@ def _verify_set(card: Card, parts: Sequence[PartModel], repository: Path) -> Ver
     return Verdict(card.name, tuple(f"{fault}; build the set again" for fault in faults))
 
 
-def _verify_engine(folder: Path, served: Served | None, scans: bool, faults: tuple[str, ...]) -> Verdict:
+def verify_entry(
+    folder: Path, served: Served | None = None, *, scans: bool = True, faults: tuple[str, ...] = ()
+) -> Verdict:
+    """Verify the entry of one engine of one fold: its files, then what it gives now.
+
+    Args:
+        folder: of the entry.
+        served: the server that runs it; without one, the files are opened in this process.
+        scans: whether the stored scan is run too.
+        faults: what is known to be wrong with it; it is then not run.
+    """
     try:
         entry = read_entry(folder)
         faults = (*faults, *entry.file_faults())
@@ -255,11 +265,21 @@ def _answer(served: Served, entry: str, stored: Stored, tile: Tile, tensor_name:
 
 @contextlib.contextmanager
 def _runner(entry: CertifiedEntry, served: Served | None) -> Iterator[Runner]:
-    engine = find_engine(entry.certificate["engine"])
-    if served is not None:
-        with ServedRunner(served.url, served.card, entry.name, engine.tensor_name) as run:
-            yield run
+    if served is None:
+        yield open_entry(entry)
         return
+    engine = find_engine(entry.certificate["engine"])
+    with ServedRunner(served.url, served.card, entry.name, engine.tensor_name) as run:
+        yield run
+
+
+def open_entry(entry: CertifiedEntry) -> Runner:
+    """The engine of an entry, opened in this process.
+
+    Raises:
+        EngineError: this process cannot open it.
+        RepositoryError: its config.pbtxt cannot be read.
+    """
     parameters = {key: value.string_value for key, value in read_config(entry.folder).parameters.items()}
     facts = entry.certificate.get("precision_facts", {})
-    yield engine.open(entry.version, parameters, facts)
+    return find_engine(entry.certificate["engine"]).open(entry.version, parameters, facts)

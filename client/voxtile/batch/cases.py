@@ -83,6 +83,23 @@ def find_cases(inputs: Path, outputs: Path, channels: Sequence[str], beside: Seq
         InputError: `inputs` is no folder, is `outputs`, or holds no scan; or two cases would have one mask.
         OutputError: a file that is written would replace a scan, or would itself be taken for one later.
     """
+    found = gather_cases(inputs, outputs, channels)
+    _check_apart(found.cases, beside)
+    _check_not_among_scans(found.cases, inputs, outputs)
+    return found
+
+
+def gather_cases(inputs: Path, outputs: Path, channels: Sequence[str]) -> FoundCases:
+    """Finds the cases under a folder as `find_cases` does, for whoever writes no masks.
+
+    Args:
+        inputs: the folder.
+        outputs: a folder that is not searched, and need not exist.
+        channels: the model's channels, by name.
+
+    Raises:
+        InputError: `inputs` is no folder, is `outputs`, or holds no scan.
+    """
     if not inputs.is_dir():
         raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
     if same_folder(inputs, outputs):
@@ -108,10 +125,7 @@ def find_cases(inputs: Path, outputs: Path, channels: Sequence[str], beside: Seq
     for case in bids.cases:
         mask = outputs / f"{case.name.relative_to(inputs)}{MASK_SUFFIX}"
         cases.append(CaseFiles(str(case.name.relative_to(inputs)), case.files, mask, fault=case.fault))
-    cases.sort(key=lambda case: case.name)
-    _check_apart(cases, beside)
-    _check_not_among_scans(cases, inputs, outputs)
-    return FoundCases(tuple(cases), tuple(found.left_out))
+    return FoundCases(tuple(sorted(cases, key=lambda case: case.name)), tuple(found.left_out))
 
 
 def check_channel_numbers(case: CaseFiles, channels: Sequence[str]) -> None:

@@ -51,6 +51,11 @@ class PreparedScan(Protocol):
         ...
 
     @property
+    def spacing(self) -> tuple[float, float, float]:
+        """Millimetres between voxels of `data` along its axes."""
+        ...
+
+    @property
     def own_bytes(self) -> int:
         """The bytes that `data` takes beyond the scan itself: 0 where it is a view of the scan."""
         ...

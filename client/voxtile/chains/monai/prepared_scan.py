@@ -15,6 +15,7 @@ from voxtile.chains.monai.invert import Restorer, grid_strips, restore_bytes, ta
 from voxtile.chains.monai.preprocess import Preprocessed, preprocess
 from voxtile.chains.monai.way_back import WayBack
 from voxtile.chains.scores import holds_label
+from voxtile.io.geometry import spacing_of
 from voxtile.io.volume import Volume
 from voxtile.tiling.strips import Strip
 
@@ -42,6 +43,11 @@ class MonaiPreparedScan:
         self.own_bytes = 0 if np.may_share_memory(ready.data, volume.data) else ready.data.nbytes
         self.statistics = self._encoding.statistics
         self.input_rounding = self._encoding.max_rounding
+
+    @property
+    def spacing(self) -> tuple[float, float, float]:
+        i, j, k = spacing_of(self._grid.affine).tolist()
+        return i, j, k
 
     def encode(self, values: NDArray[Any]) -> NDArray[Any]:
         return self._encoding.encode(values)
