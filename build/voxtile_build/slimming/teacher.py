@@ -46,6 +46,7 @@ class Teacher:
 
     Attributes:
         spec: of the public model, as it is given.
+        scoring: the same with the output that `scores` gives; for `evaluation.whole_scan.segment`.
         networks: one a fold; `load` makes it in fp32 PyTorch.
         engine: the engine that answers.
         precision: what the engine computes in.
@@ -61,6 +62,7 @@ class Teacher:
     ) -> None:
         """Takes the public model, its `spec_for_scores`, the engine, the folder that was made for it, and its hash."""
         self.spec: Spec = model.spec
+        self.scoring = scoring
         self.networks: tuple[Fold, ...] = model.folds
         self.engine = certified.engine
         self.precision = certified.precision
