@@ -12,9 +12,10 @@ from pathlib import Path
 
 from torch import nn
 
-from voxtile.card import Card, Certificate, Provenance
+from voxtile.card import Card, Certificate, Provenance, StudentOf
 from voxtile_build.arrays import Array
 from voxtile_build.certificate.certificate import certify, require_accepted, short_form
+from voxtile_build.certificate.distillation import notes_of, student_of
 from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.checks import check_tables
 from voxtile_build.engines import find_engine
@@ -123,6 +124,7 @@ def build_models(
     """
     for model in models:
         check_done(model.spec)
+        student_of(model.spec)
     sets = (model_set,) if model_set else ()
     public = [*(model.spec.name for model in models), *(one.name for one in sets)]
     check_names(models, repository, [one.name for one in sets])  # before anything is written
@@ -161,7 +163,7 @@ def _is_other(published: Published, repository: Path) -> bool:
 
 def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prepare: Preparer, step: Step) -> Published:
     """Every entry of one public model under `staged`."""
-    spec, folds = model.spec, model.folds
+    spec, folds, student = model.spec, model.folds, student_of(model.spec)
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
     check_tables(spec, chosen)
     for engine in chosen:
@@ -176,12 +178,12 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     hashes = {key: aggregate_sha256([one.hashes[key] for one in built]) for key in built[0].hashes}
     spec = with_order(spec, [shared for one in built for shared in one.shared])
     default = _default_engine(spec, chosen)
-    card = card_of(spec, default.name, certificates, _provenance(spec, hashes))
+    card = card_of(spec, default.name, certificates, _provenance(spec, hashes, student))
     entries = [entry_name(fold.name, engine.name) for fold in folds for engine in chosen]
     if len(folds) > 1:
         entries.append(write_mean(spec, len(folds), default.serves_on(spec), staged))
     _write_public(spec, card, [fold.name for fold in folds], staged)
-    warnings = (*spec.notes, *(warning for one in built for warning in one.warnings))
+    warnings = (*notes_of(spec), *(warning for one in built for warning in one.warnings))
     lines = tuple(line for one in built for line in one.graph_lines)
     first, *others = (one.speeds for one in built)
     speeds = {engine.name: sum((one[engine.name] for one in others), first[engine.name]) for engine in chosen}
@@ -264,7 +266,8 @@ def _build_engine(
     seconds = {"compile": compiling, **compiled.seconds, **certificate.seconds}
     write_facts(version, seconds, reports, compiled.warnings, prepared.reference.seconds)
     write_engine_config(engine_config(spec, engine, compiled.parameters, engine.accelerators(spec, compiled)), entry)
-    warnings = (warning for warning in certificate.content["warnings"] if warning not in spec.notes)
+    own = notes_of(spec)
+    warnings = (warning for warning in certificate.content["warnings"] if warning not in own)
     speed = Speed(min(certificate.seconds.values()), prepared.reference.seconds)
     return short_form(certificate.content, digest), speed, tuple(warnings)
 
@@ -280,7 +283,7 @@ def _default_engine(spec: Spec, chosen: Sequence[Engine]) -> Engine:
     return next((engine for engine in chosen if engine.name == spec.serving.default_engine), chosen[0])
 
 
-def _provenance(spec: Spec, hashes: Mapping[str, str]) -> Provenance:
+def _provenance(spec: Spec, hashes: Mapping[str, str], student: StudentOf | None) -> Provenance:
     origin = spec.weights or spec.network
     return Provenance(
         network=spec.network.title,
@@ -289,6 +292,7 @@ def _provenance(spec: Spec, hashes: Mapping[str, str]) -> Provenance:
         source=origin.source,
         licence=origin.licence,
         versions=versions(),
+        student_of=student,
     )
 
 

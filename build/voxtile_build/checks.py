@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from torch import nn
 
+from voxtile_build.certificate.distillation import student_of
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.errors import EngineError
@@ -40,7 +41,18 @@ def check_spec(spec: Spec) -> tuple[str, ...]:
     """
     engines = [find_engine(name) for name in spec.serving.engines]
     check_tables(spec, engines)
-    return (*_network_unchecked(spec), *_scans_missing(spec), *_engines_lacking(spec, engines))
+    return (*_network_unchecked(spec), *_student(spec), *_scans_missing(spec), *_engines_lacking(spec, engines))
+
+
+def _student(spec: Spec) -> Iterator[str]:
+    """What nobody can say of a student without the report of its distillation."""
+    if spec.distillation is None:
+        return
+    report = spec.distillation.report
+    if report.exists():
+        student_of(spec)
+    else:
+        yield f"distillation.report: {report} is not there, so nobody knows how far the student agrees with its teacher"
 
 
 def _network_unchecked(spec: Spec) -> Iterator[str]:

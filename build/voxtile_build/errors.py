@@ -12,7 +12,7 @@ BuildError               exit code
 ├── EngineError          3   an engine cannot be made of the ONNX file, or does not run
 │   └── ContainerNeeded      this machine lacks what builds the engine, and a container has it
 ├── VerificationError    1   an entry cannot be verified, or does not hold
-└── AcceptanceError      4   an engine violates a limit of the spec
+└── AcceptanceError      4   an engine or a student violates a limit of the spec
 
 A build of several engines publishes those that pass, and ends with the code of the first one that was refused (3 or 4).
 
@@ -95,7 +95,7 @@ class VerificationError(BuildError):
 
 
 class AcceptanceError(BuildError):
-    """An engine violates a limit of the spec, and is not published."""
+    """An engine or a student violates a limit of the spec, and is not published."""
 
     exit_code = 4
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Sequence
+from decimal import ROUND_FLOOR, Decimal
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Discriminator, Field, Tag, ValidationError, model_validator
@@ -276,6 +277,52 @@ def _first(names: Sequence[str]) -> str:
     return ", ".join(names[:MOST_NAMES]) + (f" and {more} more" if more > 0 else "")
 
 
+class StudentOf(_Part):
+    """The teacher that a network was distilled from, and how far the two agree.
+
+    The agreement says nothing of how good the teacher is.
+
+    Attributes:
+        teacher: The teacher's name.
+        weights_sha256: The digest of the teacher's weights.
+        dice_min: The lowest Dice between the two of any label of any scan that was held out from the training. A scan
+            in which a few voxels of a small label change counts only if no other does.
+        scans: The number of these scans.
+        block: Whether the one scan was only a part that was held out; the rest of it was trained on.
+        unseen_labels: Labels that these scans hardly show: nobody knows how far the two agree on them.
+    """
+
+    teacher: Annotated[str, Field(min_length=1)]
+    weights_sha256: Annotated[str, Field(min_length=1)]
+    dice_min: Annotated[float, Field(ge=0, le=1)]
+    scans: PositiveInt
+    block: bool = False
+    unseen_labels: tuple[str, ...] = ()
+
+    @property
+    def in_words(self) -> str:
+        """Of whom it is a student, and how far they agree, in a few words."""
+        return f"student of {self.teacher}: {agreement_in_words(self.dice_min, self.scans, self.block)}"
+
+    @property
+    def reservations(self) -> tuple[str, ...]:
+        """What the agreement does not show, a few words each; empty if there is nothing."""
+        if not self.unseen_labels:
+            return ()
+        return (f"student of {self.teacher}: not seen: {_first(self.unseen_labels)}",)
+
+
+def agreement_in_words(dice_min: float, scans: int, block: bool) -> str:
+    """How far a student agrees with its teacher, and on what, in a few words."""
+    where = "a part of one scan" if block else f"{scans} held-out scan{'s' if scans > 1 else ''}"
+    return f"Dice ≥ {rounded_down(dice_min)} to it on {where}"
+
+
+def rounded_down(dice: float) -> str:
+    """A Dice with four digits, rounded down: it stands after a sign for "at least"."""
+    return str(Decimal(str(dice)).quantize(Decimal("0.0001"), ROUND_FLOOR))
+
+
 class Provenance(_Part):
     """Where the model comes from.
 
@@ -286,6 +333,7 @@ class Provenance(_Part):
         source: Where the weights come from.
         licence: The terms under which they may be used.
         versions: Versions of the libraries that built the entry, by name.
+        student_of: The teacher of a network that was distilled; None for any other.
     """
 
     network: str
@@ -294,6 +342,7 @@ class Provenance(_Part):
     source: str = ""
     licence: str = ""
     versions: dict[str, str] = {}
+    student_of: StudentOf | None = None
 
 
 class PartModel(_Part):

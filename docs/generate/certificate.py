@@ -31,6 +31,8 @@ TOP = {
     "metrics": "the worst values over all samples, which the limits are compared with",
     "reference_error": "the same metrics of fp32 PyTorch against float64; only if they could decide",
     "unseen_labels": "labels of which the scans show fewer than 100 voxels, with those voxels: Dice proves nothing",
+    "student_of": "only if the network was distilled: its teacher, and how far the two agree, as in the card; all "
+    "other figures compare the engine with the student",
     "tiles": "what was measured on each tile, at each batch size",
     "scans": "what was measured on each whole scan",
     "precision_facts": "what the engine itself says of its arithmetic; with `auto`, the path of the search",

@@ -19,6 +19,7 @@ from voxtile import card
 from voxtile_build.arrays import Array, Feed, Runner
 from voxtile_build.certificate.archive import SAMPLES, pack
 from voxtile_build.certificate.device import device_name
+from voxtile_build.certificate.distillation import notes_of, student_of
 from voxtile_build.certificate.limits import limits_of, named, unseen_violations, violations
 from voxtile_build.certificate.page import Picture, picture_of, write_page
 from voxtile_build.certificate.reference_error import raised, reference_error
@@ -145,7 +146,7 @@ def certify(
     if compiled.precision == "fp32" and violations(metrics, limits):
         own = dict(reference.error())
         limits = raised(limits, spec.acceptance, own)
-    samples = pack(spec, reference.tiles, reference.scans)
+    samples, student = pack(spec, reference.tiles, reference.scans), student_of(spec)
     measured_on = engine.certified_on(spec)
     device = {"kind": measured_on, "name": device_name(measured_on)}
     serves_on = engine.serves_on(spec)
@@ -162,10 +163,11 @@ def certify(
         "metrics": metrics,
         **({"reference_error": own} if own else {}),
         "unseen_labels": unseen,
+        **({"student_of": student.model_dump(mode="json")} if student else {}),
         "tiles": tiles,
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
-        "warnings": [*spec.notes, *compiled.warnings, *_warnings(device["kind"], serves_on, unseen)],
+        "warnings": [*notes_of(spec), *compiled.warnings, *_warnings(device["kind"], serves_on, unseen)],
         "samples": {"file": SAMPLES, "sha256": bytes_sha256(samples)},
         "hashes": {**hashes, "files": {file.name: file_sha256(file) for file in compiled.files}},
         "versions": {**versions(), engine.name: engine.version},

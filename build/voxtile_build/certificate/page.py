@@ -12,6 +12,7 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 
+from voxtile.card import StudentOf
 from voxtile_build.evaluation.samples import Scan
 
 Array = NDArray[Any]
@@ -93,6 +94,7 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     served = content["serves_on"].upper()
     yield f"Measured on the {device['kind'].upper()} {device['name']}; the server runs it on a {served}."
     yield ""
+    yield from _student(content.get("student_of"))
     limits, metrics = content["acceptance"], content["metrics"]
     yield "| metric | found | limit |"
     yield "| --- | --- | --- |"
@@ -126,6 +128,16 @@ def _page(content: Mapping[str, Any], pictures: Sequence[Picture], names: Sequen
     machine = content["machine"]
     versions = ", ".join(f"{name} {version}" for name, version in content["versions"].items())
     yield f"Measured on {machine['cpu']} ({machine['cores']} cores) with {versions}."
+
+
+def _student(fields: Mapping[str, Any] | None) -> Iterable[str]:
+    """Of whom the network is a student: the rest of the page says nothing of that."""
+    if fields is None:
+        return
+    student = StudentOf.model_validate(fields)
+    yield f"The network is a {student.in_words}. The teacher's weights have the SHA-256 {student.weights_sha256}."
+    yield "What follows compares the engine with the student, not with the teacher."
+    yield ""
 
 
 def _scans(scans: Sequence[Mapping[str, Any]]) -> Iterable[str]:

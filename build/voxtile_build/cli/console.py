@@ -65,6 +65,8 @@ def announce(published: Published, repository: Path) -> None:
         say(f"{name}: {line}")
     warn(published.warnings)
     echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
+    if (student := card.provenance.student_of) is not None:
+        echo(f"{name}: {student.in_words}")
     for engine, certificate in card.certificates.items():
         echo(f"{name}: {engine} {in_words(certificate, published.speeds[engine])}")
     if faster := _faster(card, published.speeds):

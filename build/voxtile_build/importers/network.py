@@ -19,7 +19,12 @@ def model_of(spec: Spec, network: nn.Module | None = None) -> Model:
     Args:
         spec: the spec.
         network: in place of the network that the spec names, with its weights already in it.
+
+    Raises:
+        SpecError: a network is given, and the spec says of other weights whose student they are.
     """
+    if network is not None and spec.distillation is not None:
+        raise SpecError(f"{spec.name}: [distillation] speaks of the weights in a file; build the network of the file")
 
     def load() -> nn.Module:
         return network if network is not None else load_network(spec)

@@ -86,6 +86,8 @@ def card_text(content: Card) -> str:
         del fields["parts"]
     if content.region_order is None:
         del fields["region_order"]
+    if content.provenance.student_of is None:
+        del fields["provenance"]["student_of"]
     for label in fields["labels"]:
         if label["code"] is None:
             del label["code"]

@@ -18,6 +18,7 @@ from voxtile.transforms.preprocessing import Preprocessing, Spacing
 from voxtile_build.errors import SpecError
 from voxtile_build.spec.acceptance import Acceptance
 from voxtile_build.spec.chains import check_finishing, check_preprocessing, check_values_sent, with_chains
+from voxtile_build.spec.distillation import Distillation
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
 from voxtile_build.spec.name import checked_name
@@ -56,6 +57,9 @@ class Spec(Table):
     serving: Serving = Field(default=Serving(), description="how the server runs the model: [serving]")
     acceptance: Acceptance = Field(default=Acceptance(), description="limits that each engine must keep: [acceptance]")
     precision: Precision = Field(default=Precision(), description="arithmetic of each engine: [precision]")
+    distillation: Distillation | None = Field(
+        default=None, description="the teacher of a network that was distilled: [distillation]"
+    )
     nnunet: Annotated[dict[str, Any] | None, BeforeValidator(from_json)] = Field(
         default=None,
         description="what an imported nnU-Net model tells the client, also as JSON text; written by the importer",
@@ -79,6 +83,8 @@ class Spec(Table):
     def _consistent(self) -> Spec:
         if self.network.file is not None and self.weights is not None:
             raise ValueError("[weights] belongs to a network by name; network.file holds its own weights")
+        if self.distillation is not None and self.weights is None and self.network.file is None:
+            raise ValueError("[distillation] speaks of trained weights: give [weights], or leave it out")
         if self.tiling.multiple is not None and len(self.tiling.roi_size) != 2:
             raise ValueError(
                 f"tiling.multiple is for 2D networks, which see whole slices; {self.network.title} with roi_size "
@@ -145,8 +151,9 @@ class Spec(Table):
 
     @property
     def files(self) -> tuple[Path, ...]:
-        """The files that the spec names: weights or network, and scans."""
-        own = [self.network.file, self.weights.file if self.weights else None]
+        """The files that the spec names: weights or network, the report of a distillation, and scans."""
+        report = self.distillation.report if self.distillation else None
+        own = [self.network.file, self.weights.file if self.weights else None, report]
         scans = (*self.acceptance.scans, *self.precision.calibration)
         return (*filter(None, own), *(file for scan in scans for file in scan))
 
@@ -248,4 +255,7 @@ def with_files_in(spec: Spec, folder: Path) -> Spec:
         changes["weights"] = spec.weights.model_copy(update={"file": folder / spec.weights.file})
     if spec.network.file is not None:
         changes["network"] = spec.network.model_copy(update={"file": folder / spec.network.file})
+    if spec.distillation is not None:
+        report = folder / spec.distillation.report
+        changes["distillation"] = spec.distillation.model_copy(update={"report": report})
     return spec.model_copy(update=changes)

@@ -14,7 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict
 
-from voxtile.card import Card
+from voxtile.card import Card, agreement_in_words
 from voxtile.io.volume import Volume
 from voxtile.io.writing import GEOMETRY_FIELDS
 from voxtile.outputs.report import Report
@@ -22,6 +22,35 @@ from voxtile.triton.types import ServedModel
 
 NO_METHOD = {"schema_version", "name", "title", "engine", "certificates", "provenance"}
 """Fields of a card that say nothing of what becomes of a scan; the passport has what counts of them by itself."""
+
+
+class Teacher(BaseModel):
+    """The teacher of a network that was distilled, and how far the two agree.
+
+    Attributes:
+        teacher: its name.
+        weights_sha256: the digest of its weights.
+        dice_min: the lowest Dice between student and teacher of any label of any scan that was held out.
+        scans: the number of these scans.
+        block: whether the one scan was only a part that was held out.
+        unseen_labels: the number of labels that these scans hardly show; the card names them.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    teacher: str
+    weights_sha256: str
+    dice_min: float
+    scans: int
+    block: bool = False
+    unseen_labels: int = 0
+
+    @property
+    def agreement(self) -> str:
+        """How far the two agree, in words."""
+        plural = "" if self.unseen_labels == 1 else "s"
+        unseen = f"; {self.unseen_labels} label{plural} not seen there" if self.unseen_labels else ""
+        return agreement_in_words(self.dice_min, self.scans, self.block) + unseen
 
 
 class UsedModel(BaseModel):
@@ -37,6 +66,7 @@ class UsedModel(BaseModel):
         precision: what the engine computes in; empty where no certificate says it.
         certificate_sha256: the digest of the engine's certificate; empty without one.
         certified: whether the engine met all limits.
+        student_of: the teacher of a network that was distilled; None for any other.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -50,6 +80,7 @@ class UsedModel(BaseModel):
     precision: str = ""
     certificate_sha256: str = ""
     certified: bool = False
+    student_of: Teacher | None = None
 
 
 class OtherModel(UsedModel):
@@ -129,7 +160,16 @@ def _used(model: ServedModel) -> dict[str, Any]:
         "precision": certificate.precision if certificate else "",
         "certificate_sha256": certificate.sha256 if certificate else "",
         "certified": certificate is not None and certificate.accepted,
+        "student_of": teacher_of(card),
     }
+
+
+def teacher_of(card: Card) -> Teacher | None:
+    """What a card says of the network's teacher, in short."""
+    student = card.provenance.student_of
+    if student is None:
+        return None
+    return Teacher(**student.model_dump(exclude={"unseen_labels"}), unseen_labels=len(student.unseen_labels))
 
 
 def method_sha256(card: Card) -> str:

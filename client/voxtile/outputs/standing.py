@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from voxtile.card import Card
-from voxtile.outputs.passport import OtherModel, Passport, UsedModel, method_sha256
+from voxtile.outputs.passport import OtherModel, Passport, UsedModel, method_sha256, teacher_of
 
 
 def standing(passport: Passport, cards: Mapping[str, Sequence[Card]]) -> dict[str, bool]:
@@ -39,11 +39,12 @@ def not_compared(passport: Passport, cards: Mapping[str, Sequence[Card]]) -> lis
 
 
 def reservations(passport: Passport, cards: Mapping[str, Sequence[Card]]) -> list[str]:
-    """What the certificates of today's cards do not prove, in words."""
+    """What the certificates of today's cards, and a student's agreement, do not prove, in words."""
     found: list[str] = []
     for name in dict.fromkeys(one.model for one in (passport, *passport.others)):
-        certificates = [card.certificates.get(card.engine) for card in cards.get(name, ())]
-        found += [f"{name}: {one}" for certificate in certificates if certificate for one in certificate.reservations]
+        for card in cards.get(name, ()):
+            proofs = (card.certificates.get(card.engine), card.provenance.student_of)
+            found += [f"{name}: {one}" for proof in proofs if proof for one in proof.reservations]
     return list(dict.fromkeys(found))
 
 
@@ -59,6 +60,8 @@ def _claims(used: UsedModel, card: Card, passport: Passport) -> dict[str, bool]:
         "its certificate is the same": same,
         "its certificate is valid": same and certificate is not None and certificate.accepted and used.certified,
     }
+    if used.student_of is not None:
+        claims["it is a student of the same teacher, and agrees with it as much"] = used.student_of == teacher_of(card)
     if card.parts is not None:  # a set has no engine of its own; its models have, and are compared by themselves
         del claims["the same engine answers"]
     if card.models_behind:

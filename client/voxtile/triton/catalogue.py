@@ -57,8 +57,14 @@ class ModelListing:
             "×".join(f"{size:g}" for size in card.resampled_to) if card.resampled_to else "as stored",
             ", ".join(label.name for label in card.labels),
             card.engine if certificate is None else f"{card.engine} {certificate.precision}",
-            _verdict(certificate),
+            "; ".join((_verdict(certificate), *_student(card))),
         )
+
+
+def _student(card: Card) -> tuple[str, ...]:
+    """Of whom the network is a student, in words; nothing for any other network."""
+    student = card.provenance.student_of
+    return () if student is None else (student.in_words, *student.reservations)
 
 
 def _verdict(certificate: Certificate | None) -> str:

@@ -16,7 +16,7 @@ from voxtile.cli.console import errors_for_the_user, write_out
 from voxtile.cli.printable import printable
 from voxtile.errors import InputError
 from voxtile.io.plain_file import check_plain_file
-from voxtile.outputs.passport import Passport, UsedModel
+from voxtile.outputs.passport import Passport, Teacher, UsedModel
 from voxtile.outputs.signed_files import LARGEST_TEXT, Signed, read_signed
 from voxtile.outputs.standing import not_compared, reservations, standing
 from voxtile.triton.catalogue import list_models
@@ -154,9 +154,19 @@ def _model_rows(role: str, used: UsedModel) -> list[tuple[str, str]]:
     return [
         (printable(role), f"{used.model}, version {used.version}"),
         ("weights", used.weights_sha256),
+        *_student_rows(used.student_of),
         ("graph", used.onnx_sha256),
         ("engine", " ".join(filter(None, (used.engine, used.precision)))),
         ("certificate", _verdict(used)),
+    ]
+
+
+def _student_rows(teacher: Teacher | None) -> list[tuple[str, str]]:
+    if teacher is None:
+        return []
+    return [
+        ("student of", f"{teacher.teacher}, weights {teacher.weights_sha256}"),
+        ("agreement", teacher.agreement),
     ]
 
 

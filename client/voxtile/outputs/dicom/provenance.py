@@ -46,10 +46,12 @@ def series_description(finding: Finding, what: str) -> str:
 
 def algorithm_parameters(passport: Passport) -> dict[str, str]:
     """What of the passport says how an algorithm was run, for its identification."""
-    fields = passport.model_dump(exclude={"model", "version", "tiling", "changes", "others"})
+    fields = passport.model_dump(exclude={"model", "version", "tiling", "changes", "others", "student_of"})
     fields |= {f"{one.role} {one.model}": one.weights_sha256 for one in passport.others}
     fields |= {f"tiling.{key}": value for key, value in passport.tiling.items()}
     fields["changes"] = "; ".join(passport.changes)
+    if (teacher := passport.student_of) is not None:
+        fields["student_of"] = f"{teacher.teacher}, weights {teacher.weights_sha256}, {teacher.agreement}"
     return {key: fitted(str(value), SHORT_TEXT) for key, value in fields.items() if value not in ("", None)}
 
 

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from voxtile.card import MOST_NAMES, Certificate
-from voxtile.outputs.passport import Passport, UsedModel
+from voxtile.outputs.passport import Passport, Teacher, UsedModel
 from voxtile.outputs.report import Report
 
 Rows = list[tuple[str, str]]
@@ -37,9 +37,20 @@ def _used(model: UsedModel) -> Rows:
         ("Engine", model.engine),
         ("Precision", model.precision or NOT_KNOWN),
         ("Digest of the weights", model.weights_sha256),
+        *_teacher(model.student_of),
         ("Digest of the graph", model.onnx_sha256),
         ("Digest of the method", model.method_sha256),
         ("Digest of the certificate", model.certificate_sha256 or "no certificate"),
+    ]
+
+
+def _teacher(teacher: Teacher | None) -> Rows:
+    if teacher is None:
+        return []
+    return [
+        ("Student of", teacher.teacher),
+        ("Agreement with its teacher", teacher.agreement),
+        ("Digest of the teacher's weights", teacher.weights_sha256),
     ]
 
 
