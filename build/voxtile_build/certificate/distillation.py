@@ -24,7 +24,6 @@ from voxtile_build.spec.plain import plain_table
 from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.table import Sha256
 
-VERSION = 1
 LARGEST_REPORT = 64 << 20
 """Bytes of a report that are read: a thousand scans of a hundred labels take 20 MB."""
 
@@ -112,7 +111,7 @@ class DistillationReport(Part):
         versions: of the packages that took part.
     """
 
-    schema_version: Literal[1] = VERSION
+    schema_version: Literal[1] = 1
     student: Student
     teacher: Teacher
     scans: Scans
