@@ -60,6 +60,16 @@ SEGRESNET = {"init_filters": 8, "blocks_down": [1, 1], "blocks_up": [1]}
 # With instance norm and random weights, fp32 PyTorch itself is off by 0.6 in probability on an empty tile (float64
 # tells): noise is divided by a spread of nothing, norm after norm. That would say nothing of the engines.
 NESTED = {"features": [4, 4, 4, 4, 4, 4], "norm": "batch"}
+NNUNET = {"n_stages": 2, "features_per_stage": [4, 8], "kernel_sizes": 3, "strides": [1, 2], "conv_bias": True}
+NNUNET |= {"nonlin": "torch.nn.LeakyReLU", "n_conv_per_stage_decoder": 1}
+PLAIN, RESIDUAL = {**NNUNET, "n_conv_per_stage": 1}, {**NNUNET, "n_blocks_per_stage": 1}
+
+
+def dimensions(axes: int) -> dict[str, Any]:
+    """What nnU-Net's plans say in place of spatial_dims, in_channels and out_channels, which their specs have."""
+    return {"conv_op": f"torch.nn.Conv{axes}d", "norm_op": f"torch.nn.InstanceNorm{axes}d"}
+
+
 CASES = (
     # 32 along every axis would leave its innermost norm a single voxel.
     Case("SwinUNETR", 3, (64, 32, 32), SMALL_SWIN),
@@ -76,6 +86,10 @@ CASES = (
     Case("SegResNet", 2, 16, SEGRESNET),
     Case("DynUNet", 3, 16, {**DYNUNET, "deep_supervision": True, "deep_supr_num": 1}),
     Case("DynUNet", 2, 16, DYNUNET),
+    Case("PlainConvUNet", 3, 16, PLAIN),
+    Case("PlainConvUNet", 2, 16, PLAIN),
+    Case("ResidualEncoderUNet", 3, 16, RESIDUAL),
+    Case("ResidualEncoderUNet", 2, 16, RESIDUAL),
     Case("UNETR", 3, 32, {**SMALL_TRANSFORMER, "img_size": [32, 32, 32]}),
     Case("UNETR", 2, 32, {**SMALL_TRANSFORMER, "img_size": [32, 32]}),
 )
@@ -83,7 +97,8 @@ CASES = (
 
 def spec_of(case: Case, folder: Path) -> Spec:
     """The spec of a case, with random weights beside it, always the same ones."""
-    args = {"spatial_dims": case.axes, "in_channels": 1, "out_channels": LABELS, **case.args}
+    monai = {"spatial_dims": case.axes, "in_channels": 1, "out_channels": LABELS}
+    args = {**(dimensions(case.axes) if "n_stages" in case.args else monai), **case.args}
     torch.manual_seed(3)
     network = make_network(case.network, args, 1, LABELS)
     weights = folder / f"{case.name}.safetensors"

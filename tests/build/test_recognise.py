@@ -112,7 +112,8 @@ def test_the_first_candidate_gives_what_the_saved_network_gave(name: str, argume
 
 
 def test_every_network_that_a_spec_can_name_is_recognised() -> None:
-    assert {name for name, _ in SAVED} == {one.name for one in NETWORKS} - {"Identity"}
+    """But nnU-Net's, whose weights come with the plan that describes them."""
+    assert {name for name, _ in SAVED} == {one.name for one in NETWORKS if not one.blocks} - {"Identity"}
 
 
 @pytest.mark.parametrize(

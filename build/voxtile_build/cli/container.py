@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
+import sys
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 
@@ -14,6 +15,7 @@ SOURCES = Path(voxtile_build.__file__).resolve().parents[2]
 """The folder of the distributions, where this package is installed from its sources."""
 
 COPY = "/tmp/voxtile"
+NNUNETS_NETWORKS = "dynamic_network_architectures"
 
 
 def container_command(
@@ -65,7 +67,8 @@ def _install(arguments: Sequence[str]) -> str:
         ]
     else:
         steps.append(f"pip install --quiet voxtile-build=={voxtile_build.__version__}")
-    if arguments[:1] in (["nnunet"], ["nnunet-set"]):
+    # nnU-Net's networks; a spec can name them too, and then they were made here before the container was needed.
+    if arguments[:1] in (["nnunet"], ["nnunet-set"]) or NNUNETS_NETWORKS in sys.modules:
         steps.append("pip install --quiet --no-deps dynamic-network-architectures==0.4.4")
     return " && ".join(steps)
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import importlib
 import inspect
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -12,6 +11,7 @@ from typing import Any
 from torch import nn
 
 from voxtile_build.errors import NetworkError
+from voxtile_build.networks.building_blocks import find_block, import_module
 from voxtile_build.networks.refusals import why_refused
 
 
@@ -26,6 +26,8 @@ class NetworkSpec:
         in_channels: the constructor's argument for the number of input channels; None if there is none.
         out_channels: the same for output channels.
         any_size: whether the network takes inputs of any size that its strides divide.
+        blocks: arguments that are classes, which a spec gives by dotted paths. Only nnU-Net's networks have them. The
+            plans that describe these have neither channels nor classes, so that both are taken from the spec.
     """
 
     name: str
@@ -34,9 +36,12 @@ class NetworkSpec:
     in_channels: str | None = "in_channels"
     out_channels: str | None = "out_channels"
     any_size: bool = True
+    blocks: tuple[str, ...] = ()
 
 
 MONAI = "monai.networks.nets"
+NNUNET = "dynamic_network_architectures.architectures.unet"
+NNUNET_BLOCKS = ("conv_op", "norm_op", "dropout_op", "nonlin", "block")
 
 NETWORKS = (
     NetworkSpec("SwinUNETR", MONAI, "SwinUNETR", any_size=False),
@@ -47,6 +52,10 @@ NETWORKS = (
     NetworkSpec("SegResNet", MONAI, "SegResNet"),
     NetworkSpec("DynUNet", MONAI, "DynUNet"),
     NetworkSpec("UNETR", MONAI, "UNETR", any_size=False),
+    *(
+        NetworkSpec(name, NNUNET, name, "input_channels", "num_classes", blocks=NNUNET_BLOCKS)
+        for name in ("PlainConvUNet", "ResidualEncoderUNet")
+    ),
     # Returns its input: tiling and transport are tested with it, to the last bit.
     NetworkSpec("Identity", "torch.nn", "Identity", in_channels=None, out_channels=None),
 )
@@ -67,11 +76,14 @@ def make_network(name: str, arguments: Mapping[str, Any], channels: int, classes
     """
     spec = find_network(name)
     constructor = constructor_of(spec)
+    if spec.blocks:
+        arguments = {spec.in_channels or "": channels, spec.out_channels or "": classes, **arguments}
     _check_names(spec, constructor, arguments)
     _check_count(spec, spec.in_channels, arguments, channels, "input.channels")
     _check_count(spec, spec.out_channels, arguments, classes, "output.labels")
+    found = _with_blocks(spec, arguments)
     try:
-        network: nn.Module = constructor(**arguments)
+        network: nn.Module = constructor(**found)
     except Exception as error:  # constructors raise many kinds of errors
         raise NetworkError(why_refused(name, arguments, error)) from error
     return network.eval()
@@ -100,8 +112,15 @@ def find_network(name: str) -> NetworkSpec:
 
 
 def constructor_of(spec: NetworkSpec) -> Any:
-    """The class of a network."""
-    return getattr(importlib.import_module(spec.module), spec.attribute)
+    """The class of a network.
+
+    Raises:
+        NetworkError: its package is not installed, or is another version of it.
+    """
+    found = getattr(import_module(spec.module, f"network.name: {spec.name}"), spec.attribute, None)
+    if found is None:
+        raise NetworkError(f"network.name: expected {spec.name} in {spec.module}, found none; install another version")
+    return found
 
 
 def _check_names(spec: NetworkSpec, constructor: Any, arguments: Mapping[str, Any]) -> None:
@@ -128,3 +147,14 @@ def _check_count(spec: NetworkSpec, key: str | None, arguments: Mapping[str, Any
             f"network.args.{key} of {spec.name} is {arguments[key]}, but {where} has {expected} entries; "
             "one of the two is wrong"
         )
+
+
+def _with_blocks(spec: NetworkSpec, arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments with the classes that some of them name."""
+    if spec.blocks and arguments.get("deep_supervision"):
+        raise NetworkError(
+            f"network.args.deep_supervision: expected false, found {arguments['deep_supervision']!r}; leave it out: "
+            f"weights of a {spec.name} trained with it fit all the same"
+        )
+    named = {key: arguments[key] for key in spec.blocks if arguments.get(key) is not None}
+    return {**arguments, **{key: find_block(str(value), f"network.args.{key}") for key, value in named.items()}}

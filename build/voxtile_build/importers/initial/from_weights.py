@@ -73,8 +73,9 @@ def _recognised(state: State, path: Path) -> tuple[Guess, ...]:
     _refuse_neighbours(state, path)
     if refused:
         raise SourceError(f"{refused[0]}. This looks like {refused[0].partition(':')[0]} and is not; {FILE}")
+    known = [one.name for one in NETWORKS if one.in_channels and not one.blocks]  # nnU-Net's come with their plans
     raise SourceError(
-        f"{path}: expected the weights of {', '.join(one.name for one in NETWORKS if one.in_channels)}, found "
+        f"{path}: expected the weights of {', '.join(known)}, found "
         f"{len(state)} tensors of another network ({', '.join(list(state)[:SHOWN])}…); {FILE}"
     )
 

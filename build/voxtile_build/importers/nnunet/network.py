@@ -6,7 +6,6 @@ are looked up; nothing else that a plan names is imported.
 
 from __future__ import annotations
 
-import importlib
 import inspect
 from collections.abc import Mapping
 from typing import Any
@@ -15,9 +14,8 @@ from torch import nn
 
 from voxtile_build.errors import NetworkError
 from voxtile_build.importers.nnunet.old_plans import ARCHITECTURES
+from voxtile_build.networks.building_blocks import PACKAGE, find_block, import_module, module_class, within
 
-PACKAGE = "dynamic_network_architectures"
-BLOCKS = ("torch.nn", PACKAGE)
 TAKEN = ("PlainConvUNet", "ResidualEncoderUNet", "ResidualUNet")
 """The networks whose served result was compared with nnU-Net's. The package's other networks are classifiers and
 transformers (Primus), which nnU-Net's own planners do not choose."""
@@ -60,54 +58,16 @@ def find_network(name: str, where: str) -> type[nn.Module]:
     Raises:
         NetworkError: the class is not known.
     """
-    _import(PACKAGE, where)
+    import_module(PACKAGE, where)
     package, _, attribute = name.rpartition(".")
-    homes = [package] if _within(package, (ARCHITECTURES,)) else []
+    homes = [package] if within(package, (ARCHITECTURES,)) else []
     if name.split(".")[0] == PACKAGE:
         homes.append(f"{ARCHITECTURES}.{SEARCHED}")
     for home in homes if attribute in TAKEN else ():
-        found = _module_class(home, attribute, where)
+        found = module_class(home, attribute, where)
         if found is not None:
             return found
     raise NetworkError(
         f"{where}: network_class_name: expected a network of {ARCHITECTURES} ({', '.join(TAKEN)}), found {name!r}, "
         "which is not known here: its result has not been compared with nnU-Net's; train one of these"
     )
-
-
-def find_block(name: str, where: str) -> type[nn.Module]:
-    """The class with a dotted path in torch.nn or dynamic_network_architectures, which a plan uses as a building block.
-
-    Raises:
-        NetworkError: the class is not known.
-    """
-    package, _, attribute = name.rpartition(".")
-    found = _module_class(package, attribute, where) if _within(package, BLOCKS) else None
-    if found is None:
-        raise NetworkError(
-            f"{where}: expected a class of {' or '.join(BLOCKS)}, found {name!r}, which is not known here"
-        )
-    return found
-
-
-def _within(module: str, packages: tuple[str, ...]) -> bool:
-    return any(module == package or module.startswith(f"{package}.") for package in packages)
-
-
-def _module_class(module: str, attribute: str, where: str) -> type[nn.Module] | None:
-    found = getattr(_import(module, where), attribute, None)
-    return found if isinstance(found, type) and issubclass(found, nn.Module) else None
-
-
-def _import(module: str, where: str) -> Any:
-    """The module; None where a plan names one that does not exist, an error where its package is not installed."""
-    try:
-        return importlib.import_module(module)
-    except ModuleNotFoundError as error:
-        missing = str(error.name)
-        if module.startswith(missing) and missing != PACKAGE:
-            return None
-        raise NetworkError(
-            f"{where}: {module} needs the package {missing}, which is not installed; "
-            f"pip install {missing.replace('_', '-')}"
-        ) from None
