@@ -1,0 +1,91 @@
+"""How large a patch is on the disk, and how many of them a pool has. Knows neither scans nor teachers."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+
+from voxtile_build.errors import SlimmingError
+from voxtile_build.spec.spec import Spec
+
+REPLAYS = 6
+"""How often a patch is shown, mirrored where it may be. A fresh patch teaches more, and takes the teacher's time."""
+
+LABELLING = 0.3
+"""Share of a budget in seconds in which patches are labelled."""
+
+FEWEST = 16
+"""Patches. From fewer a student learns them by heart."""
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Shapes and types of a patch in the pool.
+
+    Attributes:
+        image: [channel, *roi].
+        target: [class, *roi], always fp16.
+        image_dtype: fp16 for normalised values; fp32 for values as they are, which may be of any size.
+    """
+
+    image: tuple[int, ...]
+    target: tuple[int, ...]
+    image_dtype: str
+
+    @classmethod
+    def of(cls, spec: Spec) -> Layout:
+        """The layout for a model."""
+        dtype = "float32" if spec.preparation.intensity.rule == "none" else "float16"
+        return cls(spec.roi_shape, (len(spec.output.labels), *spec.tiling.roi_size), dtype)
+
+    @property
+    def image_bytes(self) -> int:
+        """Of a patch's image."""
+        return math.prod(self.image) * np.dtype(self.image_dtype).itemsize
+
+    @property
+    def target_bytes(self) -> int:
+        """Of a patch's target."""
+        return math.prod(self.target) * np.dtype(np.float16).itemsize
+
+    @property
+    def patch_bytes(self) -> int:
+        """Of a patch."""
+        return self.image_bytes + self.target_bytes
+
+
+def patches_within(spec: Spec, limit_bytes: int) -> int:
+    """How many patches a pool of `limit_bytes` holds.
+
+    Raises:
+        SlimmingError: too few to learn from.
+    """
+    each = Layout.of(spec).patch_bytes
+    if limit_bytes < FEWEST * each:
+        raise SlimmingError(
+            f"expected room for at least {FEWEST} patches of {each / 2**20:.1f} MiB "
+            f"({len(spec.output.labels)} labels), found a limit of {limit_bytes / 2**20:.0f} MiB; "
+            f"allow a pool of {FEWEST * each / 2**30:.2g} GiB"
+        )
+    return limit_bytes // each
+
+
+def wanted_patches(steps: int | None, seconds: float | None, batch: int, seconds_a_patch: float | None = None) -> int:
+    """How many patches suit a budget.
+
+    Args:
+        steps: of the training; None where seconds count.
+        seconds: for labelling and training together.
+        batch: patches a step.
+        seconds_a_patch: how long the teacher takes for one.
+
+    Returns:
+        At least FEWEST.
+    """
+    if steps is not None:
+        return max(math.ceil(steps * batch / REPLAYS), FEWEST)
+    if seconds is None or not seconds_a_patch:
+        raise ValueError("expected steps, or seconds and seconds_a_patch")
+    return max(int(LABELLING * seconds / seconds_a_patch), FEWEST)
