@@ -8,14 +8,22 @@ import zipfile
 from pathlib import Path
 from typing import Any
 
+import nibabel as nib
 import numpy as np
 import pytest
+import torch
 from monai.networks.nets import SwinUNETR, UNet
 from safetensors.torch import load_file
 
-from models.training import mni152, model_cards, networks
+from bench.scans import ct_values
+from models.training import augmentation, mni152, model_cards, networks
 from models.training import train_brain_tissue as training
 from models.training.brain_data import HELD_OUT
+from voxtile_build.errors import SlimmingError
+from voxtile_build.slimming.given.values import values_of
+from voxtile_build.slimming.modality import check_scans
+from voxtile_build.slimming.scans import TrainingScan
+from voxtile_build.spec.spec import load_spec
 
 ROOT = Path(__file__).parents[2]
 MODELS = ROOT / "models"
@@ -45,6 +53,22 @@ def test_fetching_again_keeps_right_files_and_replaces_wrong_ones(paths: dict[st
     times = {kind: path.stat().st_mtime_ns for kind, path in first.items()}
     assert times["t1"] >= kept
     assert {kind: path.stat().st_mtime_ns for kind, path in mni152.fetch_mni152(tmp_path).items()} == times
+
+
+def test_the_template_may_teach_however_training_changes_it_and_a_ct_may_not(paths: dict[str, Path]) -> None:
+    spec, rng = load_spec(MODELS / "brain-unet.toml"), np.random.default_rng(3)
+    template = np.asarray(nib.load(paths["t1"]).dataobj)[20:150, 30:160, 40:150]
+    histogram = np.bincount(template[template > 0], minlength=256).astype(float)
+    changed = [template, template.astype(np.int16) * 17, template / np.float32(255), template[30:94, 30:94, 30:94]]
+    for _ in range(4):
+        contrast = augmentation.random_contrast(rng, histogram)
+        image = augmentation.degrade(rng, torch.from_numpy(contrast.levels[template]), contrast.std).numpy()
+        changed += [image, np.rint(image * 900).astype(np.int16), np.rint(image * 200).clip(0, 255).astype(np.uint8)]
+    scans = [TrainingScan(str(n), (), "", values=(values_of(one),)) for n, one in enumerate(changed)]
+    check_scans(scans, spec)
+    chest = TrainingScan("chest", (), "", values=(values_of(ct_values((64, 64, 64))),))
+    with pytest.raises(SlimmingError, match=f"1 of {len(scans) + 1} scans .*: chest, channel T1: expected no CT"):
+        check_scans([*scans, chest], spec)
 
 
 def test_a_wheel_with_other_content_is_refused(tmp_path: Path) -> None:

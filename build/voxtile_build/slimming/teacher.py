@@ -18,6 +18,7 @@ from torch import nn
 from voxtile.tensor_types import NUMPY_TYPES
 from voxtile.tiling.extract import tta_flips
 from voxtile_build.arrays import Array, Feed, Runner
+from voxtile_build.certificate.archive import unpack
 from voxtile_build.errors import SlimmingError
 from voxtile_build.evaluation.tiles import tile_inputs
 from voxtile_build.graph.wrapper import Wrapper
@@ -114,6 +115,12 @@ class Teacher:
                 f"({self.precision}) for patches of {rois.min():g} to {rois.max():g}; leave the scan out that has them"
             )
         return found
+
+    def certified_scores(self) -> tuple[Array, ...]:
+        """Scores [class, *roi] of the tiles beside its certificate; none where these are of a generated scan."""
+        if not self.spec.acceptance.scans:
+            return ()
+        return tuple(scores for _, scores in unpack(self._certified.entries[0].samples).tiles)
 
     def run(self, feed: Feed) -> Array:
         """The same as `scores`, called as an engine is called; for `evaluation.whole_scan.Predictor`."""

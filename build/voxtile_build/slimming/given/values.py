@@ -12,6 +12,10 @@ from voxtile_build.arrays import Array
 STEPS = 1000
 """Shares of voxels are known to one in so many."""
 
+BACKGROUND = 0.03
+"""A value that more than this share of the voxels have is a background: scanners give no two voxels one value so often,
+whole numbers of a narrow range apart."""
+
 MOST_VOXELS = 2_000_000
 """Of larger scans every n-th voxel of each axis is looked at."""
 
@@ -22,12 +26,14 @@ class Values:
 
     Attributes:
         quantiles: [STEPS + 1] float64, from the lowest value to the highest.
-        flat: of the neighbours along one axis that are no background, the share that is equal; 0 without any.
+        flat: of the neighbours along one axis that are not both background, the share that is equal; 0 without any.
+        levels: how many different values the voxels have that were looked at.
         voxels: SHA-256 of all voxels in the order R, A, S, as float32; another type or order of axes changes nothing.
     """
 
     quantiles: Array
     flat: float
+    levels: int
     voxels: str
 
     @property
@@ -46,33 +52,42 @@ class Values:
         return self.lowest == self.highest
 
     @property
-    def background(self) -> float:
-        """The most frequent value, if more voxels have it than a smooth distribution would give it; else the lowest."""
-        values, counts = np.unique(self.quantiles, return_counts=True)
-        return float(values[counts.argmax()]) if counts.max() > STEPS // 50 else self.lowest
+    def spread(self) -> float:
+        """What 98 % of the foreground differ by at most."""
+        low, high = np.quantile(self.foreground, (0.01, 0.99))
+        return float(high - low)
 
-    def at(self, share: float) -> float:
-        """The value that this share of the voxels lies below."""
-        return float(np.interp(share, np.linspace(0, 1, STEPS + 1), self.quantiles))
+    @property
+    def foreground(self) -> Array:
+        """The quantiles without the background; all of them where there is none."""
+        found: Array = self.quantiles[self.quantiles != most_frequent(self.quantiles)]
+        return found if found.size else self.quantiles
 
     def share(self, low: float, high: float) -> float:
-        """The share of voxels whose values are at least `low` and below `high`."""
-        inside = (self.quantiles >= low) & (self.quantiles < high)
-        return float(inside.mean())
+        """The share of all voxels whose values are at least `low` and below `high`."""
+        return float(((self.quantiles >= low) & (self.quantiles < high)).mean())
+
+
+def most_frequent(values: Array) -> float | None:
+    """The value that so many of sorted `values` have that it must be a background; None where there is none."""
+    found, counts = np.unique(values, return_counts=True)
+    most = int(counts.argmax())
+    return float(found[most]) if counts[most] >= BACKGROUND * len(values) else None
 
 
 def values_of(channel: Array) -> Values:
     """What the values of a channel [i, j, k] look like, in the order R, A, S."""
     step = max(1, int(np.ceil((channel.size / MOST_VOXELS) ** (1 / 3))))
-    thinned = channel[::step, ::step, ::step]
-    quantiles = np.quantile(thinned.astype(np.float64), np.linspace(0, 1, STEPS + 1), method="nearest")
-    return Values(quantiles, _flat(channel[:, ::step, ::step]), _sha256(channel))
+    thinned = np.sort(channel[::step, ::step, ::step].astype(np.float64), axis=None)
+    quantiles = thinned[np.rint(np.linspace(0, thinned.size - 1, STEPS + 1)).astype(int)]
+    flat = _flat(channel[:, ::step, ::step], most_frequent(quantiles))
+    levels = 1 + int(np.count_nonzero(np.diff(thinned)))
+    return Values(quantiles, flat, levels, _sha256(channel))
 
 
-def _flat(channel: Array) -> float:
-    background = channel.min()
+def _flat(channel: Array, background: float | None) -> float:
     one, other = channel[:-1], channel[1:]
-    seen = (one != background) & (other != background)
+    seen = np.ones(one.shape, bool) if background is None else (one != background) | (other != background)
     return float((one[seen] == other[seen]).mean()) if seen.any() else 0.0
 
 
