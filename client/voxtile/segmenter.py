@@ -24,6 +24,7 @@ from voxtile.chains.prepare import check_installed, prepare_scan, reader_of
 from voxtile.errors import InputError, ModelError
 from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
+from voxtile.io.given import Given
 from voxtile.io.note import add_note
 from voxtile.io.scan import files_of, open_scan
 from voxtile.io.volume import Volume
@@ -189,19 +190,22 @@ class Segmenter:
         """
         return await cancellable(partial(self.segment, image, progress))
 
-    def load(self, image: ScanOrAddress, cancellation: Cancellation | None = None) -> LoadedScan:
+    def load(
+        self, image: ScanOrAddress, cancellation: Cancellation | None = None, given: Given | None = None
+    ) -> LoadedScan:
         """Reads and prepares a scan; another thread may `run` the one before it meanwhile.
 
         Args:
             image: the scan; see `segment`.
             cancellation: lets another thread stop the work.
+            given: what is said of this scan beside what its files say; None for what the options say of all.
 
         Raises:
             Cancelled: by `cancellation`.
             InputError: the scan cannot be used.
             MemoryLimitError: the prepared scan does not fit into the memory allowed.
         """
-        return self._load(image, cancellation or Cancellation())
+        return self._load(image, cancellation or Cancellation(), given)
 
     def run(
         self, loaded: LoadedScan, progress: Progress | None = None, cancellation: Cancellation | None = None
@@ -227,13 +231,13 @@ class Segmenter:
     def __exit__(self, *_: object) -> None:
         self.close()
 
-    def _load(self, image: ScanOrAddress, cancellation: Cancellation) -> LoadedScan:
-        watch = Stopwatch()
-        with watch.step("read"), at_hand(image, self.options.dicom) as here:
+    def _load(self, image: ScanOrAddress, cancellation: Cancellation, given: Given | None = None) -> LoadedScan:
+        watch, given = Stopwatch(), given or self.options.given
+        with watch.step("read"), at_hand(image, given.dicom) as here:
             check_numbers_as_given(files_of(here.image), self.card.input_channels)
             check_suffixes_as_given(files_of(here.image), self.card.input_channels)
             most = left_for_reading(self.options.max_ram_bytes)
-            volume = open_scan(here.image, self.card.input_channels, reader_of(self.card), most, self.options.given)
+            volume = open_scan(here.image, self.card.input_channels, reader_of(self.card), most, given)
         return self._prepare(here.named(volume), watch, cancellation)
 
     def _prepare(self, volume: Volume, watch: Stopwatch, cancellation: Cancellation) -> LoadedScan:

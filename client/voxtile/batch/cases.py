@@ -15,6 +15,7 @@ from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError, OutputError
 from voxtile.io.channel_numbers import check_numbers_of_case, split_number
 from voxtile.io.formats.all import SUFFIXES, all_files, stem_of
+from voxtile.io.given import Given
 from voxtile.io.same_file import KnownFiles, same_folder
 from voxtile.outputs.base import Output
 
@@ -23,14 +24,16 @@ MASK_SUFFIX = ".nii.gz"
 
 @dataclass(frozen=True)
 class CaseFiles:
-    """One case of a folder.
+    """One case of a folder, or of a manifest.
 
     Attributes:
-        name: its name, with folders, relative to the input folder.
+        name: its name, with folders; in a folder, relative to it.
         files: its files, one for each channel.
         mask: where its mask is written.
         is_numbered: whether its files are told apart by nnU-Net's channel numbers, which `name` does not hold.
         fault: what is wrong with its files by their BIDS names; empty where nothing is.
+        given: what is said of this case alone beside what its files say; None for what is said of all.
+        options: the same in the words of a manifest.
     """
 
     name: str
@@ -38,6 +41,8 @@ class CaseFiles:
     mask: Path
     is_numbered: bool = False
     fault: str = ""
+    given: Given | None = None
+    options: str = ""
 
     @property
     def all_files(self) -> list[Path]:
@@ -89,6 +94,12 @@ def find_cases(inputs: Path, outputs: Path, channels: Sequence[str], beside: Seq
     return found
 
 
+def check_is_folder(inputs: Path) -> None:
+    """Raises InputError for what is no folder of scans."""
+    if not inputs.is_dir():
+        raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
+
+
 def gather_cases(inputs: Path, outputs: Path, channels: Sequence[str]) -> FoundCases:
     """Finds the cases under a folder as `find_cases` does, for whoever writes no masks.
 
@@ -100,8 +111,7 @@ def gather_cases(inputs: Path, outputs: Path, channels: Sequence[str]) -> FoundC
     Raises:
         InputError: `inputs` is no folder, is `outputs`, or holds no scan.
     """
-    if not inputs.is_dir():
-        raise InputError(f"{inputs}: expected a folder of scans, found {'a file' if inputs.exists() else 'nothing'}")
+    check_is_folder(inputs)
     if same_folder(inputs, outputs):
         raise InputError(f"{outputs}: expected another folder for masks than that of the scans; choose another")
     try:

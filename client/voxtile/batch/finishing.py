@@ -8,35 +8,66 @@ from __future__ import annotations
 import logging
 import os
 from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
 from voxtile.batch.index.row import Rows
-from voxtile.batch.record import CaseRecord, Records, ScanFile, sha256_of
-from voxtile.batch.summary import Outcome
+from voxtile.batch.record import CaseRecord, Claim, Records, ScanFile, sha256_of
+from voxtile.batch.summary import Outcome, failed
 from voxtile.errors import OutputError, in_one_line
 from voxtile.io.atomic import before_naming, check_replaceable
 from voxtile.io.writing import write_image
 from voxtile.outputs.base import Output, Result
+from voxtile.outputs.passport import used_model
 from voxtile.segmenter import Segmentation
 
 _log = logging.getLogger(__name__)
 
 
-def judge(case: CaseFiles, beside: Sequence[Output], records: Records) -> Outcome | None:
+@dataclass(frozen=True)
+class Rules:
+    """What of earlier work gives way.
+
+    Attributes:
+        by_name: whether a case is its name, wherever its scan lies: the mask of another scan of this name is made
+            again. False in a folder, where such a mask is kept.
+        overwrite: whether every mask is made again, and what nobody has recorded is replaced.
+    """
+
+    by_name: bool = False
+    overwrite: bool = False
+
+
+KEEP = Rules()
+
+
+def judge(case: CaseFiles, beside: Sequence[Output], claim: Claim, rules: Rules = KEEP) -> Outcome | None:
     """Says whether a case is finished, or cannot be begun, before any work.
+
+    Args:
+        case: the case.
+        beside: what else is written for it.
+        claim: what makes the masks of this run.
+        rules: what of earlier work gives way.
 
     Returns:
         `found` where all its files are those that an earlier run recorded for this scan; `failed` where one of its
         names has a file that no run has recorded, or the mask of another scan; None where it is to be segmented.
     """
     try:
-        return _judged(case, case.targets(beside), records.read(case.name))
+        targets = case.targets(beside)
+        found = None if rules.overwrite else _judged(case, targets, claim, rules)
+        if found is None:
+            for path in targets.values():
+                check_replaceable(path)
+        return found
     except Exception as error:  # whatever it is, it is this case's
-        return Outcome(case.name, "failed", error=in_one_line(error))
+        return failed(case.name, error)
 
 
-def _judged(case: CaseFiles, targets: dict[str, Path], record: CaseRecord | None) -> Outcome | None:
+def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rules) -> Outcome | None:
+    record = claim.records.read(case.name)
     there = {suffix: _checksum(path) for suffix, path in targets.items() if os.path.lexists(path)}
     for suffix, found in there.items():
         if record is None or not record.wrote(suffix, found):
@@ -45,17 +76,22 @@ def _judged(case: CaseFiles, targets: dict[str, Path], record: CaseRecord | None
                 "since, copied in part, or made by something else; it is kept; move it away to have it made again"
             )
     if there and record is not None:
-        if _is_of(record, case):
+        if not claim.made(record, case.options):
+            by = record.made_by.model if record.made_by else "another build"
+            _log.warning(
+                "%s: its mask was made by %s, as another build or with other options; it is segmented again",
+                case.name,
+                by,
+            )
+        elif _is_of(record, case):
             if all(there.get(suffix) == record.files.get(suffix, "") for suffix in targets):
                 return Outcome(case.name, "found", record.seconds, ml=record.ml)
-        elif record.was_at(case.all_files):
+        elif rules.by_name or record.was_at(case.all_files):
             _log.warning("%s: its scan has changed since its mask was made; it is segmented again", case.name)
         else:
             raise OutputError(
                 f"{case.mask}: is the mask of another scan ({record.scans[0].uri}); choose another folder"
             )
-    for path in targets.values():
-        check_replaceable(path)
     return None
 
 
@@ -100,7 +136,7 @@ def write_case(
     segmentation: Segmentation,
     result: Result | None,
     beside: Sequence[Output],
-    records: Records,
+    claim: Claim,
     rows: Rows | None = None,
 ) -> Outcome:
     """Writes a case's mask, then what comes beside it; each file is recorded before it gets its name.
@@ -113,7 +149,8 @@ def write_case(
     Raises:
         OutputError: the mask cannot be written.
     """
-    record = _new_record(outcome, scans, records.read(case.name))
+    records = claim.records
+    record = _new_record(case, outcome, scans, segmentation, claim)
     suffixes = {path: suffix for suffix, path in case.targets(beside).items()}
     noted: set[Path] = set()
 
@@ -123,7 +160,7 @@ def write_case(
             records.write(case.name, record)
             noted.add(path)
 
-    failures = []
+    failures: list[Exception] = []
     with before_naming(note):
         _make_folder(case.mask.parent)
         write_image(segmentation.mask, case.mask)
@@ -135,7 +172,7 @@ def write_case(
                 for file in output.files(path):
                     note(file, file)  # where an output has given a file its name by itself
             except Exception as error:  # whatever it is, the mask is there
-                failures.append(in_one_line(error))
+                failures.append(error)
     if rows is not None:
         assert result is not None, "rows are made from a result"
         try:
@@ -143,15 +180,23 @@ def write_case(
         except Exception as error:  # whatever it is, the mask is there
             _log.warning("%s: has no row in the index: %s", case.name, in_one_line(error))
     if failures:
-        return Outcome(case.name, "failed", outcome.seconds, f"{'; '.join(failures)}; the mask is written", outcome.ml)
+        said = f"{'; '.join(map(in_one_line, failures))}; the mask is written"
+        return replace(outcome, status="failed", error=said, error_kind=type(failures[0]).__name__)
     return outcome
 
 
-def _new_record(outcome: Outcome, scans: Sequence[ScanFile], before: CaseRecord | None) -> CaseRecord:
+def _new_record(
+    case: CaseFiles, outcome: Outcome, scans: Sequence[ScanFile], segmentation: Segmentation, claim: Claim
+) -> CaseRecord:
     record = CaseRecord(scans=list(scans), seconds=outcome.seconds, ml=outcome.ml)
+    if claim.is_told_by_case:
+        record.steps = segmentation.report.seconds
+        record.made_by = segmentation.passport and used_model(segmentation.passport)
+        record.made_with = claim.digest(case.options)
+    before = claim.records.read(case.name)
     if before is None:
         return record
-    same = [one.sha256 for one in before.scans] == [one.sha256 for one in scans]
+    same = [one.sha256 for one in before.scans] == [one.sha256 for one in scans] and claim.made(before, case.options)
     return record.model_copy(update={"files": dict(before.files) if same else {}, "replaced": before.files})
 
 

@@ -10,18 +10,23 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from voxtile.errors import OutputError
-from voxtile.outputs.report import write_text
+from voxtile.outputs.passport import UsedModel
+from voxtile.outputs.report import Seconds, write_text
 from voxtile.triton.types import ServedModel
 
 CLAIM = "voxtile-batch.json"
 RECORDS = ".voxtile-batch"
 """The folder of records, in the folder of masks."""
 
+MIXED = "mixed"
+"""In the claim of a folder that several models, builds or options have filled."""
 
 READ_BYTES = 1 << 20
 """Bytes read at a time: a scan may be larger than what memory is left beside it."""
@@ -61,6 +66,9 @@ class CaseRecord(BaseModel):
         replaced: the checksum of each file that it replaced, which is there still if the run was killed just then.
         seconds: the seconds that it took, writing left out.
         ml: millilitres of each label.
+        steps: the seconds of each step; it is None, as are the next two, where the claim of the folder says enough.
+        made_by: the model.
+        made_with: the digest of the model's build and of the options; see `Claim`.
     """
 
     scans: list[ScanFile]
@@ -68,6 +76,9 @@ class CaseRecord(BaseModel):
     replaced: dict[str, str] = {}
     seconds: float = 0.0
     ml: dict[str, float] = {}
+    steps: Seconds | None = None
+    made_by: UsedModel | None = None
+    made_with: str | None = None
 
     def is_of(self, files: Sequence[Path]) -> bool:
         """Whether `files` have the content of the recorded scan. Raises OSError."""
@@ -108,7 +119,7 @@ class Records:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
             raise OutputError(f"{file.parent}: cannot be made ({error.strerror or error})") from None
-        write_text(record.model_dump_json(indent=2) + "\n", file)
+        write_text(record.model_dump_json(indent=2, exclude_none=True) + "\n", file)
 
     def cases(self) -> Iterator[str]:
         """The names of all cases that have a record, in order."""
@@ -120,19 +131,46 @@ class Records:
         return self._folder / f"{case}.json"
 
 
-def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> Records:
+@dataclass(frozen=True)
+class Claim:
+    """What fills a folder of masks: a model in one build, with some options.
+
+    Attributes:
+        records: the records of the cases in the folder.
+        own: model, build and options.
+        is_mixed: whether something else has filled the folder before, so that a record must say what made its mask.
+        is_told_by_case: whether every record says what made its mask, and how long it took.
+    """
+
+    records: Records
+    own: dict[str, Any]
+    is_mixed: bool
+    is_told_by_case: bool
+
+    def digest(self, options: str = "") -> str:
+        """The digest of model, build and options; `options` are those of one case alone."""
+        said = {**self.own, "case": options} if options else self.own
+        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+
+    def made(self, record: CaseRecord, options: str = "") -> bool:
+        """Whether the mask of a record was made with this model, build and options."""
+        if record.made_with is None:
+            return not self.is_mixed and not options
+        return record.made_with == self.digest(options)
+
+
+def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str], *, take_over: bool = False) -> Claim:
     """Makes the folder, and records the model in it.
 
     Args:
         outputs: the folder for masks.
         model: the model that fills it.
         changes: what is done otherwise than by the model's own semantics, in words.
-
-    Returns:
-        The records of the cases in it.
+        take_over: whether another model, another build or other options may have begun to fill it; their masks are then
+            told apart by their records.
 
     Raises:
-        OutputError: it cannot be written, or another model, another build or other options have begun to fill it.
+        OutputError: it cannot be written, or something else has begun to fill it and `take_over` is false.
     """
     digest = hashlib.sha256(model.card_text.encode()).hexdigest()
     own = {"model": model.card.name, "card_sha256": digest, "changes": list(changes)}
@@ -142,14 +180,17 @@ def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str]) -> R
         found = json.loads(claim.read_text(encoding="utf-8")) if claim.exists() else None
     except (OSError, ValueError, RecursionError) as error:
         raise OutputError(f"{outputs}: expected a folder to write masks to ({error})") from None
+    is_mixed = isinstance(found, dict) and bool(found.pop(MIXED, False))
     if found != own and found is not None and next(records.cases(), None) is not None:
-        by = found.get("model") if isinstance(found, dict) else found
-        raise OutputError(
-            f"{outputs}: holds masks by {by!r} of another build or with other options; "
-            "choose another folder, or empty this one"
-        )
-    write_text(json.dumps(own, indent=2) + "\n", claim)
-    return records
+        if not take_over:
+            by = found.get("model") if isinstance(found, dict) else found
+            raise OutputError(
+                f"{outputs}: holds masks by {by!r} of another build or with other options; "
+                "choose another folder, or empty this one"
+            )
+        is_mixed = True
+    write_text(json.dumps(own | ({MIXED: True} if is_mixed else {}), indent=2) + "\n", claim)
+    return Claim(records, own, is_mixed, is_told_by_case=is_mixed or take_over)
 
 
 def scan_file(path: Path) -> ScanFile:

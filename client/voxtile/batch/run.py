@@ -1,4 +1,4 @@
-"""Segments a folder of scans into a folder of masks.
+"""Segments cases one after the other; `segment_folder` does so with a folder of scans, into a folder of masks.
 
 It reads ahead, goes on after a scan that fails in whatever way, and leaves finished cases alone, so that a run that was
 interrupted can be repeated. Knows nothing of tiles or gRPC.
@@ -10,16 +10,17 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
 from voxtile.batch.finishing import finished_before, judge, write_case
 from voxtile.batch.index.page import check_index, write_index
 from voxtile.batch.index.row import Rows, check_row_installed
-from voxtile.batch.record import Records, ScanFile, claim_folder, scan_file
-from voxtile.batch.summary import Outcome, Summary, check_summary, exit_code
+from voxtile.batch.record import Claim, ScanFile, claim_folder, scan_file
+from voxtile.batch.summary import Log, Outcome, Summary, check_summary, exit_code, failed
 from voxtile.batch.walk import LeftOut
 from voxtile.errors import InputError, OutputError, ServerUnavailable, in_one_line
 from voxtile.outputs.base import Output
@@ -27,6 +28,12 @@ from voxtile.segmenter import LoadedScan, Segmenter
 
 Write = Callable[[], Outcome]
 """Writes a case's files and returns its outcome."""
+
+OnResult = Callable[[Outcome, int, int], None]
+"""Called as on_result(outcome, number, total) after each case."""
+
+Judged = Sequence[tuple[CaseFiles, Outcome | None]]
+"""Cases in order, each with its outcome where that is known before any work."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +54,7 @@ def segment_folder(
     show_patient: bool = False,
     index: bool = False,
     ahead: int = 1,
-    on_result: Callable[[Outcome, int, int], None] | None = None,
+    on_result: OnResult | None = None,
 ) -> BatchResult:
     """Segments every case under a folder, and writes summary.json and summary.csv after each.
 
@@ -75,21 +82,67 @@ def segment_folder(
     if index:
         check_row_installed()
         check_index(outputs, found.cases, beside)
-    records = claim_folder(outputs, segmenter.transport.model, segmenter.changes + segmenter.options.given.in_words)
-    judged = [(case, judge(case, beside, records)) for case in found.cases]
+    claim = claim_folder(outputs, segmenter.transport.model, options_in_words(segmenter))
+    judged = [(case, judge(case, beside, claim)) for case in found.cases]
     rows = [Outcome(one.path, "left out", error=str(one)) for one in found.left_out]
-    rows += finished_before(records, found.cases, outputs)
+    rows += finished_before(claim.records, found.cases, outputs)
     summary = Summary(outputs, [case.name for case in found.cases], rows)
-    work = _Work(
-        segmenter,
-        [case for case, outcome in judged if outcome is None],
-        beside,
-        records,
-        ahead,
-        summary,
-        show_patient,
-        Rows(outputs) if index else None,
-    )
+    making = Making(beside, claim, show_patient, Rows(outputs) if index else None)
+    try:
+        outcomes = segment_cases(segmenter, judged, making, summary, ahead, on_result)
+    except BaseException:
+        if index:
+            with suppress(OutputError):  # the earlier error is the one to tell
+                write_index(outputs, summary.outcomes, claim.records, segmenter.card)
+        raise
+    if index:
+        write_index(outputs, summary.outcomes, claim.records, segmenter.card)
+    may_be_scans = any(one.may_be_scan for one in found.left_out)
+    return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=may_be_scans), found.left_out)
+
+
+def options_in_words(segmenter: Segmenter) -> list[str]:
+    """What a segmenter does otherwise than the model by itself, and what is said of all scans, in words."""
+    return segmenter.changes + segmenter.options.given.in_words
+
+
+@dataclass(frozen=True)
+class Making:
+    """What is written for each case.
+
+    Attributes:
+        beside: what else than its mask.
+        claim: the folder of masks, with what fills it.
+        show_patient: whether outputs may name the patient.
+        rows: where rows for the page about the batch are kept; None without it.
+    """
+
+    beside: Sequence[Output]
+    claim: Claim
+    show_patient: bool = False
+    rows: Rows | None = None
+
+
+def segment_cases(
+    segmenter: Segmenter, judged: Judged, making: Making, log: Log, ahead: int = 1, on_result: OnResult | None = None
+) -> list[Outcome]:
+    """Segments cases; however it ends, `log` has been written with all that is finished.
+
+    Args:
+        segmenter: what segments.
+        judged: the cases.
+        making: what is written for each.
+        log: takes every outcome.
+        ahead: how many cases are read ahead; see `segment_folder`.
+        on_result: called after each case.
+
+    Returns:
+        The outcome of each case.
+
+    Raises:
+        OutputError: the log cannot be written.
+    """
+    work = _Work(segmenter, [case for case, known in judged if known is None], making, ahead, log)
     outcomes: list[Outcome] = []
     try:
         for number, outcome in enumerate(work.outcomes(judged), 1):
@@ -98,15 +151,9 @@ def segment_folder(
                 on_result(outcome, number, len(judged))
     except BaseException:
         work.end_early()
-        if index:
-            with suppress(OutputError):  # the earlier error is the one to tell
-                write_index(outputs, summary.outcomes, records, segmenter.card)
         raise
     work.end()
-    if index:
-        write_index(outputs, summary.outcomes, records, segmenter.card)
-    may_be_scans = any(one.may_be_scan for one in found.left_out)
-    return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=may_be_scans), found.left_out)
+    return outcomes
 
 
 class _Work:
@@ -115,31 +162,15 @@ class _Work:
     Args:
         segmenter: what segments.
         todo: the cases to segment, in order.
-        beside: what else to write for each.
-        records: where finished cases are recorded.
+        making: what is written for each.
         ahead: how many cases are read ahead.
-        summary: takes every outcome.
-        show_patient: whether outputs may name the patient.
-        rows: where rows for the page about the batch are kept; None without it.
+        log: takes every outcome.
     """
 
-    def __init__(
-        self,
-        segmenter: Segmenter,
-        todo: Sequence[CaseFiles],
-        beside: Sequence[Output],
-        records: Records,
-        ahead: int,
-        summary: Summary,
-        show_patient: bool,
-        rows: Rows | None,
-    ) -> None:
+    def __init__(self, segmenter: Segmenter, todo: Sequence[CaseFiles], making: Making, ahead: int, log: Log) -> None:
         self._segmenter = segmenter
-        self._beside = beside
-        self._records = records
-        self._summary = summary
-        self._show_patient = show_patient
-        self._rows = rows
+        self._making = making
+        self._log = log
         self._reader = ThreadPoolExecutor(1, "voxtile-read")
         self._writer = ThreadPoolExecutor(1, "voxtile-write")
         self._unread = iter(todo)
@@ -148,7 +179,7 @@ class _Work:
         self._loading: list[Future[_Loaded]] = []
         self._writing: tuple[Outcome, Future[Outcome]] | None = None
 
-    def outcomes(self, judged: Sequence[tuple[CaseFiles, Outcome | None]]) -> Iterator[Outcome]:
+    def outcomes(self, judged: Judged) -> Iterator[Outcome]:
         """Yields one outcome for each case, in order; once the servers are lost, no further case is tried."""
         servers_lost = ""
         for case, known in judged:
@@ -162,7 +193,7 @@ class _Work:
                     outcome, write = self._segment(case)
                 except ServerUnavailable as error:
                     servers_lost = in_one_line(error)
-                    outcome = Outcome(case.name, "failed", error=servers_lost)
+                    outcome = failed(case.name, error)
             yield from self._written()
             if write is None:
                 yield self._noted(outcome)
@@ -173,19 +204,19 @@ class _Work:
         yield from self._written()
 
     def end(self) -> None:
-        """Writes the summary once more. Raises OutputError."""
+        """Writes the log once more. Raises OutputError."""
         self._reader.shutdown()
         self._writer.shutdown()
-        self._summary.write()
+        self._log.write()
 
     def end_early(self) -> None:
-        """Lets the case that is being written be written, and writes the summary; what is being read is given up."""
+        """Lets the case that is being written be written, and writes the log; what is being read is given up."""
         self._reader.shutdown(wait=False, cancel_futures=True)
         for _ in self._written():
             pass
         self._writer.shutdown()
         with suppress(OutputError):  # the earlier error is the one to tell
-            self._summary.write()
+            self._log.write()
 
     def _segment(self, case: CaseFiles) -> tuple[Outcome, Write | None]:
         """Returns the outcome, and a function that writes the case's files. Raises ServerUnavailable."""
@@ -194,20 +225,21 @@ class _Work:
         if isinstance(error, ServerUnavailable):
             raise error
         if error is not None:
-            return Outcome(case.name, "failed", error=in_one_line(error)), None
+            return failed(case.name, error), None
         try:
             loaded, scans = loading.result()
             segmented = self._segmenter.run(loaded)
         except ServerUnavailable:
             raise
         except Exception as failure:  # whatever it is, it is this case's
-            return Outcome(case.name, "failed", error=in_one_line(failure)), None
+            return failed(case.name, failure), None
         volumes = {name: label.ml for name, label in segmented.report.labels.items()}
         outcome = Outcome(case.name, "done", segmented.report.seconds.total, ml=volumes)
         # Without outputs the scan's memory is free now.
-        wanted = bool(self._beside) or self._rows is not None
-        result = self._segmenter.result(loaded, segmented, self._show_patient) if wanted else None
-        files = (self._beside, self._records, self._rows)
+        making = self._making
+        wanted = bool(making.beside) or making.rows is not None
+        result = self._segmenter.result(loaded, segmented, making.show_patient) if wanted else None
+        files = (making.beside, making.claim, making.rows)
         return outcome, partial(write_case, case, outcome, scans, segmented, result, *files)
 
     def _take(self) -> Future[_Loaded]:
@@ -220,7 +252,8 @@ class _Work:
         check_channel_numbers(case, self._segmenter.card.input_channels)
         files = case.all_files
         before = [file.stat() for file in files if file.exists()]
-        loaded = self._segmenter.load(list(case.files))
+        own: dict[str, Any] = {} if case.given is None else {"given": case.given}
+        loaded = self._segmenter.load(list(case.files), **own)
         scans = [scan_file(file) for file in files]
         if [(one.st_size, one.st_mtime_ns) for one in before] != [(one.size, one.mtime_ns) for one in scans]:
             raise InputError(f"{case.name}: its scan was changed while it was read; is it being copied? Run again")
@@ -232,19 +265,16 @@ class _Work:
             return
         outcome, writing = self._writing
         error = writing.exception()  # an interruption here leaves it to be asked for again
-        if error is None:
-            outcome = self._noted(writing.result())
-        else:
-            outcome = self._noted(replace(outcome, status="failed", error=in_one_line(error), ml={}))
+        outcome = self._noted(writing.result() if error is None else failed(outcome.case, error))
         self._writing = None
         yield outcome
 
     def _noted(self, outcome: Outcome) -> Outcome:
-        """Puts an outcome into the summary, which is written soon."""
-        self._summary.note(outcome)
-        if outcome.status != "found" and not self._summary.waiting:
-            self._summary.waiting = True
-            self._writer.submit(self._summary.write)  # its error comes again at the end, if it lasts
+        """Puts an outcome into the log, which is written soon."""
+        self._log.note(outcome)
+        if outcome.status != "found" and not self._log.waiting:
+            self._log.waiting = True
+            self._writer.submit(self._log.write)  # its error comes again at the end, if it lasts
         return outcome
 
 

@@ -12,9 +12,9 @@ import threading
 from collections.abc import Iterable, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Protocol
 
-from voxtile.errors import OutputError
+from voxtile.errors import OutputError, in_one_line
 from voxtile.outputs.report import write_text
 
 SUMMARY_JSON = "summary.json"
@@ -23,6 +23,8 @@ COLUMNS = ("case", "status", "seconds", "error")
 
 EXIT_SOME_FAILED = 1
 EXIT_SERVERS_FAILED = 3
+EXIT_STOPPED = 75
+"""EX_TEMPFAIL of sysexits.h: nothing is wrong; the same command goes on."""
 
 NOT_REACHED = "the run ended before it came to this case"
 
@@ -38,6 +40,7 @@ class Outcome:
         seconds: the seconds that it took, writing left out.
         error: why it failed, was not tried or was left out; empty otherwise.
         ml: millilitres of each label, where there is a mask.
+        error_kind: of one that failed, the name of the error, such as InputError.
     """
 
     case: str
@@ -45,6 +48,25 @@ class Outcome:
     seconds: float = 0.0
     error: str = ""
     ml: dict[str, float] = field(default_factory=dict)
+    error_kind: str = ""
+
+
+def failed(case: str, error: BaseException) -> Outcome:
+    """The outcome of a case that failed with `error`."""
+    return Outcome(case, "failed", error=in_one_line(error), error_kind=type(error).__name__)
+
+
+class Log(Protocol):
+    """Takes what became of each case, and writes it down."""
+
+    waiting: bool
+    """Whether a writing has been asked for that has not begun."""
+
+    def note(self, outcome: Outcome) -> None:
+        """Takes the outcome of a case of the run."""
+
+    def write(self) -> None:
+        """Writes what is known now. Raises OutputError."""
 
 
 class Summary:
@@ -87,7 +109,7 @@ def write_summary(outputs: Path, outcomes: Sequence[Outcome]) -> None:
 
     Bytes of a name that are no UTF-8 are escaped in both files in the same way: readers take neither file otherwise.
     """
-    rows = [asdict(outcome) for outcome in outcomes]
+    rows = [{key: value for key, value in asdict(one).items() if key != "error_kind"} for one in outcomes]
     write_text(json.dumps(rows, indent=2) + "\n", outputs / SUMMARY_JSON)
     labels = sorted({label for outcome in outcomes for label in outcome.ml})
     text = io.StringIO()

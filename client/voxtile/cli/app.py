@@ -12,9 +12,11 @@ import typer
 
 from voxtile.cli.allocator import limit_malloc_arenas
 from voxtile.cli.commands.batch import batch
+from voxtile.cli.commands.collect import collect
 from voxtile.cli.commands.dicom import dicom
 from voxtile.cli.commands.doctor import doctor
 from voxtile.cli.commands.load_test import load_test
+from voxtile.cli.commands.manifest import manifest
 from voxtile.cli.commands.models import models
 from voxtile.cli.commands.prepare import prepare
 from voxtile.cli.commands.segment import segment
@@ -32,7 +34,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     add_completion=False,
 )
-for command in (segment, dicom, batch, prepare, load_test, models, doctor, why):
+for command in (segment, dicom, batch, manifest, collect, prepare, load_test, models, doctor, why):
     app.command()(expand_options(command))
 
 

@@ -9,7 +9,7 @@ import os
 import signal
 import sys
 import threading
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from typing import TextIO
 
@@ -26,6 +26,9 @@ SIGNAL_EXIT = 128
 ENDING_SIGNALS = (signal.SIGTERM, signal.SIGHUP)
 """What ends a command besides SIGINT: a scheduler's time limit, a terminal that is closed."""
 
+STOPPING_SIGNALS = (*ENDING_SIGNALS, signal.SIGUSR1)
+"""What stops a command that the same command line goes on with; Slurm can send SIGUSR1 before a time limit."""
+
 EXIT_UNEXPECTED = 2
 
 
@@ -38,16 +41,24 @@ class Ended(KeyboardInterrupt):
 
 
 @contextmanager
-def errors_for_the_user() -> Iterator[None]:
-    """Turns every error into one line and its exit code, and a signal into 128 and its number."""
+def errors_for_the_user(stopped: int | None = None) -> Iterator[None]:
+    """Turns every error into one line and its exit code, and a signal into 128 and its number.
+
+    Args:
+        stopped: the exit code of a command that a scheduler's signal has stopped, and that goes on when it is repeated;
+            None for a command that does not.
+    """
     try:
-        with _signals_interrupt():
+        with _signals_interrupt(ENDING_SIGNALS if stopped is None else STOPPING_SIGNALS):
             yield
     except VoxtileError as error:
         say(str(error))
         raise typer.Exit(error.exit_code) from None
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Ended) else signal.SIGINT
+        if stopped is not None and number != signal.SIGINT:
+            say("stopped by a signal; what is finished is recorded; the same command goes on")
+            raise typer.Exit(stopped) from None
         say(f"{'interrupted' if number == signal.SIGINT else 'ended by a signal'}; nothing half-written is left")
         raise typer.Exit(SIGNAL_EXIT + number) from None
     except (typer.Exit, typer.Abort, typer.BadParameter):
@@ -107,7 +118,7 @@ def _let_go(stream: TextIO | None) -> None:
 
 
 @contextmanager
-def _signals_interrupt() -> Iterator[None]:
+def _signals_interrupt(signals: Sequence[signal.Signals]) -> Iterator[None]:
     """Within the block a signal that would end the process raises `Ended`, so that work is put in order first."""
 
     def end(number: int, _: object) -> None:
@@ -115,7 +126,7 @@ def _signals_interrupt() -> Iterator[None]:
 
     ours = []
     if threading.current_thread() is threading.main_thread():
-        ours = [one for one in ENDING_SIGNALS if signal.getsignal(one) is signal.SIG_DFL]  # nohup's SIG_IGN stays
+        ours = [one for one in signals if signal.getsignal(one) is signal.SIG_DFL]  # nohup's SIG_IGN stays
     for one in ours:
         signal.signal(one, end)
     try:

@@ -146,6 +146,11 @@ def passport_of(
     )
 
 
+def used_model(passport: Passport) -> UsedModel:
+    """The model of a passport, without what else the passport says."""
+    return UsedModel(**passport.model_dump(include=set(UsedModel.model_fields)))
+
+
 def _used(model: ServedModel) -> dict[str, Any]:
     """The fields of a `UsedModel`."""
     card = model.card

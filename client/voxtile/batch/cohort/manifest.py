@@ -1,0 +1,220 @@
+"""Reads a manifest: a table with a row for each case. Whatever is wrong with it is told, with its row, before any work.
+
+Knows nothing of shards, and nothing of what is done with a case.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
+from voxtile.batch.cohort.case_options import given_of
+from voxtile.batch.cohort.columns import CASE, Columns, columns_of
+from voxtile.batch.cohort.table import Table, read_bytes, read_table
+from voxtile.batch.record import CLAIM, RECORDS
+from voxtile.errors import InputError
+from voxtile.io.bids import check_suffixes_as_given
+from voxtile.io.channel_numbers import check_numbers_as_given
+from voxtile.io.formats.all import PART_SUFFIXES, SUFFIXES, all_files, is_scan
+from voxtile.io.formats.base import ends_in
+from voxtile.io.formats.pair import header_beside
+from voxtile.io.given import NOTHING_GIVEN, Given
+from voxtile.io.same_file import KnownFiles
+from voxtile.outputs.base import Output
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """The cases of a manifest.
+
+    Attributes:
+        path: its file.
+        sha256: the checksum of its content.
+        cases: the cases, in the order of the rows.
+    """
+
+    path: Path
+    sha256: str
+    cases: tuple[CaseFiles, ...]
+
+
+@dataclass(frozen=True)
+class _Rules:
+    """What a row is read by."""
+
+    folder: Path
+    place: Path
+    columns: Columns
+    channels: Sequence[str]
+    given: Given
+
+
+def read_manifest(
+    path: Path, place: Path, channels: Sequence[str], beside: Sequence[Output] = (), given: Given = NOTHING_GIVEN
+) -> Manifest:
+    """Reads a manifest.
+
+    Args:
+        path: its file; names of scans in it are relative to its folder.
+        place: the folder for masks.
+        channels: the model's channels, by name.
+        beside: what else is written for each case.
+        given: what is said of all scans beside what their files say; a row may say otherwise.
+
+    Raises:
+        InputError: it cannot be used. The message names the first row at fault, and how many there are.
+    """
+    return parse_manifest(read_bytes(path), path, place, channels, beside, given)
+
+
+def parse_manifest(
+    data: bytes,
+    path: Path,
+    place: Path,
+    channels: Sequence[str],
+    beside: Sequence[Output] = (),
+    given: Given = NOTHING_GIVEN,
+) -> Manifest:
+    """Reads the content of the manifest `path`, as `read_manifest` does."""
+    table = read_table(data, str(path), CASE)
+    try:
+        columns = columns_of(table.head, channels)
+    except InputError as error:
+        raise InputError(f"{path}: row 1: {error}") from None
+    if not table.rows:
+        raise InputError(f"{path}: expected a row for each case below the first, found none")
+    rows = _read_rows(table, _Rules(path.parent, place, columns, channels, given))
+    faults = {number: case for number, case in rows if isinstance(case, InputError)}
+    cases = [(number, case) for number, case in rows if isinstance(case, CaseFiles)]
+    faults |= _not_apart(cases, place, beside)
+    if faults:
+        first, *others = sorted(faults)
+        more = f" ({len(others)} more of {len(rows)} rows have faults)" if others else ""
+        raise InputError(f"{path}: row {first}: {faults[first]}{more}")
+    return Manifest(path, hashlib.sha256(data).hexdigest(), tuple(case for _, case in cases))
+
+
+def _read_rows(table: Table, rules: _Rules) -> list[tuple[int, CaseFiles | InputError]]:
+    rows: list[tuple[int, CaseFiles | InputError]] = []
+    for number, cells in table.rows:
+        try:
+            rows.append((number, _case(_as_wide(cells, len(table.head)), rules)))
+        except InputError as error:
+            rows.append((number, error))
+    return rows
+
+
+def _as_wide(cells: Sequence[str], width: int) -> list[str]:
+    """The cells of a row, with those that are missing at its end."""
+    if any(cells[width:]):
+        raise InputError(f"expected {width} cells as in the first row, found {len(cells)}; quote cells with separators")
+    return [*cells[:width], *[""] * (width - len(cells))]
+
+
+def _case(cells: Sequence[str], rules: _Rules) -> CaseFiles:
+    columns = rules.columns
+    name, options = cells[columns.case], "" if columns.options is None else cells[columns.options].strip()
+    _check_name(name)
+    files = tuple(_scan(cells[place], rules.folder) for place in columns.files)
+    if len(files) > 1:
+        _check_order(files, rules.channels)
+    output = "" if columns.output is None else cells[columns.output]
+    mask = rules.place / _output(output) if output else rules.place / f"{name}{MASK_SUFFIX}"
+    real = Path(os.path.realpath(mask.parent))
+    if not real.is_relative_to(os.path.realpath(rules.place)):
+        raise InputError(f"expected an output in {rules.place}, found {mask}, which a link leads to {real}")
+    return CaseFiles(name, files, mask, given=given_of(options, rules.given) if options else None, options=options)
+
+
+def _check_name(name: str) -> None:
+    if not name.strip():
+        raise InputError("expected the name of a case, found an empty cell")
+    if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
+        raise InputError(
+            f"expected the name of a case, by which its mask in the folder for masks is named, found {name!r}; "
+            "leave out / at its ends, // and .."
+        )
+    if any(part.startswith(".") for part in name.split("/")) or name == CLAIM:
+        raise InputError(f"expected the name of a case that is not hidden by a dot, found {name!r}; rename it")
+
+
+def _output(output: str) -> str:
+    parts = output.split("/")
+    if output.startswith("/") or ".." in parts:
+        raise InputError(
+            f"expected an output in the folder for masks, relative to it, found {output!r}; leave out .. and / in front"
+        )
+    if any(part.startswith(".") and part != "." for part in parts) or RECORDS in parts:
+        raise InputError(f"expected an output that is not hidden by a dot, found {output!r}; rename it")
+    if not output.endswith(MASK_SUFFIX) or parts[-1] == MASK_SUFFIX:
+        raise InputError(f"expected an output whose name ends in {MASK_SUFFIX}, found {output!r}; name it so")
+    return output
+
+
+def _scan(cell: str, folder: Path) -> Path:
+    """The file of a cell. Raises InputError where it is no scan's."""
+    if not cell:
+        raise InputError("expected a file for each channel, found an empty cell")
+    if "://" in cell:
+        raise InputError(f"expected a file, found an address: {cell!r}; copy the scan to this machine first")
+    file = folder / cell
+    try:
+        mode = file.stat().st_mode
+    except OSError as error:
+        reason = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
+        spaces = "; mind the space at its end" if cell != cell.strip() else ""
+        raise InputError(f"{file}: expected a scan, found {reason}{spaces}") from None
+    if stat.S_ISDIR(mode):
+        raise InputError(f"{file}: expected the file of a scan, found a folder; DICOM is for voxtile dicom")
+    if not stat.S_ISREG(mode):
+        raise InputError(f"{file}: expected the file of a scan, found a device or a pipe")
+    if not is_scan(file) and not (ends_in(file.name, PART_SUFFIXES) and header_beside(file)):
+        raise InputError(
+            f"{file}: expected the file of a scan ({', '.join(SUFFIXES)}), found another; convert it to NIfTI"
+        )
+    return file
+
+
+def _check_order(files: Sequence[Path], channels: Sequence[str]) -> None:
+    check_numbers_as_given(files, channels)
+    check_suffixes_as_given(files, channels)
+
+
+def _not_apart(cases: Sequence[tuple[int, CaseFiles]], place: Path, beside: Sequence[Output]) -> dict[int, InputError]:
+    """The rows that have a case, a scan or an output of another row, and those that would replace a scan."""
+    faults: dict[int, InputError] = {}
+    names, scans, written, records = dict[str, int](), KnownFiles(), KnownFiles(), KnownFiles()
+    for number, case in cases:
+        record = place / RECORDS / f"{case.name}.json"
+        other = names.setdefault(case.name, number)
+        alike = records.find(record)
+        if other != number:
+            faults[number] = InputError(f"expected each case once, found {case.name!r} in row {other} too; rename one")
+        elif alike is not None:
+            faults[number] = InputError(f"{case.name!r}: is the case of {alike} to this file system; rename one")
+        records.add(record, f"row {number}")
+        for file in case.files:
+            parts = all_files(file)
+            known = next((known for part in parts if (known := scans.find(part))), None)
+            if known is not None:
+                faults.setdefault(number, InputError(f"{file}: expected each scan once, found it as {known} too"))
+            for part in parts:
+                scans.add(part, f"a scan of row {number}")
+    for number, case in cases:
+        targets = list(case.targets(beside).values())
+        for target in targets:
+            scan, other_output = scans.find(target), written.find(target)
+            if scan is not None:
+                faults.setdefault(number, InputError(f"{target}: would replace {scan}; name another output"))
+            elif other_output is not None:
+                faults.setdefault(
+                    number, InputError(f"{target}: expected each output once, found that of {other_output}; rename one")
+                )
+        for target in targets:
+            written.add(target, f"row {number}")
+    return faults

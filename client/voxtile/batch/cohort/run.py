@@ -1,0 +1,99 @@
+"""Segments one shard of a manifest: not what is finished, and what has failed only if it is asked for.
+
+Knows nothing of tiles, gRPC or engines that start shards.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from voxtile.batch.cases import CaseFiles
+from voxtile.batch.cohort.journal import Journal, Line, checksums
+from voxtile.batch.cohort.manifest import read_manifest
+from voxtile.batch.cohort.shard import Shard
+from voxtile.batch.finishing import Rules, judge
+from voxtile.batch.record import Claim, claim_folder
+from voxtile.batch.run import BatchResult, Making, OnResult, options_in_words, segment_cases
+from voxtile.batch.summary import Outcome, exit_code
+from voxtile.outputs.base import Output
+from voxtile.segmenter import Segmenter
+
+_log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Redo:
+    """What is done again of what earlier runs have done.
+
+    Attributes:
+        failed: cases that failed.
+        everything: every case; files of other makers that have the name of a mask are replaced.
+    """
+
+    failed: bool = False
+    everything: bool = False
+
+
+def segment_manifest(
+    segmenter: Segmenter,
+    manifest: str | os.PathLike[str],
+    place: str | os.PathLike[str],
+    *,
+    shard: Shard | None = None,
+    redo: Redo | None = None,
+    beside: Sequence[Output] = (),
+    show_patient: bool = False,
+    ahead: int = 1,
+    on_result: OnResult | None = None,
+) -> BatchResult:
+    """Segments the cases of one shard of a manifest, and appends a line to the shard's record for each.
+
+    Args:
+        segmenter: what segments; it must keep scores where an output needs them.
+        manifest: the table of cases.
+        place: the folder for masks and records; the other shards have the same.
+        shard: which of the cases; None for all.
+        redo: what is done again; None for what has changed alone.
+        beside: what else to write for each case, beside its mask and under its name.
+        show_patient: whether outputs may name the patient.
+        ahead: how many scans are read ahead; see `segment_folder`.
+        on_result: called as on_result(outcome, number, total) after each case.
+
+    Raises:
+        InputError: the manifest cannot be used. Raised before any work, as are the next two.
+        OutputError: `place` cannot be used, or another process works on this shard; or, at the end, a line cannot be
+            written.
+        VoxtileError: the model cannot have an output of `beside`.
+    """
+    place, redo, shard = Path(place), redo or Redo(), shard or Shard()
+    for output in beside:
+        output.check_model(segmenter.card)
+    given, channels = segmenter.options.given, segmenter.card.input_channels
+    listed = read_manifest(Path(manifest), place, channels, beside, given)
+    said = options_in_words(segmenter)
+    claim = claim_folder(place, segmenter.transport.model, said, take_over=True)
+    with Journal(place, shard, listed, claim) as journal:
+        rules = Rules(by_name=True, overwrite=redo.everything)
+        judged = []
+        for case in shard.of(listed.cases):
+            known = judge(case, beside, claim, rules)
+            if known is None and not (redo.failed or redo.everything):
+                known = _failed_before(case, journal.earlier.get(case.name), claim)
+            judged.append((case, known))
+        journal.settle({case.name: known for case, known in judged if known is not None})
+        outcomes = segment_cases(segmenter, judged, Making(beside, claim, show_patient), journal, ahead, on_result)
+    return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=False))
+
+
+def _failed_before(case: CaseFiles, line: Line | None, claim: Claim) -> Outcome | None:
+    """The outcome of a case that failed in an earlier run; None where it did not, or where something has changed."""
+    if line is None or line.status != "failed":
+        return None
+    if line.made_with != claim.digest(case.options) or line.scan_sha256 != checksums(case):
+        _log.warning("%s: its scan, the model or an option has changed since it failed; it is tried again", case.name)
+        return None
+    return Outcome(case.name, "failed", line.seconds.total, line.error, line.ml, line.error_kind)

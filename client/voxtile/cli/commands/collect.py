@@ -1,0 +1,28 @@
+"""`voxtile collect`: one table of what all shards of a manifest have done."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from voxtile.batch.cohort.collect import RESULTS_CSV, in_words, write_collected
+from voxtile.batch.cohort.collect import collect as collected_of
+from voxtile.cli.console import errors_for_the_user, say, tell
+
+
+def collect(
+    place: Annotated[Path, typer.Argument(metavar="PLACE", help="The folder for masks, as given with --out.")],
+) -> None:
+    """Join what the shards of voxtile batch --manifest have recorded into PLACE/results.csv and PLACE/results.jsonl.
+
+    Exit code 0: every case has its mask; 1: some failed; 75: some were not tried yet, run their shards again.
+    """
+    with errors_for_the_user():
+        collected = collected_of(place)
+        write_collected(collected, place)
+        if collected.cut_off:
+            say(f"{collected.cut_off} lines were cut off, as by a process that was killed; their cases are done again")
+        tell(f"{', '.join(in_words(collected.counts, collected.unknown))}; see {place / RESULTS_CSV}")
+    raise typer.Exit(collected.exit_code)
