@@ -24,6 +24,8 @@ from voxtile_build.errors import ScanError, SlimmingError
 from voxtile_build.evaluation.samples import Scan, scans_of
 from voxtile_build.importers.nnunet.models import models_of
 from voxtile_build.repository.card import card_of
+from voxtile_build.slimming import scans
+from voxtile_build.slimming.given.looked_at import LookedAt
 from voxtile_build.slimming.scans import (
     MARGIN,
     TrainingScan,
@@ -114,6 +116,38 @@ def test_scans_with_the_same_voxels_are_one_scan_whatever_holds_them(tmp_path: P
     assert lines == [
         f"left out {name}: it has the voxels of a" for name in ("b_copy", "c_plain", "d_floats", "e_turned")
     ]
+
+
+def test_a_run_that_goes_on_reads_no_scan_again_unless_it_was_changed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    for number, name in enumerate("abc"):
+        save(tmp_path / "scans" / f"patient_{name}.nii.gz", number)
+    shutil.copy(tmp_path / "scans" / "patient_a.nii.gz", tmp_path / "scans" / "patient_d.nii.gz")
+    read_files: list[str] = []
+    monkeypatch.setattr(
+        scans, "open_scan", lambda files, *more: read_files.append(files[0].name) or open_scan(files, *more)
+    )
+    noted = LookedAt(tmp_path / "not there")
+    first = find_scans(tmp_path / "scans", spec(), looked_at=noted)
+    assert len(read_files) == 4
+    noted.save(tmp_path)
+    assert "patient" not in (tmp_path / "scans.json").read_text()
+    read_files.clear()
+    again = find_scans(tmp_path / "scans", spec(), looked_at=LookedAt(tmp_path))
+    assert (again, read_files) == (first, [])
+    for one, other in zip(first, again, strict=True):
+        assert one.voxels == other.voxels
+        np.testing.assert_array_equal(one.values[0].quantiles, other.values[0].quantiles)
+    save(tmp_path / "scans" / "patient_b.nii.gz", 9)
+    changed = find_scans(tmp_path / "scans", spec(), looked_at=LookedAt(tmp_path))
+    assert read_files == ["patient_b.nii.gz"]
+    assert changed[1].sha256 != first[1].sha256
+    for content in ("no json", "[]", '{"a": 1}'):
+        (tmp_path / "scans.json").write_text(content)
+        read_files.clear()
+        find_scans(tmp_path / "scans", spec(), looked_at=LookedAt(tmp_path))
+        assert len(read_files) == 4
 
 
 # Parting --------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from voxtile_build.hashing import file_sha256
 from voxtile_build.progress import teller
 from voxtile_build.repository.card import card_of
 from voxtile_build.slimming.given.groups import grouped, subject_of
+from voxtile_build.slimming.given.looked_at import LookedAt
 from voxtile_build.slimming.given.values import Values, values_of
 from voxtile_build.spec.spec import Spec
 
@@ -72,7 +73,9 @@ class TrainingScan:
         return tuple(one.voxels for one in self.values)
 
 
-def find_scans(folder: Path, spec: Spec, told: Told = lambda _: None) -> tuple[TrainingScan, ...]:
+def find_scans(
+    folder: Path, spec: Spec, told: Told = lambda _: None, looked_at: LookedAt | None = None
+) -> tuple[TrainingScan, ...]:
     """The scans under a folder, by the rules of `voxtile batch`; each is read once.
 
     What cannot be read is left out, and so is a scan with the voxels of another; `told` gets a line for each reason.
@@ -81,6 +84,7 @@ def find_scans(folder: Path, spec: Spec, told: Told = lambda _: None) -> tuple[T
         folder: of scans, at any depth.
         spec: the teacher's.
         told: gets the lines.
+        looked_at: what an earlier run read is not read again; what this one reads is noted.
 
     Raises:
         SlimmingError: there is no scan that can be used.
@@ -95,7 +99,7 @@ def find_scans(folder: Path, spec: Spec, told: Told = lambda _: None) -> tuple[T
     scans, failures, tell = list[TrainingScan](), list[str](), teller()
     for number, case in enumerate(found.cases, 1):
         try:
-            scans.append(_looked_at(case, card))
+            scans.append(_looked_at(case, card, looked_at or LookedAt()))
         except Exception as error:  # whatever it is, it is this scan's
             failures.append(f"left out {case.name}: {in_one_line(error)}")
             told(failures[-1])
@@ -184,14 +188,20 @@ def block(scan: Scan, region: Region) -> Scan:
     return replace(scan, volume=scan.volume[(slice(None), *region)])
 
 
-def _looked_at(case: CaseFiles, card: Card) -> TrainingScan:
+def _looked_at(case: CaseFiles, card: Card, looked_at: LookedAt) -> TrainingScan:
     """The scan of a case, read once. Raises VoxtileError and OSError."""
     check_channel_numbers(case, card.input_channels)
-    sha256 = _sha256(case.files)
+    key = looked_at.key(case.all_files, f"{reader_of(card)} {len(card.input_channels)}")
+    known = looked_at.find(key)
+    if known is None:
+        known = _sha256(case.files), _values(case, card)
+        looked_at.keep(key, *known)
+    return TrainingScan(case.name, case.files, known[0], subject_of(case.name), known[1])
+
+
+def _values(case: CaseFiles, card: Card) -> tuple[Values, ...]:
     volume = _volume(case.files, card)
-    straight = volume.towards("RAS").apply(volume.data)
-    values = tuple(values_of(channel) for channel in straight)
-    return TrainingScan(case.name, case.files, sha256, subject_of(case.name), values)
+    return tuple(values_of(channel) for channel in volume.towards("RAS").apply(volume.data))
 
 
 def _volume(files: Sequence[Path], card: Card) -> Volume:
