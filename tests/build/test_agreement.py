@@ -196,6 +196,24 @@ def test_a_student_answers_in_the_form_of_its_teacher(kind: str) -> None:
     assert (np.abs(found.sum(1) - 1).max() < 1e-5) == (kind == "probabilities")
 
 
+@pytest.mark.parametrize("axes", [(0,), (1, 2)])
+def test_a_student_that_mirrors_is_judged_with_its_mirror_images(axes: tuple[int, ...]) -> None:
+    scoring = spec()
+    student = spec(tiling={"mirror_axes": list(axes)})
+    network = tiny_unet()
+    roi = np.random.default_rng(0).normal(0, 1, (2, 1, 16, 8, 12)).astype(np.float32)
+    wrapped = Wrapper(network, scoring).eval()
+    images = [
+        [axis + 2 for axis in some] for count in range(len(axes) + 1) for some in itertools.combinations(axes, count)
+    ]
+    with torch.inference_mode():
+        each = [wrapped(torch.from_numpy(roi).flip(one)).flip(one) for one in images]
+    wanted = torch.stack(each).mean(0).numpy()
+    found = student_runner(network, student, scoring)({"roi": roi})
+    np.testing.assert_allclose(found, wanted, atol=1e-5)
+    assert np.abs(found - each[0].numpy()).max() > 1e-2
+
+
 # What it costs ------------------------------------------------------------------------------------------------------
 
 

@@ -22,11 +22,12 @@ from voxtile_build.certificate.distillation import Cost, DistillationReport, Sca
 from voxtile_build.errors import AcceptanceError, SlimmingError, WeightsError
 from voxtile_build.evaluation.agreement import agreement_of
 from voxtile_build.hashing import file_sha256
-from voxtile_build.importers.network import load_network
+from voxtile_build.importers.network import load_network, untrained_network
 from voxtile_build.networks.heads import OneHead
 from voxtile_build.slimming import outcome
 from voxtile_build.slimming.judging.model_card import model_card
 from voxtile_build.slimming.outcome import Made, check_new, outcome_files, write_outcome
+from voxtile_build.slimming.student import student_spec
 from voxtile_build.spec.spec import Spec, load_spec
 
 STUDENT = spec(title="Two things", input={"intensity": {"rule": "zscore"}})
@@ -307,3 +308,16 @@ def test_a_report_is_the_same_text_for_the_same_report(places: tuple[Path, Path]
     write_outcome(made(), *places, overwrite=True)
     assert contents(places[0]) == before
     assert json.loads(before["tiny.distillation.json"])["schema_version"] == 1
+
+
+def test_a_student_may_teach_and_its_own_student_is_not_its_teachers(places: tuple[Path, Path]) -> None:
+    teacher = write_outcome(made(), *places).spec
+    student = student_spec(teacher, "tinier", {**teacher.network.args, "channels": [2, 4]})
+    assert student.distillation is None
+    network = untrained_network(student).eval()
+    named = Teacher(name="tiny", weights_sha256=str(teacher.weights and teacher.weights.sha256), cost=made().cost)
+    written = write_outcome(made(student, network=network, teacher=named), *places)
+    found = student_of(written.spec)
+    assert found is not None
+    assert found.teacher == "tiny"
+    assert student_of(load_spec(places[0] / "tiny.toml")) == student_of(teacher)

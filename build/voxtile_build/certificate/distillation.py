@@ -74,12 +74,14 @@ class Student(Part):
     Attributes:
         name: of its spec.
         weights_sha256: of its weights file.
+        mirrored_passes: how many passes of each tile are averaged; 1 without mirroring.
         judged_as: what of its spec the agreement depends on, see `judged_as`.
         cost: in fp32.
     """
 
     name: Name
     weights_sha256: Sha256
+    mirrored_passes: Annotated[int, Field(ge=1)] = 1
     judged_as: dict[str, Any]
     cost: Cost
 
@@ -155,6 +157,7 @@ def judged_as(spec: Spec) -> dict[str, Any]:
         "multiple": tiling.multiple,
         "padding_mode": tiling.padding_mode,
         "cval": tiling.cval,
+        "mirror_axes": tiling.mirror_axes,
         "nnunet": (spec.nnunet or {}).get("preparation"),
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))

@@ -17,6 +17,7 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
+from voxtile.tiling.extract import tta_flips
 from voxtile_build.certificate.distillation import Cost, DistillationReport, Scans, Student, Teacher, judged_as
 from voxtile_build.errors import SlimmingError
 from voxtile_build.evaluation.agreement import Agreement
@@ -186,6 +187,7 @@ def _report(made: Made, weights_sha256: str) -> DistillationReport:
         student=Student(
             name=made.student.name,
             weights_sha256=weights_sha256,
+            mirrored_passes=len(tta_flips(made.student.tiling.mirror_axes)),
             judged_as=judged_as(made.student),
             cost=made.cost,
         ),

@@ -51,6 +51,7 @@ def student_spec(teacher: Spec, name: str, args: Mapping[str, Any]) -> Spec:
             "version": 1,
             "network": Network(name=teacher.network.name, args=dict(args), head=teacher.network.head),
             "weights": None,
+            "distillation": None,
             "tiling": teacher.tiling.model_copy(update={"mirror_axes": ()}),
         }
     )

@@ -8,9 +8,11 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Sequence
 
+import numpy as np
 from torch import nn
 
-from voxtile_build.arrays import Runner
+from voxtile.tiling.extract import tta_flips
+from voxtile_build.arrays import Array, Feed, Runner
 from voxtile_build.errors import AcceptanceError
 from voxtile_build.evaluation.agreement import Agreement, LabelAgreement, ScanAgreement, agreement_of
 from voxtile_build.evaluation.distances import hausdorff_95
@@ -75,14 +77,26 @@ def measure_agreement(
 
 
 def student_runner(network: nn.Module, student: Spec, scoring: Spec) -> Runner:
-    """The student in fp32 PyTorch, with the output that the teacher gives.
+    """The student in fp32 PyTorch as it will be served, mirrored if it mirrors, with the output that the teacher gives.
 
     Args:
         network: the student, in evaluation mode.
         student: its spec.
         scoring: the teacher's spec, with the output that both give.
     """
-    return torch_runner(Wrapper(network, student.model_copy(update={"output": scoring.output})).eval())
+    once = torch_runner(Wrapper(network, student.model_copy(update={"output": scoring.output})).eval())
+    flips = tta_flips(student.tiling.mirror_axes)
+
+    def run(feed: Feed) -> Array:
+        passes = (_flipped(once({**feed, "roi": _flipped(feed["roi"], axes)}), axes) for axes in flips)
+        return np.mean([one.astype(np.float32, copy=False) for one in passes], axis=0)
+
+    return once if len(flips) == 1 else run
+
+
+def _flipped(values: Array, axes: Sequence[int]) -> Array:
+    """`values` [batch, channel, *spatial] flipped along the spatial `axes`."""
+    return np.flip(values, tuple(2 + axis for axis in axes))
 
 
 def _compared(scan: Scan, output: Output, teacher: WholeMasks, student: WholeMasks) -> ScanAgreement:

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 from torch.utils.flop_counter import FlopCounterMode
 
+from voxtile.tiling.extract import tta_flips
 from voxtile_build.arrays import Feed
 from voxtile_build.certificate.distillation import Cost
 from voxtile_build.evaluation.tiles import tile_inputs
@@ -55,7 +56,9 @@ def costs(
         cost_of(first, scoring, networks=networks, passes=passes).model_copy(
             update={"seconds": {PYTORCH: slow, engine: seconds[engine]}}
         ),
-        cost_of(network, student).model_copy(update={"seconds": {PYTORCH: seconds["student"]}}),
+        cost_of(network, student, passes=len(tta_flips(student.tiling.mirror_axes))).model_copy(
+            update={"seconds": {PYTORCH: seconds["student"]}}
+        ),
     )
 
 

@@ -40,7 +40,8 @@ def _page(report: DistillationReport, title: str, source: str, licence: str) -> 
     yield "| --- | --- | --- |"
     yield f"| name | {student.name} | {teacher.name} |"
     yield f"| SHA-256 of the weights | {student.weights_sha256} | {teacher.weights_sha256} |"
-    yield f"| networks × passes for a tile | 1 × 1 | {teacher.networks} × {teacher.mirrored_passes} |"
+    passes = f"1 × {student.mirrored_passes} | {teacher.networks} × {teacher.mirrored_passes}"
+    yield f"| networks × passes for a tile | {passes} |"
     yield from _costs(student.cost, teacher.cost)
     yield ""
     yield from _measured_on(report)
@@ -121,7 +122,8 @@ def _agreement(agreement: Agreement, teacher: str) -> Iterator[str]:
     yield ""
     yield (
         f"Agreement is no accuracy: it compares the student's masks with the teacher's, on {count} held-out "
-        f"{'part of a scan' if agreement.block else 'scan' + _s(count)}. Distances are the 95th percentile of the "
+        f"{'part of a scan' if agreement.block else 'scan' + _s(count)}, as both give them: on the networks' grid, "
+        "before what is done to a mask afterwards. Distances are the 95th percentile of the "
         "distances between the two surfaces (95 % Hausdorff distance)."
     )
     yield ""
