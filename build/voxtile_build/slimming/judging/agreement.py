@@ -89,7 +89,8 @@ def student_runner(network: nn.Module, student: Spec, scoring: Spec) -> Runner:
 
     def run(feed: Feed) -> Array:
         passes = (_flipped(once({**feed, "roi": _flipped(feed["roi"], axes)}), axes) for axes in flips)
-        return np.mean([one.astype(np.float32, copy=False) for one in passes], axis=0)
+        mean: Array = np.mean([one.astype(np.float32, copy=False) for one in passes], axis=0)
+        return mean
 
     return once if len(flips) == 1 else run
 
