@@ -13,8 +13,10 @@ STEPS = 1000
 """Shares of voxels are known to one in so many."""
 
 BACKGROUND = 0.03
-"""A value that more than this share of the voxels have is a background: scanners give no two voxels one value so often,
-whole numbers of a narrow range apart."""
+"""A value that at least this share of the voxels have may be a background."""
+
+STANDS_OUT = 3.0
+"""And it has so many times the voxels of any other: in a scan of few whole numbers, neighbours are as frequent."""
 
 MOST_VOXELS = 2_000_000
 """Of larger scans every n-th voxel of each axis is looked at."""
@@ -69,10 +71,12 @@ class Values:
 
 
 def most_frequent(values: Array) -> float | None:
-    """The value that so many of sorted `values` have that it must be a background; None where there is none."""
+    """The value that so many of `values` have that it must be a background; None where there is none."""
     found, counts = np.unique(values, return_counts=True)
     most = int(counts.argmax())
-    return float(found[most]) if counts[most] >= BACKGROUND * len(values) else None
+    others = np.delete(counts, most).max(initial=0)
+    is_background = counts[most] >= max(BACKGROUND * len(values), STANDS_OUT * others)
+    return float(found[most]) if is_background else None
 
 
 def values_of(channel: Array) -> Values:
