@@ -15,14 +15,14 @@ import pytest
 
 from tests.support.specs import spec
 from voxtile_build.errors import SlimmingError
-from voxtile_build.slimming.plan import Distillation, check_options, facts_of
+from voxtile_build.slimming.plan import Options, check_options, facts_of
 from voxtile_build.slimming.work_folder import check_work_folder, claimed, finish_removal, work_folder
 
-ASKED = Distillation(Path("teacher.toml"), Path("scans"), Path("out"), width=0.5)
+ASKED = Options(Path("teacher.toml"), Path("scans"), Path("out"), width=0.5)
 SCANS = {"one": "1" * 64, "two": "2" * 64}
 
 
-def facts(asked: Distillation = ASKED, weights: str = "a" * 64, scans: dict[str, str] = SCANS, **changes: Any) -> Any:
+def facts(asked: Options = ASKED, weights: str = "a" * 64, scans: dict[str, str] = SCANS, **changes: Any) -> Any:
     return facts_of(asked, spec(), weights, spec(name="student", **changes), scans)
 
 
@@ -52,6 +52,8 @@ def facts(asked: Distillation = ASKED, weights: str = "a" * 64, scans: dict[str,
         ({"seed": 2**40}, "--seed"),
         ({"batch": 0}, "--batch"),
         ({"batch": 10**6}, "--batch"),
+        ({"learning_rate": 0.0}, "--learning-rate"),
+        ({"learning_rate": float("nan")}, "--learning-rate"),
         ({"pool_gib": 0.0}, "--pool"),
         ({"pool_gib": float("nan")}, "--pool"),
         ({"min_dice": 95.0}, "--min-dice"),

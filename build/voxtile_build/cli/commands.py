@@ -33,6 +33,7 @@ from voxtile_build.cli.options import (
     sizes,
     split,
 )
+from voxtile_build.cli.slimming_commands import distil
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -326,6 +327,9 @@ def verify(
             warn([f"the device that was verified could not be written into the card: {error}"])
     if not all(verdict.holds for verdict in verdicts):
         raise typer.Exit(1)
+
+
+app.command()(distil)
 
 
 @app.command()

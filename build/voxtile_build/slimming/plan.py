@@ -18,7 +18,7 @@ from voxtile_build.hashing import bytes_sha256
 from voxtile_build.spec.spec import Spec
 
 HOURS = 1.0
-"""Of training, where neither steps nor hours are given."""
+"""Of labelling and training, where neither steps nor hours are given."""
 POOL_GIB = 20.0
 """Disk that the pool of labelled patches may take, where nothing is said."""
 HELD_OUT = 0.2
@@ -34,7 +34,7 @@ NOT_LEARNT = {
 
 
 @dataclass(frozen=True)
-class Distillation:
+class Options:
     """The options of one run.
 
     Attributes:
@@ -45,11 +45,13 @@ class Distillation:
         student: a spec without weights; or None with `width`.
         name: of the student; None for that of its spec, or one that is made of the teacher's name and the width.
         steps: of training; None for `hours`.
-        hours: of training, over all restarts.
+        hours: of labelling and training, over all restarts.
         held_out: the share of scans that the student never sees, and is judged on.
         one_scan: whether one scan alone may be cut into a part for training and one for judging.
+        any_modality: whether scans are taken whose values are far from what the teacher was made for.
         seed: of everything that is drawn.
         batch: patches in a step; None for what suits the number of axes.
+        learning_rate: the highest; None for what suits the network.
         pool_gib: disk that the labelled patches may take.
         min_dice: agreement of the worst label below which nothing is published; None for the default of a spec.
         threads: of the CPU; None for all.
@@ -69,8 +71,10 @@ class Distillation:
     hours: float | None = None
     held_out: float = HELD_OUT
     one_scan: bool = False
+    any_modality: bool = False
     seed: int = 0
     batch: int | None = None
+    learning_rate: float | None = None
     pool_gib: float = POOL_GIB
     min_dice: float | None = None
     threads: int | None = None
@@ -84,11 +88,11 @@ class Distillation:
 
     @property
     def seconds(self) -> float | None:
-        """Of training; None where the steps are counted."""
+        """Of labelling and training; None where the steps are counted."""
         return None if self.steps is not None else 3600 * (HOURS if self.hours is None else self.hours)
 
 
-def check_options(asked: Distillation) -> None:
+def check_options(asked: Options) -> None:
     """Refuse options that contradict one another, or that no run can hold to.
 
     Raises:
@@ -108,21 +112,22 @@ def check_options(asked: Distillation) -> None:
             raise SlimmingError(f"{option}: expected {what}, found {value:g}")
 
 
-def _limits(asked: Distillation) -> Iterator[tuple[str, float | None, bool, str]]:
+def _limits(asked: Options) -> Iterator[tuple[str, float | None, bool, str]]:
     """Of each option with a number: its name, its value, whether that is within its limits, and these in words."""
     yield "--width", asked.width, 0 < (asked.width or 0) < 1, "a share of the teacher's channels above 0 and below 1"
     yield "--steps", asked.steps, (asked.steps or 0) >= 1, "one training step or more"
-    yield "--hours", asked.hours, 0 < (asked.hours or 0) <= MOST_HOURS, "hours of training above 0, at most a year"
+    yield "--hours", asked.hours, 0 < (asked.hours or 0) <= MOST_HOURS, "hours above 0, at most a year"
     yield "--held-out", asked.held_out, 0 < asked.held_out < 1, "a share of the scans above 0 and below 1"
     yield "--seed", asked.seed, 0 <= asked.seed <= MOST_SEED, f"a whole number from 0 to {MOST_SEED}"
     yield "--batch", asked.batch, 1 <= (asked.batch or 0) <= MOST_BATCH, f"from 1 to {MOST_BATCH} patches in a step"
+    yield "--learning-rate", asked.learning_rate, 0 < (asked.learning_rate or 0) <= 1, "a rate above 0, at most 1"
     yield "--pool", asked.pool_gib, asked.pool_gib > 0, "GiB of disk above 0"
     yield "--min-dice", asked.min_dice, 0 <= (asked.min_dice or 0) <= 1, "a Dice from 0 to 1"
     yield "--threads", asked.threads, (asked.threads or 0) >= 1, "one thread or more"
 
 
 def facts_of(
-    asked: Distillation, teacher: Spec, weights_sha256: str, student: Spec, scans: Mapping[str, str]
+    asked: Options, teacher: Spec, weights_sha256: str, student: Spec, scans: Mapping[str, str]
 ) -> dict[str, Any]:
     """What a run must hold to if it is to end as it began, as plain JSON.
 
@@ -133,7 +138,7 @@ def facts_of(
         teacher: the spec of what answers.
         weights_sha256: of what answers.
         student: the spec of what learns.
-        scans: of each scan, by its name, the SHA-256 of its files.
+        scans: by the place of each scan, such as `training 0`, the SHA-256 of its files.
     """
     facts: dict[str, Any] = {
         "voxtile-build": __version__,
@@ -147,6 +152,7 @@ def facts_of(
         "--one-scan": asked.one_scan,
         "--seed": asked.seed,
         "--batch": asked.batch,
+        "--learning-rate": asked.learning_rate,
         "--pool": asked.pool_gib,
     }
     return facts

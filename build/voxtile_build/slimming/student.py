@@ -77,10 +77,10 @@ def read_student(path: Path, teacher: Spec, name: str | None = None) -> Spec:
         raise SlimmingError(f"{path}: {faults[0]}")
     found = list(differences(teacher, student))
     if found:
-        listed = "".join(f"\n  - {one}" for one in found)
+        listed = f" {found[0]}" if len(found) == 1 else "".join(f"\n  - {one}" for one in found)
         raise SlimmingError(
-            f"{path}: expected a student that takes what {teacher.name} takes and gives what it gives, found "
-            f"{len(found)} differences; change the student's keys to the teacher's:{listed}"
+            f"{path}: expected a student that takes what {teacher.name} takes and gives what it gives; change to the "
+            f"teacher's what differs:{listed}"
         )
     return student
 

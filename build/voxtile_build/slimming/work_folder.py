@@ -9,7 +9,7 @@ import fcntl
 import json
 import os
 import shutil
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +21,7 @@ from voxtile_build.slimming.plan import require_same
 
 LOCK = "lock"
 PLAN = "plan.json"
+PLACING = "placing"
 
 
 @dataclass
@@ -51,6 +52,27 @@ class WorkFolder:
         self.holds_work = True
         require_same(_read(plan), json.loads(json.dumps(dict(facts))), self.path)
         return True
+
+    def decided(self, name: str, decide: Callable[[], float]) -> float:
+        """A number that is decided once, because it depends on a clock or a disk, and holds for runs that go on."""
+        file = self.path / f"{name}.json"
+        if not file.exists():
+            replace_text(file, json.dumps(decide()))
+        try:
+            return float(json.loads(file.read_text(encoding="utf-8")))
+        except (OSError, ValueError, TypeError):
+            raise _unreadable(file) from None
+
+    def begin_placing(self) -> bool:
+        """Write down that from now on files in the output are this run's; whether that was so already."""
+        before = (self.path / PLACING).exists()
+        replace_text(self.path / PLACING, "")
+        return before
+
+
+def was_placing(output: Path, name: str) -> bool:
+    """Whether an interrupted run may have written some of the files that come out, so that they may be replaced."""
+    return (work_folder(output, name) / PLACING).exists()
 
 
 def work_folder(output: Path, name: str) -> Path:
@@ -139,8 +161,12 @@ def _read(plan: Path) -> dict[str, Any]:
     try:
         facts: dict[str, Any] = dict(json.loads(plan.read_text(encoding="utf-8")))
     except (OSError, ValueError, TypeError):
-        raise SlimmingError(
-            f"{plan}: expected what an interrupted distillation wrote down, found a file that cannot be read; remove "
-            f"{plan.parent} and begin anew"
-        ) from None
+        raise _unreadable(plan) from None
     return facts
+
+
+def _unreadable(file: Path) -> SlimmingError:
+    return SlimmingError(
+        f"{file}: expected what an interrupted distillation wrote down, found a file that cannot be read; remove "
+        f"{file.parent} and begin anew"
+    )

@@ -49,7 +49,7 @@ def errors_for_the_user(stopped: int | None = None) -> Iterator[None]:
             None for a command that does not.
     """
     try:
-        with _signals_interrupt(ENDING_SIGNALS if stopped is None else STOPPING_SIGNALS):
+        with signals_interrupt(ENDING_SIGNALS if stopped is None else STOPPING_SIGNALS):
             yield
     except VoxtileError as error:
         say(str(error))
@@ -118,7 +118,7 @@ def _let_go(stream: TextIO | None) -> None:
 
 
 @contextmanager
-def _signals_interrupt(signals: Sequence[signal.Signals]) -> Iterator[None]:
+def signals_interrupt(signals: Sequence[signal.Signals] = ENDING_SIGNALS) -> Iterator[None]:
     """Within the block a signal that would end the process raises `Ended`, so that work is put in order first."""
 
     def end(number: int, _: object) -> None:

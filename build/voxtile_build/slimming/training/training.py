@@ -96,11 +96,16 @@ class Trained:
 
 
 class TrainingStopped(SlimmingError):
-    """A training could not go on; `trained` holds the last good weights, None where there are none."""
+    """A training could not go on.
 
-    def __init__(self, message: str, trained: Trained | None) -> None:
+    Attributes:
+        trained: the last good weights, None where there are none.
+        is_over: whether it would stop again if it went on, such as one that diverges.
+    """
+
+    def __init__(self, message: str, trained: Trained | None, *, is_over: bool = False) -> None:
         super().__init__(message)
-        self.trained = trained
+        self.trained, self.is_over = trained, is_over
 
 
 def train(
@@ -239,9 +244,10 @@ class _Training:
         if (trouble := self._health.trouble) is not None:
             kept = "nothing was learnt" if self._good is None else f"the weights after step {self._good.steps} are kept"
             raise TrainingStopped(
-                f"step {self._step}: the training has to end: {trouble}; {kept}. Try a lower learning rate (now "
+                f"step {self._step}: the training has to end: {trouble}; {kept}. try a lower --learning-rate (now "
                 f"{self._rate:g})",
                 self._good,
+                is_over=True,
             )
 
     def _trained(self) -> Trained:

@@ -1,0 +1,152 @@
+"""What cannot end well is refused by the command before anything is trained: one line, exit code 2, nothing written."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.support.distilling import write_scans, write_teacher
+from voxtile_build.cli import commands as cli
+from voxtile_build.slimming.work_folder import work_folder
+
+STUDENT = """
+name = "student"
+[network]
+name = "UNet"
+args = { spatial_dims = 3, in_channels = 1, out_channels = 3, channels = [2, 4], strides = [2] }
+[input]
+channels = ["T1"]
+orientation = "RAS"
+intensity = { rule = "zscore" }
+[output]
+labels = ["background", "bright", "brightest"]
+[inferer]
+roi_size = [16, 16, 16]
+"""
+
+
+@pytest.fixture(scope="module")
+def given(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("given")
+    write_teacher(folder, steps=0)
+    write_scans(folder / "scans")
+    return folder
+
+
+@pytest.fixture
+def case(given: Path, tmp_path: Path) -> Path:
+    """A copy of what is given."""
+    shutil.copytree(given, tmp_path / "case")
+    return tmp_path / "case"
+
+
+def replaced(file: Path, old: str, new: str) -> None:
+    text = file.read_text()
+    assert old in text
+    file.write_text(text.replace(old, new))
+
+
+def student(folder: Path, *changes: tuple[str, str]) -> list[str]:
+    text = STUDENT
+    for old, new in changes:
+        assert old in text
+        text = text.replace(old, new)
+    (folder / "student.toml").write_text(text)
+    return ["--student", str(folder / "student.toml")]
+
+
+def existing(name: str) -> Callable[[Path], list[str]]:
+    def make(folder: Path) -> list[str]:
+        (folder / "out").mkdir()
+        (folder / "out" / name).write_text("precious")
+        return []
+
+    return make
+
+
+def interrupted(folder: Path) -> list[str]:
+    work_folder(folder / "out", "teacher-w50").mkdir(parents=True)
+    return []
+
+
+def one_scan(folder: Path) -> list[str]:
+    for file in sorted((folder / "scans").iterdir())[1:]:
+        file.unlink()
+    return []
+
+
+def no_scans(folder: Path) -> list[str]:
+    shutil.rmtree(folder / "scans")
+    (folder / "scans").mkdir()
+    return []
+
+
+def in_a_file(folder: Path) -> list[str]:
+    replaced(folder / "teacher.toml", 'name = "UNet"\nargs', "#")
+    return []
+
+
+def limits_that_nothing_keeps(folder: Path) -> list[str]:
+    replaced(folder / "teacher.toml", "[serving]", "[acceptance]\nmax_abs_error = 1e-12\n[serving]")
+    return []
+
+
+CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
+    "other labels": (lambda f: student(f, ('"brightest"', '"darkest"')), "output.labels[2].name"),
+    "fewer labels": (
+        lambda f: student(f, (', "brightest"', ""), ("out_channels = 3", "out_channels = 2")),
+        "output.labels: 3 in the teacher, 2 in the student",
+    ),
+    "other tiles": (lambda f: student(f, ("[16, 16, 16]", "[16, 16, 24]")), "inferer.roi_size"),
+    "other intensities": (lambda f: student(f, ('"zscore"', '"none"')), "input.intensity"),
+    "a network that does not fit": (lambda f: student(f, ("out_channels = 3", "out_channels = 4")), "out_channels"),
+    "a width that leaves no channel": (lambda f: ["--width", "0.05"], "leaves no channel"),
+    "a width above 1": (lambda f: ["--width", "50"], "--width"),
+    "a width and a student": (lambda f: [*student(f), "--width", "0.5"], "found both"),
+    "neither": (lambda f: ["--seed", "9"], "found neither"),
+    "steps and hours": (lambda f: ["--steps", "9", "--hours", "1"], "--steps or --hours"),
+    "one scan": (one_scan, "--one-scan"),
+    "no scans": (no_scans, "expected scans"),
+    "no such folder": (lambda f: ["--scans", str(f / "nowhere")], "nowhere"),
+    "weights that exist": (existing("teacher-w50.safetensors"), "teacher-w50.safetensors"),
+    "a spec that exists": (existing("teacher-w50.toml"), "teacher-w50.toml"),
+    "an interrupted run": (interrupted, "--resume"),
+    "the teacher's name": (lambda f: ["--name", "teacher"], "--name"),
+    "a name that is not allowed": (lambda f: ["--name", "My Student"], "--name"),
+    "a pool of no size": (lambda f: ["--pool", "1e-6"], "patches"),
+    "an unknown option": (lambda f: ["--stepps", "9"], "--stepps"),
+    "no number": (lambda f: ["--steps", "many"], "--steps"),
+    "no teacher": (lambda f: (f / "teacher.toml").unlink() or [], "teacher.toml"),
+    "a teacher without weights": (lambda f: (f / "teacher.safetensors").unlink() or [], "teacher.safetensors"),
+    "options of nnU-Net": (lambda f: ["--folds", "0"], "--folds"),
+    "a teacher below its limits": (limits_that_nothing_keeps, "max_abs_error"),
+}
+
+
+@pytest.mark.parametrize("name", CASES)
+def test_it_is_refused_in_one_line_and_nothing_is_left(
+    name: str, case: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    make, told = CASES[name]
+    arguments: list[Any] = [case / "teacher.toml", "--scans", case / "scans", "--output", case / "out", "--quiet"]
+    more = make(case)
+    if not {"--steps", "--hours"} & {*more}:
+        more += ["--steps", "1"]
+    if not {"--width", "--student"} & {*more} and name != "neither":
+        more += ["--width", "0.5"]
+    before = contents(case)
+    code = cli.main(["distil", *map(str, arguments), *more])
+    error = capsys.readouterr().err
+    assert code == (4 if name == "a teacher below its limits" else 2), error
+    assert told in error
+    assert "Traceback" not in error
+    assert len(error.strip().splitlines()) == 1, error
+    assert contents(case) == before
+
+
+def contents(folder: Path) -> dict[str, bytes]:
+    return {str(path.relative_to(folder)): path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
