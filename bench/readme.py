@@ -2,7 +2,8 @@
 
 `python -m bench.readme adopt out/bench` publishes a run's figures and writes all three. `python -m bench.readme
 adopt-gpu FILE.json` publishes a run of `python -m bench.gpu`, in docs/performance-gpu.json and in the page's section on
-GPUs. `python -m bench.readme write` writes everything again from the published figures.
+GPUs; `adopt-students FILE.json` one of `python -m bench.students`, in docs/performance-students.json and in the section
+on students. `python -m bench.readme write` writes everything again from the published figures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 from docs.generate import chart, summary
 
 from .gpu.report import gpu_block
+from .students.report import students_block
 from .tables import ENGINE_COLUMNS, EXPLANATION, PART_COLUMNS, SCAN_COLUMNS, grouped, machine
 
 Figures = Mapping[str, Any]
@@ -26,6 +28,9 @@ ROOT = Path(__file__).parent.parent
 FILES = ("scans", "parts", "engines")
 BEGIN, END = BENCH = "<!-- bench:begin -->", "<!-- bench:end -->"
 GPU = "<!-- gpu:begin -->", "<!-- gpu:end -->"
+STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
+SECTIONS = {"gpu": (GPU, gpu_block), "students": (STUDENTS, students_block)}
+"""Sections of the page with figures of a run of their own, docs/performance-NAME.json."""
 CHART = "performance.svg"
 NO_FIGURES = "No figures have been published yet; `make bench` measures this machine."
 NO_GPU = "No row was measured on a GPU; `python -m bench --device cuda` is ready to, and has not been run on one."
@@ -94,22 +99,32 @@ def block_of(text: str, marks: tuple[str, str] = BENCH) -> str:
 def main(arguments: Sequence[str] | None = None, root: Path = ROOT) -> int:
     """Publishes a run, or writes the published figures again."""
     parser = argparse.ArgumentParser(prog="python -m bench.readme", description=(__doc__ or "").partition("\n")[0])
-    parser.add_argument("action", choices=("adopt", "adopt-gpu", "write"))
+    adopting = {f"adopt-{name}": name for name in SECTIONS}
+    parser.add_argument("action", choices=("adopt", *adopting, "write"))
     parser.add_argument("out", nargs="?", type=Path, default=Path("out/bench"))
     chosen = parser.parse_args(arguments)
-    published, published_gpu = (root / "docs" / name for name in ("performance.json", "performance-gpu.json"))
+    published = root / "docs" / "performance.json"
     if chosen.action == "adopt":
         published.write_text(json.dumps(figures_of(chosen.out), indent=1) + "\n", encoding="utf-8")
-    if chosen.action == "adopt-gpu":
-        gpu_block(run := _read(chosen.out))
-        published_gpu.write_text(json.dumps(run, indent=1) + "\n", encoding="utf-8")
-    figures, gpu = _read(published), _read(published_gpu) if published_gpu.exists() else None
-    readme, page = root / "README.md", root / "docs" / "performance.md"
+    if chosen.action in adopting:
+        _, block = SECTIONS[adopting[chosen.action]]
+        block(run := _read(chosen.out))
+        _figures_of_section(adopting[chosen.action], root).write_text(
+            json.dumps(run, indent=1) + "\n", encoding="utf-8"
+        )
+    figures, readme, page = _read(published), root / "README.md", root / "docs" / "performance.md"
     readme.write_text(with_block(readme.read_text(encoding="utf-8"), summary_block(figures)), encoding="utf-8")
     text = with_block(page.read_text(encoding="utf-8"), tables_block(figures))
-    page.write_text(with_block(text, gpu_block(gpu), GPU), encoding="utf-8")
+    for name, (marks, block) in SECTIONS.items():
+        path = _figures_of_section(name, root)
+        text = with_block(text, block(_read(path) if path.exists() else None), marks)
+    page.write_text(text, encoding="utf-8")
     (root / "docs" / CHART).write_text(chart.draw(summary.lines(figures)), encoding="utf-8")
     return 0
+
+
+def _figures_of_section(name: str, root: Path) -> Path:
+    return root / "docs" / f"performance-{name}.json"
 
 
 def _read(path: Path) -> Any:

@@ -1,0 +1,104 @@
+"""The students' figures as Markdown, in docs/performance.md. Knows nothing of how they were measured."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from itertools import pairwise
+from typing import Any
+
+from ..tables import Row, column, machine, number, share, table
+
+Figures = Mapping[str, Any]
+"""Of one run: `machine`, `trainings` (by name) and `ladders` (rows)."""
+NO_RUN = "No student has been measured yet; `python -m bench.students` makes both and measures them."
+EXPLANATION = (
+    "All rungs of a ladder took turns, from the scan's file to the mask's; each served rung has a Triton server of its "
+    "own. A tile's milliseconds are the compute time of the network alone, by the server's own statistics. `of its "
+    "limit` divides the operations of a tile, as PyTorch counts them, in that time by the rate of large fp32 products "
+    "in PyTorch on the same machine; int8 has a higher limit of its own. Dice and changed voxels are against the first "
+    "rung's mask: agreement with the teacher, not accuracy. MB is what the server loads; of PyTorch, the weights in "
+    "fp32. The share of a step is its part of the whole gain, on a logarithmic scale."
+)
+
+
+def _spread(row: Row) -> str:
+    if row["runs"] < 2:
+        return number(row["seconds"])
+    return f"{number(row['seconds'])} ({number(row['seconds_low'])}–{number(row['seconds_high'])})"
+
+
+def _dice(row: Row) -> str:
+    return ", ".join(f"{value:.3f}" for value in row["dice"].values())
+
+
+LADDER_COLUMNS = (
+    column("rung", "row"), column("ms a tile", "ms_per_tile", number), column("of its limit", "limit", share),
+    ("seconds a scan", _spread), column("gain", "ratio", "{:.1f}×".format),
+    column("share of the gain", "step", "{:.0%}".format), ("Dice", _dice),
+    column("changed", "changed_fraction", share), column("MB", "bytes", lambda value: number(value / 1e6)),
+    column("parameters", "parameters", "{:,}".format), column("GFLOP a tile", "gflop", number),
+)  # fmt: skip
+LABEL_COLUMNS = (
+    column("student", "student"), column("label", "label"), column("Dice", "dice_min", "{:.4f}".format),
+    column("95 % Hausdorff distance, mm", "hausdorff_95_mm_max", number),
+    column("volume", "volume_difference_percent_max", "{:.1f} %".format),
+    column("changed voxels of the scan", "changed_fraction", share),
+)  # fmt: skip
+
+
+def students_block(figures: Figures | None) -> str:
+    """Returns the section between its two marks."""
+    if figures is None:
+        return NO_RUN
+    roof = figures["machine"]["roofline"]["matmul fp32 GFLOP/s"]
+    parts = [machine(figures["machine"]), *([figures["remark"]] if figures.get("remark") else [])]
+    if figures["trainings"]:
+        parts += [*map(_training, figures["trainings"].values()), table(_labels(figures["trainings"]), LABEL_COLUMNS)]
+    for name in dict.fromkeys(row["workload"] for row in figures["ladders"]):
+        rows = with_steps([row for row in figures["ladders"] if row["workload"] == name], roof)
+        parts += [f"#### {rows[0]['title']}", table(rows, LADDER_COLUMNS), gains(rows)]
+    return "\n\n".join([*parts, EXPLANATION])
+
+
+def with_steps(rows: Sequence[Row], roof: float) -> list[dict[str, Any]]:
+    """Returns the rows of a ladder with `limit`, and with `step`: the part of the gain that each rung adds.
+
+    A rung that is slower than the one before adds less than nothing.
+    """
+    seconds = [row["seconds"] for row in rows]
+    whole = math.log(seconds[0] / seconds[-1])
+    steps = [math.log(one / other) / whole if whole else None for one, other in pairwise(seconds)]
+    return [
+        {**row, "limit": row["gflops"] / roof, "step": step} for row, step in zip(rows, [None, *steps], strict=True)
+    ]
+
+
+def gains(rows: Sequence[Row]) -> str:
+    """Returns a sentence: how far the student is ahead of its teacher's best engine, a tile and end to end."""
+    served = {who: [row for row in rows[1:] if row["row"].startswith(who)] for who in ("teacher", "student")}
+    if not all(served.values()):
+        return ""
+    said = []
+    for key, what in (("ms_per_tile", "a tile"), ("seconds", "end to end")):
+        teacher, student = (min(some, key=lambda row: row[key]) for some in served.values())
+        said.append(f"{teacher[key] / student[key]:.1f}× {what} ({teacher['row']} → {student['row']})")
+    return f"On top of the teacher's best engine: {', '.join(said)}."
+
+
+def _training(made: Mapping[str, Any]) -> str:
+    """Returns a sentence on how a student was made."""
+    told = made["training"]
+    return (
+        f"**{made['title']}**: {made['wall_seconds'] / 60:.0f} minutes in all, for {told['patches']} patches that "
+        f"{made['teacher_engine']} labelled, {told['steps']} steps of training in {told['seconds'] / 60:.0f} minutes "
+        f"({told['device']}; start: {told['start']}), and the judgement. `{made['command']}`"
+    )
+
+
+def _labels(trainings: Mapping[str, Any]) -> list[dict[str, Any]]:
+    return [
+        {"student": training["title"], "label": label, "changed_fraction": training["changed_fraction"], **figures}
+        for training in trainings.values()
+        for label, figures in training["labels"].items()
+    ]
