@@ -215,7 +215,7 @@ def brain_mask(scan: Path, network: Path) -> NDArray[np.uint8]:
         ]
     )
     data = before({MASK: scan})
-    finder = torch.jit.load(network).eval()
+    finder = torch.jit.load(network).eval()  # type: ignore[no-untyped-call]
     with torch.inference_mode():
         data[MASK] = sliding_window_inference(data[MASK][None], (128, 128, 96), 1, finder, 0.25, "gaussian")[0]
     return np.asarray(after(data)[MASK][0], np.uint8)

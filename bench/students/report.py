@@ -75,15 +75,27 @@ def with_steps(rows: Sequence[Row], roof: float) -> list[dict[str, Any]]:
 
 
 def gains(rows: Sequence[Row]) -> str:
-    """Returns a sentence: how far the student is ahead of its teacher's best engine, a tile and end to end."""
-    served = {who: [row for row in rows[1:] if row["row"].startswith(who)] for who in ("teacher", "student")}
-    if not all(served.values()):
+    """Returns two sentences: how far the fastest rung is ahead of the first one, and of the teacher's best engine."""
+    students = [row for row in rows if row["row"].startswith("student")]
+    engines = [row for row in rows[1:] if row["row"].startswith("teacher")]
+    if not students or not engines:
         return ""
+    return (
+        f"From the first rung to the student at its fastest: {_gains(rows[:1], students)}. On top of the teacher's "
+        f"best engine: {_gains(engines, students)}."
+    )
+
+
+def _gains(before: Sequence[Row], after: Sequence[Row]) -> str:
+    """Returns the gain of the fastest of some rungs over the fastest of others, a tile and end to end."""
     said = []
-    for key, what in (("ms_per_tile", "a tile"), ("seconds", "end to end")):
-        teacher, student = (min(some, key=lambda row: row[key]) for some in served.values())
-        said.append(f"{teacher[key] / student[key]:.1f}× {what} ({teacher['row']} → {student['row']})")
-    return f"On top of the teacher's best engine: {', '.join(said)}."
+    for key, unit, what in (("ms_per_tile", "ms", "a tile"), ("seconds", "s", "a scan, end to end")):
+        one, other = (min(some, key=lambda row: row[key]) for some in (before, after))
+        said.append(
+            f"{number(one[key])} → {number(other[key])} {unit} {what}, {one[key] / other[key]:.1f}× "
+            f"({one['row']} → {other['row']})"
+        )
+    return "; ".join(said)
 
 
 def _training(made: Mapping[str, Any]) -> str:
