@@ -95,7 +95,7 @@ def _pair(name: str, out: Path) -> Pair:
     teacher: Model = teacher_of(demonstration, out / "data")
     student = model_of(load_spec(out / name / f"{student_name(name)}.toml"))
     x, y, z = teacher.spec.tiling.roi_size
-    scan = middle(out / HEADS / f"{HELD_OUT}.nii.gz", SCAN)
+    scan = middle(out / HEADS / f"{HELD_OUT}.nii.gz", SCAN, out / "data")
     title = f"{demonstration.title}, ROI {x}×{y}×{z}, the middle 128×128×128 of the held-out head"
     return Pair(name, title, teacher, student, demonstration.teacher(out / "data"), scan, (x, y, z))
 

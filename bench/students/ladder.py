@@ -94,15 +94,15 @@ def served_bytes(entry: Entry, settings: Settings) -> int:
     return sum(file.stat().st_size for file in (settings.repository / entry.engine_entry / "1").glob("model.*"))
 
 
-def middle(scan: Path, shape: Shape) -> Path:
-    """Returns a file beside the folder of `scan` with its middle voxels, at most `shape` of them."""
+def middle(scan: Path, shape: Shape, folder: Path) -> Path:
+    """Returns a file in `folder` with the middle voxels of `scan`, at most `shape` of them."""
 
     def make(path: Path) -> None:
         image = nib.load(scan)
         sides = [(max(there - size, 0) // 2, size) for there, size in zip(image.shape, shape, strict=True)]
         nib.save(image.slicer[tuple(slice(start, start + size) for start, size in sides)], path)
 
-    return made(scan.parent.with_name(f"middle-{by(shape, 'x')}-{scan.name}"), make)
+    return made(folder / f"middle-{by(shape, 'x')}-{scan.name}", make)
 
 
 def _rows(pair: Pair, settings: Settings) -> list[Row]:
@@ -113,7 +113,7 @@ def _rows(pair: Pair, settings: Settings) -> list[Row]:
     else:
         rows = [Row(FIRST, WindowedScan, {**job, "engine": "torch", "spec": pair.teacher.spec})]
     extensions = machine_facts("cpu")["matrix_extensions"]
-    warm_up = middle(pair.scan, pair.roi)
+    warm_up = middle(pair.scan, pair.roi, settings.data)
     for who, model in (("teacher", pair.teacher), ("student", pair.student)):
         for level, entry in _entries(f"{pair.name}-{who}", model, levels(extensions), warm_up, settings).items():
             rows.append(Row(f"{who}, {level}", voxtile_scan, {"scan": pair.scan, "warm_up": warm_up}, entry))
