@@ -157,7 +157,8 @@ def test_a_killed_training_ends_with_the_same_weights(
 ) -> None:
     """Bit for bit, with dropout and the running means of batch normalisation."""
     expected = fit(student(dropout=0.2), pool, tmp_path / "whole")
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training, "FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "MOST_SECONDS", 0.0)
     for step in kills:
         with pytest.raises(Killed):
             fit(student(dropout=0.2), pool, tmp_path / "cut off", told=kill_at(step + 1))
@@ -183,7 +184,8 @@ def test_what_is_trained_already_is_not_trained_again(pool: Pool, tmp_path: Path
 def test_seconds_count_over_restarts(pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     clock = [100.0]
     monkeypatch.setattr(training.time, "monotonic", lambda: clock[0])
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training, "FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "MOST_SECONDS", 0.0)
     given = TrainingPlan(Budget(seconds=60.0))
     steps: list[Progress] = []
 
@@ -228,7 +230,8 @@ def test_the_checkpoint_of_another_run_is_refused_and_stays(pool: Pool, tmp_path
 def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
     pool: Pool, tmp_path: Path, damage: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training, "FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "MOST_SECONDS", 0.0)
     expected = fit(student(), pool, tmp_path)
     path = tmp_path / NAME
     stored = bytearray(path.read_bytes())
@@ -340,7 +343,8 @@ def test_a_gradient_that_is_no_number_leaves_the_weights_alone(pool: Pool, tmp_p
 def test_a_disk_that_is_full_ends_the_training_with_its_weights(
     pool: Pool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(training, "SECONDS_BETWEEN_CHECKPOINTS", 0.0)
+    monkeypatch.setattr(training, "FEWEST_SECONDS", 0.0)
+    monkeypatch.setattr(training, "MOST_SECONDS", 0.0)
 
     def told(progress: Progress) -> None:
         if progress.step == 4:
@@ -384,10 +388,18 @@ def test_a_training_that_is_far_off_for_long_has_diverged() -> None:
     assert "diverged" in health.trouble
 
 
+def test_easy_patches_at_the_beginning_are_no_measure() -> None:
+    health = Health()
+    for loss in (*[0.001] * 3, *[0.9] * (2 * LONG)):
+        health.saw(loss)
+        assert health.trouble is None
+        assert health.good
+
+
 def test_what_is_known_of_the_losses_is_kept() -> None:
     health = Health()
-    assert Health.of(health.facts()) == health
-    for loss in (1.0, math.nan, 0.7):
+    for loss in (1.0, math.nan, *[0.7] * 100):
+        assert Health.of(health.facts()) == health
         health.saw(loss)
     assert Health.of(health.facts()) == health
 

@@ -9,6 +9,9 @@ from typing import Any
 SMOOTHING = 0.98
 """Of the mean over losses: about the last 50 steps count. Patches differ, and so does the loss of each."""
 
+ENOUGH = 50
+"""Steps before a mean counts: the first patches may be empty ones, that nobody can get wrong."""
+
 FAR, LEAST = 3.0, 0.1
 """Times the best mean, and at least so much above it: far from what was reached."""
 
@@ -26,7 +29,7 @@ class Health:
     Attributes:
         steps: with a finite loss.
         total: of the smoothed losses, before its weight is taken out.
-        best: mean.
+        best: mean; infinite before there are enough losses.
         far: steps in a row far above the best mean.
         broken: steps in a row without a finite loss.
     """
@@ -54,7 +57,8 @@ class Health:
             return
         self.broken, self.steps = 0, self.steps + 1
         self.total = SMOOTHING * self.total + (1 - SMOOTHING) * loss
-        self.best = min(self.best, self.loss)
+        if self.steps >= ENOUGH:
+            self.best = min(self.best, self.loss)
         self.far = self.far + 1 if self.loss > max(FAR * self.best, self.best + LEAST) else 0
 
     @property

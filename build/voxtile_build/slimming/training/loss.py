@@ -31,25 +31,30 @@ def distillation_loss(logits: Tensor, target: Tensor, kind: Kind, *, regions: bo
     Returns:
         A scalar in fp32, at least 0.
     """
-    student, teacher = (
-        _log_probabilities(logits.float(), "logits", regions),
-        _log_probabilities(target.float(), kind, regions),
-    )
-    divergence = functional.kl_div(student, teacher, reduction="none", log_target=True).sum(dim=1).mean()
+    student = _log_probabilities(logits.float(), "logits", regions).flatten(2)
+    with torch.no_grad():
+        teacher = _log_probabilities(target.float(), kind, regions).flatten(2)
+        probabilities = teacher.exp()
+        entropy = _dot(probabilities, teacher).sum()
+    divergence = (entropy - _dot(probabilities, student).sum()) / (len(logits) * student.shape[2])
     classes = logits.shape[1]
     # Regions come as [inside, outside]; Dice is that of the inside.
-    return divergence + soft_dice_loss(student[:, :classes].exp(), teacher[:, :classes].exp())
+    return divergence + soft_dice_loss(student[:, :classes].exp(), probabilities[:, :classes])
 
 
 def soft_dice_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    """1 - 2Σpq / (Σp² + Σq²) over batch and voxels, the mean over classes: 0 where both [batch, class, …] are equal.
+    """1 - 2Σpq / (Σp² + Σq²) over batch and voxels, the mean over classes; 0 for equal [batch, class, voxel].
 
     With Σp + Σq below instead, the best answer to a teacher in doubt would be to have no doubt.
     """
-    voxels = (0, *range(2, student.ndim))
-    both = (student * teacher).sum(dim=voxels)
-    squares = (student.square() + teacher.square()).sum(dim=voxels)
+    both = _dot(student, teacher).sum(dim=0)
+    squares = (_dot(student, student) + _dot(teacher, teacher)).sum(dim=0)
     return (1 - (2 * both + VOXEL) / (squares + VOXEL)).mean()
+
+
+def _dot(one: Tensor, other: Tensor) -> Tensor:
+    """[batch, class] sums of products over voxels. The products are never held: with 100 labels they take gigabytes."""
+    return torch.einsum("bcv,bcv->bc", one, other)
 
 
 def _log_probabilities(values: Tensor, kind: Kind, regions: bool) -> Tensor:

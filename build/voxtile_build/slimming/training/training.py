@@ -32,7 +32,12 @@ from voxtile_build.slimming.training.signals import Held
 LARGEST_GRADIENT = 1.0
 """Norm to which gradients are clipped."""
 
-SECONDS_BETWEEN_CHECKPOINTS = 60.0
+CHECKPOINTS = 0.02
+"""Share of the time that checkpoints may take: a large student is written less often."""
+
+FEWEST_SECONDS, MOST_SECONDS = 5.0, 60.0
+"""Between two checkpoints: what a run loses that is killed."""
+
 STEPS_BETWEEN_SNAPSHOTS = 50
 LOGGED = 200
 """Losses that a whole run keeps, each the mean since the one before."""
@@ -171,7 +176,7 @@ class _Training:
         self._good: Trained | None = None
         self._earlier, self._started = 0.0, time.monotonic()
         self._resume()
-        self._kept = time.monotonic()
+        self._kept, self._interval = time.monotonic(), FEWEST_SECONDS
 
     @property
     def _seconds(self) -> float:
@@ -255,7 +260,8 @@ class _Training:
 
     def keep(self, *, now: bool) -> None:
         """Write a checkpoint if it is time, and if the weights are worth it."""
-        due = now or time.monotonic() - self._kept >= SECONDS_BETWEEN_CHECKPOINTS
+        started = time.monotonic()
+        due = now or started - self._kept >= self._interval
         if not due or not self._health.good:
             return
         try:
@@ -268,6 +274,7 @@ class _Training:
                 self._trained(),
             ) from None
         self._kept = time.monotonic()
+        self._interval = min(max((self._kept - started) / CHECKPOINTS, FEWEST_SECONDS), MOST_SECONDS)
 
     def end(self) -> Trained:
         """Give the network its trained weights, in evaluation mode."""
