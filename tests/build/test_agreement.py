@@ -21,9 +21,9 @@ from voxtile_build.evaluation.metrics import masks
 from voxtile_build.evaluation.samples import Scan
 from voxtile_build.evaluation.whole_scan import segment, torch_runner
 from voxtile_build.graph.wrapper import Wrapper
-from voxtile_build.slimming.judging.agreement import measure_agreement, student_runner
+from voxtile_build.slimming.judging.agreement import _compared, measure_agreement, student_runner
 from voxtile_build.slimming.judging.cost import cost_of, costs, seconds_in_turns, tile_feed
-from voxtile_build.slimming.judging.whole_masks import decide
+from voxtile_build.slimming.judging.whole_masks import WholeMasks, decide
 from voxtile_build.spec.spec import Spec
 
 SPACING = (0.8, 1.5, 2.5)
@@ -94,6 +94,30 @@ def test_figures_are_those_of_masks_that_monai_stitches(case: str, most_bytes: i
             assert label.volume_difference_ml == pytest.approx((after - before) * 0.8 * 1.5 * 2.5 / 1000)
             if before:
                 assert label.volume_difference_percent == pytest.approx(100 * (after / before - 1))
+
+
+@pytest.mark.parametrize("regions", [False, True])
+def test_masks_that_lie_apart_are_compared_whole(regions: bool) -> None:
+    """One mask reaches farther to one side, the other one to the other side, so that no box of one holds both."""
+    chosen = spec(output={"regions": regions, **({"region_order": ["background", "one", "two"]} if regions else {})})
+    blocks = ((slice(2, 9), slice(3, 14), slice(1, 6)), (slice(5, 12), slice(1, 8), slice(2, 15)))
+    decided = [np.zeros((14, 16, 18), np.uint8) for _ in blocks]
+    for one, block in zip(decided, blocks, strict=True):
+        one[block] = 1
+    apart = [np.stack([one == index for index in range(3)]) for one in decided]
+    found = _compared(
+        scan((14, 16, 18)),
+        chosen.output,
+        *(WholeMasks(masks if regions else one, 3, not regions) for one, masks in zip(decided, apart, strict=True)),
+    )
+    wanted = compare_masks(*apart, chosen.output, SPACING)
+    for name in ("background", "one"):
+        assert found.labels[name].dice == wanted["dice"][name]
+        assert found.labels[name].voxels == wanted["voxels"][name]
+        assert found.labels[name].hausdorff_95_mm == wanted["hausdorff_95_mm"][name]
+        assert found.labels[name].changed_voxels == wanted["changed_by_label"][name]
+    assert found.labels["two"].dice is None
+    assert found.changed_voxels == wanted["changed_voxels"]
 
 
 @pytest.mark.parametrize("case", CASES)
