@@ -360,6 +360,11 @@ def test_a_disk_that_is_full_ends_the_training_with_its_weights(
     assert same(fit(student(), pool, tmp_path).state_dict, fit(student(), pool, tmp_path / "other").state_dict)
 
 
+def test_a_pool_with_patches_missing_is_refused(pool: Pool, tmp_path: Path) -> None:
+    with pytest.raises(SlimmingError, match=r"expected all 9 patches labelled, found 0"):
+        fit(student(), Pool(tmp_path / "pool", model(), 9, 0), tmp_path)
+
+
 def test_a_student_that_does_not_take_the_patches_is_refused_in_one_line(pool: Pool, tmp_path: Path) -> None:
     with pytest.raises(TrainingStopped, match=r"the student cannot be trained .*a smaller --batch") as found:
         fit(UNet(3, 2, 3, (4, 8), (2,)), pool, tmp_path)

@@ -138,8 +138,14 @@ def train(
 
     Raises:
         TrainingStopped: the loss is not finite or has diverged, the disk is full, or the network cannot be trained.
-        SlimmingError: the folder holds the checkpoint of another plan or network, or a damaged one.
+        SlimmingError: patches are missing, or the folder holds the checkpoint of another plan or network, or a damaged
+            one.
     """
+    if pool.missing:
+        raise SlimmingError(
+            f"{pool.folder}: expected all {pool.count} patches labelled, found {pool.count - len(pool.missing)}; label "
+            "the others first"
+        )
     chosen = device or best_device()
     with denormals_flushed(), chosen.random_numbers(), Held() as held:
         training = _Training(network, pool, plan, folder, kind, regions, chosen)
