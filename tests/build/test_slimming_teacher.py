@@ -19,6 +19,7 @@ from voxtile_build.build import build
 from voxtile_build.errors import AcceptanceError, BuildError, SlimmingError, SpecError
 from voxtile_build.graph.wrapper import Wrapper
 from voxtile_build.importers.network import load_network
+from voxtile_build.slimming.given import certified
 from voxtile_build.slimming.given.source import NnunetChoice, teacher_model
 from voxtile_build.slimming.teacher import REPOSITORY, open_teacher
 from voxtile_build.spec.input import PADDING
@@ -29,6 +30,12 @@ CLOSE = 2e-4
 """Of logits of about ±1: engine and PyTorch sum in another order."""
 
 pytestmark = pytest.mark.usefixtures("one_thread")
+
+
+@pytest.fixture
+def one_engine(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One engine is tried, which is enough where nothing is said of the choice among several."""
+    monkeypatch.setattr(certified, "ON_CPU", ("openvino",))
 
 
 def written(folder: Path, made: torch.nn.Module | None = None, **changes: Any) -> Path:
@@ -90,7 +97,7 @@ def test_scores_are_the_logits_of_every_mirroring_whatever_the_spec_sends_back(t
     source = written(
         tmp_path,
         input={"dtype": "int16", "intensity": {"rule": "zscore", "mask": "nonzero"}},
-        output={"scores": "foreground", "foreground": "two", "dtype": "uint8"},
+        output={"scores": "labels", "dtype": "uint8"},
         tiling={"mirror_axes": [0, 2]},
         serving={"volume": True, "engines": ["onnxruntime"], "gpus": "all"},
         precision={"openvino": "int8", "onnxruntime": "auto"},
@@ -119,6 +126,7 @@ def test_scores_are_the_logits_of_every_mirroring_whatever_the_spec_sends_back(t
     assert not list(tmp_path.glob("**/*_scan*"))
 
 
+@pytest.mark.usefixtures("one_engine")
 def test_what_an_interrupted_run_built_is_used_again_unless_it_is_damaged_or_another(tmp_path: Path) -> None:
     source, work = written(tmp_path / "one"), tmp_path / "work"
     killed = open_teacher(source, folder=work)
@@ -170,6 +178,7 @@ def test_a_teacher_below_its_certificate_is_refused_with_the_engines_reason(tmp_
     assert not list((tmp_path / "work").glob("**/model.*"))
 
 
+@pytest.mark.usefixtures("one_engine")
 def test_all_folds_and_mirrorings_of_an_nnunet_folder_are_averaged(tmp_path: Path) -> None:
     patch = (16, 8, 8)
     training = Training("3d_fullres", {"3d_fullres": configuration(patch, (1, 1, 1))}, (0, 3), mirror_axes=(0, 1))
@@ -213,11 +222,8 @@ def flat(folder: Path) -> Path:
     )
 
 
-def votes(folder: Path) -> Path:
-    return written(folder, output={"scores": "labels", "dtype": "uint8"})
-
-
-@pytest.mark.parametrize("make", [as_onnx, flat, votes])
+@pytest.mark.usefixtures("one_engine")
+@pytest.mark.parametrize("make", [as_onnx, flat])
 def test_every_sort_of_model_gives_logits(tmp_path: Path, make: Callable[[Path], Path]) -> None:
     source = make(tmp_path)
     spec = load_spec(source)
@@ -229,6 +235,7 @@ def test_every_sort_of_model_gives_logits(tmp_path: Path, make: Callable[[Path],
         np.testing.assert_allclose(teacher.scores(rois, statistics), expected, atol=CLOSE)
 
 
+@pytest.mark.usefixtures("one_engine")
 def test_a_network_that_ends_in_softmax_gives_probabilities(tmp_path: Path) -> None:
     file = write_onnx(torch.nn.Sequential(tiny_unet(), torch.nn.Softmax(1)), tmp_path / "net.onnx")
     given = fields(output={"scores": "foreground", "foreground": "one"})
