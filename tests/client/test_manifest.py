@@ -116,6 +116,9 @@ BAD = {
     "too many cells": (f"{HEAD}\n{ROW}\ntwo,c.nii.gz,d.nii.gz,e.nii.gz\n", "row 3: ", "found 4"),
     "too few cells": (f"{HEAD}\n{ROW}\ntwo,c.nii.gz\n", "row 3: ", "empty cell"),
     "a case twice": (f"{HEAD}\n{ROW}\none,c.nii.gz,d.nii.gz\n", "row 3: ", "row 2"),
+    "a case twice, beside one in capitals": (
+        *(f"{HEAD},output\n{ROW},1.nii.gz\nOne,c.nii.gz,d.nii.gz,2.nii.gz\nOne,e.nii.gz,f.nii.gz,3.nii.gz\n", "row 4: ", "row 3"),  # noqa: E501
+    ),
     "a missing file": (f"{HEAD}\n{ROW}\ntwo,c.nii.gz,z.nii.gz\n", "row 3: ", "z.nii.gz: expected a scan, found noth"),
     "a file with a space": (f"{HEAD}\none,a.nii.gz, b.nii.gz\n", "row 2: ", "space"),
     "a folder": (f"{HEAD}\none,a.nii.gz,folder.nii.gz\n", "row 2: ", "found a folder"),

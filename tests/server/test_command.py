@@ -164,6 +164,29 @@ def test_a_command_runs_while_the_server_is_up(repository: Path) -> None:
     )
 
 
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGUSR1])
+def test_a_schedulers_signal_ends_the_command_in_order_and_then_the_server(
+    repository: Path, tmp_path: Path, number: signal.Signals
+) -> None:
+    code = (
+        "import pathlib, signal, socket, os, sys\n"
+        "host, port = os.environ['VOXTILE_URL'].split(':')\n"
+        "def end(*_):\n"
+        "    socket.create_connection((host, int(port)), 5).close()\n"
+        "    sys.exit(75)\n"
+        f"signal.signal({int(number)}, end)\n"
+        f"pathlib.Path({str(tmp_path / 'began')!r}).touch()\n"
+        "while True: signal.pause()\n"
+    )
+    line = [sys.executable, "-m", "voxtile_server.run_with", "--repository", str(repository), "--"]
+    with subprocess.Popen([*line, sys.executable, "-c", code], cwd=ROOT, stderr=subprocess.PIPE, text=True) as process:
+        assert eventually((tmp_path / "began").exists, 120)
+        process.send_signal(number)
+        assert process.wait(60) == 75
+        assert process.stderr is not None
+        assert process.stderr.read() == ""
+
+
 # --- the foreground -----------------------------------------------------------------------------------
 
 

@@ -8,8 +8,10 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
-from collections.abc import Sequence
-from dataclasses import dataclass
+import unicodedata
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from functools import cache
 from pathlib import Path
 
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
@@ -52,6 +54,8 @@ class _Rules:
     columns: Columns
     channels: Sequence[str]
     given: Given
+    real: Callable[[Path], Path] = field(default_factory=lambda: cache(lambda path: Path(os.path.realpath(path))))
+    """Where a folder really lies; most masks lie in a few."""
 
 
 def read_manifest(
@@ -125,8 +129,8 @@ def _case(cells: Sequence[str], rules: _Rules) -> CaseFiles:
         _check_order(files, rules.channels)
     output = "" if columns.output is None else cells[columns.output]
     mask = rules.place / _output(output) if output else rules.place / f"{name}{MASK_SUFFIX}"
-    real = Path(os.path.realpath(mask.parent))
-    if not real.is_relative_to(os.path.realpath(rules.place)):
+    real = rules.real(mask.parent)
+    if not real.is_relative_to(rules.real(rules.place)):
         raise InputError(f"expected an output in {rules.place}, found {mask}, which a link leads to {real}")
     return CaseFiles(name, files, mask, given=given_of(options, rules.given) if options else None, options=options)
 
@@ -188,16 +192,18 @@ def _check_order(files: Sequence[Path], channels: Sequence[str]) -> None:
 def _not_apart(cases: Sequence[tuple[int, CaseFiles]], place: Path, beside: Sequence[Output]) -> dict[int, InputError]:
     """The rows that have a case, a scan or an output of another row, and those that would replace a scan."""
     faults: dict[int, InputError] = {}
-    names, scans, written, records = dict[str, int](), KnownFiles(), KnownFiles(), KnownFiles()
+    names, scans, written = dict[str, dict[str, int]](), KnownFiles(), KnownFiles()
     for number, case in cases:
-        record = place / RECORDS / f"{case.name}.json"
-        other = names.setdefault(case.name, number)
-        alike = records.find(record)
-        if other != number:
-            faults[number] = InputError(f"expected each case once, found {case.name!r} in row {other} too; rename one")
-        elif alike is not None:
-            faults[number] = InputError(f"{case.name!r}: is the case of {alike} to this file system; rename one")
-        records.add(record, f"row {number}")
+        alike = names.setdefault(_folded(case.name), {})
+        same = (
+            case.name if case.name in alike else next((one for one in alike if _one_case(place, one, case.name)), None)
+        )
+        if same is not None:
+            also = "" if same == case.name else f" (as {same!r}, which is one name to this file system)"
+            faults[number] = InputError(
+                f"expected each case once, found {case.name!r} in row {alike[same]} too{also}; rename one"
+            )
+        alike.setdefault(case.name, number)
         for file in case.files:
             parts = all_files(file)
             known = next((known for part in parts if (known := scans.find(part))), None)
@@ -218,3 +224,15 @@ def _not_apart(cases: Sequence[tuple[int, CaseFiles]], place: Path, beside: Sequ
         for target in targets:
             written.add(target, f"row {number}")
     return faults
+
+
+def _folded(name: str) -> str:
+    """Equal for two names of cases that some file system takes for one."""
+    return unicodedata.normalize("NFC", unicodedata.normalize("NFC", name).casefold())
+
+
+def _one_case(place: Path, one: str, other: str) -> bool:
+    """Whether two cases would have one record, for the file system of the masks."""
+    known = KnownFiles()
+    known.add(place / RECORDS / f"{one}.json", one)
+    return known.find(place / RECORDS / f"{other}.json") is not None
