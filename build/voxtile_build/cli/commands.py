@@ -127,6 +127,28 @@ def explain(
 
 
 @app.command()
+def prune(
+    teacher: Annotated[Path, typer.Argument(metavar="TEACHER.toml", help="A spec with weights.")],
+    width: Annotated[float, typer.Option("--width", metavar="W", help="Share of the channels that stay, such as 0.5.")],
+    output: Annotated[
+        Path,
+        typer.Option("--output", "-o", metavar="STUDENT.toml", help="The new file; its weights are written beside it."),
+    ],
+) -> None:
+    """Cut the least important channels out of a network. What is left must be trained before it is of use."""
+    from voxtile_build.slimming.pruned import write_pruned
+
+    pruned = write_pruned(teacher, width, output)
+    before, after = pruned.parameters
+    echo(f"wrote: {pruned.file} and {pruned.weights}")
+    for key, (wide, narrow) in pruned.widths.items():
+        echo(f"{key}: {wide} -> {narrow}")
+    echo(f"parameters: {before:,} -> {after:,} ({after / before:.0%})")
+    echo("pruned and not trained: its masks are wrong until it is trained")
+    echo(f"next:  train it yourself, or: voxtile-build distil {teacher} --width {width:g} --scans DIR --output DIR")
+
+
+@app.command()
 def nnunet(
     folder: Annotated[
         Path,

@@ -56,8 +56,8 @@ def arguments_of(name: str) -> Arguments:
     """
     if name not in ARGUMENTS:
         raise SlimmingError(
-            f"expected a network whose channels can be cut ({', '.join(PRUNABLE)}), found {name or 'one in a file'}; "
-            f"{OWN_STUDENT}"
+            f"network: expected one whose channels can be cut ({', '.join(PRUNABLE)}), found "
+            f"{name or 'one in a file'}; {OWN_STUDENT}"
         )
     return ARGUMENTS[name]
 
@@ -91,3 +91,8 @@ def _plain(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [_plain(one) for one in value]
     return {key: _plain(one) for key, one in value.items()} if isinstance(value, Mapping) else value
+
+
+def widths_of(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
+    """The arguments that say how wide a network is, and are given."""
+    return {key: args[key] for key in arguments_of(name).widths if args.get(key) is not None}

@@ -38,7 +38,8 @@ class Axis:
         tensor: its name in the state dict; of several names the first.
         axis: of the tensor, from 0.
         groups: along this axis.
-        weighs: whether the tensor's values say what a channel is worth: weights of convolutions and norms do.
+        weighs: whether the tensor's values say what a channel is worth. Weights of convolutions and norms do, but for
+            those that serve deep supervision alone.
     """
 
     tensor: str
@@ -66,7 +67,7 @@ def channels_of(network: nn.Module, channels: int) -> Channels:
     """The channel groups of a network.
 
     Args:
-        network: image [batch, channel, *spatial] -> scores, or a list of them.
+        network: image [batch, channel, *spatial] -> scores, or a list of which the first are the scores.
         channels: of the image.
 
     Raises:
@@ -94,6 +95,8 @@ class _Walk(fx.Interpreter):
         self._sizes: list[int] = []
         self._along: dict[tuple[str, int], tuple[Stretch, bool]] = {}
         self._parts: list[tuple[int, int]] = []
+        self._used = _used(module.graph)
+        self._counts = True
         self._spatial = next(one.weight.ndim - 2 for one in module.modules() if isinstance(one, _ConvNd))
 
     def new(self, size: int) -> Stretch:
@@ -110,6 +113,10 @@ class _Walk(fx.Interpreter):
         )
         sizes = {self._root(group): self._sizes[group] for group in self._parents}
         return Channels(tuple(axes), sizes, {self._root(group): parts for group, parts in self._parts})
+
+    def run_node(self, n: fx.Node) -> Any:
+        self._counts = n in self._used
+        return super().run_node(n)
 
     def call_module(self, target: Any, args: Any, kwargs: Any) -> Stretch:
         layer: nn.Module = self.fetch_attr(target)
@@ -159,7 +166,7 @@ class _Walk(fx.Interpreter):
 
     def _lies_along(self, tensor: str, axis: int, groups: Stretch, *, weighs: bool) -> None:
         """A tensor's axis holds these groups. A layer that runs twice ties what goes through it."""
-        known, _ = self._along.setdefault((tensor, axis), (groups, weighs))
+        known, _ = self._along.setdefault((tensor, axis), (groups, weighs and self._counts))
         self._tie(known, groups)
 
     def _tie(self, one: Stretch, other: Stretch) -> None:
@@ -172,6 +179,19 @@ class _Walk(fx.Interpreter):
         while self._parents[group] != group:
             group = self._parents[group]
         return group
+
+
+def _used(graph: fx.Graph) -> set[fx.Node]:
+    """The steps that the scores come from."""
+    (result,) = graph.output_node().args
+    found: set[fx.Node] = set()
+    waiting = [result[0] if isinstance(result, list | tuple) else result]
+    while waiting:
+        node = waiting.pop()
+        if isinstance(node, fx.Node) and node not in found:
+            found.add(node)
+            waiting += node.all_input_nodes
+    return found
 
 
 def _lost(what: str) -> SlimmingError:
