@@ -82,9 +82,16 @@ def other_arguments(name: str, args: Mapping[str, Any]) -> dict[str, Any]:
     spec, kinds = find_network(name), arguments_of(name)
     known = inspect.signature(constructor_of(spec)).parameters.values()
     full = {one.name: one.default for one in known if one.default is not inspect.Parameter.empty} | dict(args)
-    full |= {key: with_sizes(full[key], lambda _: 0) for key in kinds.options if key in full}
+    full |= {key: _lowered(with_sizes(full[key], lambda _: 0)) for key in kinds.options if key in full}
     full |= {key: find_block(full[key], key) for key in spec.blocks if isinstance(full.get(key), str)}
     return {key: _plain(value) for key, value in full.items() if key not in (*kinds.widths, *kinds.dropout)}
+
+
+def _lowered(options: Any) -> Any:
+    """MONAI's names of activations and norms are the same in capitals."""
+    if isinstance(options, list | tuple):
+        return [_lowered(one) for one in options]
+    return options.lower() if isinstance(options, str) else options
 
 
 def _plain(value: Any) -> Any:
