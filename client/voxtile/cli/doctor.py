@@ -1,19 +1,19 @@
-"""Diagnoses problems before a run: one finding for each thing that a segmentation needs.
+"""Examines servers, a model and a scan before a run: one finding for each thing that a segmentation needs.
 
-Knows nothing of terminals.
+Knows nothing of terminals; repositories are examined in `voxtile.doctor`.
 """
 
 from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.card import Card
 from voxtile.chains.parts.common_grid import common_grid
 from voxtile.chains.prepare import prepare_scan, reader_of
 from voxtile.cli.scan_entries import scan_entries
+from voxtile.doctor.finding import Finding
 from voxtile.errors import InputError, VoxtileError
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
@@ -23,21 +23,6 @@ from voxtile.triton.catalogue import list_models
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.types import ServedModel
-
-
-@dataclass(frozen=True)
-class Finding:
-    """One thing that was examined.
-
-    Attributes:
-        what: the thing: a server, a model, a scan.
-        ok: whether a segmentation can use it.
-        detail: what was found, and what to do where it is not ok.
-    """
-
-    what: str
-    ok: bool
-    detail: str
 
 
 def examine(
@@ -61,7 +46,7 @@ def examine(
     for url in urls:
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
             try:
-                yield from _server(endpoint)
+                yield from _server(endpoint, connection)
                 yield from _whole_scans(endpoint, connection)
                 if model:
                     served.append(endpoint.model(model))
@@ -70,20 +55,29 @@ def examine(
                     yield from (_model(one, url) for one in behind)
                     yield _shared_memory(endpoint, url)
             except VoxtileError as error:
-                yield Finding(url, False, str(error))
+                yield Finding("error", "server", url, str(error))
     if len({one.card_text for one in served}) > 1:
-        yield Finding("servers", False, f"they serve different builds of {model!r}; give every server the same one")
+        yield Finding(
+            "error",
+            "builds-differ",
+            "servers",
+            f"they serve different builds of {model!r}; give every server the same one",
+        )
     if scans and served:
         yield from _scan(scans, served[0], behind)
 
 
-def _server(endpoint: Endpoint) -> Iterator[Finding]:
+def _server(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[Finding]:
+    from voxtile.doctor.exposure import check_served
+
     listings = list_models(endpoint)
     broken = [f"{listing.name} ({listing.problem})" for listing in listings if listing.problem]
     names = ", ".join(listing.name for listing in listings if not listing.problem)
-    yield Finding(endpoint.url, True, f"a Triton server answers; it offers {names or 'no model with a card'}")
+    yield Finding("ok", "server", endpoint.url, f"a Triton server answers; it offers {names or 'no model with a card'}")
     if broken:
-        yield Finding(endpoint.url, False, f"models that cannot be used: {'; '.join(broken)}")
+        yield Finding("error", "models", endpoint.url, f"models that cannot be used: {'; '.join(broken)}")
+    ready = sorted({name for name, state in endpoint.models() if state == "READY"})
+    yield from check_served(endpoint, connection, ready)
 
 
 def _whole_scans(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[Finding]:
@@ -93,17 +87,20 @@ def _whole_scans(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[F
             if entry.busy
             else f"its process answers; it segments whole scans with {entry.model}"
         )
-        yield Finding(f"{entry.name} at {endpoint.url}", not entry.problem, entry.problem or can)
+        where = f"{entry.name} at {endpoint.url}"
+        yield Finding("error" if entry.problem else "ok", "whole-scans", where, entry.problem or can)
 
 
 def _model(model: ServedModel, url: str) -> Finding:
     certificate = model.card.certificates.get(model.card.engine)
     name = f"{model.card.name} at {url}"
     if certificate is None or not certificate.accepted:
-        return Finding(name, False, f"engine {model.card.engine} has no accepted certificate; build the model again")
+        what = f"engine {model.card.engine} has no accepted certificate; build the model again"
+        return Finding("error", "model", name, what)
     return Finding(
+        "ok",
+        "model",
         name,
-        True,
         f"engine {model.card.engine} ({certificate.precision}), batches up to {model.max_batch_size}, certificate "
         f"accepted: Dice ≥ {certificate.dice_min:.4f}, {certificate.changed_fraction:.2e} of the voxels changed"
         + "".join(f"; {reservation}" for reservation in certificate.reservations),
@@ -113,7 +110,7 @@ def _model(model: ServedModel, url: str) -> Finding:
 def _shared_memory(endpoint: Endpoint, url: str) -> Finding:
     shared = endpoint.can_share_memory()
     detail = "tiles go through shared memory" if shared else "not shared with this machine; tiles go through gRPC"
-    return Finding(f"memory of {url}", True, detail)
+    return Finding("ok", "memory", f"memory of {url}", detail)
 
 
 def _scan(scans: Sequence[Path], model: ServedModel, behind: Sequence[ServedModel]) -> Iterator[Finding]:
@@ -122,13 +119,14 @@ def _scan(scans: Sequence[Path], model: ServedModel, behind: Sequence[ServedMode
         volume = open_scan(scans, model.card.input_channels, reader_of(model.card))
         shape, tiles = _prepared(volume, model.card, [one.card for one in behind])
     except VoxtileError as error:
-        yield Finding(name, False, str(error))
+        yield Finding("error", "scan", name, str(error))
         return
     spacing = " × ".join(f"{size:.3g}" for size in volume.spacing)
     grid = " × ".join(map(str, shape))
     yield Finding(
+        "ok",
+        "scan",
         name,
-        True,
         f"{' × '.join(map(str, volume.shape))} voxels of {spacing} mm, {volume.data.nbytes / MIB:.0f} MiB; "
         f"{grid} for the model, {tiles} tiles",
     )

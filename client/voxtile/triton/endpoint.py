@@ -135,9 +135,9 @@ class Endpoint:
             raise ModelError(f"{self.url} serves no version of model {name!r}; look at its log")
         version = self._versions[name] = str(versions[-1])
         card = parse_card(text, name).model_copy(update={"name": name})  # it is asked for under the entry's name
-        return ServedModel(card, version, max(config.max_batch_size, 1), text, self._server_version())
+        return ServedModel(card, version, max(config.max_batch_size, 1), text, self.server_version())
 
-    def _server_version(self) -> str:
+    def server_version(self) -> str:
         """The server's version; empty where it does not tell it, which stops nothing."""
         with contextlib.suppress(VoxtileError):
             return str(self._control("get_server_metadata").version)

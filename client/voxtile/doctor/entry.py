@@ -1,0 +1,165 @@
+"""A model repository as Triton sees it: a folder for each model, its configuration, its versions. Judges nothing."""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+
+from google.protobuf import text_format
+from tritonclient.grpc import model_config_pb2 as pb
+
+from voxtile.card import Card, parse_card
+from voxtile.errors import ModelError
+
+CONFIG = "config.pbtxt"
+EMBEDDED_CONFIG = Path("configs", "embedded.pbtxt")
+"""The embedded server reads it in place of config.pbtxt, where an entry has it."""
+
+VERSION = re.compile(r"[1-9]\d*")
+"""Names of folders that Triton takes for versions; it ignores all others."""
+
+PLATFORMS = {
+    "ensemble": "ensemble",
+    "onnxruntime_onnx": "onnxruntime",
+    "tensorrt_plan": "tensorrt",
+    "pytorch_libtorch": "pytorch",
+    "torch_aoti": "pytorch",
+    "openvino": "openvino",
+}
+"""The backend of each platform that a configuration may name in its place."""
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A folder of a repository, which Triton takes for a model.
+
+    Attributes:
+        folder: the folder; its name is the model's.
+        config: its configuration; None where there is none, or where it cannot be read.
+        config_file: the file with the configuration, whether it is there or not.
+        fault: why it cannot be read; empty where it can, or is not there.
+        versions: its version folders, ascending.
+    """
+
+    folder: Path
+    config: pb.ModelConfig | None
+    config_file: Path
+    fault: str = ""
+    versions: tuple[int, ...] = ()
+
+    @property
+    def name(self) -> str:
+        """The model's name."""
+        return self.folder.name
+
+    @property
+    def backend(self) -> str:
+        """The backend, `ensemble` for an ensemble; empty where none is named."""
+        if self.config is None:
+            return ""
+        return str(self.config.backend or PLATFORMS.get(self.config.platform, self.config.platform))
+
+    @property
+    def is_ensemble(self) -> bool:
+        """Whether it is an ensemble."""
+        return self.config is not None and (self.config.platform == "ensemble" or self.backend == "ensemble")
+
+    @property
+    def served(self) -> tuple[int, ...]:
+        """The versions that Triton loads, ascending, by the policy of the configuration."""
+        if self.config is None:
+            return ()
+        policy = self.config.version_policy
+        if policy.WhichOneof("policy_choice") == "specific":
+            return tuple(version for version in self.versions if version in policy.specific.versions)
+        if policy.WhichOneof("policy_choice") == "all":
+            return self.versions
+        return self.versions[-(policy.latest.num_versions or 1) :]
+
+    @cached_property
+    def card(self) -> Card | None:
+        """The card; None where there is none, or one that no client reads."""
+        return self._card[0]
+
+    @cached_property
+    def card_fault(self) -> str:
+        """Why the card cannot be read; empty where it can, or is not there."""
+        return self._card[1]
+
+    @cached_property
+    def _card(self) -> tuple[Card | None, str]:
+        if self.config is None or "card" not in self.config.parameters:
+            return None, ""
+        try:
+            return parse_card(self.config.parameters["card"].string_value, self.name), ""
+        except ModelError as error:
+            return None, str(error)
+
+
+@dataclass(frozen=True)
+class Repository:
+    """A repository.
+
+    Attributes:
+        folder: where it is.
+        entries: by name.
+        unreadable: folders that this user cannot look into.
+    """
+
+    folder: Path
+    entries: Mapping[str, Entry]
+    unreadable: tuple[Path, ...] = field(default=())
+
+
+def read_repository(folder: Path, *, embedded: bool) -> Repository:
+    """Reads every entry of a repository.
+
+    Args:
+        folder: the repository.
+        embedded: whether the embedded server is to serve it, which prefers configurations of its own.
+
+    Raises:
+        OSError: the folder cannot be listed.
+    """
+    folders = sorted(path for path in folder.iterdir() if path.is_dir())
+    entries: dict[str, Entry] = {}
+    unreadable = []
+    for one in folders:
+        try:
+            entries[one.name] = _entry(one, embedded)
+        except PermissionError:
+            unreadable.append(one)
+    return Repository(folder, entries, tuple(unreadable))
+
+
+def _entry(folder: Path, embedded: bool) -> Entry:
+    names = [path.name for path in folder.iterdir() if path.is_dir()]
+    versions = tuple(sorted(int(name) for name in names if VERSION.fullmatch(name)))
+    own = folder / EMBEDDED_CONFIG
+    file = own if embedded and own.is_file() else folder / CONFIG
+    if not file.is_file():
+        return Entry(folder, None, file, "", versions)
+    try:
+        config = text_format.Parse(file.read_text(encoding="utf-8"), pb.ModelConfig())
+    except PermissionError:
+        raise
+    except (OSError, UnicodeDecodeError, text_format.ParseError, RecursionError) as error:
+        return Entry(folder, None, file, " ".join(str(error).split()) or type(error).__name__, versions)
+    return Entry(folder, config, file, "", versions)
+
+
+def version_folder(entry: Entry, version: int) -> Path:
+    """The folder of a version."""
+    return entry.folder / str(version)
+
+
+def files_below(folder: Path) -> list[Path]:
+    """Every file, folder and link below a folder, sorted; links are not followed."""
+    found = []
+    for place, folders, files in os.walk(folder):
+        found += [Path(place, name) for name in (*folders, *files)]
+    return sorted(found)
