@@ -12,6 +12,7 @@ from pathlib import Path
 import onnx
 import pytest
 
+from tests.support.examined import faults_of
 from tests.support.importing import import_nnunet
 from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile_build.certificate.verdict import Verdict
@@ -90,6 +91,7 @@ def test_every_fold_and_the_mean_hold(built: Path, running: EmbeddedServer, serv
         assert public.metrics["max_abs_error"] < 1e-5
         assert "certified" not in public.as_line()
     assert sorted(verdict.entry for verdict in verdicts) == ENTRIES
+    assert faults_of(built) == []
     for verdict in verdicts:
         certified = json.loads((built / verdict.entry / "1" / "certificate.json").read_text())["metrics"]
         assert verdict.certified == certified

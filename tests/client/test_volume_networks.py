@@ -15,6 +15,7 @@ import pytest
 from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
+from tests.support.examined import faults_of
 from tests.support.gateways import gateway
 from tests.support.nnunet_folders import Training, configuration, write_folder, write_scan
 from tests.support.whole_scans import executions, settled, streamed, tensor, wait_for_batches
@@ -120,6 +121,7 @@ def clients_mask(url: str, name: str, files: list[Path]) -> bytes:
 def test_only_what_stands_for_the_whole_has_entries(served: Served) -> None:
     found = sorted(folder.name for folder in (served.repository.parent / "models-volume").iterdir())
     assert found == ["cascade_scan", "cascade_scan_stream", "set_scan", "set_scan_stream"]
+    assert faults_of(served.repository) == []
 
 
 @pytest.mark.parametrize("name", [ONE, TWO])

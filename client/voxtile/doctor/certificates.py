@@ -24,7 +24,7 @@ SHOWN = 12
 
 
 def check_certificates(
-    entry: Entry, entries: Mapping[str, Entry], release: Release, machine: Machine | None
+    entry: Entry, entries: Mapping[str, Entry], release: Release, machine: Machine | None, *, whole: bool
 ) -> Iterator[Finding]:
     """Faults of the certificates behind a public entry.
 
@@ -33,6 +33,7 @@ def check_certificates(
         entries: of all repositories, by name.
         release: that is to serve it.
         machine: that is to serve it; None where it is another than this.
+        whole: whether all its steps are there, so that their certificates together are those of the card.
     """
     card = entry.card
     if card is None or card.parts is not None:
@@ -41,7 +42,7 @@ def check_certificates(
         names = [f"{fold}_{engine}" for fold in folds_of(entry)]
         behind = [entries[name] for name in names if name in entries and entries[name].config is not None]
         yield from (finding for one in behind for finding in _files(one))
-        if len(behind) == len(names):
+        if whole and len(behind) == len(names):
             yield from _digest(entry, engine, known, behind)
     yield from _files(entries[entry.name + MEAN]) if entry.name + MEAN in entries else ()
     yield from _proof(entry, card, release, machine)

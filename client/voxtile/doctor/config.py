@@ -133,7 +133,7 @@ def _backend(entry: Entry, config: pb.ModelConfig, release: Release) -> Iterator
             "error",
             "no-backend",
             where,
-            "names neither a backend nor a platform",
+            "names neither a backend nor a platform, and no file tells one",
             "Triton does not load it",
             "build the model again",
         )

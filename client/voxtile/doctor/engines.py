@@ -39,7 +39,7 @@ CERTIFICATE = "certificate.json"
 
 def check_engine(entry: Entry, release: Release, machine: Machine | None) -> Iterator[Finding]:
     """Faults of the files of an entry's engine, in each version that is served."""
-    if entry.config is None:
+    if entry.config is None or entry.backend not in release.backends:
         return
     for version in entry.served:
         folder = version_folder(entry, version)

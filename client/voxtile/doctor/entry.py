@@ -33,6 +33,16 @@ PLATFORMS = {
 """The backend of each platform that a configuration may name in its place."""
 
 
+USUAL_FILES = {
+    "model.plan": "tensorrt",
+    "model.onnx": "onnxruntime",
+    "model.xml": "openvino",
+    "model.pt": "pytorch",
+    "model.py": "python",
+}
+"""The backend of each file, by which Triton takes an entry that names none."""
+
+
 @dataclass(frozen=True)
 class Entry:
     """A folder of a repository, which Triton takes for a model.
@@ -56,12 +66,20 @@ class Entry:
         """The model's name."""
         return self.folder.name
 
-    @property
+    @cached_property
     def backend(self) -> str:
-        """The backend, `ensemble` for an ensemble; empty where none is named."""
+        """The backend, `ensemble` for an ensemble; where none is named, that of the files; empty where nobody knows."""
         if self.config is None:
             return ""
-        return str(self.config.backend or PLATFORMS.get(self.config.platform, self.config.platform))
+        named = self.config.backend or PLATFORMS.get(self.config.platform, self.config.platform)
+        return str(named or self._backend_of_files)
+
+    @property
+    def _backend_of_files(self) -> str:
+        """What Triton takes an entry for that names no backend."""
+        places = [version_folder(self, version) for version in self.served]
+        found = [backend for name, backend in USUAL_FILES.items() if any((place / name).exists() for place in places)]
+        return found[0] if found else ""
 
     @property
     def is_ensemble(self) -> bool:

@@ -29,7 +29,8 @@ WORKSPACE = "EXECUTION_ENV_PATH"
 def check_host(entries: Mapping[str, Entry], release: Release, machine: Machine) -> Iterator[Finding]:
     """What the machine lacks for these entries, of all repositories together."""
     for entry in entries.values():
-        yield from _gpus(entry, machine)
+        if entry.backend in release.backends:
+            yield from _gpus(entry, machine)
         yield from _scan_memory(entry, machine)
     yield from _memory(entries.values(), machine)
     yield from _shared(entries.values(), release, machine)

@@ -154,11 +154,11 @@ def _versions(entry: Entry) -> Iterator[Finding]:
         )
     elif missing:
         yield Finding(
-            "error",
+            "warning" if entry.served else "error",
             "version-missing",
             where,
             f"version_policy asks for {_numbers(missing)}, found {_numbers(entry.versions)}",
-            "Triton does not load what is not there",
+            "who asks for it is refused" if entry.served else "Triton does not load the model",
             "bring the version back, or build the model again",
         )
 
@@ -180,6 +180,8 @@ def _files(entry: Entry, version: int) -> Iterator[Finding]:
         )
         return
     for name in files_of(entry):
+        if (folder / name).is_symlink() and not (folder / name).exists():
+            continue  # `_links` speaks of it
         if not (folder / name).exists():
             yield Finding(
                 "error",

@@ -83,10 +83,12 @@ def is_repository(folder: Path) -> bool:
 
 def _entry(entry: Entry, entries: Mapping[str, Entry], server: Server) -> Iterator[Finding]:
     yield from check_config(entry, server.release)
-    yield from check_ensemble(entry, entries, server.release)
+    ensemble = list(check_ensemble(entry, entries, server.release))
+    yield from ensemble
     yield from check_card(entry, entries)
     yield from check_engine(entry, server.release, server.machine)
-    yield from check_certificates(entry, entries, server.release, server.machine)
+    whole = not any(finding.severity == "error" for finding in ensemble)
+    yield from check_certificates(entry, entries, server.release, server.machine, whole=whole)
     yield from check_volume(entry, entries)
 
 

@@ -78,14 +78,14 @@ def doctor(
         source = context.get_parameter_source("url")
         asked = source is not None and source.name == "COMMANDLINE"
         folders, scans = _sorted_out(paths or [], model)
+        if folders and not asked and (model is not None or scans):
+            raise InputError(f"--model: expected --url too, found a repository ({folders[0]}), which is examined whole")
         found: list[Finding] = []
         release = _release(repository, folders)
         if folders:
             found += _told(_lint(folders, repository, release), as_json)
         if asked or not folders:
             found += _told(examine(server.url, model, scans, server.connection()), as_json)
-        elif model is not None or scans:
-            raise InputError(f"--model: expected --url too, found a repository ({folders[0]}), which is examined whole")
         if as_json:
             write_out(_as_json(found, release if folders else None))
     raise typer.Exit(exit_code(found))
