@@ -14,7 +14,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 from google.protobuf import text_format
 from onnx import TensorProto, helper
 from tritonclient.grpc import model_config_pb2 as pb
@@ -23,7 +22,6 @@ from tests.support import tiny_entries as tiny
 from tests.support.specs import PROVENANCE, spec
 from voxtile.card import Card, Certificate
 from voxtile_build.certificate.device import device_name
-from voxtile_build.certificate.fold_mean import write_mean
 from voxtile_build.engines import find_engine
 from voxtile_build.repository.card import card_of
 from voxtile_build.repository.config import engine_config, public_config, write_config, write_engine_config
@@ -54,6 +52,8 @@ def model(
     names = [name] if folds == 1 else [f"{name}_fold_{fold}" for fold in range(folds)]
     certificates = {engine: [_entry(repository, made, fold, engine, facts) for fold in names] for engine in engines}
     if folds > 1:
+        from voxtile_build.certificate.fold_mean import write_mean  # imports torch
+
         write_mean(made, folds, "cpu", repository)
     together = {engine: aggregate(found) for engine, found in certificates.items()}
     versions = {"onnxruntime": "1.31.1", "openvino": "2026.4.1-22982"}
@@ -118,6 +118,8 @@ def _engine_files(made: Spec, engine: str, version: Path) -> None:
     if engine == "onnxruntime":
         onnx.save(graph, version / "model.onnx")
     elif engine == "openvino":
+        import openvino as ov
+
         source = version / "source.onnx"
         onnx.save(graph, source)
         ov.save_model(ov.convert_model(source), version / "model.xml", False)
