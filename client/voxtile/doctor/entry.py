@@ -22,6 +22,9 @@ EMBEDDED_CONFIG = Path("configs", "embedded.pbtxt")
 VERSION = re.compile(r"[1-9]\d*")
 """Names of folders that Triton takes for versions; it ignores all others."""
 
+MOST_WORDS = 200
+"""Characters of what a parser says: it may quote the whole file."""
+
 PLATFORMS = {
     "ensemble": "ensemble",
     "onnxruntime_onnx": "onnxruntime",
@@ -166,7 +169,7 @@ def _entry(folder: Path, embedded: bool) -> Entry:
     except PermissionError:
         raise
     except (OSError, UnicodeDecodeError, text_format.ParseError, RecursionError) as error:
-        return Entry(folder, None, file, " ".join(str(error).split()) or type(error).__name__, versions)
+        return Entry(folder, None, file, " ".join(str(error).split())[:MOST_WORDS] or type(error).__name__, versions)
     return Entry(folder, config, file, "", versions)
 
 
