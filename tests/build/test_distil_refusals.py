@@ -95,6 +95,20 @@ def limits_that_nothing_keeps(folder: Path) -> list[str]:
     return []
 
 
+def a_file(name: str, option: str) -> Callable[[Path], list[str]]:
+    def make(folder: Path) -> list[str]:
+        (folder / name).write_text("precious")
+        return [option, str(folder / name)]
+
+    return make
+
+
+def weights_in_place(folder: Path) -> list[str]:
+    (folder / "teacher.safetensors").rename(folder / "big.safetensors")
+    replaced(folder / "teacher.toml", "teacher.safetensors", "big.safetensors")
+    return ["--name", "big", "--output", str(folder), "--overwrite"]
+
+
 CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "other labels": (lambda f: student(f, ('"brightest"', '"darkest"')), "output.labels[2].name"),
     "fewer labels": (
@@ -118,6 +132,15 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "the teacher's name": (lambda f: ["--name", "teacher"], "--name"),
     "a name that is not allowed": (lambda f: ["--name", "My Student"], "--name"),
     "a pool of no size": (lambda f: ["--pool", "1e-6"], "patches"),
+    "a disk without room": (lambda f: ["--steps", "99999999", "--pool", "1e5"], "of free disk"),
+    "an output that is a file": (a_file("o", "--output"), "expected a folder"),
+    "an output below a file": (lambda f: ["--output", str(f / "teacher.toml" / "out")], "expected a folder"),
+    "a repository that is a file": (a_file("models", "--repository"), "expected a folder"),
+    "a spec that is given": (
+        lambda f: [*student(f), "--output", str(f), "--overwrite"],
+        "student.toml: is given, and would be replaced",
+    ),
+    "the teacher's own weights": (weights_in_place, "big.safetensors: is given"),
     "an unknown option": (lambda f: ["--stepps", "9"], "--stepps"),
     "no number": (lambda f: ["--steps", "many"], "--steps"),
     "no teacher": (lambda f: (f / "teacher.toml").unlink() or [], "teacher.toml"),

@@ -5,7 +5,9 @@ Knows no engines and no training.
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
 from torch import nn
@@ -21,12 +23,12 @@ from voxtile_build.slimming.given.certified import weights_of
 from voxtile_build.slimming.given.source import NnunetChoice, teacher_model
 from voxtile_build.slimming.outcome import check_new, outcome_files
 from voxtile_build.slimming.plan import Options, check_options
-from voxtile_build.slimming.pool import patches_within
+from voxtile_build.slimming.pool import FEWEST, Layout, check_room, patches_within, wanted_patches
 from voxtile_build.slimming.pruning.cut import can_prune
 from voxtile_build.slimming.pruning.prune import prune
 from voxtile_build.slimming.student import new_network, read_student, student_name, student_spec
 from voxtile_build.slimming.widths import narrower
-from voxtile_build.slimming.work_folder import check_work_folder, was_placing
+from voxtile_build.slimming.work_folder import check_work_folder, was_placing, work_folder
 from voxtile_build.spec.name import checked_name
 from voxtile_build.spec.spec import Spec
 
@@ -73,15 +75,42 @@ def read_request(asked: Options) -> Request:
     choice = _choice(asked)
     teacher = teacher_model(asked.teacher, choice)
     student = _student(asked, teacher.spec)
+    _check_folder("--output", asked.output)
     check_work_folder(asked.output, student.name, resume=asked.resume)
     check_new(asked.output, student.name, overwrite=asked.overwrite or was_placing(asked.output, student.name))
-    _check_not_given(asked, student.name)
+    _check_not_given(asked, teacher.spec, student.name)
     network, is_pruned = _start(asked, teacher, student)
     if asked.repository is not None:
+        _check_folder("--repository", asked.repository)
         check_names([Model(student, (Fold(student.name, nn.Identity),))], asked.repository)
         check_no_volume(student.name, asked.repository)
     most = patches_within(teacher.spec, int(asked.pool_gib * GIB))
-    return Request(asked, teacher, choice, weights_of(teacher), student, network, is_pruned, most)
+    request = Request(asked, teacher, choice, weights_of(teacher), student, network, is_pruned, most)
+    _check_disk(request)
+    return request
+
+
+def _check_folder(option: str, folder: Path) -> None:
+    """Refuse what is no folder, and a folder that cannot be written, before hours are spent."""
+    found = _existing(folder)
+    if not found.is_dir():
+        raise SlimmingError(f"{option}: {folder}: expected a folder, or none yet, found that {found} is a file")
+    if not os.access(found, os.W_OK | os.X_OK):
+        raise SlimmingError(f"{option}: {folder}: expected a folder to write into, found that {found} is protected")
+
+
+def _existing(folder: Path) -> Path:
+    """The folder, or the nearest one above it that is there."""
+    return next(one for one in (folder, *folder.absolute().parents) if one.exists())
+
+
+def _check_disk(request: Request) -> None:
+    """Refuse a disk without room for the pool, as far as its size is known; one that was begun has it already."""
+    asked = request.asked
+    if work_folder(asked.output, request.student.name).exists():
+        return
+    wanted = FEWEST if asked.steps is None else wanted_patches(asked.steps, None, request.batch)
+    check_room(_existing(asked.output), Layout.of(request.teacher.spec), min(wanted, request.most_patches))
 
 
 def _choice(asked: Options) -> NnunetChoice:
@@ -104,9 +133,9 @@ def _student(asked: Options, teacher: Spec) -> Spec:
     return student
 
 
-def _check_not_given(asked: Options, name: str) -> None:
+def _check_not_given(asked: Options, teacher: Spec, name: str) -> None:
     """Refuse to replace, even by --overwrite, what this run is given."""
-    given = [path.resolve() for path in (asked.teacher, asked.student) if path is not None]
+    given = [path.resolve() for path in (asked.teacher, asked.student, *teacher.files) if path is not None]
     for path in outcome_files(asked.output, name).values():
         if path.resolve() in given:
             raise SlimmingError(f"{path}: is given, and would be replaced; choose another --output or --name")

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import shutil
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 
@@ -18,6 +20,9 @@ LABELLING = 0.3
 
 FEWEST = 16
 """Patches. From fewer a student learns them by heart."""
+
+SPARE = 256 << 20
+"""Bytes that stay free on the disk: checkpoints and what comes out of the run need them."""
 
 
 @dataclass(frozen=True)
@@ -70,6 +75,25 @@ def patches_within(spec: Spec, limit_bytes: int) -> int:
             f"allow a pool of {FEWEST * each / 2**30:.2g} GiB"
         )
     return limit_bytes // each
+
+
+def check_room(folder: Path, layout: Layout, patches: int) -> None:
+    """Refuse a disk that does not hold so many more patches.
+
+    Args:
+        folder: an existing folder on the disk.
+        layout: of a patch.
+        patches: how many are to be written.
+
+    Raises:
+        SlimmingError: says what is needed and what is free.
+    """
+    needed, free = patches * layout.patch_bytes + SPARE, shutil.disk_usage(folder).free
+    if patches and free < needed:
+        raise SlimmingError(
+            f"{folder}: expected {needed / 2**30:.1f} GiB of free disk for {patches} patches, found "
+            f"{free / 2**30:.1f} GiB; free some, allow a smaller pool by --pool, or choose another folder"
+        )
 
 
 def wanted_patches(steps: int | None, seconds: float | None, batch: int, seconds_a_patch: float | None = None) -> int:

@@ -6,14 +6,12 @@ Knows neither networks nor training.
 
 from __future__ import annotations
 
-import shutil
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import numpy as np
 
 from voxtile_build.arrays import Array
-from voxtile_build.errors import SlimmingError
 from voxtile_build.evaluation.samples import Scan
 from voxtile_build.hashing import bytes_sha256
 from voxtile_build.slimming.pool import mirrors
@@ -21,7 +19,7 @@ from voxtile_build.slimming.pool.asking import Asking
 from voxtile_build.slimming.pool.augment import make_patch
 from voxtile_build.slimming.pool.files import PatchFiles, unusable
 from voxtile_build.slimming.pool.labeller import Kind, Labeller
-from voxtile_build.slimming.pool.layout import Layout
+from voxtile_build.slimming.pool.layout import Layout, check_room
 from voxtile_build.slimming.pool.records import Record, Records
 from voxtile_build.slimming.pool.survey import survey
 from voxtile_build.spec.spec import Spec
@@ -30,9 +28,6 @@ FORMAT = 1
 """Of the files and of how a patch is made; a pool of another format is not gone on with."""
 
 LIST = "patches.jsonl"
-
-SPARE = 256 << 20
-"""Bytes that stay free on the disk: checkpoints and what comes out of the run need them."""
 
 
 class Pool:
@@ -128,7 +123,7 @@ class Pool:
             SlimmingError: the disk lacks room or is full, or the teacher's answer cannot be used; what is labelled
                 stays.
         """
-        self._check_room()
+        check_room(self.folder, self.layout, len(self.missing))
         answered = self._spec.output.model_copy(update={"scores": self._kind, "dtype": "fp32"})
         asking = Asking(teacher, self.layout, answered)
         axes = [axis for axis in self._axes if axis not in mirrors.own_axes(mirrorings)]
@@ -159,15 +154,6 @@ class Pool:
         asked = [one.voxels for one in self._records.values() if one.mirrored]
         known = [sum(one) for one in zip(*asked, strict=True)] or [0] * len(voxels)
         return len(asked) < mirrors.ASKED * self.count and mirrors.worth_asking(voxels, known)
-
-    def _check_room(self) -> None:
-        needed = len(self.missing) * self.layout.patch_bytes + SPARE
-        free = shutil.disk_usage(self.folder).free
-        if self.missing and free < needed:
-            raise SlimmingError(
-                f"{self.folder}: expected {needed / 2**30:.1f} GiB of free disk for {len(self.missing)} patches, "
-                f"found {free / 2**30:.1f} GiB; free some, allow a smaller pool, or choose another folder"
-            )
 
     def batch(self, patches: Sequence[int], flips: Sequence[tuple[int, ...]]) -> tuple[Array, Array]:
         """Read patches.
