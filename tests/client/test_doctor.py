@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import shlex
 import shutil
@@ -974,6 +975,24 @@ def test_a_server_that_others_reach_is_told_to_be_open(server: EmbeddedServer) -
     assert done.exit_code == 1
     found = [one["code"] for one in json.loads(done.stdout)["findings"] if one["severity"] == "warning"]
     assert found == ["security-floor", "open-endpoint"]
+
+
+def test_what_is_no_plain_file_is_never_read(models: Path) -> None:
+    """A pipe or a device in the place of a file would keep doctor for ever; one that is not there is named."""
+    model(models)
+    version = onnx_of(models, "tiny").parent
+    for name, code in (("samples.npz", "certified-file-missing"), ("certificate.json", "certificate-missing")):
+        kept = (version / name).read_bytes()
+        (version / name).unlink()
+        os.mkfifo(version / name)
+        assert codes(found_in(models)) == [code]
+        (version / name).unlink()
+        (version / name).write_bytes(kept)
+    content = json.loads((version / "certificate.json").read_text())
+    content["hashes"]["files"] = {"/dev/zero": "0", "..": "1"}
+    (version / "certificate.json").write_text(json.dumps(content))
+    doctored.name_certificate(models, "tiny")
+    assert codes(found_in(models)) == ["certified-file-missing"] * 2
 
 
 # The page -------------------------------------------------------------------------------------------------------------

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -49,7 +50,7 @@ def check_certificates(
 
 
 def _digest(entry: Entry, engine: str, known: Certificate, behind: list[Entry]) -> Iterator[Finding]:
-    found = [[_sha256(file) for file in sorted(one.folder.glob(f"*/{CERTIFICATE}"))] for one in behind]
+    found = [list(_digests(one)) for one in behind]
     if all(found) and known.sha256 not in map(_together, itertools.product(*found)):
         yield Finding(
             "error",
@@ -60,6 +61,14 @@ def _digest(entry: Entry, engine: str, known: Certificate, behind: list[Entry]) 
             "what is served is not what the card says was certified",
             "build the model again",
         )
+
+
+def _digests(entry: Entry) -> Iterator[str]:
+    """The SHA-256 of every certificate of an entry, one a version."""
+    for file in sorted(entry.folder.glob(f"*/{CERTIFICATE}")):
+        with contextlib.suppress(OSError):
+            if file.is_file():
+                yield _sha256(file)
 
 
 def _together(digests: tuple[str, ...]) -> str:
@@ -76,6 +85,8 @@ def _files(entry: Entry) -> Iterator[Finding]:
         try:
             if not any(folder.iterdir()):
                 continue  # `layout` speaks of it
+            if not file.is_file():  # a pipe would be read for ever
+                raise FileNotFoundError(file)
             content = json.loads(file.read_text(encoding="utf-8"))
             expected = _hashes(content)
         except FileNotFoundError:
@@ -116,6 +127,8 @@ def _file(file: Path, expected: str, *, own: bool) -> Iterator[Finding]:
     try:
         if own and not (file.exists() and file.stat().st_size):
             return  # `layout` speaks of it
+        if not file.is_file():  # a certificate may name anything, such as a device
+            raise FileNotFoundError(file)
         found = _sha256(file)
     except FileNotFoundError:
         yield Finding(

@@ -58,8 +58,9 @@ def check_engine(entry: Entry, release: Release, machine: Machine | None) -> Ite
 
 def facts_of(folder: Path) -> Mapping[str, Any]:
     """What the certificate of a version says of the machine that its engine fits; empty where it says nothing."""
+    file = folder / CERTIFICATE
     try:
-        facts = json.loads((folder / CERTIFICATE).read_text(encoding="utf-8")).get("precision_facts")
+        facts = json.loads(file.read_text(encoding="utf-8")).get("precision_facts") if file.is_file() else None
     except (OSError, ValueError, AttributeError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}
