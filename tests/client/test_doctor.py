@@ -8,6 +8,7 @@ import re
 import shlex
 import shutil
 import socket
+import stat
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -25,6 +26,7 @@ from tests.support.commands import run
 from tests.support.doctored import H200, TENSORRT, change_card, change_config, model, model_set, network, plain
 from tests.support.specs import spec
 from voxtile.doctor.finding import Finding, exit_code
+from voxtile.doctor.layout import container_can_read
 from voxtile.doctor.lint import Server, lint
 from voxtile.doctor.machine import Gpu, Machine
 from voxtile.doctor.onnx_header import read_header
@@ -993,6 +995,20 @@ def test_what_is_no_plain_file_is_never_read(models: Path) -> None:
     (version / "certificate.json").write_text(json.dumps(content))
     doctored.name_certificate(models, "tiny")
     assert codes(found_in(models)) == ["certified-file-missing"] * 2
+
+
+@pytest.mark.parametrize(
+    ("kind", "mode", "owner", "group", "can"),
+    [
+        (stat.S_IFREG, 0o600, 0, 0, False), (stat.S_IFREG, 0o600, 1000, 0, True), (stat.S_IFREG, 0o040, 0, 1000, True),
+        (stat.S_IFREG, 0o004, 0, 0, True), (stat.S_IFREG, 0o044, 1000, 0, False), (stat.S_IFREG, 0o604, 0, 1000, False),
+        (stat.S_IFDIR, 0o704, 0, 0, False), (stat.S_IFDIR, 0o705, 0, 0, True), (stat.S_IFDIR, 0o500, 1000, 0, True),
+    ],
+)  # fmt: skip
+def test_the_containers_user_reads_as_owner_as_group_or_as_anybody(
+    kind: int, mode: int, owner: int, group: int, can: bool
+) -> None:
+    assert container_can_read(os.stat_result((kind | mode, 0, 0, 1, owner, group, 1, 0, 0, 0))) is can
 
 
 # The page -------------------------------------------------------------------------------------------------------------

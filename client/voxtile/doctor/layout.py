@@ -283,7 +283,7 @@ def _not_for_containers(repository: Path) -> Iterator[Finding]:
         if path.is_symlink() or path.name == LOCK or any(path.is_relative_to(one) for one in closed):
             continue
         with contextlib.suppress(OSError):
-            if not _readable(path.stat()):
+            if not container_can_read(path.stat()):
                 closed.append(path)
                 yield _unreadable(
                     path,
@@ -291,7 +291,8 @@ def _not_for_containers(repository: Path) -> Iterator[Finding]:
                 )
 
 
-def _readable(status: os.stat_result) -> bool:
+def container_can_read(status: os.stat_result) -> bool:
+    """Whether user 1000 may read a file, or look into a folder: as its owner, in its group, or as anybody."""
     needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)
     if status.st_uid == CONTAINER_USER:
         needed <<= 6
