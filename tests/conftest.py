@@ -27,6 +27,7 @@ LONG = (
     "tests/build/test_onnx_to_tensorrt.py",
     "tests/build/test_compose_upsample.py",
     "tests/build/test_prepared.py",
+    "tests/build/test_distil.py",
     "tests/project/test_bench.py",
     "tests/project/test_bench_gpu.py",
     "tests/project/test_bench_volume.py",

@@ -1,0 +1,129 @@
+"""From a teacher and scans without labels to a student that is served; killed at random moments, it ends the same."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import signal
+import subprocess
+import sys
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import nibabel as nib
+import numpy as np
+import pytest
+from typer.testing import CliRunner
+
+from tests.support.distilling import SHAPE, write_scans, write_teacher
+from tests.support.killed_distilling import NAME, PHASES, STEPS
+from voxtile.cli.app import app
+from voxtile_build.cli import commands as cli
+from voxtile_server.embedded import EmbeddedServer
+
+ROOT = Path(__file__).parents[2]
+SCANS = 4
+HELD_OUT = 1
+
+
+@dataclass(frozen=True)
+class Runs:
+    """Runs of the same command on the same scans: one undisturbed, one that was killed.
+
+    children: what is known of each child: `whole`, `killed` and `last`.
+    """
+
+    folder: Path
+    children: dict[str, Any]
+
+    @property
+    def whole(self) -> Path:
+        return self.folder / "undisturbed" / "out"
+
+    @property
+    def killed(self) -> Path:
+        return self.folder / "killed" / "out"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
+    folder = tmp_path_factory.mktemp("runs")
+    write_teacher(folder)
+    write_scans(folder / "scans", SCANS)
+    for name in ("undisturbed", "killed"):
+        (folder / name).mkdir()
+    seed = random.SystemRandom().randrange(2**31)
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.support.killed_distilling", str(folder), str(seed)],
+        cwd=ROOT,
+        env={**os.environ, "OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, f"seed {seed}: {done.stderr}"
+    return Runs(folder, json.loads(done.stdout.splitlines()[-1]))
+
+
+def report(output: Path) -> dict[str, Any]:
+    content: dict[str, Any] = json.loads((output / f"{NAME}.distillation.json").read_text())
+    return content
+
+
+def test_a_run_that_was_killed_five_times_ends_as_an_undisturbed_one(runs: Runs) -> None:
+    assert runs.children["whole"]["code"] == runs.children["last"]["code"] == 0
+    assert [child["code"] for child in runs.children["killed"]] == [-signal.SIGKILL] * len(PHASES)
+    weights = [(output / f"{NAME}.safetensors").read_bytes() for output in (runs.whole, runs.killed)]
+    assert weights[0] == weights[1]
+    whole, killed = report(runs.whole), report(runs.killed)
+    assert whole["agreement"] == killed["agreement"]
+    assert whole["scans"] == killed["scans"]
+    assert whole["training"]["steps"] == killed["training"]["steps"] == STEPS
+
+
+def test_nothing_is_left_of_the_work(runs: Runs) -> None:
+    for output in (runs.whole, runs.killed):
+        assert {path.name.partition(".")[0] for path in output.iterdir()} == {NAME}
+
+
+def test_no_scan_is_read_for_labels_that_are_there(runs: Runs) -> None:
+    whole, *killed, last = runs.children["whole"], *runs.children["killed"], runs.children["last"]
+    assert set(Counter(whole["read"]).values()) == {1}
+    assert len(whole["read"]) == SCANS
+    held_out = last["read"]  # all labels were there
+    assert len(held_out) == HELD_OUT
+    for child in killed:
+        assert max(Counter(child["read"]).values(), default=0) <= 1
+    # A scan is read again only by the child after the one that was killed while it was labelled.
+    reads = Counter(name for child in killed for name in child["read"] if name not in held_out)
+    assert sum(reads.values()) <= SCANS - HELD_OUT + len(killed)
+
+
+def test_the_report_holds_no_names(runs: Runs) -> None:
+    for file in runs.whole.iterdir():
+        assert b"scan_" not in file.read_bytes(), file.name
+        assert os.fsencode(runs.folder) not in file.read_bytes(), file.name
+
+
+@pytest.fixture(scope="module")
+def served(runs: Runs) -> Iterator[EmbeddedServer]:
+    repository = runs.folder / "models"
+    assert cli.main(["spec", str(runs.whole / f"{NAME}.toml"), "--repository", str(repository), "--quiet"]) == 0
+    with EmbeddedServer(repository) as server:
+        yield server
+        server.kill()
+
+
+def test_a_mask_says_whose_student_made_it(runs: Runs, served: EmbeddedServer, tmp_path: Path) -> None:
+    scan, mask = runs.folder / "scans" / "scan_0.nii.gz", tmp_path / "mask.nii.gz"
+    called = CliRunner().invoke(app, ["segment", str(scan), "-o", str(mask), "--model", NAME, "--url", served.grpc_url])
+    assert called.exit_code == 0, called.output
+    found = nib.load(mask)
+    assert found.shape == SHAPE
+    assert len(np.unique(np.asarray(found.dataobj))) > 1
+    told = CliRunner().invoke(app, ["why", str(mask)]).output
+    assert "student of" in told
+    assert "teacher" in told
