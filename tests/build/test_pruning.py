@@ -268,3 +268,14 @@ def test_what_channels_cannot_be_followed_through_is_named() -> None:
     ):
         with pytest.raises(SlimmingError, match=f"cannot be followed through {what}.* --student"):
             channels_of(nn.Sequential(*layers), 2)
+
+
+def test_each_part_of_a_group_norm_keeps_as_many_channels_though_one_is_worth_more() -> None:
+    name, args = GROUPED["unet-groups"]
+    network = trained(name, args)
+    first = network.state_dict()["model.0.conv.weight"]
+    first[: len(first) // 2] *= 100
+    cut = cut_between(name, args, narrower(name, args, 0.5))
+    (group,) = next(axis.groups for axis in cut.channels.axes if (axis.tensor, axis.axis) == ("model.0.conv.weight", 0))
+    kept = kept_channels(cut.channels, network.state_dict(), cut.counts)[group].tolist()
+    assert [sum(channel < 4 for channel in kept), sum(channel >= 4 for channel in kept)] == [2, 2]
