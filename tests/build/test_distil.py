@@ -17,12 +17,16 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
+import torch
+from safetensors.torch import load
 from typer.testing import CliRunner
 
-from tests.support.distilling import SHAPE, write_scans, write_teacher
+from tests.support.distilling import SHAPE, teacher_weights, write_scans, write_teacher
 from tests.support.killed_distilling import NAME, PHASES, STEPS
 from voxtile.cli.app import app
 from voxtile_build.cli import commands as cli
+from voxtile_build.slimming import distil as flow
+from voxtile_build.slimming.training import Trained, TrainingStopped
 from voxtile_server.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
@@ -111,7 +115,8 @@ def test_the_report_holds_no_names(runs: Runs) -> None:
 @pytest.fixture(scope="module")
 def served(runs: Runs) -> Iterator[EmbeddedServer]:
     repository = runs.folder / "models"
-    assert cli.main(["spec", str(runs.whole / f"{NAME}.toml"), "--repository", str(repository), "--quiet"]) == 0
+    specs = [str(file) for file in (runs.whole / f"{NAME}.toml", runs.folder / "teacher.toml")]
+    assert cli.main(["spec", *specs, "--repository", str(repository), "--quiet"]) == 0
     with EmbeddedServer(repository) as server:
         yield server
         server.kill()
@@ -127,3 +132,71 @@ def test_a_mask_says_whose_student_made_it(runs: Runs, served: EmbeddedServer, t
     told = CliRunner().invoke(app, ["why", str(mask)]).output
     assert "student of" in told
     assert "teacher" in told
+
+
+# What a run says and leaves where it does not end well
+
+
+def distil(runs: Runs, output: Path, *more: str) -> int:
+    """The command in this process, with the teacher from the repository: one step of training."""
+    arguments = (runs.folder / "teacher.toml", "--width", "0.5", "--scans", runs.folder / "scans", "--output", output)
+    given = ("--steps", "1", "--threads", "1", "--quiet", "--repository", runs.folder / "models", *more)
+    return cli.main(["distil", *map(str, (*arguments, *given))])
+
+
+def test_a_student_that_agrees_too_little_is_kept_and_not_published(
+    runs: Runs, served: EmbeddedServer, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert distil(runs, tmp_path / "out", "--name", "poor", "--min-dice", "1") == 4
+    error = capsys.readouterr().err
+    assert len(error.strip().splitlines()) == 1
+    assert all(word in error for word in ("expected at least 1 ", "longer", "more scans", "wider"))
+    assert {path.suffix for path in (tmp_path / "out").iterdir()} == {".safetensors", ".toml", ".md", ".json", ".jsonl"}
+    assert not list((runs.folder / "models").glob("poor*"))
+
+
+def test_ctrl_c_leaves_what_was_made_and_says_how_to_go_on(
+    runs: Runs,
+    served: EmbeddedServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    read, names = flow.read, []
+
+    def interrupted(scan: Any, spec: Any) -> Any:
+        names.append(scan.name)
+        if len(names) == 2:
+            signal.raise_signal(signal.SIGINT)
+        return read(scan, spec)
+
+    monkeypatch.setattr(flow, "read", interrupted)
+    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1") == 130
+    assert capsys.readouterr().err == "voxtile-build: interrupted; the same command with --resume goes on\n"
+    assert [path.name for path in (tmp_path / "out").iterdir()] == [".cut-distilling"]
+    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1") == 2
+    assert "go on with it by --resume" in capsys.readouterr().err
+    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1", "--seed", "5", "--resume") == 2
+    assert "--seed 0 then, 5 now" in capsys.readouterr().err
+    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1", "--resume") == 4
+    assert names.count(names[0]) == 1  # its labels were there
+    assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
+
+
+def test_a_training_that_diverges_ends_with_its_last_good_weights(
+    runs: Runs,
+    served: EmbeddedServer,
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    good = {key: torch.full_like(value, 0.25) for key, value in load(teacher_weights((2, 4), 0)).items()}
+
+    def diverged(*_: Any, **__: Any) -> None:
+        raise TrainingStopped("step 9: it diverged", Trained(good, 7, 1.0, ((7, 0.5),), "cpu"), is_over=True)
+
+    monkeypatch.setattr(flow, "train", diverged)
+    assert distil(runs, tmp_path / "out", "--name", "lost", "--min-dice", "1") == 4
+    assert "step 9: it diverged" in capsys.readouterr().err
+    found = load((tmp_path / "out" / "lost.safetensors").read_bytes())
+    assert all(torch.equal(found[key], value) for key, value in good.items())
