@@ -131,6 +131,8 @@ def test_a_ct_cut_out_of_one_organ_and_the_benchs_ct_pass() -> None:
             check_scans([scan(organ)], model)
     for model in (WIDE, FIXED, CHAIN, ANY):
         check_scans([scan(ct_values((96, 96, 96)))], model)
+    contrast = (body() > 20) & (np.random.default_rng(0).random(SHAPE) > 0.1)  # air and fat show that the unit is right
+    check_scans([scan(body() + 400 * contrast)], WINDOW)
 
 
 @pytest.mark.parametrize("model", [WINDOW, WIDE, FIXED, CHAIN])
