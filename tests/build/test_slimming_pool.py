@@ -372,6 +372,13 @@ def test_a_mean_is_its_own_mirror_image_if_its_passes_are(mirrorings: Any, expec
     assert own_axes(mirrorings) == expected
 
 
+def test_a_teacher_that_is_not_sure_of_its_mirror_image_is_not_mirrored() -> None:
+    """The least agreement that students are to reach is 0.97: mirrored answers must not stand in its way."""
+    found = [[500, 1000], [480, 1000]], [[500, 1000], [490, 1000]]
+    overlaps = [{"0": found[0], "1": found[1]}]
+    assert agreeing(overlaps, [500, 500], [0, 1], []) == (1,)
+
+
 def test_a_label_that_was_not_asked_about_counts_as_one_with_a_side() -> None:
     overlap = {"0": [[500, 1000], [0, 0]]}
     assert agreeing([overlap], [500, 20], [0], []) == (0,)
