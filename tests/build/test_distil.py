@@ -21,12 +21,17 @@ import torch
 from safetensors.torch import load
 from typer.testing import CliRunner
 
-from tests.support.distilling import SHAPE, teacher_weights, write_scans, write_teacher
+from tests.support.distilling import SHAPE, scan_values, teacher_weights, write_scans, write_teacher
 from tests.support.killed_distilling import NAME, PHASES, STEPS
+from tests.support.nnunet_folders import Training, configuration, write_folder
 from voxtile.cli.app import app
 from voxtile_build.cli import commands as cli
+from voxtile_build.importers.nnunet.models import models_of
+from voxtile_build.repository.card import card_of, get_card
+from voxtile_build.repository.config import read_config
 from voxtile_build.slimming import distil as flow
 from voxtile_build.slimming.training import Trained, TrainingStopped
+from voxtile_build.spec.spec import load_spec
 from voxtile_server.embedded import EmbeddedServer
 
 ROOT = Path(__file__).parents[2]
@@ -200,3 +205,30 @@ def test_a_training_that_diverges_ends_with_its_last_good_weights(
     assert "step 9: it diverged" in capsys.readouterr().err
     found = load((tmp_path / "out" / "lost.safetensors").read_bytes())
     assert all(torch.equal(found[key], value) for key, value in good.items())
+
+
+# nnU-Net
+
+
+def test_an_nnunet_folder_teaches_one_student_with_the_same_preparation(tmp_path: Path) -> None:
+    plan = configuration((16, 16, 16), (2.0, 1.0, 1.0), normalization_schemes=["ZScoreNormalization"])
+    training = Training("3d_fullres", {"3d_fullres": plan}, folds=(0, 1), channels=("MR",), mirror_axes=(0,))
+    folder = write_folder(tmp_path / "results", training)
+    for number in range(2):
+        image = nib.Nifti1Image(scan_values(number), np.diag([1.0, 1.0, 2.0, 1.0]))
+        (tmp_path / "scans").mkdir(exist_ok=True)
+        nib.save(image, tmp_path / "scans" / f"case{number}_0000.nii.gz")
+    arguments = ("distil", folder, "--width", "0.5", "--scans", tmp_path / "scans", "--output", tmp_path / "out")
+    more = ("--name", "small", "--steps", "2", "--threads", "1", "--min-dice", "0", "--any-modality", "--quiet")
+    assert cli.main([*map(str, (*arguments, *more))]) == 0
+    student = load_spec(tmp_path / "out" / "small.toml")
+    teacher = models_of(folder, "teacher")[0]
+    assert student.tiling.mirror_axes == ()
+    assert student.nnunet == teacher.spec.nnunet
+    made = json.loads((tmp_path / "out" / "small.distillation.json").read_text())
+    assert (made["teacher"]["networks"], made["teacher"]["mirrored_passes"]) == (2, 2)
+    assert made["training"]["start"] != "random"
+    repository = tmp_path / "models"
+    assert cli.main(["spec", str(tmp_path / "out" / "small.toml"), "--repository", str(repository), "--quiet"]) == 0
+    card = get_card(read_config(repository / "small"), repository / "small")
+    assert card.nnunet == card_of(teacher.spec, "onnxruntime", card.certificates, card.provenance).nnunet
