@@ -19,6 +19,7 @@ from voxtile_build.importers.network import model_of
 from voxtile_build.repository.folds import Model
 from voxtile_build.spec.spec import load_spec
 
+from ..scans import by
 from ..settings import Settings, say
 from .demonstrations import DEMONSTRATIONS, HELD_OUT, student_name, teacher_of
 from .heads import HeadError
@@ -26,8 +27,8 @@ from .ladder import Pair, measure, middle
 from .training import HEADS, TrainingError, train
 
 RESULT = "students.json"
-SCAN = (128, 128, 128)
-"""Voxels of the held-out head that the ladder segments: 27 tiles. fp32 PyTorch needs minutes for the whole head."""
+SCAN = (128, 128, 96)
+"""Voxels of the held-out head that the ladder segments: 18 tiles. fp32 PyTorch needs minutes for the whole head."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -96,7 +97,7 @@ def _pair(name: str, out: Path) -> Pair:
     student = model_of(load_spec(out / name / f"{student_name(name)}.toml"))
     x, y, z = teacher.spec.tiling.roi_size
     scan = middle(out / HEADS / f"{HELD_OUT}.nii.gz", SCAN, out / "data")
-    title = f"{demonstration.title}, ROI {x}×{y}×{z}, the middle 128×128×128 of the held-out head"
+    title = f"{demonstration.title}, ROI {by((x, y, z))}, the middle {by(SCAN)} of the held-out head"
     return Pair(name, title, teacher, student, demonstration.teacher(out / "data"), scan, (x, y, z))
 
 

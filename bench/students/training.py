@@ -9,6 +9,8 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from voxtile_build.errors import AcceptanceError
+
 from ..settings import say
 from .demonstrations import DEMONSTRATIONS, command, student_name
 from .heads import fetch_heads
@@ -30,20 +32,23 @@ def train(name: str, out: Path, budget: tuple[str, str], more: Sequence[str] = (
         more: further options of the command.
 
     Raises:
-        TrainingError: the command failed; a student that agrees too little is made all the same.
+        TrainingError: there is this student already, or the command failed; one that agrees too little is made all the
+            same.
         HeadError: a scan cannot be downloaded.
     """
     demonstration, made = DEMONSTRATIONS[name], out / name
     for folder in (made, out / "data"):
         folder.mkdir(parents=True, exist_ok=True)
+    report = made / f"{student_name(name)}.distillation.json"
+    if report.exists():
+        raise TrainingError(f"{report}: this student is made already; give another --out, or remove {made}")
     scans = out / HEADS
     fetch_heads(scans, out / PACKAGES)
     line = [*command(name, demonstration, scans, out / "data", made, budget), *more]
     say(" ".join(line[2:]))
     started = time.monotonic()
     ended = subprocess.run(line, check=False).returncode
-    report = made / f"{student_name(name)}.distillation.json"
-    if not report.exists():
+    if ended not in (0, AcceptanceError.exit_code) or not report.exists():
         raise TrainingError(f"{name}: voxtile-build distil ended with exit code {ended}, and no student was made")
     told = " ".join([f"train {name}", *budget, *more])
     facts = {

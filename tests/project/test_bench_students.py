@@ -7,6 +7,7 @@ import io
 import json
 import math
 import subprocess
+import sys
 import tarfile
 import zipfile
 from collections.abc import Callable
@@ -22,7 +23,7 @@ from safetensors.torch import save_file
 from bench import readme
 from bench.settings import Settings
 from bench.students import __main__ as command
-from bench.students import demonstrations, heads, ladder
+from bench.students import demonstrations, heads, ladder, training
 from bench.students.heads import Head, HeadError
 from bench.students.report import NO_RUN, gains, students_block, with_steps
 from tests.support.build_specs import spec, tiny_unet
@@ -32,6 +33,40 @@ from voxtile_build.slimming.student import read_student
 
 ROOT = Path(__file__).parents[2]
 CONTENT = b"a scan"
+
+
+def rung(name: str, seconds: float, ms: float, **more: Any) -> dict[str, Any]:
+    row = {
+        "workload": "swinunetr", "title": "A to B", "row": name, "seconds": seconds, "seconds_low": seconds / 2,
+        "seconds_high": 2 * seconds, "runs": 3, "ratio": 80 / seconds, "ms_per_tile": ms, "gflop": 10.0,
+        "gflops": 10_000 / ms, "dice": {"grey": 0.98, "white": 1.0}, "changed_fraction": 0.01, "bytes": 2_000_000,
+        "parameters": 12_345,
+    }  # fmt: skip
+    return {**row, **more}
+
+
+RUNGS = [
+    rung(ladder.FIRST, 80, 2000), rung("teacher, fp32", 40, 1000), rung("teacher, int8", 20, 600),
+    rung("student, fp32", 2, 40), rung("student, int8", 2.5, 30),
+]  # fmt: skip
+LABEL = {
+    "dice_mean": 0.98, "dice_min": 0.9712, "hausdorff_95_mm_max": 1.0, "volume_difference_percent_max": -1.25,
+}  # fmt: skip
+FIGURES: dict[str, Any] = {
+    "machine": {
+        "cpu": "a CPU", "cores": 2, "memory_bytes": 2**34, "matrix_extensions": ["avx2"],
+        "roofline": {"copy GB/s": 10.0, "matmul fp32 GFLOP/s": 50.0},
+    },
+    "remark": "",
+    "trainings": {
+        "swinunetr": {
+            "title": "A to B", "command": "python -m bench.students train swinunetr --hours 0.75", "wall_seconds": 3000,
+            "labels": {"grey": LABEL}, "dice_min": 0.9712, "changed_fraction": 0.012, "teacher_engine": "openvino fp32",
+            "training": {"patches": 600, "steps": 2000, "seconds": 1800.0, "device": "cpu, fp32", "start": "random"},
+        }
+    },
+    "ladders": RUNGS,
+}  # fmt: skip
 
 
 # Scans ------------------------------------------------------------------------------------------------------
@@ -175,6 +210,49 @@ def test_a_wrong_command_line_is_refused(
     assert message in capsys.readouterr().err
 
 
+REPORT = {
+    "agreement": {
+        "labels": {"grey": {"scans": 1, "voxels": 9, "volume_difference_ml_mean": 0.5, **LABEL}}, "dice_min": 0.9712,
+        "changed_fraction": 0.012, "scans": [{"shape": [9, 8, 7], "sha256": "0" * 64}],
+    },
+    "training": {"patches": 600, "steps": 2000, "seconds": 1800.0, "device": "cpu, fp32", "start": "random"},
+    "teacher": {"engine": "openvino", "precision": "fp32", "name": "teacher"},
+}  # fmt: skip
+
+
+def made_by(code: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The command is a Python script in place of a distillation."""
+    monkeypatch.setattr(training, "fetch_heads", lambda *_: ())
+    monkeypatch.setattr(training, "command", lambda *_: [sys.executable, "-c", code])
+
+
+@pytest.mark.parametrize("code", [0, 4])  # 4: the student agrees too little
+def test_what_became_of_a_training_is_kept(code: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    report = tmp_path / "swinunetr" / "swinunetr-student.distillation.json"
+    made_by(f"import sys; open({str(report)!r}, 'w').write({json.dumps(REPORT)!r}); sys.exit({code})", monkeypatch)
+    assert command.main(["train", "swinunetr", "--out", str(tmp_path), "--steps", "3"]) == 0
+    kept = json.loads((tmp_path / "swinunetr.training.json").read_text())
+    assert kept["labels"] == {"grey": LABEL}
+    assert kept["command"] == "python -m bench.students train swinunetr --steps 3"
+    assert str(tmp_path) not in json.dumps(kept)
+    assert "600 patches that openvino fp32 labelled, 2000 steps" in students_block(
+        {**FIGURES, "trainings": {"swinunetr": kept}}
+    )
+
+
+def test_a_training_that_fails_leaves_no_figures_and_none_is_taken_for_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    made_by("import sys; sys.exit(3)", monkeypatch)
+    assert command.main(["train", "swinunetr", "--out", str(tmp_path)]) == 1
+    assert "exit code 3, and no student was made" in capsys.readouterr().err
+    (tmp_path / "swinunetr" / "swinunetr-student.distillation.json").write_text(json.dumps(REPORT))
+    made_by("", monkeypatch)
+    assert command.main(["train", "swinunetr", "--out", str(tmp_path)]) == 1
+    assert "made already" in capsys.readouterr().err
+    assert not (tmp_path / "swinunetr.training.json").exists()
+
+
 # The ladder -------------------------------------------------------------------------------------------------
 
 
@@ -236,40 +314,6 @@ def test_bf16_is_a_rung_only_where_a_cpu_has_it() -> None:
 
 
 # The page ---------------------------------------------------------------------------------------------------
-
-
-def rung(name: str, seconds: float, ms: float, **more: Any) -> dict[str, Any]:
-    row = {
-        "workload": "swinunetr", "title": "A to B", "row": name, "seconds": seconds, "seconds_low": seconds / 2,
-        "seconds_high": 2 * seconds, "runs": 3, "ratio": 80 / seconds, "ms_per_tile": ms, "gflop": 10.0,
-        "gflops": 10_000 / ms, "dice": {"grey": 0.98, "white": 1.0}, "changed_fraction": 0.01, "bytes": 2_000_000,
-        "parameters": 12_345,
-    }  # fmt: skip
-    return {**row, **more}
-
-
-RUNGS = [
-    rung(ladder.FIRST, 80, 2000), rung("teacher, fp32", 40, 1000), rung("teacher, int8", 20, 600),
-    rung("student, fp32", 2, 40), rung("student, int8", 2.5, 30),
-]  # fmt: skip
-LABEL = {
-    "dice_mean": 0.98, "dice_min": 0.9712, "hausdorff_95_mm_max": 1.0, "volume_difference_percent_max": -1.25,
-}  # fmt: skip
-FIGURES: dict[str, Any] = {
-    "machine": {
-        "cpu": "a CPU", "cores": 2, "memory_bytes": 2**34, "matrix_extensions": ["avx2"],
-        "roofline": {"copy GB/s": 10.0, "matmul fp32 GFLOP/s": 50.0},
-    },
-    "remark": "",
-    "trainings": {
-        "swinunetr": {
-            "title": "A to B", "command": "python -m bench.students train swinunetr --hours 0.75", "wall_seconds": 3000,
-            "labels": {"grey": LABEL}, "dice_min": 0.9712, "changed_fraction": 0.012, "teacher_engine": "openvino fp32",
-            "training": {"patches": 600, "steps": 2000, "seconds": 1800.0, "device": "cpu, fp32", "start": "random"},
-        }
-    },
-    "ladders": RUNGS,
-}  # fmt: skip
 
 
 def test_steps_share_the_whole_gain() -> None:
