@@ -31,6 +31,8 @@ from ..ways import WindowedScan, nnunet_scan, voxtile_scan
 from ..workloads import Row, Workload
 
 FIRST = "teacher, PyTorch fp32"
+ENGINES = ("openvino", "onnxruntime")
+"""Of a CPU."""
 BF16 = ("avx512_bf16", "amx_bf16")
 """What a CPU needs to gain anything from bf16; without it OpenVINO computes bf16 models in fp32."""
 
@@ -121,19 +123,31 @@ def _rows(pair: Pair, settings: Settings) -> list[Row]:
 
 
 def _entries(name: str, model: Model, wanted: tuple[str, ...], tile: Path, settings: Settings) -> Mapping[str, Entry]:
-    """Builds a model at each level for the CPU's engine, with open limits; returns the entries by level."""
-    engine, spec = engine_of("cpu"), model.spec
+    """Builds a model at each level for the CPU's engine, with open limits; returns the entries by level.
+
+    In fp32 it is built for every engine that its spec names: which one is the faster depends on the CPU.
+    """
+    main, spec = engine_of("cpu"), model.spec
     sample = prepared(spec.nnunet, tile) if spec.nnunet else tile
     changes: Changes = {
-        "acceptance.scans": ((sample,),), "precision.calibration": ((sample,),), "serving.engines": (engine,),
-        "serving.default_engine": engine, "serving.max_batch_size": 1, "serving.warm_up": False,
-        **{f"acceptance.{key}": value for key, value in OPEN.items()},
+        "acceptance.scans": ((sample,),), "precision.calibration": ((sample,),), "serving.max_batch_size": 1,
+        "serving.warm_up": False, **{f"acceptance.{key}": value for key, value in OPEN.items()},
     }  # fmt: skip
     # What the student is worth is measured here; whether it may be published was decided when it was made.
     model = Model(changed(spec, changes).model_copy(update={"distillation": None}), model.folds)
-    variants = {f"{name}-{level}": {f"precision.{engine}": level} for level in wanted}
+    engines = dict.fromkeys(wanted, main)
+    engines |= {f"fp32, {other}": other for other in spec.serving.engines if other in ENGINES and other != main}
+    names = {level: f"{name}-{level.replace(', ', '-')}" for level in engines}
+    variants: dict[str, Changes] = {
+        names[level]: {
+            "serving.engines": (engine,), "serving.default_engine": engine, f"precision.{engine}": level.split(",")[0]
+        }
+        for level, engine in engines.items()
+    }  # fmt: skip
     built = build_entries(model, variants, settings)
-    return {level: built[f"{name}-{level}"][engine] for level in wanted if engine in built[f"{name}-{level}"]}
+    found = {level: built[names[level]].get(engine) for level, engine in engines.items()}
+    order = sorted(found, key=lambda level: wanted.index(level.split(",")[0]))
+    return {level: entry for level in order if (entry := found[level]) is not None}
 
 
 def _labels(path: Path) -> Any:

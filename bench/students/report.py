@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from itertools import pairwise
+from itertools import groupby, pairwise
 from typing import Any
 
 from ..tables import Row, column, machine, number, share, table
@@ -64,14 +64,20 @@ def students_block(figures: Figures | None) -> str:
 def with_steps(rows: Sequence[Row], roof: float) -> list[dict[str, Any]]:
     """Returns the rows of a ladder with `limit`, and with `step`: the part of the gain that each rung adds.
 
-    A rung that is slower than the one before adds less than nothing.
+    A rung that is slower than the one before adds less than nothing. Of several engines at one precision only the
+    fastest is a step.
     """
-    seconds = [row["seconds"] for row in rows]
-    whole = math.log(seconds[0] / seconds[-1])
-    steps = [math.log(one / other) / whole if whole else None for one, other in pairwise(seconds)]
-    return [
-        {**row, "limit": row["gflops"] / roof, "step": step} for row, step in zip(rows, [None, *steps], strict=True)
-    ]
+    steps: dict[str, float | None] = dict.fromkeys(row["row"] for row in rows)
+    taken = [min(some, key=lambda row: row["seconds"]) for _, some in groupby(rows, key=_precision)]
+    whole = math.log(taken[0]["seconds"] / taken[-1]["seconds"])
+    for before, after in pairwise(taken):
+        steps[after["row"]] = math.log(before["seconds"] / after["seconds"]) / whole if whole else None
+    return [{**row, "limit": row["gflops"] / roof, "step": steps[row["row"]]} for row in rows]
+
+
+def _precision(row: Row) -> list[str]:
+    """Returns whose rung it is, and in which precision, without the engine."""
+    return list(row["row"].split(", ")[:2])
 
 
 def gains(rows: Sequence[Row]) -> str:

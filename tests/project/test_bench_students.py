@@ -327,6 +327,16 @@ def test_steps_share_the_whole_gain() -> None:
     assert with_steps(RUNGS[:1], 50.0)[0]["step"] is None
 
 
+def test_the_slower_of_two_engines_is_no_step() -> None:
+    slower, faster = rung("teacher, fp32, onnxruntime", 50, 1), rung("teacher, fp32, onnxruntime", 30, 1)
+    same = [row["step"] for row in with_steps(RUNGS, 50.0)]
+    found = [row["step"] for row in with_steps([*RUNGS[:2], slower, *RUNGS[2:]], 50.0)]
+    assert found == [*same[:2], None, *same[2:]]
+    found = [row["step"] for row in with_steps([*RUNGS[:2], faster, *RUNGS[2:]], 50.0)]
+    assert found[:2] == [None, None]
+    assert found[2] == pytest.approx(math.log(80 / 30) / math.log(32))
+
+
 def test_the_gain_is_told_against_the_first_rung_and_against_the_teachers_fastest_engine() -> None:
     first, engines = gains(RUNGS).split(". On top of")
     assert "2000 → 30 ms a tile, 66.7× (teacher, PyTorch fp32 → student, int8)" in first
