@@ -27,8 +27,8 @@ from .ladder import Pair, measure, middle
 from .training import HEADS, TrainingError, train
 
 RESULT = "students.json"
-SCAN = (128, 128, 96)
-"""Voxels of the held-out head that the ladder segments: 18 tiles. fp32 PyTorch needs minutes for the whole head."""
+SCAN = (96, 96, 96)
+"""Voxels of the held-out head that the ladder segments: 8 tiles. fp32 PyTorch needs minutes for the whole head."""
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

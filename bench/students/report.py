@@ -52,7 +52,8 @@ def students_block(figures: Figures | None) -> str:
     if figures is None:
         return NO_RUN
     roof = figures["machine"]["roofline"]["matmul fp32 GFLOP/s"]
-    parts = [machine(figures["machine"]), *([figures["remark"]] if figures.get("remark") else [])]
+    parts = [f"{machine(figures['machine'])} Load average before the ladders: {figures['machine']['load_before']:.1f}."]
+    parts += [figures["remark"]] if figures.get("remark") else []
     if figures["trainings"]:
         parts += [*map(_training, figures["trainings"].values()), table(_labels(figures["trainings"]), LABEL_COLUMNS)]
     for name in dict.fromkeys(row["workload"] for row in figures["ladders"]):

@@ -287,6 +287,15 @@ def test_the_page_names_labels_that_nobody_saw(places: tuple[Path, Path]) -> Non
     assert "| two | 0 | – | – | – | – | 0 | – |" in text
 
 
+def test_what_was_done_is_told_in_place_of_what_was_asked_for() -> None:
+    done, asked = {"steps": 1518, "device": "cpu"}, {"steps": None, "hours": 2.0}
+    named = spec(weights={"file": "w", "sha256": "c" * 64})
+    report = students.report_of(named, students.agreement(named, 0.97), training=done, options=asked)
+    text = model_card(report, "", "", "")
+    assert "| steps | 1518 |" in text
+    assert "| hours | 2 |" in text
+
+
 def test_names_of_labels_cannot_break_a_table() -> None:
     odd = spec(output={"labels": ["background", "a|b", "c\nd"]}, weights={"file": "w", "sha256": "c" * 64})
     report = students.report_of(odd, students.agreement(odd, 0.97))

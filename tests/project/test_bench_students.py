@@ -54,7 +54,7 @@ LABEL = {
 }  # fmt: skip
 FIGURES: dict[str, Any] = {
     "machine": {
-        "cpu": "a CPU", "cores": 2, "memory_bytes": 2**34, "matrix_extensions": ["avx2"],
+        "cpu": "a CPU", "cores": 2, "memory_bytes": 2**34, "matrix_extensions": ["avx2"], "load_before": 0.25,
         "roofline": {"copy GB/s": 10.0, "matmul fp32 GFLOP/s": 50.0},
     },
     "remark": "",
@@ -348,7 +348,14 @@ def test_the_gain_is_told_against_the_first_rung_and_against_the_teachers_fastes
 
 def test_the_block_shows_every_rung_and_label() -> None:
     block = students_block(FIGURES)
-    for word in ("| teacher, int8 |", "0.9712", "train swinunetr --hours 0.75", "#### A to B", "0.980, 1.000"):
+    for word in (
+        "| teacher, int8 |",
+        "ladders: 0.2.",
+        "0.9712",
+        "train swinunetr --hours 0.75",
+        "#### A to B",
+        "0.980, 1.000",
+    ):
         assert word in block
     assert students_block(None) == NO_RUN
     without = students_block({**FIGURES, "ladders": RUNGS[:1], "trainings": {}})

@@ -98,7 +98,8 @@ def _training(report: DistillationReport) -> Iterator[str]:
         "between the two, for every voxel."
     )
     yield ""
-    facts = {**report.training, **report.options}
+    # What was done comes before what was asked for: with a budget of hours the steps are known only afterwards.
+    facts = {**report.options, **report.training}
     if facts:
         yield from _table("| what | |", facts)
         yield ""
