@@ -12,6 +12,9 @@ from ..tables import Row, column, machine, number, share, table
 Figures = Mapping[str, Any]
 """Of one run: `machine`, `trainings` (by name) and `ladders` (rows)."""
 NO_RUN = "No student has been measured yet; `python -m bench.students` makes both and measures them."
+AIMED_DICE = 0.97
+AIMED_GAIN = {"swinunetr": 10, "plainconvunet": 2.5}
+"""End to end, on top of the teacher's best engine."""
 EXPLANATION = (
     "All rungs of a ladder took turns, from the scan's file to the mask's; each served rung has a Triton server of its "
     "own. A tile's milliseconds are the compute time of the network alone, by the server's own statistics. `of its "
@@ -89,7 +92,7 @@ def gains(rows: Sequence[Row]) -> str:
         return ""
     return (
         f"From the first rung to the student at its fastest: {_gains(rows[:1], students)}. On top of the teacher's "
-        f"best engine: {_gains(engines, students)}."
+        f"best engine: {_gains(engines, students)}; aimed at was {AIMED_GAIN[rows[0]['workload']]:g}× end to end."
     )
 
 
@@ -111,7 +114,8 @@ def _training(made: Mapping[str, Any]) -> str:
     return (
         f"**{made['title']}**: {made['wall_seconds'] / 60:.0f} minutes in all, for {told['patches']} patches that "
         f"{made['teacher_engine']} labelled, {told['steps']} steps of training in {told['seconds'] / 60:.0f} minutes "
-        f"({told['device']}; start: {told['start']}), and the judgement. `{made['command']}`"
+        f"({told['device']}; start: {told['start']}), and the judgement. Lowest Dice of a label: "
+        f"{made['dice_min']:.4f}; aimed at was {AIMED_DICE:g}. `{made['command']}`"
     )
 
 
