@@ -85,7 +85,8 @@ def machine(facts: Row) -> str:
     roof = ", ".join(f"{name} {value:g}" for name, value in facts.get("roofline", {}).items())
     quick = " A quick run: small scans, few repetitions." if facts.get("quick") else ""
     gpu = f", {facts['gpu']}" if "gpu" in facts else ""
+    cores = f"{facts['cores']} core{'' if facts['cores'] == 1 else 's'}"
     return (
-        f"{facts['cpu']}, {facts['cores']} cores{gpu} ({', '.join(facts.get('matrix_extensions', []))}), "
+        f"{facts['cpu']}, {cores}{gpu} ({', '.join(facts.get('matrix_extensions', []))}), "
         f"{facts['memory_bytes'] / 2**30:.0f} GiB; at best: {roof}.{quick}"
     )
