@@ -19,7 +19,8 @@ EXPLANATION = (
     "All rungs of a ladder took turns, from the scan's file to the mask's; each served rung has a Triton server of its "
     "own. A tile's milliseconds are the compute time of the network alone, by the server's own statistics. `of its "
     "limit` divides the operations of a tile, as PyTorch counts them, in that time by the rate of large fp32 products "
-    "in PyTorch on the same machine; int8 has a higher limit of its own. Dice and changed voxels are against the first "
+    "in PyTorch on the same machine. An engine may do with fewer operations, as by composed upsampling, and int8 has a "
+    "higher limit, so it can be more than all of it. Dice and changed voxels are against the first "
     "rung's mask: agreement with the teacher, not accuracy. MB is what the server loads; of PyTorch, the weights in "
     "fp32. The share of a step is its part of the whole gain, on a logarithmic scale."
 )
