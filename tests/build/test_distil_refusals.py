@@ -5,6 +5,7 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -131,7 +132,7 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "an interrupted run": (interrupted, "--resume"),
     "the teacher's name": (lambda f: ["--name", "teacher"], "--name"),
     "a name that is not allowed": (lambda f: ["--name", "My Student"], "--name"),
-    "a pool of no size": (lambda f: ["--pool", "1e-6"], "patches"),
+    "a pool of no size": (lambda f: ["--pool", "1e-6"], "give --pool 0.00"),
     "a disk without room": (lambda f: ["--steps", "99999999", "--pool", "1e5"], "of free disk"),
     "an output that is a file": (a_file("o", "--output"), "expected a folder"),
     "an output below a file": (lambda f: ["--output", str(f / "teacher.toml" / "out")], "expected a folder"),
@@ -168,6 +169,21 @@ def test_it_is_refused_in_one_line_and_nothing_is_left(
     assert told in error
     assert "Traceback" not in error
     assert len(error.strip().splitlines()) == 1, error
+    assert contents(case) == before
+
+
+def test_nothing_is_left_of_a_run_that_was_refused_before_a_patch_was_labelled(
+    case: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The disk fills up while the teacher's engine is built."""
+    free = [1 << 40]
+    monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=free.pop() if free else 64 << 10))
+    before = contents(case)
+    arguments = ("distil", case / "teacher.toml", "--scans", case / "scans", "--output", case / "out", "--quiet")
+    assert cli.main([*map(str, arguments), "--width", "0.5", "--steps", "1", "--any-modality"]) == 2
+    error = capsys.readouterr().err
+    assert "for 16 patches" in error
+    assert "found 64.0 KiB; free some, or choose another --output" in error
     assert contents(case) == before
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +20,7 @@ from voxtile_build.evaluation.samples import Scan
 from voxtile_build.slimming.pool import Pool, patches_within, wanted_patches
 from voxtile_build.slimming.pool.augment import make_patch
 from voxtile_build.slimming.pool.files import IMAGES, TARGETS
-from voxtile_build.slimming.pool.layout import FEWEST, REPLAYS
+from voxtile_build.slimming.pool.layout import FEWEST, REPLAYS, SPARE, Layout, check_room
 from voxtile_build.slimming.pool.mirrors import agreeing, own_axes
 from voxtile_build.slimming.pool.pool import LIST
 from voxtile_build.slimming.pool.survey import survey
@@ -242,9 +243,44 @@ def test_a_disk_without_room_is_refused_before_any_scan_is_read(
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=300 << 20))
     pool.label(reader.sources()[:0], FunctionTeacher(model(), by_brightness))
     monkeypatch.setattr(shutil, "disk_usage", lambda _: SimpleNamespace(free=256 << 20))
-    with pytest.raises(SlimmingError, match=r"expected 0.3 GiB of free disk for 7 patches, found 0.2 GiB"):
+    needed = r"expected 256.1 MiB of free disk \(84.0 KiB for 7 patches, 256.0 MiB .*\), found 256.0 MiB"
+    with pytest.raises(SlimmingError, match=needed):
         pool.label(reader.sources(), FunctionTeacher(model(), by_brightness))
     assert reader.read == []
+
+
+def test_a_smaller_pool_is_advised_where_it_helps_and_in_words_that_are_then_taken(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = model()
+    layout = Layout.of(given)
+    for patches, free, may_be_fewer, helps in (
+        (10**6, SPARE + 10 * FEWEST * layout.patch_bytes, True, True),
+        (10**6, SPARE + 10 * FEWEST * layout.patch_bytes, False, False),
+        (10**6, SPARE, True, False),  # not even the fewest patches fit
+        (FEWEST, SPARE, True, False),  # there are never fewer
+        (FEWEST, 40 << 10, True, False),
+    ):
+        monkeypatch.setattr(shutil, "disk_usage", lambda _, free=free: SimpleNamespace(free=free))
+        with pytest.raises(SlimmingError) as caught:
+            check_room(tmp_path, layout, patches, may_be_fewer=may_be_fewer)
+        advised = re.search(r"--pool, from (\S+)", str(caught.value))
+        assert (advised is not None) == helps, str(caught.value)
+        assert "found 0.0" not in str(caught.value)
+        assert ("--resume" in str(caught.value)) != may_be_fewer
+        if advised:
+            check_room(tmp_path, layout, patches_within(given, int(float(advised[1]) * 2**30)))
+
+
+@pytest.mark.parametrize("roi", [(8, 8, 8), (16, 8, 12), (24, 40, 17), (96, 96, 96), (160, 192, 224)])
+def test_the_pool_that_is_advised_is_large_enough(roi: tuple[int, ...]) -> None:
+    given = model(tiling={"roi_size": list(roi)})
+    with pytest.raises(SlimmingError, match="--pool: expected room for at least 16 patches") as caught:
+        patches_within(given, 1000)
+    advised = re.search(r"give --pool (\S+) or more", str(caught.value))
+    assert advised
+    found = patches_within(given, int(float(advised[1]) * 2**30))
+    assert FEWEST <= found <= 1.2 * FEWEST
 
 
 @pytest.mark.parametrize("name", [IMAGES, TARGETS, LIST])

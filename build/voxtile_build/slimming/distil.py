@@ -93,7 +93,7 @@ def distil(
         looked_at.save(work.path)
         with _teacher(request, work, step) as teacher:
             pool = _pool(request, scans, teacher, work)
-            _label(request, scans, teacher, pool, step)
+            _label(request, scans, teacher, pool, work, step)
             _check_answers(request, teacher, pool, told)
             trained = _trained(request, teacher, pool, work, step, told)
             made = _judged(request, scans, teacher, pool, trained, step)
@@ -179,18 +179,21 @@ def _pool(request: Request, scans: Parted, teacher: Teacher, work: WorkFolder) -
 
     patches = int(work.decided("patches", count))
     key = " ".join([teacher.weights_sha256, teacher.engine, *(scan.sha256 for scan in scans.training)])
-    pool = Pool(
+    return Pool(
         work.path / "pool", teacher.spec, patches, asked.seed, kind=teacher.kind, key=bytes_sha256(key.encode())
     )
-    work.holds_work = True
-    return pool
 
 
-def _label(request: Request, scans: Parted, teacher: Teacher, pool: Pool, step: Step) -> None:
+def _label(request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step) -> None:
     readers = [partial(_to_train_on, request, scans, scan) for scan in scans.training]
     with step(f"label {pool.count} patches"):
         tell = teller()
-        pool.label(readers, teacher, mirrorings=teacher.mirrorings, told=lambda done, count: tell(done / count))
+
+        def labelled(done: int, count: int) -> None:
+            work.holds_work = True
+            tell(done / count)
+
+        pool.label(readers, teacher, mirrorings=teacher.mirrorings, told=labelled)
     teacher.rest()
 
 

@@ -116,7 +116,7 @@ def claimed(output: Path, name: str) -> Iterator[WorkFolder]:
     lock = _locked(folder.path)
     try:
         yield folder
-    except BuildError:
+    except (BuildError, OSError):
         if not folder.holds_work:
             _remove(folder.path)
             if made:

@@ -21,6 +21,9 @@ LABELLING = 0.3
 FEWEST = 16
 """Patches. From fewer a student learns them by heart."""
 
+GIB = 1 << 30
+UNITS = ((GIB, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB"))
+
 SPARE = 256 << 20
 """Bytes that stay free on the disk: checkpoints and what comes out of the run need them."""
 
@@ -70,30 +73,49 @@ def patches_within(spec: Spec, limit_bytes: int) -> int:
     each = Layout.of(spec).patch_bytes
     if limit_bytes < FEWEST * each:
         raise SlimmingError(
-            f"expected room for at least {FEWEST} patches of {each / 2**20:.1f} MiB "
-            f"({len(spec.output.labels)} labels), found a limit of {limit_bytes / 2**20:.0f} MiB; "
-            f"allow a pool of {FEWEST * each / 2**30:.2g} GiB"
+            f"--pool: expected room for at least {FEWEST} patches of {_size(each)} ({len(spec.output.labels)} labels), "
+            f"found {_size(limit_bytes)}; give --pool {_rounded_up(FEWEST * each / GIB):g} or more"
         )
     return limit_bytes // each
 
 
-def check_room(folder: Path, layout: Layout, patches: int) -> None:
+def check_room(folder: Path, layout: Layout, patches: int, *, may_be_fewer: bool = True) -> None:
     """Refuse a disk that does not hold so many more patches.
 
     Args:
         folder: an existing folder on the disk.
         layout: of a patch.
         patches: how many are to be written.
+        may_be_fewer: whether a smaller pool may still be asked for; not once a part of it is labelled.
 
     Raises:
         SlimmingError: says what is needed and what is free.
     """
-    needed, free = patches * layout.patch_bytes + SPARE, shutil.disk_usage(folder).free
-    if patches and free < needed:
-        raise SlimmingError(
-            f"{folder}: expected {needed / 2**30:.1f} GiB of free disk for {patches} patches, found "
-            f"{free / 2**30:.1f} GiB; free some, allow a smaller pool by --pool, or choose another folder"
-        )
+    own, free = patches * layout.patch_bytes, shutil.disk_usage(folder).free
+    if not patches or free >= own + SPARE:
+        return
+    found = (
+        f"{folder}: expected {_size(own + SPARE)} of free disk ({_size(own)} for {patches} patches, {_size(SPARE)} for "
+        f"checkpoints and what comes out), found {_size(free)}"
+    )
+    if not may_be_fewer:
+        raise SlimmingError(f"{found}; what is labelled stays: free some, and go on with --resume")
+    least = _rounded_up(FEWEST * layout.patch_bytes / GIB)
+    if patches * layout.patch_bytes > least * GIB and free >= least * GIB + SPARE:
+        raise SlimmingError(f"{found}; free some, choose another --output, or a smaller --pool, from {least:g} (GiB)")
+    raise SlimmingError(f"{found}; free some, or choose another --output")
+
+
+def _size(count: int) -> str:
+    """A number of bytes in the unit in which people can read it."""
+    unit, name = next((one for one in UNITS if count >= one[0]), UNITS[-1])
+    return f"{count / unit:.1f} {name}"
+
+
+def _rounded_up(value: float) -> float:
+    """A number above 0 with two digits, not below `value`."""
+    factor = 10.0 ** (1 - math.floor(math.log10(value)))
+    return math.ceil(value * factor) / factor
 
 
 def wanted_patches(steps: int | None, seconds: float | None, batch: int, seconds_a_patch: float | None = None) -> int:

@@ -123,7 +123,7 @@ class Pool:
             SlimmingError: the disk lacks room or is full, or the teacher's answer cannot be used; what is labelled
                 stays.
         """
-        check_room(self.folder, self.layout, len(self.missing))
+        check_room(self.folder, self.layout, len(self.missing), may_be_fewer=not self._records)
         answered = self._spec.output.model_copy(update={"scores": self._kind, "dtype": "fp32"})
         asking = Asking(teacher, self.layout, answered)
         axes = [axis for axis in self._axes if axis not in mirrors.own_axes(mirrorings)]
