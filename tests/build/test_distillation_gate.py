@@ -258,6 +258,30 @@ OTHERS: dict[str, tuple[dict[str, Any], str]] = {
     "mirroring": ({"tiling": {"mirror_axes": [0]}}, "the spec's mirror_axes"),
     "padding": ({"tiling": {"cval": 0.5}}, "the spec's cval"),
     "network": ({"network": {"args": {"channels": [4, 16]}}}, "the spec's args"),
+    "values of labels": (
+        {"output": {"labels": ["background", {"name": "one", "value": 2}, {"name": "two", "value": 1}]}},
+        r"the spec's labels\[1\]\.value \(1 when it was judged, 2 now\), labels\[2\]\.value \(2 when it was judged, 1",
+    ),
+    "type of the input": ({"input": {"dtype": "int16"}}, r"the spec's input\.dtype \(.fp32. when"),
+    "one label alone": ({"output": {"scores": "foreground", "foreground": "two"}}, "the spec's scores .*foreground"),
+    "voted labels": ({"output": {"scores": "labels", "dtype": "uint8"}}, "the spec's scores"),
+    "activation": ({"output": {"activation": "softmax"}}, "the spec's activation"),
+    "overlap": (
+        {"tiling": {"overlap": 0.75}},
+        r"the spec's overlap \(\[.*\] when it was judged, \[0.75, 0.75, 0.75\] now\)",
+    ),
+    "blending": ({"tiling": {"mode": "constant"}}, "the spec's mode"),
+    "width of the blending": ({"tiling": {"sigma_scale": 0.5}}, "the spec's sigma_scale"),
+    "skipped tiles": ({"tiling": {"background_at_most": 0.0}}, "the spec's background_at_most"),
+    "cleaning": (
+        {
+            "postprocessing": [
+                {"transform": "AsDiscrete", "argmax": True},
+                {"transform": "KeepLargestConnectedComponent"},
+            ]
+        },
+        r"the spec's postprocessing \(nothing when it was judged",
+    ),
 }
 
 
@@ -269,7 +293,8 @@ def test_a_report_on_something_else_is_refused(what: str, tiny: Spec, tmp_path: 
         changes = {"network": {"args": {**tiny.network.args, "channels": [4, 16]}}}
     kept = {"weights": {"file": "w", "sha256": str(tiny.weights and tiny.weights.sha256)}}
     kept["input"] = {"intensity": {"rule": "zscore"}}
-    other = spec(**{key: {**kept.get(key, {}), **changes.get(key, {})} for key in {**kept, **changes}})
+    merged = {key: {**kept.get(key, {}), **changes[key]} for key in changes if isinstance(changes[key], dict)}
+    other = spec(**{**kept, **changes, **merged})
     with pytest.raises(AcceptanceError, match=said):
         student_of(students.as_student(other, tmp_path, report))
 
@@ -284,9 +309,11 @@ def test_another_teacher_is_refused(key: str, tiny: Spec, tmp_path: Path) -> Non
 
 def test_what_does_not_change_the_answer_may_change(tiny: Spec) -> None:
     served = tiny.model_copy(update={"name": "other", "title": "more", "version": 3})
-    faster = tiny.tiling.model_copy(update={"overlap": 0.5, "mode": "constant"})
-    output = tiny.output.model_copy(update={"scores": "probabilities", "dtype": "fp16"})
-    assert judged_as(served.model_copy(update={"tiling": faster, "output": output})) == judged_as(tiny)
+    one_number_an_axis = tiny.tiling.model_copy(update={"overlap": tiny.tiling.overlaps, "sw_batch_size": 7})
+    labels = tuple(label.model_copy(update={"code": None}) for label in tiny.output.labels)
+    output = tiny.output.model_copy(update={"dtype": "fp16", "labels": labels})
+    changes = {"tiling": one_number_an_axis, "output": output, "nnunet": {"notes": ["more"]}}
+    assert judged_as(served.model_copy(update=changes)) == judged_as(tiny)
 
 
 # Labels that nobody has seen ----------------------------------------------------------------------------------------

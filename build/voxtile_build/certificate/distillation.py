@@ -26,6 +26,8 @@ from voxtile_build.spec.table import Sha256
 
 LARGEST_REPORT = 64 << 20
 """Bytes of a report that are read: a thousand scans of a hundred labels take 20 MB."""
+SHOWN = 60
+"""Characters of a value in a message."""
 
 
 class Cost(Part):
@@ -138,27 +140,30 @@ class DistillationReport(Part):
 
 
 def judged_as(spec: Spec) -> dict[str, Any]:
-    """What of a spec decides what its network answers, as plain values: its agreement holds for nothing else."""
-    preparation, tiling = spec.preparation, spec.tiling
+    """What of a spec decides what a mask is, as plain values by the spec's keys: an agreement holds for nothing else.
+
+    Free are codes of labels, the type that scores travel in, and how the server runs the network.
+    """
+    preparation, tiling, output = spec.preparation, spec.tiling, spec.output
     network = plain_table(spec.network.model_copy(update={"source": "", "licence": ""}), Path("/"))
+    widths = tiling.sigma_scale
     found = {
         "network": {key: value for key, value in network.items() if key not in ("file", "args")},
         "args": spec.network.args,
         "channels": spec.input.channels,
+        "input.dtype": spec.input.dtype,
         "orientation": preparation.orientation,
         "spacing": preparation.spacing,
         "steps of the client": [_step(step) for step in preparation.client],
         "intensity": preparation.intensity.model_dump(),
         "steps of the graph": [_step(step) for step in preparation.graph],
-        "labels": [label.name for label in spec.output.labels],
-        "regions": spec.output.regions,
-        "roi_size": tiling.roi_size,
-        "slice_axis": tiling.slice_axis,
-        "multiple": tiling.multiple,
-        "padding_mode": tiling.padding_mode,
-        "cval": tiling.cval,
-        "mirror_axes": tiling.mirror_axes,
-        "nnunet": (spec.nnunet or {}).get("preparation"),
+        **{key: getattr(output, key) for key in ("scores", "foreground", "regions", "region_order", "activation")},
+        "labels": [{"name": label.name, "value": label.value} for label in output.labels],
+        "postprocessing": [_step(step) for step in spec.postprocessing or ()],
+        **{key: value for key, value in tiling.model_dump().items() if key != "sw_batch_size"},
+        "overlap": tiling.overlaps,
+        "sigma_scale": widths if isinstance(widths, tuple) else (widths,) * len(tiling.roi_size),
+        "nnunet": {key: value for key, value in (spec.nnunet or {}).items() if key != "notes"},
     }
     plain: dict[str, Any] = json.loads(json.dumps(found))
     return plain
@@ -166,6 +171,28 @@ def judged_as(spec: Spec) -> dict[str, Any]:
 
 def _step(step: BaseModel) -> dict[str, Any]:
     return {"transform": type(step).__name__, **step.model_dump(mode="json", exclude_defaults=True)}
+
+
+def _between(key: str, judged: Any, wanted: Any) -> Iterator[str]:
+    """The differences of a plain value, down to the smallest part that differs, with both values."""
+    if isinstance(judged, dict) and isinstance(wanted, dict):
+        for name in {**judged, **wanted}:
+            yield from _between(f"{key}.{name}", judged.get(name), wanted.get(name))
+    elif _is_list(judged) and _is_list(wanted) and len(judged) == len(wanted):
+        for index, (one, other) in enumerate(zip(judged, wanted, strict=True)):
+            yield from _between(f"{key}[{index}]", one, other)
+    elif judged != wanted:
+        yield f"{key} ({_said(judged)} when it was judged, {_said(wanted)} now)"
+
+
+def _is_list(value: Any) -> bool:
+    """Whether it is a list whose parts are told one by one: a list of numbers is one value."""
+    return isinstance(value, list) and any(isinstance(one, dict | str) for one in value)
+
+
+def _said(value: Any) -> str:
+    text = "nothing" if value is None or value == [] else json.dumps(value, ensure_ascii=False)
+    return text if len(text) <= SHOWN else f"{text[:SHOWN]}…"
 
 
 # The gate ------------------------------------------------------------------------------------------------------------
@@ -237,9 +264,9 @@ def _other_student(report: DistillationReport, spec: Spec) -> Iterator[str]:
     if report.student.weights_sha256 != weights:
         yield f"expected weights with sha256 {weights}, found {report.student.weights_sha256}"
     found, wanted = report.student.judged_as, judged_as(spec)
-    other = [key for key in {**wanted, **found} if found.get(key) != wanted.get(key)]
+    other = [one for key in {**wanted, **found} for one in _between(key, found.get(key), wanted.get(key))]
     if other:
-        yield f"expected a network with the spec's {first_of(other)}, found another one"
+        yield f"expected what was judged, found that the spec's {first_of(other)} changed"
     if list(report.agreement.labels) != [label.name for label in spec.output.labels]:
         yield "expected the agreement on each of the spec's labels, found other labels"
 
