@@ -134,7 +134,7 @@ def build_models(
     whole_scans = models[-1].spec.serving.volume
     if whole_scans:
         check_no_model(public[-1], repository)
-        check_target(repository)
+        check_target(public[-1], repository)
     with staging(repository) as staged:
         check_names(models, repository, [one.name for one in sets])  # again: now no other build can take a name
         prepare = Preparer(staged, step)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -11,7 +12,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 
 from tests.support.build_specs import built_card, spec
 from voxtile_build.build import build_models
-from voxtile_build.errors import SpecError
+from voxtile_build.certificate.fold_mean import mean_config
+from voxtile_build.errors import RepositoryError, SpecError
 from voxtile_build.repository.config import PLACEHOLDER, public_config, write_config
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.repository.names import check_names, entries_of, inner_names
@@ -111,10 +113,8 @@ def test_an_entry_that_is_not_there_or_cannot_be_read_has_its_own_names_only(tmp
     assert entries_of("brain", tmp_path) == inner_names("brain", ())
 
 
-def test_a_model_that_is_built_again_may_keep_its_names_and_those_without_a_card_take_none(tmp_path: Path) -> None:
+def test_a_model_that_is_built_again_may_keep_its_names(tmp_path: Path) -> None:
     put(tmp_path, "brain", ("left", "right"))
-    (tmp_path / "other_onnxruntime").mkdir()
-    write_config(pb.ModelConfig(name="other_onnxruntime"), tmp_path / "other_onnxruntime")
     check_names([model("brain", folds=2), model("other")], tmp_path)
 
 
@@ -124,3 +124,87 @@ def test_an_entry_that_cannot_be_read_hides_none_behind_it(tmp_path: Path) -> No
     put(tmp_path, "zebra", ("left",))
     with pytest.raises(SpecError, match=r"'left_onnxruntime' belongs to 'zebra'"):
         check_names([model("left")], tmp_path)
+
+
+# What was not built here
+
+
+def foreign(folder: Path) -> None:
+    """A model of somebody else."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.onnx").write_bytes(b"precious")
+    (folder / "1" / "README").write_text("An ensemble of mine\n")
+    write_config(pb.ModelConfig(name=folder.name, backend="onnxruntime"), folder)
+
+
+def foreign_without_config(folder: Path) -> None:
+    """Triton completes the config of such a model by itself."""
+    foreign(folder)
+    (folder / "config.pbtxt").unlink()
+
+
+def foreign_that_cannot_be_read(folder: Path) -> None:
+    foreign(folder)
+    (folder / "config.pbtxt").write_text("no config at all {")
+
+
+def a_file(folder: Path) -> None:
+    folder.write_text("precious")
+
+
+def a_link_to_nothing(folder: Path) -> None:
+    folder.symlink_to(folder.parent / "unmounted")
+
+
+KINDS = (foreign, foreign_without_config, foreign_that_cannot_be_read, a_file, a_link_to_nothing)
+
+
+def names_and_bytes(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() if path.is_file() else b"" for path in folder.rglob("*")}
+
+
+@pytest.mark.parametrize("make", KINDS, ids=lambda make: make.__name__)
+@pytest.mark.parametrize("name", ["brain", "brain_onnxruntime", "brain_tensorrt", "brain_fold_1_openvino"])
+def test_what_was_not_built_here_is_never_replaced_nor_removed(
+    name: str, make: Callable[[Path], None], tmp_path: Path
+) -> None:
+    """Also where this build would make no engine of the name: entries of engines that are not built go."""
+    make(tmp_path / name)
+    before = names_and_bytes(tmp_path)
+    with pytest.raises(RepositoryError, match=f"{tmp_path / name}: expected nothing, .* another's model") as error:
+        build_models([model("brain", folds=2)], tmp_path)
+    assert error.value.exit_code == 2
+    assert names_and_bytes(tmp_path) == before
+
+
+def test_a_foreign_entry_behind_a_published_model_is_not_removed_with_it(tmp_path: Path) -> None:
+    """The model had a fold `left`, and is built again without it."""
+    put(tmp_path, "brain", ("left", "right"))
+    foreign(tmp_path / "left_openvino")
+    with pytest.raises(RepositoryError, match="left_openvino: expected nothing"):
+        build_models([model("brain")], tmp_path)
+
+
+def test_a_set_replaces_no_foreign_model(tmp_path: Path) -> None:
+    foreign(tmp_path / "whole")
+    with pytest.raises(RepositoryError, match="whole: expected nothing"):
+        check_names([model("brain")], tmp_path, ["whole"])
+
+
+@pytest.mark.parametrize("damage", ["nothing", "no config", "config", "no note"])
+def test_what_a_build_left_may_be_replaced_however_damaged(damage: str, tmp_path: Path) -> None:
+    put(tmp_path, "brain", ("brain",))
+    (tmp_path / "brain_openvino" / "1").mkdir(parents=True)
+    (tmp_path / "brain_openvino" / "1" / "certificate.json").write_text("{}")
+    (tmp_path / "brain_tensorrt" / "1").mkdir(parents=True)  # empty
+    mean = mean_config(model("brain").spec, 2, "cpu")
+    (tmp_path / mean.name).mkdir()
+    write_config(mean, tmp_path / mean.name)
+    config = tmp_path / "brain" / "config.pbtxt"
+    {
+        "nothing": lambda: None,
+        "no config": config.unlink,
+        "config": lambda: config.write_text("no config at all {"),
+        "no note": (tmp_path / "brain" / "1" / "README").unlink,
+    }[damage]()
+    check_names([model("brain", folds=2)], tmp_path)

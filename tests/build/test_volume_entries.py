@@ -228,3 +228,26 @@ def test_what_only_the_server_knows_is_left_to_it(models: Path) -> None:
 def test_a_spec_takes_true_or_false() -> None:
     assert spec().serving.volume is None
     assert spec(serving={"volume": True}).serving.volume is True
+
+
+@pytest.mark.parametrize("entry", ENTRIES)
+def test_a_foreign_model_with_the_name_of_an_entry_is_not_replaced(entry: str, models: Path, tmp_path: Path) -> None:
+    taken = tmp_path / "entries" / entry / "1" / "model.onnx"
+    taken.parent.mkdir(parents=True)
+    taken.write_bytes(b"precious")
+    given = ["volume", "small-unet", "--repository", str(models), "--to", str(tmp_path / "entries")]
+    assert main(given) == 2
+    assert [path for path in (tmp_path / "entries").rglob("*") if path.is_file()] == [taken]
+    assert taken.read_bytes() == b"precious"
+    shutil.rmtree(taken.parent.parent)
+    assert main(given) == 0
+    assert main(given) == 0  # its own are written again
+
+
+def test_a_build_refuses_a_foreign_model_among_entries_before_it_builds(tmp_path: Path) -> None:
+    taken = volume_repository(tmp_path / "models") / "tiny_scan" / "1" / "model.onnx"
+    taken.parent.mkdir(parents=True)
+    taken.write_bytes(b"precious")
+    with pytest.raises(RepositoryError, match="tiny_scan: expected nothing"):
+        built(tmp_path / "models", tmp_path, "volume = true\n")
+    assert not (tmp_path / "models").exists()

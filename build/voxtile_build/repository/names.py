@@ -11,6 +11,7 @@ from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_name
 from voxtile_build.repository.folds import Model
 from voxtile_build.repository.model_set import set_names
+from voxtile_build.repository.owner import require_own
 from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.name import checked_name
 
@@ -25,6 +26,7 @@ def check_names(models: Sequence[Model], repository: Path, sets: Sequence[str] =
 
     Raises:
         SpecError: a public name looks like that of an inner entry, or an entry of this name belongs to another model.
+        RepositoryError: what lies under a name that would be replaced or removed was not built here.
     """
     taken = dict(_taken(repository, {*(model.spec.name for model in models), *sets}))
     new = [(model.spec.name, [fold.name for fold in model.folds]) for model in models]
@@ -40,6 +42,8 @@ def check_names(models: Sequence[Model], repository: Path, sets: Sequence[str] =
                     "choose another name, or remove that model's entries first"
                 )
             taken[entry] = name
+        require_own([repository / entry for entry in (name, *inner_names(name, folds))])
+        require_own([repository / entry for entry in replaced_entries(name, repository)])
 
 
 def inner_names(name: str, folds: Sequence[str]) -> tuple[str, ...]:

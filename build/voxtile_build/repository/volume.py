@@ -18,8 +18,8 @@ from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import PARAMETER, get_card
 from voxtile_build.repository.config import PLACEHOLDER, read_config, write_config
 from voxtile_build.repository.entries import CONFIG
+from voxtile_build.repository.owner import BACKEND, require_own
 
-BACKEND = "voxtile"
 ENDINGS = ("_scan", "_scan_stream")
 VERSION = "1"
 NETWORKS, LIMIT = "networks", "max_ram_mib"
@@ -64,8 +64,8 @@ def write_volume_entries(
         The folders of the entries.
 
     Raises:
-        RepositoryError: there is no such model, another one has the name of an entry, `target` is the model's own
-            repository, or it cannot be written.
+        RepositoryError: there is no such model, another one has the name of an entry, here or in `target`, `target` is
+            the model's own repository, or it cannot be written.
     """
     if target.resolve() == repository.resolve():
         raise RepositoryError(
@@ -74,6 +74,7 @@ def write_volume_entries(
         )
     folders = [target / entry for entry in volume_names(name)]
     configs = [_config(name, folder, repository, settings) for folder in folders]
+    require_own(folders)
     try:
         for folder, config in zip(folders, configs, strict=True):
             (folder / VERSION).mkdir(parents=True, exist_ok=True)

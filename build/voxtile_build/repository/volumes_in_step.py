@@ -18,8 +18,8 @@ from tritonclient.grpc import model_config_pb2 as pb
 from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.entries import CONFIG
+from voxtile_build.repository.owner import BACKEND, require_own
 from voxtile_build.repository.volume import (
-    BACKEND,
     LIMIT,
     NETWORKS,
     VolumeSettings,
@@ -64,8 +64,8 @@ def bring_in_step(
     return written.get(name or "", ())
 
 
-def check_target(repository: Path) -> None:
-    """Raise RepositoryError where entries for whole scans could not be written: before hours of building."""
+def check_target(name: str, repository: Path) -> None:
+    """Raise RepositoryError where entries for whole scans of `name` could not be written: before hours of building."""
     target = volume_repository(repository)
     if target.exists() and not target.is_dir():
         raise RepositoryError(
@@ -75,6 +75,7 @@ def check_target(repository: Path) -> None:
         raise RepositoryError(
             f"{target}: the entries for whole scans cannot be written there; make it yours to write to"
         )
+    require_own([target / entry for entry in volume_names(name)])
 
 
 def check_no_volume(name: str, repository: Path) -> None:
