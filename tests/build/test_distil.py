@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import random
+import shutil
 import signal
 import subprocess
 import sys
@@ -176,15 +177,24 @@ def test_ctrl_c_leaves_what_was_made_and_says_how_to_go_on(
         return read(scan, spec)
 
     monkeypatch.setattr(flow, "read", interrupted)
-    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1") == 130
+    scans = shutil.copytree(runs.folder / "scans", tmp_path / "scans")
+    given = ("--name", "cut", "--min-dice", "1", "--scans", str(scans))
+    assert distil(runs, tmp_path / "out", *given) == 130
     assert capsys.readouterr().err == "voxtile-build: interrupted; the same command with --resume goes on\n"
     assert [path.name for path in (tmp_path / "out").iterdir()] == [".cut-distilling"]
-    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1") == 2
+    assert distil(runs, tmp_path / "out", *given) == 2
     assert "go on with it by --resume" in capsys.readouterr().err
-    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1", "--seed", "5", "--resume") == 2
+    assert distil(runs, tmp_path / "out", *given, "--seed", "5", "--resume") == 2
     assert "--seed 0 then, 5 now" in capsys.readouterr().err
-    assert distil(runs, tmp_path / "out", "--name", "cut", "--min-dice", "1", "--resume") == 4
-    assert names.count(names[0]) == 1  # its labels were there
+    first, *_ = files = sorted(scans.iterdir())
+    aside = first.rename(tmp_path / "aside")
+    assert distil(runs, tmp_path / "out", *given, "--resume") == 2
+    assert "scans (1 missing);" in capsys.readouterr().err
+    aside.rename(first)
+    for file in files:  # in another order
+        file.rename(scans / f"{9 - files.index(file)}_{file.name}")
+    assert distil(runs, tmp_path / "out", *given, "--resume") == 4
+    assert not any(name.endswith(f"_{names[0]}") for name in names)  # its labels were there
     assert not [path for path in (tmp_path / "out").iterdir() if path.name.startswith(".")]
 
 

@@ -19,7 +19,7 @@ from voxtile_build.slimming.plan import Options, check_options, facts_of
 from voxtile_build.slimming.work_folder import check_work_folder, claimed, finish_removal, work_folder
 
 ASKED = Options(Path("teacher.toml"), Path("scans"), Path("out"), width=0.5)
-SCANS = {"one": "1" * 64, "two": "2" * 64}
+SCANS = {"1" * 64: "training", "2" * 64: "held out"}
 
 
 def facts(asked: Options = ASKED, weights: str = "a" * 64, scans: dict[str, str] = SCANS, **changes: Any) -> Any:
@@ -110,8 +110,9 @@ def interrupted(output: Path, by: type[BaseException], *, made: bool = True) -> 
         (facts(replace(ASKED, one_scan=True)), "--one-scan"),
         (facts(replace(ASKED, pool_gib=1.0)), "--pool"),
         (facts(weights="b" * 64), "the teacher's weights"),
-        (facts(scans={"one": "1" * 64}), "scans (1 missing)"),
-        (facts(scans={**SCANS, "two": "3" * 64, "three": "4" * 64}), "scans (1 new, 1 changed)"),
+        (facts(scans={"1" * 64: "held out"}), "scans (1 missing)"),
+        (facts(scans=dict.fromkeys(SCANS, "training")), "scans (1 changed sides"),
+        (facts(scans={"1" * 64: "training", "3" * 64: "held out", "4" * 64: "training"}), "scans (1 missing, 2 new)"),
         (facts(network={"args": {"channels": [2, 4]}}), "another student"),
     ],
 )

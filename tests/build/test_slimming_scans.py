@@ -32,6 +32,8 @@ from voxtile_build.slimming.scans import (
     block,
     find_scans,
     held_out_region,
+    is_padded,
+    persons_in_words,
     read,
     split,
     train_region,
@@ -118,6 +120,43 @@ def test_scans_with_the_same_voxels_are_one_scan_whatever_holds_them(tmp_path: P
     ]
 
 
+def test_no_option_is_advised_that_a_distillation_lacks(tmp_path: Path) -> None:
+    save(tmp_path / "good.nii.gz", 1)
+    for name, value in {"nan": np.nan, "inf": np.inf, "down": -np.inf}.items():
+        spoilt = values(2, "f4")
+        spoilt[4, 5, 6] = value
+        nib.save(nib.Nifti1Image(spoilt, AFFINE), tmp_path / f"{name}.nii.gz")
+    lines: list[str] = []
+    assert named(find_scans(tmp_path, spec(), lines.append)) == ["good"]
+    assert len(lines) == 3
+    for line in lines:
+        assert "--" not in line
+        assert "(4, 5, 6)" in line
+        assert line.endswith("; write a repaired copy of the scan, and give that")
+
+
+def test_a_slice_is_no_scan_for_a_network_that_sees_three_axes(tmp_path: Path) -> None:
+    save(tmp_path / "good.nii.gz", 1)
+    for name, index in {"flat": np.s_[:, :, :1], "thin": np.s_[:1], "plain": np.s_[:, :, 4]}.items():
+        nib.save(nib.Nifti1Image(values(2)[index], AFFINE), tmp_path / f"{name}.nii.gz")
+    lines: list[str] = []
+    assert named(find_scans(tmp_path, spec(), lines.append)) == ["good"]
+    assert all("expected a scan that extends along 3 axes" in line for line in lines)
+    assert [line.split(":")[0] for line in lines] == ["left out flat", "left out plain", "left out thin"]
+    flat = spec(tiling={"roi_size": [8, 8], "slice_axis": 2}, network={"args": {"spatial_dims": 2}})
+    assert "flat" in named(find_scans(tmp_path, flat))
+
+
+def test_a_scan_that_is_smaller_than_a_tile_is_known_to_be_padded() -> None:
+    def scan(*shape: int) -> Scan:
+        return Scan("one", np.zeros((1, *shape), np.int16), np.zeros((1, 2), np.float32))
+
+    whole = spec(tiling={"roi_size": [8, 16, 12]})
+    slices = spec(tiling={"roi_size": [16, 12], "slice_axis": 0}, network={"args": {"spatial_dims": 2}})
+    assert [is_padded(scan(*shape), whole) for shape in ((8, 16, 12), (7, 40, 40), (40, 40, 11))] == [False, True, True]
+    assert [is_padded(scan(*shape), slices) for shape in ((1, 16, 12), (9, 15, 12), (9, 16, 11))] == [False, True, True]
+
+
 def test_a_run_that_goes_on_reads_no_scan_again_unless_it_was_changed(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +196,28 @@ def some(tmp_path: Path, names: Sequence[str]) -> tuple[TrainingScan, ...]:
     for number, name in enumerate(names):
         save(tmp_path / f"{name}.nii.gz", number)
     return find_scans(tmp_path, spec())
+
+
+def test_scans_that_are_renamed_are_parted_and_ordered_as_before(tmp_path: Path) -> None:
+    for number, name in enumerate("abcde"):
+        save(tmp_path / f"{name}.nii.gz", number)
+    before = [[scan.sha256 for scan in side] for side in split(find_scans(tmp_path, spec()), 0.4, 0)]
+    for old, new in {"a": "zz", "c": "0", "e": "b2"}.items():
+        (tmp_path / f"{old}.nii.gz").rename(tmp_path / f"{new}.nii.gz")
+    after = [[scan.sha256 for scan in side] for side in split(find_scans(tmp_path, spec()), 0.4, 0)]
+    assert after == before
+
+
+def test_it_is_told_how_many_persons_are_counted_and_by_what(tmp_path: Path) -> None:
+    visits = some(tmp_path / "visits", ("PAT7_visit1", "PAT7_visit2", "PAT8_visit1"))
+    told = persons_in_words(visits)
+    assert told.startswith("3 scans of 3 persons: each taken for another person's")
+    assert "name them sub-X_" in told
+    both = some(tmp_path / "both", ("sub-7_ses-1", "sub-7_ses-2", "sub-8"))
+    assert persons_in_words(both) == "3 scans of 2 persons, by sub-… in their names"
+    mixed = some(tmp_path / "mixed", ("sub-7_ses-1", "sub-7_ses-2", "other"))
+    assert persons_in_words(mixed).startswith("3 scans of 2 persons: by sub-… in their names, the others each")
+    assert persons_in_words(visits[:1]).startswith("1 scan of 1 person: ")
 
 
 def test_parting_depends_on_seed_and_content_alone(tmp_path: Path) -> None:

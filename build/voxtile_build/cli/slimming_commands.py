@@ -129,9 +129,17 @@ def distil(
         configuration=configuration,
         trainer_keeps_network=trainer_keeps_network,
     )
+
+    def told(line: str) -> None:
+        echo(line, err=True)
+
+    def informed(line: str) -> None:
+        if not quiet:
+            told(line)
+
     try:
         with signals_interrupt():
-            made = make_student(asked, lambda named: Steps(named, quiet=quiet), (lambda line: echo(line, err=True)))
+            made = make_student(asked, lambda named: Steps(named, quiet=quiet), told, informed)
     except KeyboardInterrupt as error:
         number = error.number if isinstance(error, Ended) else signal.SIGINT
         echo("voxtile-build: interrupted; the same command with --resume goes on", err=True)

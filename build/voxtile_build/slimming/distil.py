@@ -35,6 +35,8 @@ from voxtile_build.slimming.scans import (
     block,
     find_scans,
     held_out_region,
+    is_padded,
+    persons_in_words,
     read,
     split,
     train_region,
@@ -69,7 +71,10 @@ class Distilled:
 
 
 def distil(
-    asked: Options, progress: Callable[[str], Step] = lambda _: silent, told: Told = lambda _: None
+    asked: Options,
+    progress: Callable[[str], Step] = lambda _: silent,
+    told: Told = lambda _: None,
+    informed: Told = lambda _: None,
 ) -> Distilled:
     """Train a student on what its teacher answers to scans without labels.
 
@@ -77,6 +82,7 @@ def distil(
         asked: the options.
         progress: makes, from the student's name, what is told what the run is doing.
         told: gets what the user should know, such as scans that are left out.
+        informed: gets what all is well with, such as how many persons the scans are of.
 
     Raises:
         BuildError: of the kind that says what is wrong. Before anything was made, nothing is left; else what took time
@@ -86,14 +92,14 @@ def distil(
     name, step = request.student.name, progress(request.student.name)
     looked_at = LookedAt(work_folder(asked.output, name))
     with step("look at the scans"):
-        scans = _parted(request, looked_at, told)
+        scans = _parted(request, looked_at, told, informed)
     finish_removal(asked.output, name)
     with _threads(asked.threads), claimed(asked.output, name) as work:
         work.hold_to(_facts(request, scans))
         looked_at.save(work.path)
         with _teacher(request, work, step) as teacher:
             pool = _pool(request, scans, teacher, work)
-            _label(request, scans, teacher, pool, work, step)
+            _label(request, scans, teacher, pool, work, step, informed)
             _check_answers(request, teacher, pool, told)
             trained = _trained(request, teacher, pool, work, step, told)
             made = _judged(request, scans, teacher, pool, trained, step)
@@ -126,24 +132,25 @@ class Parted:
         return self.training == self.held_out
 
 
-def _parted(request: Request, looked_at: LookedAt, told: Told) -> Parted:
+def _parted(request: Request, looked_at: LookedAt, told: Told, informed: Told) -> Parted:
     asked = request.asked
     scans = find_scans(asked.scans, request.teacher.spec, told, looked_at)
+    informed(persons_in_words(scans))
     training, held_out = split(scans, asked.held_out, asked.seed, alone=asked.one_scan)
     if not asked.any_modality:
         check_scans(scans, request.teacher.spec)
     if training == held_out and len(training) > 1:  # what is judged on a block speaks of one scan
         told(f"--one-scan: {len(training)} scans belong to one person; one of them is taken")
-        training = held_out = training[:1]
+        training = held_out = (min(training, key=lambda scan: scan.sha256),)  # whatever it is called
     return Parted(training, held_out)
 
 
 def _facts(request: Request, scans: Parted) -> dict[str, object]:
     """What the run must hold to if it is to go on."""
     sides = {"training": scans.training, "held out": scans.held_out}
-    # By digests and places, because names may be those of patients.
-    places = {f"{side} {place}": scan.sha256 for side, found in sides.items() for place, scan in enumerate(found)}
-    return facts_of(request.asked, request.teacher.spec, request.teacher_weights_sha256, request.student, places)
+    # By digests, because names may be those of patients, and may change.
+    known = {scan.sha256: side for side, found in sides.items() for scan in found}
+    return facts_of(request.asked, request.teacher.spec, request.teacher_weights_sha256, request.student, known)
 
 
 @contextmanager
@@ -184,8 +191,17 @@ def _pool(request: Request, scans: Parted, teacher: Teacher, work: WorkFolder) -
     )
 
 
-def _label(request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step) -> None:
-    readers = [partial(_to_train_on, request, scans, scan) for scan in scans.training]
+def _label(
+    request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step, informed: Told
+) -> None:
+    small = list[str]()
+
+    def reader(scan: TrainingScan) -> Scan:
+        given = _to_train_on(request, scans, scan)
+        small.extend([scan.name] if is_padded(given, request.teacher.spec) else [])
+        return given
+
+    readers = [partial(reader, scan) for scan in scans.training]
     with step(f"label {pool.count} patches"):
         tell = teller()
 
@@ -195,6 +211,10 @@ def _label(request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: 
 
         pool.label(readers, teacher, mirrorings=teacher.mirrorings, told=labelled)
     teacher.rest()
+    if small:
+        more = f" and {len(small) - 1} more" if len(small) > 1 else ""
+        roi = " × ".join(map(str, request.teacher.spec.tiling.roi_size))
+        informed(f"{small[0]}{more}: smaller than a tile of {roi} voxels; padded, as the client pads")
 
 
 def _to_train_on(request: Request, scans: Parted, scan: TrainingScan) -> Scan:

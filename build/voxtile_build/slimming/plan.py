@@ -138,7 +138,7 @@ def facts_of(
         teacher: the spec of what answers.
         weights_sha256: of what answers.
         student: the spec of what learns.
-        scans: by the place of each scan, such as `training 0`, the SHA-256 of its files.
+        scans: by the SHA-256 of each scan's files, the side that it is on, such as `training`.
     """
     facts: dict[str, Any] = {
         "voxtile-build": __version__,
@@ -182,8 +182,10 @@ def require_same(before: Mapping[str, Any], now: Mapping[str, Any], folder: Path
 def _difference(key: str, before: Any, now: Any) -> str:
     if isinstance(before, Mapping) and isinstance(now, Mapping):
         lost, new = [one for one in before if one not in now], [one for one in now if one not in before]
-        changed = [one for one in before if one in now and before[one] != now[one]]
-        parts = {"missing": lost, "new": new, "changed": changed}
+        if not lost and not new:
+            moved = [one for one in before if before[one] != now[one]]
+            return f"{key} ({len(moved)} changed sides between training and judging, by the persons in their names)"
+        parts = {"missing": lost, "new": new}  # which side the others are on follows from these
         return f"{key} ({', '.join(f'{len(names)} {what}' for what, names in parts.items() if names)})"
     if isinstance(before, str) and len(before) == SHA256_DIGITS:
         return f"another {key}"

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import math
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -16,7 +17,7 @@ import numpy as np
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, gather_cases, left_out_in_words
 from voxtile.card import Card, Provenance
 from voxtile.chains.prepare import prepare_scan, reader_of
-from voxtile.errors import VoxtileError, in_one_line
+from voxtile.errors import InputError, VoxtileError, in_one_line
 from voxtile.io.formats.all import all_files
 from voxtile.io.scan import open_scan
 from voxtile.io.volume import Volume
@@ -44,6 +45,9 @@ SMALLEST = 8
 
 HELD_OUT_THIRD = 3
 """One part in so many of a single scan is held out."""
+
+OPTION = re.compile(r"(?<![\w-])--[a-z][a-z-]*")
+"""An option of a command, in what it says."""
 
 NO_MASKS = ".voxtile-no-masks"
 """A folder that is not there: nobody writes masks here."""
@@ -99,9 +103,9 @@ def find_scans(
     scans, failures, tell = list[TrainingScan](), list[str](), teller()
     for number, case in enumerate(found.cases, 1):
         try:
-            scans.append(_looked_at(case, card, looked_at or LookedAt()))
+            scans.append(_looked_at(case, card, len(spec.tiling.roi_size), looked_at or LookedAt()))
         except Exception as error:  # whatever it is, it is this scan's
-            failures.append(f"left out {case.name}: {in_one_line(error)}")
+            failures.append(f"left out {case.name}: {_said(error)}")
             told(failures[-1])
         tell(number / len(found.cases))
     if not scans:
@@ -130,7 +134,7 @@ def split(
     """
     if not 0 < held_out < 1:
         raise SlimmingError(f"--held-out: expected a share above 0 and below 1, found {held_out:g}")
-    groups = [tuple(scans[index] for index in group) for group in grouped([_ties(scan) for scan in scans])]
+    groups = _persons(scans)
     if len(groups) < 2:
         if alone:
             return tuple(scans), tuple(scans)
@@ -143,7 +147,28 @@ def split(
     if not chosen:  # every group is larger than what is to be held out
         smallest = min(order, key=len)
         chosen, kept = list(smallest), [scan for group in order if group is not smallest for scan in group]
-    return _by_name(kept), _by_name(chosen)
+    return _by_content(kept), _by_content(chosen)
+
+
+def persons_in_words(scans: Sequence[TrainingScan]) -> str:
+    """How many persons the scans are taken to be of, and by what; in a line."""
+    count, named = len(_persons(scans)), sum(bool(scan.subject) for scan in scans)
+    told = f"{_counted(len(scans), 'scan')} of {_counted(count, 'person')}"
+    if named == len(scans):
+        return f"{told}, by sub-… in their names"
+    others = "by sub-… in their names, the others each" if named else "each"
+    return (
+        f"{told}: {others} taken for another person's unless it shares voxels; where a person has several, name them "
+        "sub-X_…, so that none is judged on what was trained on"
+    )
+
+
+def is_padded(scan: Scan, spec: Spec) -> bool:
+    """Whether a prepared scan is smaller than a tile along an axis, so that its tiles are padded."""
+    sizes = [size for axis, size in enumerate(scan.volume.shape[1:]) if axis != spec.tiling.slice_axis]
+    if spec.tiling.multiple is not None:  # its slices are sent whole
+        return False
+    return any(size < side for size, side in zip(sizes, spec.tiling.roi_size, strict=True))
 
 
 def read(scan: TrainingScan, spec: Spec) -> Scan:
@@ -188,19 +213,22 @@ def block(scan: Scan, region: Region) -> Scan:
     return replace(scan, volume=scan.volume[(slice(None), *region)])
 
 
-def _looked_at(case: CaseFiles, card: Card, looked_at: LookedAt) -> TrainingScan:
+def _looked_at(case: CaseFiles, card: Card, axes: int, looked_at: LookedAt) -> TrainingScan:
     """The scan of a case, read once. Raises VoxtileError and OSError."""
     check_channel_numbers(case, card.input_channels)
-    key = looked_at.key(case.all_files, f"{reader_of(card)} {len(card.input_channels)}")
+    key = looked_at.key(case.all_files, f"{reader_of(card)} {len(card.input_channels)} {axes}")
     known = looked_at.find(key)
     if known is None:
-        known = _sha256(case.files), _values(case, card)
+        known = _sha256(case.files), _values(case, card, axes)
         looked_at.keep(key, *known)
     return TrainingScan(case.name, case.files, known[0], subject_of(case.name), known[1])
 
 
-def _values(case: CaseFiles, card: Card) -> tuple[Values, ...]:
+def _values(case: CaseFiles, card: Card, axes: int) -> tuple[Values, ...]:
     volume = _volume(case.files, card)
+    if sum(size > 1 for size in volume.shape) < axes:
+        found = " × ".join(map(str, volume.shape))
+        raise InputError(f"expected a scan that extends along {axes} axes, as the network does, found {found} voxels")
     return tuple(values_of(channel) for channel in volume.towards("RAS").apply(volume.data))
 
 
@@ -228,6 +256,23 @@ def _without_copies(scans: Sequence[TrainingScan], told: Told) -> tuple[Training
     return tuple(kept.values())
 
 
+def _said(error: Exception) -> str:
+    """What the client says of a scan, without advice to give options of its own, which a distillation lacks."""
+    parts = in_one_line(error).split("; ")
+    kept = [part for part in parts if not OPTION.search(part)] or ["it cannot be read as it is"]
+    advice = ["write a repaired copy of the scan, and give that"] if isinstance(error, InputError) else []
+    return "; ".join(parts if len(kept) == len(parts) else [*kept, *advice])
+
+
+def _counted(count: int, thing: str) -> str:
+    return f"{count} {thing}{'' if count == 1 else 's'}"
+
+
+def _persons(scans: Sequence[TrainingScan]) -> list[tuple[TrainingScan, ...]]:
+    """The scans by person, as far as names and voxels tell."""
+    return [tuple(scans[index] for index in group) for group in grouped([_ties(scan) for scan in scans])]
+
+
 def _ties(scan: TrainingScan) -> tuple[str, ...]:
     """What binds it to other scans. An empty channel, such as one that was not taken, binds nobody."""
     own = [one.voxels for one in scan.values if not one.is_constant] or [scan.sha256]
@@ -239,8 +284,8 @@ def _rank(group: Sequence[TrainingScan], seed: int) -> str:
     return hashlib.sha256("\n".join([str(seed), *content]).encode()).hexdigest()
 
 
-def _by_name(scans: Sequence[TrainingScan]) -> tuple[TrainingScan, ...]:
-    return tuple(sorted(scans, key=lambda scan: scan.name))
+def _by_content(scans: Sequence[TrainingScan]) -> tuple[TrainingScan, ...]:
+    return tuple(sorted(scans, key=lambda scan: scan.sha256))
 
 
 def _cannot_part(scans: Sequence[TrainingScan]) -> str:
