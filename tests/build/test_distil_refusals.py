@@ -91,6 +91,11 @@ def in_a_file(folder: Path) -> list[str]:
     return []
 
 
+def regions(folder: Path) -> list[str]:
+    replaced(folder / "teacher.toml", "[output]", "[output]\nregions = true")
+    return []
+
+
 def limits_that_nothing_keeps(folder: Path) -> list[str]:
     replaced(folder / "teacher.toml", "[serving]", "[acceptance]\nmax_abs_error = 1e-12\n[serving]")
     return []
@@ -118,7 +123,8 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     ),
     "other tiles": (lambda f: student(f, ("[16, 16, 16]", "[16, 16, 24]")), "inferer.roi_size"),
     "other intensities": (lambda f: student(f, ('"zscore"', '"none"')), "input.intensity"),
-    "a network that does not fit": (lambda f: student(f, ("out_channels = 3", "out_channels = 4")), "out_channels"),
+    "a network that does not fit": (lambda f: student(f, ("out_channels = 3", "out_channels = 4")), "student.toml: "),
+    "a teacher of regions without an order": (regions, "teacher.toml: teacher: output.region_order"),
     "a width that leaves no channel": (lambda f: ["--width", "0.05"], "leaves no channel"),
     "a width above 1": (lambda f: ["--width", "50"], "--width"),
     "a width and a student": (lambda f: [*student(f), "--width", "0.5"], "found both"),
@@ -136,6 +142,11 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "a disk without room": (lambda f: ["--steps", "99999999", "--pool", "1e5"], "of free disk"),
     "an output that is a file": (a_file("o", "--output"), "expected a folder"),
     "an output below a file": (lambda f: ["--output", str(f / "teacher.toml" / "out")], "expected a folder"),
+    "an output in a folder that takes none": (lambda f: ["--output", "/proc/students"], "folder that can be written"),
+    "an output of a name that is too long": (
+        lambda f: ["--output", str(f / ("o" * 300))],
+        "expected a folder that can be written",
+    ),
     "a repository that is a file": (a_file("models", "--repository"), "expected a folder"),
     "a spec that is given": (
         lambda f: [*student(f), "--output", str(f), "--overwrite"],

@@ -121,6 +121,40 @@ def test_nothing_is_overwritten(tmp_path: Path, capsys: pytest.CaptureFixture[st
     assert run(given, "--width", "0.5", "--output", given) == 2
 
 
+def test_a_folder_is_made_where_it_is_missing_and_only_for_what_is_written(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given, new = teacher(tmp_path), tmp_path / "new" / "deeper" / "half.toml"
+    before = content(tmp_path)
+    assert run(given, "--width", "0.001", "--output", new) == 2
+    with monkeypatch.context() as patch:
+        patch.setattr("voxtile_build.slimming.pruned.sync", lambda _: (_ for _ in ()).throw(OSError(28, "no space")))
+        assert run(given, "--width", "0.5", "--output", new) == 2
+    assert content(tmp_path) == before
+    assert not (tmp_path / "new").exists()
+    assert run(given, "--width", "0.5", "--output", new) == 0
+    assert sorted(path.name for path in new.parent.iterdir()) == ["half.safetensors", "half.toml"]
+    monkeypatch.chdir(tmp_path)
+    assert run(given, "--width", "0.5", "--output", "other/half.toml") == 0
+    assert load_spec(tmp_path / "other" / "half.toml").weights == load_spec(new).weights.model_copy(  # type: ignore[union-attr]
+        update={"file": tmp_path / "other" / "half.safetensors"}
+    )
+
+
+@pytest.mark.parametrize("place", ["/proc/half.toml", "/proc/new/half.toml", "{given}/half.toml", "{long}/half.toml"])
+def test_a_folder_that_cannot_be_written_is_refused_by_its_name(
+    place: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    given = teacher(tmp_path)
+    before = content(tmp_path)
+    output = place.format(given=given, long=tmp_path / ("o" * 300))
+    assert run(given, "--width", "0.5", "--output", output) == 2
+    error = capsys.readouterr().err
+    assert f"--output: {Path(output).parent}: expected a folder" in error
+    assert len(error.strip().splitlines()) == 1
+    assert content(tmp_path) == before
+
+
 def test_a_disk_that_is_full_leaves_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given = teacher(tmp_path)
     before = content(tmp_path)
@@ -183,7 +217,7 @@ def test_files_that_are_not_what_they_should_be_are_refused(tmp_path: Path, caps
         (tmp_path / "none.toml", "half.toml", "cannot be read"),
         (tmp_path / "weights.safetensors", "half.toml", "not TOML"),
         (given, "half.safetensors", "expected the name of a new .toml file"),
-        (given, "none/half.toml", "expected a folder"),
+        (given, "weights.safetensors/half.toml", "expected a folder"),
     ):
         assert run(source, "--width", "0.5", "--output", tmp_path / output) == 2
         assert expected in capsys.readouterr().err

@@ -16,6 +16,7 @@ from voxtile_build.hashing import bytes_sha256
 from voxtile_build.importers.network import load_network
 from voxtile_build.repository.durable import sync
 from voxtile_build.slimming.arguments import widths_of
+from voxtile_build.slimming.given.folders import check_folder, made
 from voxtile_build.slimming.pruning.prune import prune
 from voxtile_build.slimming.skeleton import first_names
 from voxtile_build.slimming.widths import narrower, with_widths
@@ -55,7 +56,7 @@ def write_pruned(teacher: Path, width: float, output: Path) -> Pruned:
     Args:
         teacher: the spec of the model, with weights.
         width: share of the channels that stay, above 0 and below 1.
-        output: NAME.toml; the weights become NAME.safetensors.
+        output: NAME.toml, whose folder is made where it is missing; the weights become NAME.safetensors.
 
     Raises:
         BuildError: the teacher cannot be read or cut, or a file exists already; nothing is written then.
@@ -64,8 +65,10 @@ def write_pruned(teacher: Path, width: float, output: Path) -> Pruned:
     if output.suffix != ENDING:
         raise SlimmingError(f"{output}: expected the name of a new {ENDING} file, with its weights beside it")
     weights = output.with_suffix(WEIGHTS_ENDING)
-    for file in (output, weights):
-        check_new(file)
+    check_folder("--output", output.parent)
+    if output.parent.exists():
+        for file in (output, weights):
+            check_new(file)
     spec = load_spec(teacher)
     name, args = spec.network.name, spec.network.args
     student_args = narrower(name, args, width)
@@ -75,12 +78,13 @@ def write_pruned(teacher: Path, width: float, output: Path) -> Pruned:
     alone = {key: tensor.contiguous() for key, tensor in state.items() if names[key] == key}
     content = save(alone)
     pruned = _spec(spec, nearest_name(output.stem), student_args, width, weights, bytes_sha256(content))
-    _write(weights, content)
-    try:
-        write_spec(pruned, output, Remarks(head=_head(spec, width)))
-    except BaseException:
-        weights.unlink()
-        raise
+    with made(output.parent):
+        _write(weights, content)
+        try:
+            write_spec(pruned, output, Remarks(head=_head(spec, width)))
+        except BaseException:
+            weights.unlink()
+            raise
     parameters = [key for key, _ in network.named_parameters()]
     return Pruned(
         pruned,

@@ -5,21 +5,20 @@ Knows no engines and no training.
 
 from __future__ import annotations
 
-import os
 from dataclasses import dataclass
-from pathlib import Path
 
 import torch
 from torch import nn
 
 from voxtile_build.checks import check_tables
 from voxtile_build.engines import find_engine
-from voxtile_build.errors import SlimmingError
+from voxtile_build.errors import BuildError, SlimmingError
 from voxtile_build.importers.nnunet.models import CHECKPOINT
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.repository.names import check_names
 from voxtile_build.repository.volumes_in_step import check_no_volume
 from voxtile_build.slimming.given.certified import weights_of
+from voxtile_build.slimming.given.folders import check_folder, existing
 from voxtile_build.slimming.given.source import NnunetChoice, teacher_model
 from voxtile_build.slimming.outcome import check_new, outcome_files
 from voxtile_build.slimming.plan import Options, check_options
@@ -75,13 +74,13 @@ def read_request(asked: Options) -> Request:
     choice = _choice(asked)
     teacher = teacher_model(asked.teacher, choice)
     student = _student(asked, teacher.spec)
-    _check_folder("--output", asked.output)
+    check_folder("--output", asked.output)
     check_work_folder(asked.output, student.name, resume=asked.resume)
     check_new(asked.output, student.name, overwrite=asked.overwrite or was_placing(asked.output, student.name))
     _check_not_given(asked, teacher.spec, student.name)
     network, is_pruned = _start(asked, teacher, student)
     if asked.repository is not None:
-        _check_folder("--repository", asked.repository)
+        check_folder("--repository", asked.repository)
         check_names([Model(student, (Fold(student.name, nn.Identity),))], asked.repository)
         check_no_volume(student.name, asked.repository)
     most = patches_within(teacher.spec, int(asked.pool_gib * GIB))
@@ -90,27 +89,13 @@ def read_request(asked: Options) -> Request:
     return request
 
 
-def _check_folder(option: str, folder: Path) -> None:
-    """Refuse what is no folder, and a folder that cannot be written, before hours are spent."""
-    found = _existing(folder)
-    if not found.is_dir():
-        raise SlimmingError(f"{option}: {folder}: expected a folder, or none yet, found that {found} is a file")
-    if not os.access(found, os.W_OK | os.X_OK):
-        raise SlimmingError(f"{option}: {folder}: expected a folder to write into, found that {found} is protected")
-
-
-def _existing(folder: Path) -> Path:
-    """The folder, or the nearest one above it that is there."""
-    return next(one for one in (folder, *folder.absolute().parents) if one.exists())
-
-
 def _check_disk(request: Request) -> None:
     """Refuse a disk without room for the pool, as far as its size is known; one that was begun has it already."""
     asked = request.asked
     if work_folder(asked.output, request.student.name).exists():
         return
     wanted = FEWEST if asked.steps is None else wanted_patches(asked.steps, None, request.batch)
-    check_room(_existing(asked.output), Layout.of(request.teacher.spec), min(wanted, request.most_patches))
+    check_room(existing(asked.output), Layout.of(request.teacher.spec), min(wanted, request.most_patches))
 
 
 def _choice(asked: Options) -> NnunetChoice:
@@ -150,9 +135,17 @@ def _checked(name: str | None) -> str | None:
 
 def _start(asked: Options, teacher: Model, student: Spec) -> tuple[nn.Module, bool]:
     """The student's network before its training, and whether it was cut out of the teacher's."""
-    check_tables(student, [find_engine(name) for name in student.serving.engines])
-    torch.manual_seed(asked.seed)
-    network = new_network(student)
+    try:
+        check_tables(teacher.spec, ())
+    except BuildError as error:
+        raise SlimmingError(f"{asked.teacher}: {error}") from None
+    try:
+        check_tables(student, [find_engine(name) for name in student.serving.engines])
+        torch.manual_seed(asked.seed)
+        network = new_network(student)
+    except BuildError as error:  # a student that nobody wrote is the teacher's
+        given = asked.student or f"{asked.teacher}, narrowed by --width {asked.width:g}"
+        raise SlimmingError(f"{given}: {error}") from None
     ours, theirs = teacher.spec.network, student.network
     if ours.name != theirs.name or not can_prune(ours.name, ours.args, theirs.args):
         return network, False
