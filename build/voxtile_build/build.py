@@ -43,7 +43,7 @@ from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
 from voxtile_build.repository.model_set import ModelSet, write_set
 from voxtile_build.repository.names import check_names, replaced_entries
-from voxtile_build.repository.publishing import publish, staging
+from voxtile_build.repository.publishing import check_writable, publish, staging
 from voxtile_build.repository.volume import check_no_model
 from voxtile_build.repository.volumes_in_step import bring_in_step, check_no_volume, check_target
 from voxtile_build.spec.spec import Spec, check_done
@@ -127,14 +127,8 @@ def build_models(
         student_of(model.spec)
     sets = (model_set,) if model_set else ()
     public = [*(model.spec.name for model in models), *(one.name for one in sets)]
-    check_names(models, repository, [one.name for one in sets])  # before anything is written
-    for name in public:
-        check_no_volume(name, repository)
-    # Of a cascade or a set, only the last name stands for the whole.
+    check_places(models, repository, [one.name for one in sets])
     whole_scans = models[-1].spec.serving.volume
-    if whole_scans:
-        check_no_model(public[-1], repository)
-        check_target(public[-1], repository)
     with staging(repository) as staged:
         check_names(models, repository, [one.name for one in sets])  # again: now no other build can take a name
         prepare = Preparer(staged, step)
@@ -147,6 +141,28 @@ def build_models(
             publish(staged, repository, names, obsolete, [one.card.name for one in built if _is_other(one, repository)])
         volumes = bring_in_step(repository, public, public[-1], whole_scans)
     return (*built[:-1], replace(built[-1], volumes=volumes))
+
+
+def check_places(models: Sequence[Model], repository: Path, sets: Sequence[str] = ()) -> None:
+    """Refuse a repository that a build could not publish into, before anything is written.
+
+    Args:
+        models: those of one build; none is loaded.
+        repository: the model repository.
+        sets: public names of sets of the same build.
+
+    Raises:
+        SpecError: a name cannot be used, or belongs to another model.
+        RepositoryError: the repository cannot be written, or holds another's model of a name that is needed.
+    """
+    check_writable(repository)
+    check_names(models, repository, sets)
+    public = [*(model.spec.name for model in models), *sets]
+    for name in public:
+        check_no_volume(name, repository)
+    if models[-1].spec.serving.volume:  # of a cascade or a set, only the last name stands for the whole
+        check_no_model(public[-1], repository)
+        check_target(public[-1], repository)
 
 
 def _is_other(published: Published, repository: Path) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -115,6 +116,28 @@ def weights_in_place(folder: Path) -> list[str]:
     return ["--name", "big", "--output", str(folder), "--overwrite"]
 
 
+def in_repository(place: str, option: str = "models") -> Callable[[Path], list[str]]:
+    """Something of somebody else in or around the repository."""
+
+    def make(folder: Path) -> list[str]:
+        taken = folder / place
+        taken.parent.mkdir(parents=True, exist_ok=True)
+        taken.write_bytes(b"precious")
+        return ["--repository", str(folder / option)]
+
+    return make
+
+
+def with_volume(make: Callable[[Path], list[str]]) -> Callable[[Path], list[str]]:
+    """The teacher asks for entries for whole scans, and so does its student."""
+
+    def change(folder: Path) -> list[str]:
+        replaced(folder / "teacher.toml", "[serving]", "[serving]\nvolume = true")
+        return make(folder)
+
+    return change
+
+
 CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
     "other labels": (lambda f: student(f, ('"brightest"', '"darkest"')), "output.labels[2].name"),
     "fewer labels": (
@@ -148,6 +171,29 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         "expected a folder that can be written",
     ),
     "a repository that is a file": (a_file("models", "--repository"), "expected a folder"),
+    "a repository below a file": (in_repository("file", "file/models"), "expected a folder as the repository"),
+    "another's model of the name": (
+        in_repository("models/teacher-w50/1/model.onnx"),
+        "teacher-w50: expected nothing, or an entry that was built here, found another's model",
+    ),
+    "another's model of an engine's name": (
+        in_repository("models/teacher-w50_tensorrt/1/model.plan"),
+        "teacher-w50_tensorrt: expected nothing",
+    ),
+    "another's model of the name for whole scans": (
+        with_volume(in_repository("models/teacher-w50_scan/1/model.onnx")),
+        "teacher-w50_scan: a model has the name",
+    ),
+    "another's model among the entries for whole scans": (
+        with_volume(in_repository("models-volume/teacher-w50_scan/1/model.onnx")),
+        "teacher-w50_scan: expected nothing",
+    ),
+    "a file in place of the entries for whole scans": (
+        with_volume(in_repository("models-volume")),
+        "models-volume: expected a folder for the entries",
+    ),
+    "threads without end": (lambda f: ["--threads", "99999999999"], "--threads: expected from 1 to"),
+    "steps without end": (lambda f: ["--steps", "1" + 400 * "0"], "--steps: expected from 1 to"),
     "a spec that is given": (
         lambda f: [*student(f), "--output", str(f), "--overwrite"],
         "student.toml: is given, and would be replaced",
@@ -195,6 +241,26 @@ def test_nothing_is_left_of_a_run_that_was_refused_before_a_patch_was_labelled(
     error = capsys.readouterr().err
     assert "for 16 patches" in error
     assert "found 64.0 KiB; free some, or choose another --output" in error
+    assert contents(case) == before
+
+
+@pytest.mark.parametrize("protected", ["models", "."])
+def test_a_repository_that_cannot_be_written_is_refused_at_the_start(
+    protected: str, case: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A build renames entries into it from a folder beside it."""
+    (case / "store" / "models").mkdir(parents=True)
+    before, access = contents(case), os.access
+    closed = (case / "store" / protected).resolve()
+    # Those who may write everywhere, as in a container, would be refused nowhere.
+    monkeypatch.setattr(
+        os, "access", lambda path, mode: not (mode & os.W_OK and Path(path) == closed) and access(path, mode)
+    )
+    given = ["--scans", case / "scans", "--output", case / "out", "--width", "0.5", "--steps", "1"]
+    code = cli.main(["distil", *map(str, [case / "teacher.toml", *given, "--repository", case / "store/models"])])
+    error = capsys.readouterr().err
+    assert code == 2, error
+    assert f"found that {closed} is protected" in error
     assert contents(case) == before
 
 

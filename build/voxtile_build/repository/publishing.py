@@ -53,6 +53,28 @@ def staging(repository: Path) -> Iterator[Path]:
             _speaking_of(repository, lambda: _clear(repository, work))
 
 
+def check_writable(repository: Path) -> None:
+    """Refuse what `staging` could not use, before hours are spent; nothing is written.
+
+    Raises:
+        RepositoryError: it is no folder, or it or the folder around it is protected.
+    """
+    place = _real(repository)
+    for folder in (place, place.parent):
+        found = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
+        if not found.is_dir():
+            raise _no_folder(repository)
+        if not os.access(found, os.W_OK | os.X_OK):
+            raise RepositoryError(
+                f"{repository}: expected a repository to write into, found that {found} is protected; give "
+                "--repository a folder that you may write to, as its parent folder"
+            )
+
+
+def _no_folder(repository: Path) -> RepositoryError:
+    return RepositoryError(f"{repository}: expected a folder as the repository, found a file; give another one")
+
+
 def publish(
     staged: Path, repository: Path, names: Sequence[str], obsolete: Sequence[str] = (), withdrawn: Sequence[str] = ()
 ) -> None:
@@ -157,7 +179,7 @@ def _clear(repository: Path, work: Path) -> None:
 def _locked(repository: Path) -> Iterator[None]:
     def opened() -> int:
         if repository.exists() and not repository.is_dir():
-            raise RepositoryError(f"{repository}: expected a folder as the repository, found a file; give another one")
+            raise _no_folder(repository)
         repository.mkdir(parents=True, exist_ok=True)
         # Triton ignores files at the top of a repository, but not folders.
         return os.open(repository / LOCK, os.O_RDWR | os.O_CREAT, 0o666)

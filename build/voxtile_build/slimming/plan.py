@@ -6,7 +6,6 @@ Knows the options and their limits, nothing of networks.
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -24,6 +23,9 @@ POOL_GIB = 20.0
 HELD_OUT = 0.2
 MOST_HOURS = 24.0 * 365
 MOST_BATCH = 1024
+MOST_STEPS = 10**9
+MOST_POOL_GIB = 2.0**20
+MOST_THREADS = 4096
 MOST_SEED = 2**31 - 1
 SHA256_DIGITS = 64
 NOT_LEARNT = {
@@ -108,22 +110,23 @@ def check_options(asked: Options) -> None:
             "share of the teacher's channels that is kept"
         )
     for option, value, is_within, what in _limits(asked):
-        if value is not None and not (math.isfinite(value) and is_within):
-            raise SlimmingError(f"{option}: expected {what}, found {value:g}")
+        if value is not None and not is_within:
+            raise SlimmingError(f"{option}: expected {what}, found {value}")
 
 
 def _limits(asked: Options) -> Iterator[tuple[str, float | None, bool, str]]:
     """Of each option with a number: its name, its value, whether that is within its limits, and these in words."""
     yield "--width", asked.width, 0 < (asked.width or 0) < 1, "a share of the teacher's channels above 0 and below 1"
-    yield "--steps", asked.steps, (asked.steps or 0) >= 1, "one training step or more"
+    yield "--steps", asked.steps, 1 <= (asked.steps or 0) <= MOST_STEPS, f"from 1 to {MOST_STEPS} training steps"
     yield "--hours", asked.hours, 0 < (asked.hours or 0) <= MOST_HOURS, "hours above 0, at most a year"
     yield "--held-out", asked.held_out, 0 < asked.held_out < 1, "a share of the scans above 0 and below 1"
     yield "--seed", asked.seed, 0 <= asked.seed <= MOST_SEED, f"a whole number from 0 to {MOST_SEED}"
     yield "--batch", asked.batch, 1 <= (asked.batch or 0) <= MOST_BATCH, f"from 1 to {MOST_BATCH} patches in a step"
     yield "--learning-rate", asked.learning_rate, 0 < (asked.learning_rate or 0) <= 1, "a rate above 0, at most 1"
-    yield "--pool", asked.pool_gib, asked.pool_gib > 0, "GiB of disk above 0"
+    pool = f"GiB of disk above 0, at most {MOST_POOL_GIB:.0f}"
+    yield "--pool", asked.pool_gib, 0 < asked.pool_gib <= MOST_POOL_GIB, pool
     yield "--min-dice", asked.min_dice, 0 <= (asked.min_dice or 0) <= 1, "a Dice from 0 to 1"
-    yield "--threads", asked.threads, (asked.threads or 0) >= 1, "one thread or more"
+    yield "--threads", asked.threads, 1 <= (asked.threads or 0) <= MOST_THREADS, f"from 1 to {MOST_THREADS} threads"
 
 
 def facts_of(

@@ -10,13 +10,12 @@ from dataclasses import dataclass
 import torch
 from torch import nn
 
+from voxtile_build.build import check_places
 from voxtile_build.checks import check_tables
 from voxtile_build.engines import find_engine
 from voxtile_build.errors import BuildError, SlimmingError
 from voxtile_build.importers.nnunet.models import CHECKPOINT
 from voxtile_build.repository.folds import Fold, Model
-from voxtile_build.repository.names import check_names
-from voxtile_build.repository.volumes_in_step import check_no_volume
 from voxtile_build.slimming.given.certified import weights_of
 from voxtile_build.slimming.given.folders import check_folder, existing
 from voxtile_build.slimming.given.source import NnunetChoice, teacher_model
@@ -80,9 +79,7 @@ def read_request(asked: Options) -> Request:
     _check_not_given(asked, teacher.spec, student.name)
     network, is_pruned = _start(asked, teacher, student)
     if asked.repository is not None:
-        check_folder("--repository", asked.repository)
-        check_names([Model(student, (Fold(student.name, nn.Identity),))], asked.repository)
-        check_no_volume(student.name, asked.repository)
+        check_places([Model(student, (Fold(student.name, nn.Identity),))], asked.repository)
     most = patches_within(teacher.spec, int(asked.pool_gib * GIB))
     request = Request(asked, teacher, choice, weights_of(teacher), student, network, is_pruned, most)
     _check_disk(request)
