@@ -7,6 +7,7 @@ import errno
 import itertools
 import json
 import os
+import stat
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,18 @@ def test_all_files_appear_and_name_one_another(places: tuple[Path, Path]) -> Non
     loaded = load_network(read).state_dict()
     assert all(torch.equal(value, loaded[name]) for name, value in given.network.state_dict().items())
     assert (folder / "tiny.jsonl").read_text() == given.log
+
+
+@pytest.mark.parametrize("mask", [0o022, 0o077, 0o002])
+def test_all_files_may_be_read_by_those_who_may_read_any_new_file(mask: int, places: tuple[Path, Path]) -> None:
+    before = os.umask(mask)
+    try:
+        write_outcome(made(), *places)
+    finally:
+        os.umask(before)
+    found = {path.name: stat.S_IMODE(path.stat().st_mode) for path in places[0].iterdir() if path.is_file()}
+    assert found == dict.fromkeys(found, 0o666 & ~mask)
+    assert len(found) == len(outcome.ENDINGS)
 
 
 def test_the_folder_can_be_moved(places: tuple[Path, Path], tmp_path: Path) -> None:
