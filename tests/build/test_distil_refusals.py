@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-import os
+import errno
 import shutil
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,6 +14,7 @@ import pytest
 
 from tests.support.distilling import write_scans, write_teacher
 from voxtile_build.cli import commands as cli
+from voxtile_build.repository import publishing
 from voxtile_build.slimming.work_folder import work_folder
 
 STUDENT = """
@@ -192,6 +194,8 @@ CASES: dict[str, tuple[Callable[[Path], list[str]], str]] = {
         with_volume(in_repository("models-volume")),
         "models-volume: expected a folder for the entries",
     ),
+    "a repository where nothing can be made": (lambda f: ["--repository", "/proc"], "nothing can be made in /proc"),
+    "a repository below such a one": (lambda f: ["--repository", "/proc/models"], "nothing can be made in /proc"),
     "threads without end": (lambda f: ["--threads", "99999999999"], "--threads: expected from 1 to"),
     "steps without end": (lambda f: ["--steps", "1" + 400 * "0"], "--steps: expected from 1 to"),
     "a spec that is given": (
@@ -250,17 +254,20 @@ def test_a_repository_that_cannot_be_written_is_refused_at_the_start(
 ) -> None:
     """A build renames entries into it from a folder beside it."""
     (case / "store" / "models").mkdir(parents=True)
-    before, access = contents(case), os.access
-    closed = (case / "store" / protected).resolve()
+    before, closed, make = contents(case), (case / "store" / protected).resolve(), tempfile.TemporaryFile
+
+    def refusing(*, dir: Path) -> Any:
+        if dir == closed:
+            raise PermissionError(errno.EACCES, "Permission denied")
+        return make(dir=dir)
+
     # Those who may write everywhere, as in a container, would be refused nowhere.
-    monkeypatch.setattr(
-        os, "access", lambda path, mode: not (mode & os.W_OK and Path(path) == closed) and access(path, mode)
-    )
+    monkeypatch.setattr(publishing.tempfile, "TemporaryFile", refusing)
     given = ["--scans", case / "scans", "--output", case / "out", "--width", "0.5", "--steps", "1"]
     code = cli.main(["distil", *map(str, [case / "teacher.toml", *given, "--repository", case / "store/models"])])
     error = capsys.readouterr().err
     assert code == 2, error
-    assert f"found that {closed} is protected" in error
+    assert f"found that nothing can be made in {closed} (Permission denied)" in error
     assert contents(case) == before
 
 

@@ -11,6 +11,7 @@ import errno
 import fcntl
 import os
 import shutil
+import tempfile
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -57,18 +58,20 @@ def check_writable(repository: Path) -> None:
     """Refuse what `staging` could not use, before hours are spent; nothing is written.
 
     Raises:
-        RepositoryError: it is no folder, or it or the folder around it is protected.
+        RepositoryError: it is no folder, or it or the folder around it cannot be written.
     """
     place = _real(repository)
     for folder in (place, place.parent):
         found = next(one for one in (folder, *folder.parents) if os.path.lexists(one))
         if not found.is_dir():
             raise _no_folder(repository)
-        if not os.access(found, os.W_OK | os.X_OK):
+        try:
+            tempfile.TemporaryFile(dir=found).close()  # rights alone do not tell: nothing can be made in /proc
+        except OSError as error:
             raise RepositoryError(
-                f"{repository}: expected a repository to write into, found that {found} is protected; give "
-                "--repository a folder that you may write to, as its parent folder"
-            )
+                f"{repository}: expected a repository that can be written, found that nothing can be made in {found} "
+                f"({error.strerror or error}); give --repository a folder that you may write to, as its parent folder"
+            ) from None
 
 
 def _no_folder(repository: Path) -> RepositoryError:
