@@ -26,13 +26,13 @@ from voxtile_build.importers.nnunet.models import models_of
 from voxtile_build.repository.card import card_of
 from voxtile_build.slimming import scans
 from voxtile_build.slimming.given.looked_at import LookedAt
+from voxtile_build.slimming.given.padded import Padded, is_padded
 from voxtile_build.slimming.scans import (
     MARGIN,
     TrainingScan,
     block,
     find_scans,
     held_out_region,
-    is_padded,
     persons_in_words,
     read,
     split,
@@ -206,6 +206,17 @@ def test_scans_that_are_renamed_are_parted_and_ordered_as_before(tmp_path: Path)
         (tmp_path / f"{old}.nii.gz").rename(tmp_path / f"{new}.nii.gz")
     after = [[scan.sha256 for scan in side] for side in split(find_scans(tmp_path, spec()), 0.4, 0)]
     assert after == before
+
+
+def test_scans_that_are_padded_are_told_in_one_line_however_often_they_are_read() -> None:
+    padded, lines = Padded(spec(tiling={"roi_size": [8, 16, 12]})), list[str]()
+    padded.tell(lines.append)
+    for name, size in (("large", 16), ("small", 11), ("smaller", 9)):
+        scan = Scan(name, np.zeros((1, 16, 16, size), np.int16), np.zeros((1, 2), np.float32))
+        read = padded.noting(lambda scan=scan: scan)
+        assert read() is read() is scan
+    padded.tell(lines.append)
+    assert lines == ["small and 1 more: smaller than a tile of 8 × 16 × 12 voxels; padded, as the client pads"]
 
 
 def test_it_is_told_how_many_persons_are_counted_and_by_what(tmp_path: Path) -> None:

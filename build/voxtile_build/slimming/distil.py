@@ -23,6 +23,7 @@ from voxtile_build.evaluation.samples import Scan
 from voxtile_build.hashing import bytes_sha256
 from voxtile_build.progress import Step, silent, teller
 from voxtile_build.slimming.given.looked_at import LookedAt
+from voxtile_build.slimming.given.padded import Padded
 from voxtile_build.slimming.judging.agreement import measure_agreement, student_runner
 from voxtile_build.slimming.judging.cost import costs
 from voxtile_build.slimming.modality import check_answers, check_scans
@@ -35,7 +36,6 @@ from voxtile_build.slimming.scans import (
     block,
     find_scans,
     held_out_region,
-    is_padded,
     persons_in_words,
     read,
     split,
@@ -90,7 +90,7 @@ def distil(
     """
     request = read_request(asked)
     name, step = request.student.name, progress(request.student.name)
-    looked_at = LookedAt(work_folder(asked.output, name))
+    looked_at, padded = LookedAt(work_folder(asked.output, name)), Padded(request.teacher.spec)
     with step("look at the scans"):
         scans = _parted(request, looked_at, told, informed)
     finish_removal(asked.output, name)
@@ -99,10 +99,11 @@ def distil(
         looked_at.save(work.path)
         with _teacher(request, work, step) as teacher:
             pool = _pool(request, scans, teacher, work)
-            _label(request, scans, teacher, pool, work, step, informed)
+            _label(request, scans, teacher, pool, work, step, padded)
             _check_answers(request, teacher, pool, told)
             trained = _trained(request, teacher, pool, work, step, told)
-            made = _judged(request, scans, teacher, pool, trained, step)
+            made = _judged(request, scans, teacher, pool, trained, step, padded)
+            padded.tell(informed)
             overwrite = work.begin_placing() or asked.overwrite
             outcome = write_outcome(made, asked.output, work.path, overwrite=overwrite)
     try:
@@ -192,16 +193,9 @@ def _pool(request: Request, scans: Parted, teacher: Teacher, work: WorkFolder) -
 
 
 def _label(
-    request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step, informed: Told
+    request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step, padded: Padded
 ) -> None:
-    small = list[str]()
-
-    def reader(scan: TrainingScan) -> Scan:
-        given = _to_train_on(request, scans, scan)
-        small.extend([scan.name] if is_padded(given, request.teacher.spec) else [])
-        return given
-
-    readers = [partial(reader, scan) for scan in scans.training]
+    readers = [padded.noting(partial(_to_train_on, request, scans, scan)) for scan in scans.training]
     with step(f"label {pool.count} patches"):
         tell = teller()
 
@@ -211,10 +205,6 @@ def _label(
 
         pool.label(readers, teacher, mirrorings=teacher.mirrorings, told=labelled)
     teacher.rest()
-    if small:
-        more = f" and {len(small) - 1} more" if len(small) > 1 else ""
-        roi = " × ".join(map(str, request.teacher.spec.tiling.roi_size))
-        informed(f"{small[0]}{more}: smaller than a tile of {roi} voxels; padded, as the client pads")
 
 
 def _to_train_on(request: Request, scans: Parted, scan: TrainingScan) -> Scan:
@@ -269,7 +259,9 @@ def _check_answers(request: Request, teacher: Teacher, pool: Pool, told: Told) -
         check_answers(_Answers(pool), teacher.spec, teacher.kind, teacher.certified_scores(), told)
 
 
-def _judged(request: Request, scans: Parted, teacher: Teacher, pool: Pool, trained: Trained, step: Step) -> Made:
+def _judged(
+    request: Request, scans: Parted, teacher: Teacher, pool: Pool, trained: Trained, step: Step, padded: Padded
+) -> Made:
     """What was made, with its agreement on the scans that were held out, and its cost."""
     network, student, origin = request.network, request.student, teacher.spec.weights or teacher.spec.network
     with step("compare with the teacher"):
@@ -277,7 +269,7 @@ def _judged(request: Request, scans: Parted, teacher: Teacher, pool: Pool, train
             teacher.scoring,
             teacher.run,
             student_runner(network, student, teacher.scoring),
-            [partial(_to_judge_on, request, scans, scan) for scan in scans.held_out],
+            [padded.noting(partial(_to_judge_on, request, scans, scan)) for scan in scans.held_out],
             block=scans.by_block,
             batch=teacher.scoring.serving.max_batch_size,
             told=teller(),

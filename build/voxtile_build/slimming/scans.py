@@ -163,14 +163,6 @@ def persons_in_words(scans: Sequence[TrainingScan]) -> str:
     )
 
 
-def is_padded(scan: Scan, spec: Spec) -> bool:
-    """Whether a prepared scan is smaller than a tile along an axis, so that its tiles are padded."""
-    sizes = [size for axis, size in enumerate(scan.volume.shape[1:]) if axis != spec.tiling.slice_axis]
-    if spec.tiling.multiple is not None:  # its slices are sent whole
-        return False
-    return any(size < side for size, side in zip(sizes, spec.tiling.roi_size, strict=True))
-
-
 def read(scan: TrainingScan, spec: Spec) -> Scan:
     """The scan, prepared by the client's own code: turned, resampled, and in the type in which it is sent.
 
