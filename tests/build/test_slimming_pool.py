@@ -246,6 +246,8 @@ def test_a_disk_without_room_is_refused_before_any_scan_is_read(
     needed = r"expected 256.1 MiB of free disk \(84.0 KiB for 7 patches, 256.0 MiB .*\), found 256.0 MiB"
     with pytest.raises(SlimmingError, match=needed):
         pool.label(reader.sources(), FunctionTeacher(model(), by_brightness))
+    with pytest.raises(SlimmingError, match="free some, and go on with --resume"):
+        pool.label(reader.sources(), FunctionTeacher(model(), by_brightness), begun=True)
     assert reader.read == []
 
 

@@ -196,6 +196,7 @@ def _label(
     request: Request, scans: Parted, teacher: Teacher, pool: Pool, work: WorkFolder, step: Step, padded: Padded
 ) -> None:
     readers = [padded.noting(partial(_to_train_on, request, scans, scan)) for scan in scans.training]
+    begun = work.holds_work
     with step(f"label {pool.count} patches"):
         tell = teller()
 
@@ -203,7 +204,7 @@ def _label(
             work.holds_work = True
             tell(done / count)
 
-        pool.label(readers, teacher, mirrorings=teacher.mirrorings, told=labelled)
+        pool.label(readers, teacher, mirrorings=teacher.mirrorings, begun=begun, told=labelled)
     teacher.rest()
 
 

@@ -109,6 +109,7 @@ class Pool:
         teacher: Labeller,
         *,
         mirrorings: Sequence[tuple[int, ...]] = (),
+        begun: bool = False,
         told: Callable[[int, int], None] = lambda done, count: None,
     ) -> None:
         """Make and label the patches that are missing, scan after scan. Patch i depends on the seed and i alone.
@@ -117,13 +118,14 @@ class Pool:
             scans: each reads a scan; called at most once, and only if patches of it are missing.
             teacher: labels.
             mirrorings: as for `flips`; such axes need not be asked about.
+            begun: whether an interrupted run goes on, whose number of patches holds.
             told: called after each patch with how many are done, and of how many.
 
         Raises:
             SlimmingError: the disk lacks room or is full, or the teacher's answer cannot be used; what is labelled
                 stays.
         """
-        check_room(self.folder, self.layout, len(self.missing), may_be_fewer=not self._records)
+        check_room(self.folder, self.layout, len(self.missing), may_be_fewer=not (begun or self._records))
         answered = self._spec.output.model_copy(update={"scores": self._kind, "dtype": "fp32"})
         asking = Asking(teacher, self.layout, answered)
         axes = [axis for axis in self._axes if axis not in mirrors.own_axes(mirrorings)]
