@@ -15,6 +15,10 @@ import pytest
 from tests.support.distilling import write_scans, write_teacher
 from voxtile_build.cli import commands as cli
 from voxtile_build.repository import publishing
+from voxtile_build.slimming import distil as flow
+from voxtile_build.slimming.given.looked_at import LookedAt
+from voxtile_build.slimming.plan import Options
+from voxtile_build.slimming.request import read_request
 from voxtile_build.slimming.work_folder import work_folder
 
 STUDENT = """
@@ -269,6 +273,51 @@ def test_a_repository_that_cannot_be_written_is_refused_at_the_start(
     assert code == 2, error
     assert f"found that nothing can be made in {closed} (Permission denied)" in error
     assert contents(case) == before
+
+
+# What is told, and not refused ---------------------------------------------------------------------------------------
+
+
+def options(case: Path, **changes: Any) -> Options:
+    return Options(case / "teacher.toml", case / "scans", case / "out", **changes)
+
+
+@pytest.mark.parametrize(
+    ("channels", "start"), [((4, 8), "the teacher's network, as it is"), ((4, 16), "random"), ((2, 8), None)]
+)
+def test_a_student_that_gains_nothing_is_told(channels: tuple[int, int], start: str | None, case: Path) -> None:
+    wide = student(case, ("[2, 4]", str([*channels])))[1]
+    request = read_request(options(case, student=Path(wide), steps=1))
+    if start is None:
+        assert not request.warnings
+        assert request.start == "the teacher's network, narrowed"
+        return
+    (line,) = request.warnings
+    assert "hardly be faster" in line
+    assert line.endswith(f"its start is {start}")
+    assert request.start == start
+
+
+def test_a_student_as_wide_as_a_teacher_that_mirrors_gains(case: Path) -> None:
+    replaced(case / "teacher.toml", "overlap = 0.25", "overlap = 0.25\nmirror_axes = [0]")
+    wide = student(case, ("[2, 4]", "[4, 8]"))[1]
+    assert not read_request(options(case, student=Path(wide), steps=1)).warnings
+
+
+@pytest.mark.parametrize("count", [1, 3])
+def test_a_report_says_whether_one_scan_was_parted_not_whether_that_was_asked_for(count: int, case: Path) -> None:
+    for file in sorted((case / "scans").iterdir())[count:]:
+        file.unlink()
+    request = read_request(options(case, width=0.5, steps=1, one_scan=True))
+    told: list[str] = []
+    parted = flow._parted(request, LookedAt(case / "work"), told.append, lambda _: None)
+    found = flow._options(request, parted)
+    assert found["one-scan"] is parted.by_block is (count == 1)
+    assert (found["held-out"] is None) == (count == 1)
+    assert [line for line in told if "not needed for scans of several persons; 1 of 3" in line] == (
+        told if count == 3 else []
+    )
+    assert len(told) == (count == 3)
 
 
 def contents(folder: Path) -> dict[str, bytes]:

@@ -91,6 +91,8 @@ def distil(
     request = read_request(asked)
     name, step = request.student.name, progress(request.student.name)
     looked_at, padded = LookedAt(work_folder(asked.output, name)), Padded(request.teacher.spec)
+    for warning in request.warnings:
+        told(warning)
     with step("look at the scans"):
         scans = _parted(request, looked_at, told, informed)
     finish_removal(asked.output, name)
@@ -143,7 +145,10 @@ def _parted(request: Request, looked_at: LookedAt, told: Told, informed: Told) -
     if training == held_out and len(training) > 1:  # what is judged on a block speaks of one scan
         told(f"--one-scan: {len(training)} scans belong to one person; one of them is taken")
         training = held_out = (min(training, key=lambda scan: scan.sha256),)  # whatever it is called
-    return Parted(training, held_out)
+    parted = Parted(training, held_out)
+    if asked.one_scan and not parted.by_block:
+        told(f"--one-scan: not needed for scans of several persons; {len(held_out)} of {len(scans)} are held out whole")
+    return parted
 
 
 def _facts(request: Request, scans: Parted) -> dict[str, object]:
@@ -296,9 +301,9 @@ def _judged(
         ),
         agreement=agreement,
         cost=ours,
-        options=_options(request),
+        options=_options(request, scans),
         training={
-            "start": "the teacher's network, narrowed" if request.is_pruned else "random",
+            "start": request.start,
             "patches": pool.count,
             "mirrored along axes": list(pool.flips(teacher.mirrorings)),
             "steps": trained.steps,
@@ -317,15 +322,15 @@ def _to_judge_on(request: Request, scans: Parted, scan: TrainingScan) -> Scan:
     return block(whole, held_out_region(whole)) if scans.by_block else whole
 
 
-def _options(request: Request) -> dict[str, Any]:
-    """What was asked for, without names of files."""
+def _options(request: Request, scans: Parted) -> dict[str, Any]:
+    """What was asked for, as far as it was done, without names of files."""
     asked = request.asked
     return {
         "width": asked.width,
         "steps": asked.steps,
         "hours": None if asked.seconds is None else asked.seconds / 3600,
-        "held-out": asked.held_out,
-        "one-scan": asked.one_scan,
+        "held-out": None if scans.by_block else asked.held_out,
+        "one-scan": scans.by_block,
         "any-modality": asked.any_modality,
         "seed": asked.seed,
         "batch": request.batch,

@@ -5,11 +5,13 @@ Knows no engines and no training.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
 from torch import nn
 
+from voxtile.tiling.extract import tta_flips
 from voxtile_build.build import check_places
 from voxtile_build.checks import check_tables
 from voxtile_build.engines import find_engine
@@ -46,6 +48,7 @@ class Request:
         network: what learns, before its training.
         is_pruned: whether that was cut out of the teacher's first network; else its weights are random.
         most_patches: that the pool may hold.
+        warnings: what the user should know, a line each.
     """
 
     asked: Options
@@ -56,6 +59,12 @@ class Request:
     network: nn.Module
     is_pruned: bool
     most_patches: int
+    warnings: tuple[str, ...] = ()
+
+    @property
+    def start(self) -> str:
+        """What the student's weights are before its training, in words."""
+        return _start_in_words(self.teacher.spec, self.student, self.is_pruned)
 
     @property
     def batch(self) -> int:
@@ -80,8 +89,9 @@ def read_request(asked: Options) -> Request:
     network, is_pruned = _start(asked, teacher, student)
     if asked.repository is not None:
         check_places([Model(student, (Fold(student.name, nn.Identity),))], asked.repository)
+    warnings = tuple(_no_gain(asked, teacher, student, network, is_pruned))
     most = patches_within(teacher.spec, int(asked.pool_gib * GIB))
-    request = Request(asked, teacher, choice, weights_of(teacher), student, network, is_pruned, most)
+    request = Request(asked, teacher, choice, weights_of(teacher), student, network, is_pruned, most, warnings)
     _check_disk(request)
     return request
 
@@ -148,3 +158,29 @@ def _start(asked: Options, teacher: Model, student: Spec) -> tuple[nn.Module, bo
         return network, False
     network.load_state_dict(prune(teacher.folds[0].load(), ours.name, ours.args, theirs.args))
     return network, True
+
+
+def _start_in_words(teacher: Spec, student: Spec, is_pruned: bool) -> str:
+    if not is_pruned:
+        return "random"
+    same = student.network.args == teacher.network.args
+    return "the teacher's network, as it is" if same else "the teacher's network, narrowed"
+
+
+def _no_gain(asked: Options, teacher: Model, student: Spec, network: nn.Module, is_pruned: bool) -> Iterator[str]:
+    """Says that a student has no fewer weights than its teacher, over all networks and mirrored passes of a tile."""
+    if asked.student is None:  # cut by a width below 1
+        return
+    own = _weight_count(network) * len(tta_flips(student.tiling.mirror_axes))
+    passes = len(teacher.folds) * len(tta_flips(teacher.spec.tiling.mirror_axes))
+    theirs = _weight_count(teacher.folds[0].load()) * passes
+    if 0 < theirs <= own:  # of a network in a file, weights may be constants
+        yield (
+            f"{asked.student}: network: expected a student smaller than its teacher, found {own} weights that a tile "
+            f"goes through, {theirs} in the teacher: it will hardly be faster. It is trained all the same; its start "
+            f"is {_start_in_words(teacher.spec, student, is_pruned)}"
+        )
+
+
+def _weight_count(network: nn.Module) -> int:
+    return sum(one.numel() for one in network.parameters())
