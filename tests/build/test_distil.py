@@ -161,6 +161,15 @@ def test_a_student_that_agrees_too_little_is_kept_and_not_published(
     assert not list((runs.folder / "models").glob("poor*"))
 
 
+@pytest.fixture
+def heard() -> Iterator[None]:
+    """Ctrl-C is heard, also where a shell that runs the tests in the background has it ignored."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("heard")
 def test_ctrl_c_leaves_what_was_made_and_says_how_to_go_on(
     runs: Runs,
     served: EmbeddedServer,
