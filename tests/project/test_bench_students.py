@@ -92,6 +92,7 @@ def source_archive(folder: Path, member: str) -> Path:
 def debian_package(folder: Path, member: str) -> Path:
     tree = folder.parent / "tree"
     (tree / "DEBIAN").mkdir(parents=True)
+    (tree / "DEBIAN").chmod(0o755)  # dpkg-deb refuses what a strict umask gives.
     (tree / "DEBIAN" / "control").write_text(
         "Package: a\nVersion: 1\nArchitecture: all\nMaintainer: a <a@example.org>\nDescription: a\n"
     )
