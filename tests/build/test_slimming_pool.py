@@ -311,6 +311,11 @@ def test_patches_wanted_by_a_budget() -> None:
     assert wanted_patches(1, None, 1) == FEWEST
     assert wanted_patches(None, 3600, 2, 0.5) == 2160
     assert wanted_patches(None, 10, 2, 100) == FEWEST
+    # Where the student is slow, fewer are labelled, so that each is shown as often as it should be.
+    wanted = wanted_patches(None, 3600, 2, 3.0, 5.0)
+    assert wanted == int(3600 / (3 + REPLAYS * 5))
+    assert wanted * 3 + REPLAYS * wanted * 5 <= 3600
+    assert wanted_patches(None, 3600, 2, 0.5, 1e-6) == 2160
 
 
 # Answers that cannot be used

@@ -22,6 +22,7 @@ from voxtile_build.slimming.training import Budget, Device, Progress, TrainingPl
 from voxtile_build.slimming.training.checkpoint import BEFORE, NAME, read_checkpoint
 from voxtile_build.slimming.training.health import BROKEN, LONG, Health
 from voxtile_build.slimming.training.loss import distillation_loss
+from voxtile_build.slimming.training.pace import patch_seconds
 from voxtile_build.slimming.training.sampling import Sampling
 from voxtile_build.slimming.training.schedule import RATE, RATE_OF_ATTENTION, WARM_UP, rate_at, usual_rate
 
@@ -467,3 +468,16 @@ def test_the_order_does_not_depend_on_how_it_is_cut_into_steps() -> None:
     by_two = [patch for step in range(12) for patch in sampling.batch(step, 2)[0]]
     assert by_two == [patch for step in range(8) for patch in sampling.batch(step, 3)[0]]
     assert by_two != [patch for step in range(12) for patch in Sampling(np.ones((7, 2)), 2, ()).batch(step, 2)[0]]
+
+
+def test_what_a_patch_takes_is_timed_and_nothing_is_changed() -> None:
+    network = student(dropout=0.5)
+    before = {name: value.clone() for name, value in network.state_dict().items()}
+    numbers, mode = torch.random.get_rng_state(), network.training
+    assert (patch_seconds(network, (1, 8, 8, 8), 2, CPU) or 0) > 0
+    assert same(network.state_dict(), before)
+    assert network.training == mode
+    assert all(value.grad is None for value in network.parameters())
+    assert torch.equal(torch.random.get_rng_state(), numbers)
+    # What is not even a network for such patches is left for the training to refuse.
+    assert patch_seconds(network, (2, 8, 8, 8), 2, CPU) is None

@@ -42,7 +42,15 @@ from voxtile_build.slimming.scans import (
     train_region,
 )
 from voxtile_build.slimming.teacher import Teacher, open_teacher
-from voxtile_build.slimming.training import Budget, Progress, Trained, TrainingPlan, TrainingStopped, train
+from voxtile_build.slimming.training import (
+    Budget,
+    Progress,
+    Trained,
+    TrainingPlan,
+    TrainingStopped,
+    patch_seconds,
+    train,
+)
 from voxtile_build.slimming.work_folder import WorkFolder, claimed, finish_removal, work_folder
 from voxtile_build.spec.distillation import MIN_DICE
 
@@ -187,7 +195,11 @@ def _pool(request: Request, scans: Parted, teacher: Teacher, work: WorkFolder) -
     asked = request.asked
 
     def count() -> float:
-        wanted = wanted_patches(asked.steps, asked.seconds, request.batch, teacher.tile_seconds)
+        if asked.steps is not None:
+            wanted = wanted_patches(asked.steps, None, request.batch)
+        else:
+            replay = patch_seconds(request.network, teacher.spec.roi_shape, request.batch)
+            wanted = wanted_patches(None, asked.seconds, request.batch, teacher.tile_seconds, replay)
         return min(max(wanted, len(scans.training)), request.most_patches)
 
     patches = int(work.decided("patches", count))

@@ -16,7 +16,7 @@ REPLAYS = 6
 """How often a patch is shown, mirrored where it may be. A fresh patch teaches more, and takes the teacher's time."""
 
 LABELLING = 0.3
-"""Share of a budget in seconds in which patches are labelled."""
+"""Share of a budget in seconds in which patches are labelled, at most."""
 
 FEWEST = 16
 """Patches. From fewer a student learns them by heart."""
@@ -118,7 +118,13 @@ def _rounded_up(value: float) -> float:
     return math.ceil(value * factor) / factor
 
 
-def wanted_patches(steps: int | None, seconds: float | None, batch: int, seconds_a_patch: float | None = None) -> int:
+def wanted_patches(
+    steps: int | None,
+    seconds: float | None,
+    batch: int,
+    seconds_a_patch: float | None = None,
+    seconds_a_replay: float | None = None,
+) -> int:
     """How many patches suit a budget.
 
     Args:
@@ -126,12 +132,15 @@ def wanted_patches(steps: int | None, seconds: float | None, batch: int, seconds
         seconds: for labelling and training together.
         batch: patches a step.
         seconds_a_patch: how long the teacher takes for one.
+        seconds_a_replay: how long the student takes to learn from one, once; None: not known.
 
     Returns:
-        At least FEWEST.
+        As many as the training shows REPLAYS times, and no more than are labelled in LABELLING of the budget; at least
+        FEWEST.
     """
     if steps is not None:
         return max(math.ceil(steps * batch / REPLAYS), FEWEST)
     if seconds is None or not seconds_a_patch:
         raise ValueError("expected steps, or seconds and seconds_a_patch")
-    return max(int(LABELLING * seconds / seconds_a_patch), FEWEST)
+    shown = seconds / (seconds_a_patch + REPLAYS * (seconds_a_replay or 0.0))
+    return max(int(min(shown, LABELLING * seconds / seconds_a_patch)), FEWEST)
