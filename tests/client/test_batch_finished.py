@@ -15,7 +15,7 @@ import pytest
 
 from tests.support.in_memory_commands import save_scan, transport
 from voxtile import OutputError, Segmenter, segment_folder
-from voxtile.batch import finishing
+from voxtile.batch import place
 from voxtile.batch.record import Records
 from voxtile.outputs.base import Output
 from voxtile.outputs.report import write_text
@@ -266,7 +266,7 @@ def test_judging_never_ends_a_batch(inputs: Path, masks: Path, monkeypatch: pyte
     def fail(path: Path) -> str:
         raise MemoryError if path.name.startswith("b") else FileNotFoundError
 
-    monkeypatch.setattr(finishing, "sha256_of", fail)
+    monkeypatch.setattr(place, "sha256_of", fail)
     said = run(inputs, masks)
     assert "MemoryError" in said["b"]
     assert all("cannot be read" in said[case] for case in "ac")

@@ -20,7 +20,7 @@ from voxtile.batch.cohort import journal
 from voxtile.batch.cohort.collect import Collected, collect, write_collected
 from voxtile.batch.cohort.run import Redo, segment_manifest
 from voxtile.batch.cohort.shard import Shard
-from voxtile.batch.record import sha256_of
+from voxtile.batch.sums import sha256_of
 from voxtile.outputs.base import Output
 
 NAMES = ("a", "b/ü 1", "c", "d", "e")

@@ -5,12 +5,15 @@ Knows nothing of models beyond the names of their channels, and nothing of what 
 
 from __future__ import annotations
 
+import contextlib
 import os
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from voxtile.batch.bids import by_suffix
+from voxtile.batch.record import CaseRecord, ScanFile, scan_file, uri_of
+from voxtile.batch.remote_scan import RemoteScan
 from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError, OutputError
 from voxtile.io.channel_numbers import check_numbers_of_case, split_number
@@ -34,6 +37,7 @@ class CaseFiles:
         fault: what is wrong with its files by their BIDS names; empty where nothing is.
         given: what is said of this case alone beside what its files say; None for what is said of all.
         options: the same in the words of a manifest.
+        remote: those of its files that lie at addresses; they are in the spool only while `at_hand` says so.
     """
 
     name: str
@@ -43,11 +47,39 @@ class CaseFiles:
     fault: str = ""
     given: Given | None = None
     options: str = ""
+    remote: Mapping[Path, RemoteScan] = field(default_factory=dict)
 
     @property
     def all_files(self) -> list[Path]:
         """Its files, and those of voxels whose headers these are."""
         return [part for file in self.files for part in all_files(file)]
+
+    @contextlib.contextmanager
+    def at_hand(self) -> Iterator[dict[Path, ScanFile]]:
+        """Fetches what lies at addresses, and removes it after the block; gives what is recorded of that.
+
+        Raises:
+            VoxtileError: it cannot be fetched.
+        """
+        with contextlib.ExitStack() as stack:
+            yield {file: stack.enter_context(scan.at_hand()) for file, scan in self.remote.items()}
+
+    def scan_files(self, fetched: Mapping[Path, ScanFile]) -> list[ScanFile]:
+        """What is recorded of its files, which were just read. Raises OSError."""
+        return [fetched.get(file) or scan_file(file) for file in self.all_files]
+
+    def is_scan_of(self, record: CaseRecord) -> bool:
+        """Whether its files have the content of a recorded scan. Raises OSError, or ServerUnavailable."""
+        files = self.all_files
+        return len(files) == len(record.scans) and all(
+            self.remote[file].is_still(scan) if file in self.remote else scan.is_still(file)
+            for scan, file in zip(record.scans, files, strict=True)
+        )
+
+    def lies_where(self, record: CaseRecord) -> bool:
+        """Whether its files lie where a recorded scan lay."""
+        places = [str(self.remote[file].address) if file in self.remote else uri_of(file) for file in self.all_files]
+        return [scan.uri for scan in record.scans] == places
 
     def beside(self, suffix: str) -> Path:
         """Where a file that ends in `suffix` is written: beside the mask, under its name."""

@@ -6,17 +6,17 @@ Knows nothing of how a scan is read or segmented.
 from __future__ import annotations
 
 import logging
-import os
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
 from voxtile.batch.index.row import Rows
-from voxtile.batch.record import CaseRecord, Claim, Records, ScanFile, sha256_of
+from voxtile.batch.record import CaseRecord, Claim, Records, ScanFile
 from voxtile.batch.summary import Outcome, failed
-from voxtile.errors import OutputError, in_one_line
-from voxtile.io.atomic import before_naming, check_replaceable
+from voxtile.batch.sums import sha256_of
+from voxtile.errors import OutputError, ServerUnavailable, in_one_line
+from voxtile.io.atomic import before_naming
 from voxtile.io.writing import write_image
 from voxtile.outputs.base import Output, Result
 from voxtile.outputs.passport import used_model
@@ -54,21 +54,27 @@ def judge(case: CaseFiles, beside: Sequence[Output], claim: Claim, rules: Rules 
     Returns:
         `found` where all its files are those that an earlier run recorded for this scan; `failed` where one of its
         names has a file that no run has recorded, or the mask of another scan; None where it is to be segmented.
+
+    Raises:
+        ServerUnavailable: what is kept elsewhere cannot be looked at.
     """
     try:
         targets = case.targets(beside)
         found = None if rules.overwrite else _judged(case, targets, claim, rules)
         if found is None:
             for path in targets.values():
-                check_replaceable(path)
+                claim.place.check_replaceable(path)
         return found
+    except ServerUnavailable:
+        raise
     except Exception as error:  # whatever it is, it is this case's
         return failed(case.name, error)
 
 
 def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rules) -> Outcome | None:
     record = claim.records.read(case.name)
-    there = {suffix: _checksum(path) for suffix, path in targets.items() if os.path.lexists(path)}
+    sums = {suffix: claim.place.checksum(case.name, suffix, path) for suffix, path in targets.items()}
+    there = {suffix: found for suffix, found in sums.items() if found is not None}
     for suffix, found in there.items():
         if record is None or not record.wrote(suffix, found):
             raise OutputError(
@@ -86,7 +92,7 @@ def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rule
         elif _is_of(record, case):
             if all(there.get(suffix) == record.files.get(suffix, "") for suffix in targets):
                 return Outcome(case.name, "found", record.seconds, ml=record.ml)
-        elif rules.by_name or record.was_at(case.all_files):
+        elif rules.by_name or case.lies_where(record):
             _log.warning("%s: its scan has changed since its mask was made; it is segmented again", case.name)
         else:
             raise OutputError(
@@ -95,18 +101,9 @@ def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rule
     return None
 
 
-def _checksum(path: Path) -> str:
-    if path.is_dir():
-        raise OutputError(f"{path}: expected the name of a file, found a folder; move it away")
-    try:
-        return sha256_of(path)
-    except OSError as error:
-        raise OutputError(f"{path}: cannot be read ({error.strerror or error}); move it away") from None
-
-
 def _is_of(record: CaseRecord, case: CaseFiles) -> bool:
     try:
-        return record.is_of(case.all_files)
+        return case.is_scan_of(record)
     except OSError:
         return False  # its reader says what is wrong with it
 
@@ -148,10 +145,12 @@ def write_case(
 
     Raises:
         OutputError: the mask cannot be written.
+        ServerUnavailable: what keeps it elsewhere does not answer.
     """
     records = claim.records
     record = _new_record(case, outcome, scans, segmentation, claim)
-    suffixes = {path: suffix for suffix, path in case.targets(beside).items()}
+    targets = case.targets(beside)
+    suffixes = {path: suffix for suffix, path in targets.items()}
     noted: set[Path] = set()
 
     def note(finished: Path, path: Path) -> None:
@@ -179,6 +178,7 @@ def write_case(
             rows.measure(case.name, record.files[MASK_SUFFIX], result)
         except Exception as error:  # whatever it is, the mask is there
             _log.warning("%s: has no row in the index: %s", case.name, in_one_line(error))
+    claim.place.keep(case.name, targets)
     if failures:
         said = f"{'; '.join(map(in_one_line, failures))}; the mask is written"
         return replace(outcome, status="failed", error=said, error_kind=type(failures[0]).__name__)

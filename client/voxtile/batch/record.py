@@ -16,6 +16,8 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
+from voxtile.batch.place import HERE, Place
+from voxtile.batch.sums import sha256_of
 from voxtile.errors import OutputError
 from voxtile.outputs.passport import UsedModel
 from voxtile.outputs.report import Seconds, write_text
@@ -28,19 +30,18 @@ RECORDS = ".voxtile-batch"
 MIXED = "mixed"
 """In the claim of a folder that several models, builds or options have filled."""
 
-READ_BYTES = 1 << 20
-"""Bytes read at a time: a scan may be larger than what memory is left beside it."""
-
 
 class ScanFile(BaseModel):
     """One file of a scan, as it was read.
 
     Attributes:
-        uri: where it lies, as a file: URI, which says every name exactly.
+        uri: where it lies, as a file: URI, which says every name exactly; or its address.
         size: its bytes.
         mtime_ns: when its content was changed.
         ctime_ns: when anything of it was changed.
         sha256: the checksum of its content.
+        state: of one that lies at an address, what the store said of it, in place of the times; None for one on this
+            machine.
     """
 
     uri: str
@@ -48,6 +49,7 @@ class ScanFile(BaseModel):
     mtime_ns: int
     ctime_ns: int
     sha256: str
+    state: str | None = None
 
     def is_still(self, path: Path) -> bool:
         """Whether `path` has the content that was read; its content is looked at only where its times have changed."""
@@ -64,6 +66,8 @@ class CaseRecord(BaseModel):
         scans: its scan, a file for each channel.
         files: the checksum of each file that was written, by the ending of its name.
         replaced: the checksum of each file that it replaced, which is there still if the run was killed just then.
+        stored: what the store said of each file once it had it, where files are kept at an address; None
+            elsewhere.
         seconds: the seconds that it took, writing left out.
         ml: millilitres of each label.
         steps: the seconds of each step; it is None, as are the next two, where the claim of the folder says enough.
@@ -74,21 +78,12 @@ class CaseRecord(BaseModel):
     scans: list[ScanFile]
     files: dict[str, str] = {}
     replaced: dict[str, str] = {}
+    stored: dict[str, str] | None = None
     seconds: float = 0.0
     ml: dict[str, float] = {}
     steps: Seconds | None = None
     made_by: UsedModel | None = None
     made_with: str | None = None
-
-    def is_of(self, files: Sequence[Path]) -> bool:
-        """Whether `files` have the content of the recorded scan. Raises OSError."""
-        return len(files) == len(self.scans) and all(
-            scan.is_still(file) for scan, file in zip(self.scans, files, strict=True)
-        )
-
-    def was_at(self, files: Sequence[Path]) -> bool:
-        """Whether the recorded scan lay where `files` lie."""
-        return [scan.uri for scan in self.scans] == [uri_of(file) for file in files]
 
     def wrote(self, suffix: str, sha256: str) -> bool:
         """Whether a file with this ending and checksum is one that a run has written for this case."""
@@ -140,12 +135,14 @@ class Claim:
         own: model, build and options.
         is_mixed: whether something else has filled the folder before, so that a record must say what made its mask.
         is_told_by_case: whether every record says what made its mask, and how long it took.
+        place: what keeps the files.
     """
 
     records: Records
     own: dict[str, Any]
     is_mixed: bool
     is_told_by_case: bool
+    place: Place = HERE
 
     def digest(self, options: str = "") -> str:
         """The digest of model, build and options; `options` are those of one case alone."""
@@ -159,7 +156,15 @@ class Claim:
         return record.made_with == self.digest(options)
 
 
-def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str], *, take_over: bool = False) -> Claim:
+def claim_folder(
+    outputs: Path,
+    model: ServedModel,
+    changes: Sequence[str],
+    *,
+    take_over: bool = False,
+    records: Records | None = None,
+    place: Place = HERE,
+) -> Claim:
     """Makes the folder, and records the model in it.
 
     Args:
@@ -168,13 +173,15 @@ def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str], *, t
         changes: what is done otherwise than by the model's own semantics, in words.
         take_over: whether another model, another build or other options may have begun to fill it; their masks are then
             told apart by their records.
+        records: the records of the folder, where they are kept elsewhere.
+        place: what keeps the files.
 
     Raises:
         OutputError: it cannot be written, or something else has begun to fill it and `take_over` is false.
     """
     digest = hashlib.sha256(model.card_text.encode()).hexdigest()
     own = {"model": model.card.name, "card_sha256": digest, "changes": list(changes)}
-    claim, records = outputs / CLAIM, Records(outputs)
+    claim, records = outputs / CLAIM, records or Records(outputs)
     try:
         outputs.mkdir(parents=True, exist_ok=True)
         found = json.loads(claim.read_text(encoding="utf-8")) if claim.exists() else None
@@ -190,7 +197,7 @@ def claim_folder(outputs: Path, model: ServedModel, changes: Sequence[str], *, t
             )
         is_mixed = True
     write_text(json.dumps(own | ({MIXED: True} if is_mixed else {}), indent=2) + "\n", claim)
-    return Claim(records, own, is_mixed, is_told_by_case=is_mixed or take_over)
+    return Claim(records, own, is_mixed, is_told_by_case=is_mixed or take_over, place=place)
 
 
 def scan_file(path: Path) -> ScanFile:
@@ -208,12 +215,3 @@ def scan_file(path: Path) -> ScanFile:
 def uri_of(path: Path) -> str:
     """Where a file lies, as a URI: the folder without links, so that one place has one spelling."""
     return (path.parent.resolve() / path.name).as_uri()
-
-
-def sha256_of(path: Path) -> str:
-    """The checksum of a file's content. Raises OSError."""
-    digest = hashlib.sha256()
-    with path.open("rb") as file:
-        while piece := file.read(READ_BYTES):
-            digest.update(piece)
-    return digest.hexdigest()

@@ -10,7 +10,7 @@ import os
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -19,10 +19,10 @@ from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
 from voxtile.batch.finishing import finished_before, judge, write_case
 from voxtile.batch.index.page import check_index, write_index
 from voxtile.batch.index.row import Rows, check_row_installed
-from voxtile.batch.record import Claim, ScanFile, claim_folder, scan_file
+from voxtile.batch.record import Claim, ScanFile, claim_folder
 from voxtile.batch.summary import Log, Outcome, Summary, check_summary, exit_code, failed
 from voxtile.batch.walk import LeftOut
-from voxtile.errors import InputError, OutputError, ServerUnavailable, in_one_line
+from voxtile.errors import InputError, OutputError, ServerUnavailable, VoxtileError, in_one_line
 from voxtile.outputs.base import Output
 from voxtile.segmenter import LoadedScan, Segmenter
 
@@ -115,12 +115,14 @@ class Making:
         claim: the folder of masks, with what fills it.
         show_patient: whether outputs may name the patient.
         rows: where rows for the page about the batch are kept; None without it.
+        in_words: puts the names that the user knows into what is said of a case.
     """
 
     beside: Sequence[Output]
     claim: Claim
     show_patient: bool = False
     rows: Rows | None = None
+    in_words: Callable[[str], str] = str
 
 
 def segment_cases(
@@ -141,6 +143,7 @@ def segment_cases(
 
     Raises:
         OutputError: the log cannot be written.
+        ServerUnavailable: what keeps it elsewhere does not answer.
     """
     work = _Work(segmenter, [case for case, known in judged if known is None], making, ahead, log)
     outcomes: list[Outcome] = []
@@ -215,7 +218,7 @@ class _Work:
         for _ in self._written():
             pass
         self._writer.shutdown()
-        with suppress(OutputError):  # the earlier error is the one to tell
+        with suppress(VoxtileError):  # the earlier error is the one to tell
             self._log.write()
 
     def _segment(self, case: CaseFiles) -> tuple[Outcome, Write | None]:
@@ -250,12 +253,14 @@ class _Work:
 
     def _load(self, case: CaseFiles) -> _Loaded:
         check_channel_numbers(case, self._segmenter.card.input_channels)
-        files = case.all_files
-        before = [file.stat() for file in files if file.exists()]
-        own: dict[str, Any] = {} if case.given is None else {"given": case.given}
-        loaded = self._segmenter.load(list(case.files), **own)
-        scans = [scan_file(file) for file in files]
-        if [(one.st_size, one.st_mtime_ns) for one in before] != [(one.size, one.mtime_ns) for one in scans]:
+        with case.at_hand() as fetched:
+            files = case.all_files
+            before = [file.stat() for file in files if file.exists()]
+            own: dict[str, Any] = {} if case.given is None else {"given": case.given}
+            loaded = self._segmenter.load(list(case.files), **own)
+            now = [file.stat() for file in files]
+            scans = case.scan_files(fetched)
+        if [(one.st_size, one.st_mtime_ns) for one in before] != [(one.st_size, one.st_mtime_ns) for one in now]:
             raise InputError(f"{case.name}: its scan was changed while it was read; is it being copied? Run again")
         return loaded, scans
 
@@ -265,12 +270,16 @@ class _Work:
             return
         outcome, writing = self._writing
         error = writing.exception()  # an interruption here leaves it to be asked for again
-        outcome = self._noted(writing.result() if error is None else failed(outcome.case, error))
+        if isinstance(error, ServerUnavailable):
+            outcome = self._noted(Outcome(outcome.case, "not tried", error=in_one_line(error)))
+        else:
+            outcome = self._noted(writing.result() if error is None else failed(outcome.case, error))
         self._writing = None
         yield outcome
 
     def _noted(self, outcome: Outcome) -> Outcome:
         """Puts an outcome into the log, which is written soon."""
+        outcome = replace(outcome, error=self._making.in_words(outcome.error))
         self._log.note(outcome)
         if outcome.status != "found" and not self._log.waiting:
             self._log.waiting = True

@@ -8,7 +8,9 @@ from typing import Annotated
 
 import typer
 
+from voxtile.batch.cohort.remote_place import check_can_be_written
 from voxtile.errors import InputError
+from voxtile.places.address import Address, path_or_address
 
 
 @dataclass(frozen=True)
@@ -16,15 +18,19 @@ class CohortOptions:
     """Cases from a table in place of a folder."""
 
     manifest: Annotated[
-        Path | None,
+        str | None,
         typer.Option(
             metavar="CASES.csv",
-            help="A table in place of IN_DIR: case, one column a channel; voxtile manifest makes it.",
+            help="A table in place of IN_DIR: case, one column a channel; voxtile manifest makes it. A file, or an "
+            "address: s3://, gs://, https://.",
         ),
     ] = None
     out: Annotated[
-        Path | None,
-        typer.Option(metavar="PLACE", help="With --manifest: the folder for masks, the same for all shards."),
+        str | None,
+        typer.Option(
+            metavar="PLACE",
+            help="With --manifest: the folder for masks, the same for all shards; or an address: s3://, gs://.",
+        ),
     ] = None
     shard: Annotated[
         str | None,
@@ -43,7 +49,7 @@ class CohortOptions:
     ] = False
 
     @property
-    def place(self) -> Path:
+    def place(self) -> str:
         """The folder for masks, which `folders` has found to be given."""
         assert self.out is not None, "folders comes first"
         return self.out
@@ -53,6 +59,7 @@ class CohortOptions:
 
         Raises:
             InputError: something is missing, or does not belong to the rest.
+            OutputError: the place for masks can only be read.
         """
         if self.manifest is None:
             stray = [
@@ -78,6 +85,9 @@ class CohortOptions:
             )
         if self.out is None:
             raise InputError("--manifest: expected --out with it, the folder for masks, found none")
+        place = path_or_address(self.out)
+        if isinstance(place, Address):
+            check_can_be_written(place)
         if index:
             raise InputError("--index: is about a folder of scans, found --manifest; voxtile collect joins its shards")
         return None

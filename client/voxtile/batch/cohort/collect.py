@@ -9,7 +9,7 @@ import csv
 import io
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -60,11 +60,12 @@ class Collected:
         return EXIT_SOME_FAILED if self.counts["failed"] else 0
 
 
-def collect(place: Path) -> Collected:
+def collect(place: Path, is_there: Callable[[str], bool] | None = None) -> Collected:
     """Joins the lines of the shards that have worked in a folder.
 
     Args:
         place: the folder for masks.
+        is_there: whether there is a mask of a name, relative to the folder; None to look into the folder.
 
     Raises:
         InputError: no shard has worked there.
@@ -72,6 +73,7 @@ def collect(place: Path) -> Collected:
     """
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder for masks, found {'a file' if place.exists() else 'nothing'}")
+    is_there = is_there or (lambda name: (place / name).is_file())
     lines, cut_off = read_lines(place)
     shares = read_shares(place)
     if not lines and not shares:
@@ -79,7 +81,7 @@ def collect(place: Path) -> Collected:
             f"{place}: expected what voxtile batch --manifest records in {RECORDS}, found nothing; name another"
         )
     names, unknown = _names(shares)
-    rows = [_row(name, lines.get(name), place) for name in [*names, *sorted(set(lines) - set(names))]]
+    rows = [_row(name, lines.get(name), is_there) for name in [*names, *sorted(set(lines) - set(names))]]
     labels = sorted({key for row in rows for key in row if key not in COLUMNS})
     wide = tuple({key: row.get(key) for key in (*COLUMNS, *labels)} for row in rows)
     return Collected(wide, unknown, cut_off)
@@ -113,12 +115,12 @@ def _names(shares: Sequence[Share]) -> tuple[list[str], int]:
     return list(names), unknown
 
 
-def _row(case: str, line: Line | None, place: Path) -> dict[str, Any]:
+def _row(case: str, line: Line | None, is_there: Callable[[str], bool]) -> dict[str, Any]:
     """The row of a case, without columns that it has no value for."""
     if line is None:
         return {"case": case, "status": "not tried", "error": NOT_TRIED}
     said = line.model_dump(include={*FIRST, "shard", "time"}) | {"scan_sha256": " ".join(line.scan_sha256)}
-    if line.status == "done" and not (place / line.output).is_file():
+    if line.status == "done" and not is_there(line.output):
         return said | {"status": "not tried", "error": LOST_MASK, "output_sha256": ""}
     seconds = zip(STEPS, line.seconds.model_dump().values(), strict=True)
     volumes = {f"{label} ml": volume for label, volume in line.ml.items()}

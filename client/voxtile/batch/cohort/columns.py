@@ -36,6 +36,11 @@ class Columns:
     output: int | None
     options: int | None
 
+    @property
+    def are_files(self) -> tuple[bool, ...]:
+        """Whether each column names files, as far as the last that does."""
+        return tuple(place in self.files for place in range(max(self.files) + 1))
+
 
 def columns_of(head: Sequence[str], channels: Sequence[str]) -> Columns:
     """The columns that the first row of a manifest names.

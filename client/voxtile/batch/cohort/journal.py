@@ -20,8 +20,9 @@ from pydantic import BaseModel, ValidationError
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
 from voxtile.batch.cohort.manifest import Manifest
 from voxtile.batch.cohort.shard import Shard
-from voxtile.batch.record import RECORDS, Claim, sha256_of
+from voxtile.batch.record import RECORDS, Claim
 from voxtile.batch.summary import Outcome
+from voxtile.batch.sums import sha256_of
 from voxtile.errors import OutputError
 from voxtile.outputs.passport import UsedModel
 from voxtile.outputs.report import Seconds, write_text
@@ -118,7 +119,7 @@ class Journal:
         self.waiting = False
         self._file = _open(place, shard)
         try:
-            _write_share(place, shard, manifest)
+            claim.place.take(_write_share(place, shard, manifest))
         except BaseException:
             self._file.close()
             raise
@@ -138,7 +139,7 @@ class Journal:
             self._unwritten.append(line)
 
     def write(self) -> None:
-        """Writes the lines that are not written yet, onto the disk. Raises OutputError."""
+        """Writes the lines that are not written yet, onto the disk. Raises OutputError or ServerUnavailable."""
         self.waiting = False
         with self._lock:
             if not self._unwritten:
@@ -146,6 +147,7 @@ class Journal:
             text = "".join(f"{line.model_dump_json()}\n" for line in self._unwritten).encode(
                 "utf-8", "backslashreplace"
             )
+            self._claim.place.keep_lines(text)
             try:
                 _append(self._file, text)
             except OSError as error:
@@ -187,8 +189,8 @@ class Journal:
 
 
 def checksums(case: CaseFiles) -> list[str]:
-    """The checksums of the scan's files; empty for one that cannot be read."""
-    return [_checksum(file) for file in case.all_files]
+    """The checksums of the scan's files; empty for one that cannot be read; at an address, what the store says."""
+    return [case.remote[file].state if file in case.remote else _checksum(file) for file in case.all_files]
 
 
 def read_lines(place: Path) -> tuple[dict[str, Line], int]:
@@ -268,16 +270,18 @@ def _append(file: io.FileIO, text: bytes) -> None:
     os.fsync(file.fileno())
 
 
-def _write_share(place: Path, shard: Shard, manifest: Manifest) -> None:
+def _write_share(place: Path, shard: Shard, manifest: Manifest) -> Path:
     places = shard.of(range(len(manifest.cases)))
     share = Share(
-        manifest=os.path.abspath(manifest.path),
+        manifest=manifest.where,
         manifest_sha256=manifest.sha256,
         total=len(manifest.cases),
         time=_now(),
         cases={number: manifest.cases[number].name for number in places},
     )
-    write_text(share.model_dump_json() + "\n", _folder(place) / f"{shard.index}-of-{shard.count}{SHARE}")
+    file = _folder(place) / f"{shard.index}-of-{shard.count}{SHARE}"
+    write_text(share.model_dump_json() + "\n", file)
+    return file
 
 
 def _same(line: Line, last: Line) -> bool:

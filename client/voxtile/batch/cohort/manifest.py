@@ -6,8 +6,8 @@ Knows nothing of shards, and nothing of what is done with a case.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import os
-import stat
 import unicodedata
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -17,17 +17,18 @@ from pathlib import Path
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
 from voxtile.batch.cohort.case_options import given_of
 from voxtile.batch.cohort.columns import CASE, Columns, columns_of
-from voxtile.batch.cohort.table import Table, read_bytes, read_table
+from voxtile.batch.cohort.remote_scans import Remote
+from voxtile.batch.cohort.scan_cells import ScanCells
+from voxtile.batch.cohort.table import LARGEST_BYTES, Table, read_bytes, read_table
 from voxtile.batch.record import CLAIM, RECORDS
 from voxtile.errors import InputError
 from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
-from voxtile.io.formats.all import PART_SUFFIXES, SUFFIXES, all_files, is_scan
-from voxtile.io.formats.base import ends_in
-from voxtile.io.formats.pair import header_beside
+from voxtile.io.formats.all import all_files
 from voxtile.io.given import NOTHING_GIVEN, Given
 from voxtile.io.same_file import KnownFiles
 from voxtile.outputs.base import Output
+from voxtile.places.address import Address
 
 
 @dataclass(frozen=True)
@@ -40,26 +41,36 @@ class Manifest:
         cases: the cases, in the order of the rows.
     """
 
-    path: Path
+    path: Path | Address
     sha256: str
     cases: tuple[CaseFiles, ...]
+
+    @property
+    def where(self) -> str:
+        """Where its file lies, in one spelling."""
+        return str(self.path) if isinstance(self.path, Address) else os.path.abspath(self.path)
 
 
 @dataclass(frozen=True)
 class _Rules:
     """What a row is read by."""
 
-    folder: Path
     place: Path
     columns: Columns
     channels: Sequence[str]
     given: Given
+    scans: ScanCells
     real: Callable[[Path], Path] = field(default_factory=lambda: cache(lambda path: Path(os.path.realpath(path))))
     """Where a folder really lies; most masks lie in a few."""
 
 
 def read_manifest(
-    path: Path, place: Path, channels: Sequence[str], beside: Sequence[Output] = (), given: Given = NOTHING_GIVEN
+    path: Path | Address,
+    place: Path,
+    channels: Sequence[str],
+    beside: Sequence[Output] = (),
+    given: Given = NOTHING_GIVEN,
+    remote: Remote | None = None,
 ) -> Manifest:
     """Reads a manifest.
 
@@ -69,20 +80,28 @@ def read_manifest(
         channels: the model's channels, by name.
         beside: what else is written for each case.
         given: what is said of all scans beside what their files say; a row may say otherwise.
+        remote: reads what lies at addresses; None where nothing may.
 
     Raises:
         InputError: it cannot be used. The message names the first row at fault, and how many there are.
+        ServerUnavailable: what lies at addresses cannot be looked at.
     """
-    return parse_manifest(read_bytes(path), path, place, channels, beside, given)
+    if isinstance(path, Address):
+        assert remote is not None, "who has an address can read it"
+        data = remote.store.read(path, LARGEST_BYTES)
+    else:
+        data = read_bytes(path)
+    return parse_manifest(data, path, place, channels, beside, given, remote)
 
 
 def parse_manifest(
     data: bytes,
-    path: Path,
+    path: Path | Address,
     place: Path,
     channels: Sequence[str],
     beside: Sequence[Output] = (),
     given: Given = NOTHING_GIVEN,
+    remote: Remote | None = None,
 ) -> Manifest:
     """Reads the content of the manifest `path`, as `read_manifest` does."""
     table = read_table(data, str(path), CASE)
@@ -92,7 +111,9 @@ def parse_manifest(
         raise InputError(f"{path}: row 1: {error}") from None
     if not table.rows:
         raise InputError(f"{path}: expected a row for each case below the first, found none")
-    rows = _read_rows(table, _Rules(path.parent, place, columns, channels, given))
+    scans = ScanCells(path.parent, remote)
+    scans.look_up(cell for _, cells in table.rows for cell in itertools.compress(cells, columns.are_files))
+    rows = _read_rows(table, _Rules(place, columns, channels, given, scans))
     faults = {number: case for number, case in rows if isinstance(case, InputError)}
     cases = [(number, case) for number, case in rows if isinstance(case, CaseFiles)]
     faults |= _not_apart(cases, place, beside)
@@ -124,7 +145,8 @@ def _case(cells: Sequence[str], rules: _Rules) -> CaseFiles:
     columns = rules.columns
     name, options = cells[columns.case], "" if columns.options is None else cells[columns.options].strip()
     _check_name(name)
-    files = tuple(_scan(cells[place], rules.folder) for place in columns.files)
+    scans = [rules.scans.file_of(cells[place]) for place in columns.files]
+    files = tuple(scan if isinstance(scan, Path) else scan.file for scan in scans)
     if len(files) > 1:
         _check_order(files, rules.channels)
     output = "" if columns.output is None else cells[columns.output]
@@ -132,7 +154,9 @@ def _case(cells: Sequence[str], rules: _Rules) -> CaseFiles:
     real = rules.real(mask.parent)
     if not real.is_relative_to(rules.real(rules.place)):
         raise InputError(f"expected an output in {rules.place}, found {mask}, which a link leads to {real}")
-    return CaseFiles(name, files, mask, given=given_of(options, rules.given) if options else None, options=options)
+    own = given_of(options, rules.given) if options else None
+    remote = {scan.file: scan for scan in scans if not isinstance(scan, Path)}
+    return CaseFiles(name, files, mask, given=own, options=options, remote=remote)
 
 
 def _check_name(name: str) -> None:
@@ -158,30 +182,6 @@ def _output(output: str) -> str:
     if not output.endswith(MASK_SUFFIX) or parts[-1] == MASK_SUFFIX:
         raise InputError(f"expected an output whose name ends in {MASK_SUFFIX}, found {output!r}; name it so")
     return output
-
-
-def _scan(cell: str, folder: Path) -> Path:
-    """The file of a cell. Raises InputError where it is no scan's."""
-    if not cell:
-        raise InputError("expected a file for each channel, found an empty cell")
-    if "://" in cell:
-        raise InputError(f"expected a file, found an address: {cell!r}; copy the scan to this machine first")
-    file = folder / cell
-    try:
-        mode = file.stat().st_mode
-    except OSError as error:
-        reason = "nothing" if isinstance(error, FileNotFoundError) else error.strerror or str(error)
-        spaces = "; mind the space at its end" if cell != cell.strip() else ""
-        raise InputError(f"{file}: expected a scan, found {reason}{spaces}") from None
-    if stat.S_ISDIR(mode):
-        raise InputError(f"{file}: expected the file of a scan, found a folder; DICOM is for voxtile dicom")
-    if not stat.S_ISREG(mode):
-        raise InputError(f"{file}: expected the file of a scan, found a device or a pipe")
-    if not is_scan(file) and not (ends_in(file.name, PART_SUFFIXES) and header_beside(file)):
-        raise InputError(
-            f"{file}: expected the file of a scan ({', '.join(SUFFIXES)}), found another; convert it to NIfTI"
-        )
-    return file
 
 
 def _check_order(files: Sequence[Path], channels: Sequence[str]) -> None:
@@ -211,6 +211,9 @@ def _not_apart(cases: Sequence[tuple[int, CaseFiles]], place: Path, beside: Sequ
                 faults.setdefault(number, InputError(f"{file}: expected each scan once, found it as {known} too"))
             for part in parts:
                 scans.add(part, f"a scan of row {number}")
+        for remote in case.remote.values():
+            if remote.here is not None:
+                scans.add(remote.here, f"a scan of row {number}")
     for number, case in cases:
         targets = list(case.targets(beside).values())
         for target in targets:

@@ -14,12 +14,17 @@ from pathlib import Path
 from voxtile.batch.cases import CaseFiles
 from voxtile.batch.cohort.journal import Journal, Line, checksums
 from voxtile.batch.cohort.manifest import read_manifest
+from voxtile.batch.cohort.remote_place import RemotePlace
+from voxtile.batch.cohort.remote_scans import Remote, remote
 from voxtile.batch.cohort.shard import Shard
 from voxtile.batch.finishing import Rules, judge
-from voxtile.batch.record import Claim, claim_folder
+from voxtile.batch.place import HERE, Place
+from voxtile.batch.record import CLAIM, Claim, Records, claim_folder
 from voxtile.batch.run import BatchResult, Making, OnResult, options_in_words, segment_cases
 from voxtile.batch.summary import Outcome, exit_code
+from voxtile.errors import NoResponseError
 from voxtile.outputs.base import Output
+from voxtile.places.address import Address, path_or_address
 from voxtile.segmenter import Segmenter
 
 _log = logging.getLogger(__name__)
@@ -54,8 +59,8 @@ def segment_manifest(
 
     Args:
         segmenter: what segments; it must keep scores where an output needs them.
-        manifest: the table of cases.
-        place: the folder for masks and records; the other shards have the same.
+        manifest: the table of cases; a file or an address.
+        place: the folder for masks and records, here or at an address; the other shards have the same.
         shard: which of the cases; None for all.
         redo: what is done again; None for what has changed alone.
         beside: what else to write for each case, beside its mask and under its name.
@@ -67,26 +72,42 @@ def segment_manifest(
         InputError: the manifest cannot be used. Raised before any work, as are the next two.
         OutputError: `place` cannot be used, or another process works on this shard; or, at the end, a line cannot be
             written.
+        ServerUnavailable: what lies at addresses cannot be looked at; or, at the end, a line cannot be written there.
         VoxtileError: the model cannot have an output of `beside`.
     """
-    place, redo, shard = Path(place), redo or Redo(), shard or Shard()
+    redo, shard = redo or Redo(), shard or Shard()
     for output in beside:
         output.check_model(segmenter.card)
     given, channels = segmenter.options.given, segmenter.card.input_channels
-    listed = read_manifest(Path(manifest), place, channels, beside, given)
-    said = options_in_words(segmenter)
-    claim = claim_folder(place, segmenter.transport.model, said, take_over=True)
-    with Journal(place, shard, listed, claim) as journal:
-        rules = Rules(by_name=True, overwrite=redo.everything)
-        judged = []
-        for case in shard.of(listed.cases):
-            known = judge(case, beside, claim, rules)
-            if known is None and not (redo.failed or redo.everything):
-                known = _failed_before(case, journal.earlier.get(case.name), claim)
-            judged.append((case, known))
-        journal.settle({case.name: known for case, known in judged if known is not None})
-        outcomes = segment_cases(segmenter, judged, Making(beside, claim, show_patient), journal, ahead, on_result)
+    with remote() as elsewhere:
+        folder, kept, records = _opened(path_or_address(place), elsewhere, shard)
+        listed = read_manifest(path_or_address(manifest), folder, channels, beside, given, elsewhere)
+        own = shard.of(listed.cases)
+        kept.begin([case.name for case in own])
+        said = options_in_words(segmenter)
+        claim = claim_folder(folder, segmenter.transport.model, said, take_over=True, records=records, place=kept)
+        kept.take(folder / CLAIM)
+        with Journal(folder, shard, listed, claim) as journal:
+            rules = Rules(by_name=True, overwrite=redo.everything)
+            judged = []
+            for case in own:
+                known = judge(case, beside, claim, rules)
+                if known is None and not (redo.failed or redo.everything):
+                    known = _failed_before(case, journal.earlier.get(case.name), claim)
+                judged.append((case, known))
+            journal.settle({case.name: known for case, known in judged if known is not None})
+            elsewhere.store.lost = NoResponseError  # from now on it ends a run that can go on later
+            making = Making(beside, claim, show_patient, in_words=elsewhere.in_words)
+            outcomes = segment_cases(segmenter, judged, making, journal, ahead, on_result)
     return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=False))
+
+
+def _opened(place: Path | Address, elsewhere: Remote, shard: Shard) -> tuple[Path, Place, Records | None]:
+    """The folder in which files are written, what keeps them, and their records where these are not in the folder."""
+    if isinstance(place, Path):
+        return place, HERE, None
+    made = RemotePlace(place, elsewhere, shard)
+    return made.folder, made, made.records
 
 
 def _failed_before(case: CaseFiles, line: Line | None, claim: Claim) -> Outcome | None:

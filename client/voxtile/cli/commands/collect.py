@@ -2,27 +2,27 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from voxtile.batch.cohort.collect import RESULTS_CSV, in_words, write_collected
-from voxtile.batch.cohort.collect import collect as collected_of
+from voxtile.batch.cohort.collect import RESULTS_CSV, in_words
+from voxtile.batch.cohort.joining import join_shards
 from voxtile.cli.console import errors_for_the_user, say, tell
 
 
 def collect(
-    place: Annotated[Path, typer.Argument(metavar="PLACE", help="The folder for masks, as given with --out.")],
+    place: Annotated[
+        str, typer.Argument(metavar="PLACE", help="The folder for masks, as given with --out; or its address.")
+    ],
 ) -> None:
     """Join what the shards of voxtile batch --manifest have recorded into PLACE/results.csv and PLACE/results.jsonl.
 
     Exit code 0: every case has its mask; 1: some failed; 75: some were not tried yet, run their shards again.
     """
     with errors_for_the_user():
-        collected = collected_of(place)
-        write_collected(collected, place)
+        collected = join_shards(place)
         if collected.cut_off:
             say(f"{collected.cut_off} lines were cut off, as by a process that was killed; their cases are done again")
-        tell(f"{', '.join(in_words(collected.counts, collected.unknown))}; see {place / RESULTS_CSV}")
+        tell(f"{', '.join(in_words(collected.counts, collected.unknown))}; see {place.rstrip('/')}/{RESULTS_CSV}")
     raise typer.Exit(collected.exit_code)
