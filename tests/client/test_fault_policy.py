@@ -38,7 +38,7 @@ from voxtile import (
     Traffic,
     VoxtileError,
 )
-from voxtile.cli.load_test import run_load_test
+from voxtile.load.measure import run_load_test
 from voxtile.triton import endpoint, shared_memory
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.grpc_transport import GrpcTransport, connect_transport
@@ -754,15 +754,3 @@ def test_no_connection_outlives_a_failure(scan: Path) -> None:
         while open_connections(fake, other) and time.monotonic() < deadline:
             time.sleep(0.02)
         assert open_connections(fake, other) == 0
-
-
-def test_a_load_test_ends_with_the_first_error_of_any_client(scan: Path) -> None:
-    with FakeTriton() as fake:
-        tiles = 12  # of one scan; the first segmentation is not counted
-        well = iter(range(tiles + 3))
-        broken = fails(CODE.INVALID_ARGUMENT, "no more")
-        fake.rules["ModelInfer"] = lambda request, context, answer: (
-            answer() if next(well, None) is not None else broken(request, context, answer)
-        )
-        with pytest.raises(TileError, match="no more"):
-            run_load_test([fake.url], "model", scan, clients=3, scans=9)
