@@ -225,6 +225,30 @@ class BackgroundRule(_Part):
     at_most: float
 
 
+Bounds = tuple[Finite, Finite]
+
+
+class InputRange(_Part):
+    """What the scans of a certificate hold in one channel: of each figure the lowest and the highest of any scan.
+
+    The values are those of the body, without the background. They are in the scan's own units, or normalised where the
+    model normalises by statistics of the whole scan.
+
+    Attributes:
+        channel: The channel's name.
+        mean: The mean.
+        std: The standard deviation.
+        p1: The first percentile.
+        p99: The 99th percentile.
+    """
+
+    channel: str
+    mean: Bounds
+    std: Bounds
+    p1: Bounds
+    p99: Bounds
+
+
 class Certificate(_Part):
     """A summary of an engine's certificate.
 
@@ -241,6 +265,7 @@ class Certificate(_Part):
         serves_on: The kind of device that the engine runs on; empty where an older build did not say.
         verified_on: Devices that the engine runs on and that `voxtile-build verify` has measured it on, by name.
         unseen_labels: Labels that its samples hardly show: their Dice proves nothing.
+        inputs: What the scans that it was measured on hold, by channel; empty where it saw none but a generated one.
     """
 
     sha256: str
@@ -254,6 +279,7 @@ class Certificate(_Part):
     serves_on: DeviceKind = ""
     verified_on: tuple[str, ...] = ()
     unseen_labels: tuple[str, ...] = ()
+    inputs: tuple[InputRange, ...] = ()
 
     @property
     def certified_where_served(self) -> bool:

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from voxtile.budget import MemoryEstimate, fitting_schedule, predicted_bytes
 from voxtile.card import Card, Tiling
 from voxtile.chains.base import PlaneSink, PreparedScan
+from voxtile.io.intensities import InputStatistics, input_statistics, thinned
 from voxtile.io.volume import Volume
 from voxtile.options import Options
 from voxtile.outputs.report import Report, Seconds, Stopwatch, certificate_summary, label_volumes, peak_rss_bytes
@@ -252,6 +253,7 @@ class Job:
     def report(self, labels: NDArray[Any]) -> Report:
         """The report of a finished run that gave `labels` [i, j, k]."""
         shape, grid = self._volume.shape, self._prepared.data.shape[1:]
+        inputs = self._inputs()
         return Report(
             model=self._card.name,
             version=self._transport.model.version,
@@ -280,7 +282,13 @@ class Job:
             batch=self._schedule.batch,
             strips=len(self._schedule.strips),
             tiles_sent_again=sent_again(map(self._sent, self._parts)),
+            inputs=inputs,
         )
+
+    def _inputs(self) -> dict[str, InputStatistics]:
+        """What the scan looks like to the network; channels that a cascade's first stage made are left out."""
+        sent = self._prepared.encode(thinned(self._prepared.data))
+        return dict(zip(self._card.input_channels, input_statistics(sent, self._prepared.statistics), strict=False))
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:

@@ -33,6 +33,7 @@ TOP = {
     "unseen_labels": "labels of which the scans show fewer than 100 voxels, with those voxels: Dice proves nothing",
     "student_of": "only if the network was distilled: its teacher, and how far the two agree, as in the card; all "
     "other figures compare the engine with the student",
+    "inputs": "only if the spec names scans: what they hold in each channel, as in the card",
     "tiles": "what was measured on each tile, at each batch size",
     "scans": "what was measured on each whole scan",
     "precision_facts": "what the engine itself says of its arithmetic; with `auto`, the path of the search",

@@ -12,7 +12,7 @@ from tests.support.small_models import IDENTITY
 from voxtile_build.build import build
 from voxtile_build.spec.spec import load_spec
 
-OPTIONAL = {"precision_facts", "reference_error", "constant", "student_of"}
+OPTIONAL = {"inputs", "precision_facts", "reference_error", "constant", "student_of"}
 
 
 def test_page_names_the_keys_of_a_certificate(tmp_path: Path) -> None:

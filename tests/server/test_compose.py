@@ -56,7 +56,7 @@ def dollars(words: list[str]) -> list[str]:
     return [word.replace("$$", "$") for word in words]
 
 
-@pytest.mark.parametrize("name", ["compose.yaml", "compose.volume.yaml"])
+@pytest.mark.parametrize("name", ["compose.yaml", "compose.volume.yaml", "compose.monitoring.yaml"])
 def test_it_is_a_compose_file(name: str) -> None:
     """Against the Compose specification's own schema, as check-jsonschema carries it."""
     compose = yaml.safe_load((SERVER / name).read_text(encoding="utf-8"))

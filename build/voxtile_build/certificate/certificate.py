@@ -20,6 +20,7 @@ from voxtile_build.arrays import Array, Feed, Runner
 from voxtile_build.certificate.archive import SAMPLES, pack
 from voxtile_build.certificate.device import device_name
 from voxtile_build.certificate.distillation import notes_of, student_of
+from voxtile_build.certificate.input_ranges import input_ranges
 from voxtile_build.certificate.limits import limits_of, named, unseen_violations, violations
 from voxtile_build.certificate.page import Picture, picture_of, write_page
 from voxtile_build.certificate.reference_error import raised, reference_error
@@ -146,6 +147,7 @@ def certify(
     if compiled.precision == "fp32" and violations(metrics, limits):
         own = dict(reference.error())
         limits = raised(limits, spec.acceptance, own)
+    inputs = input_ranges(spec, [scan for scan, _ in reference.scans])
     samples, student = pack(spec, reference.tiles, reference.scans), student_of(spec)
     measured_on = engine.certified_on(spec)
     device = {"kind": measured_on, "name": device_name(measured_on)}
@@ -164,6 +166,7 @@ def certify(
         **({"reference_error": own} if own else {}),
         "unseen_labels": unseen,
         **({"student_of": student.model_dump(mode="json")} if student else {}),
+        **({"inputs": [one.model_dump(mode="json") for one in inputs]} if inputs else {}),
         "tiles": tiles,
         "scans": scans,
         **({"precision_facts": compiled.facts} if compiled.facts else {}),
@@ -272,4 +275,5 @@ def short_form(content: Mapping[str, Any], sha256: str) -> card.Certificate:
         device_name=content["device"]["name"],
         serves_on=content["serves_on"],
         unseen_labels=tuple(content["unseen_labels"]),
+        inputs=content.get("inputs", ()),
     )

@@ -67,4 +67,5 @@ def aggregate(certificates: Sequence[Certificate]) -> Certificate:
         serves_on=first.serves_on,
         verified_on=tuple(name for name in first.verified_on if all(name in one.verified_on for one in certificates)),
         unseen_labels=tuple(dict.fromkeys(labels)),
+        inputs=first.inputs if all(one.inputs == first.inputs for one in certificates) else (),
     )

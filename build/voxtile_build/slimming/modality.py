@@ -11,12 +11,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from voxtile.errors import VoxtileError
+from voxtile.io.intensities import most_frequent
 from voxtile.io.scan import open_scan
 from voxtile_build.arrays import Array
 from voxtile_build.errors import SlimmingError
 from voxtile_build.evaluation.metrics import masks, probabilities
 from voxtile_build.slimming.given.expected import AS_IT_IS, FIXED, Expected, expected_of
-from voxtile_build.slimming.given.values import Values, most_frequent, values_of
+from voxtile_build.slimming.given.values import Values, values_of
 from voxtile_build.slimming.scans import Told, TrainingScan
 from voxtile_build.spec.output import Label, Output
 from voxtile_build.spec.spec import Spec

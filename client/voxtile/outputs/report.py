@@ -16,6 +16,7 @@ from pydantic import BaseModel
 
 from voxtile.card import Card
 from voxtile.io.atomic import atomic_file
+from voxtile.io.intensities import InputStatistics
 from voxtile.io.scaling import chunks
 
 
@@ -110,6 +111,7 @@ class Report(BaseModel):
         strips: the number of strips that the scan was worked through in; 1 for whole planes.
         tiles_sent_again: the number of tiles that were sent for more than one strip.
         parts: of a set of models, what each of them did, in order.
+        inputs: what the scan's body looks like to the network, by channel; not of a set of models.
         passport: what made the mask, as the mask itself says it; `voxtile why` reads it.
     """
 
@@ -141,6 +143,7 @@ class Report(BaseModel):
     strips: int = 1
     tiles_sent_again: int = 0
     parts: list[PartReport] = []
+    inputs: dict[str, InputStatistics] = {}
     passport: dict[str, Any] = {}
 
 

@@ -23,6 +23,7 @@ class ModelListing:
         version: the version that is served.
         card: its card; None where it cannot be used.
         problem: why it cannot be used; empty where it can.
+        state: the server's word for it, such as READY.
     """
 
     url: str
@@ -30,6 +31,7 @@ class ModelListing:
     version: str = ""
     card: Card | None = None
     problem: str = ""
+    state: str = "READY"
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain values for JSON."""
@@ -93,7 +95,7 @@ def list_models(endpoint: Endpoint) -> list[ModelListing]:
 def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
     if state != "READY":
         problem = f"the server could not load it (state {state or 'unknown'})"
-        return ModelListing(endpoint.url, name, problem=problem)
+        return ModelListing(endpoint.url, name, problem=problem, state=state)
     try:
         model = endpoint.model(name)
     except NoCardError:

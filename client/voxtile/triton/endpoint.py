@@ -39,6 +39,10 @@ CONTROL_TIMEOUT_S = 10.0
 """Seconds that a call without tiles may take: readiness, configuration, the list of models."""
 
 
+UNLOADED = "UNLOADED"
+"""The state of an entry that the server was asked to unload; Triton itself calls it unavailable, and says why."""
+
+
 class Call:
     """A request in flight; `cancel` stops waiting for its answer.
 
@@ -105,7 +109,7 @@ class Endpoint:
             index = self._control("get_model_repository_index")
         except AccessError as denied:
             return self._loaded(denied)
-        return [(entry.name, entry.state) for entry in index.models]
+        return [(entry.name, UNLOADED if entry.reason == "unloaded" else entry.state) for entry in index.models]
 
     def _loaded(self, denied: AccessError) -> list[tuple[str, str]]:
         """The entries that are loaded, from the figures of their use; where those are not told, raises `denied`."""

@@ -22,7 +22,8 @@ from voxtile_server.gateway.failures import HttpFailure, failure_of, storage_fai
 from voxtile_server.gateway.intake import Intake, asked_of
 from voxtile_server.gateway.jobs import MASK, Board, Job
 from voxtile_server.gateway.lingering import Lingering
-from voxtile_server.gateway.metrics import Metrics
+from voxtile_server.gateway.metrics.metrics import Metrics
+from voxtile_server.gateway.metrics.offered import Offered
 from voxtile_server.gateway.models import Models
 from voxtile_server.gateway.monailabel.routes import SIGN_IN, monailabel_routes
 from voxtile_server.gateway.monailabel.store import Store
@@ -47,7 +48,8 @@ def make_app(settings: Settings) -> FastAPI:
         settings: how it works.
     """
     models = Models(settings.urls, settings.connection, Options(max_ram_mib=settings.max_ram_mib))
-    metrics = Metrics()
+    offered = Offered(settings.urls, models.listed)
+    metrics = Metrics(settings.at_once + settings.waiting, offered)
     tokens = Tokens(settings.token_file)
 
     @contextlib.asynccontextmanager
@@ -112,6 +114,8 @@ def make_app(settings: Settings) -> FastAPI:
     @app.get("/metrics")
     async def measured() -> Response:
         """Counters and gauges for Prometheus."""
+        for name in (await offered.renew()).cards:
+            metrics.expect(name)
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")

@@ -18,7 +18,7 @@ from voxtile.job import Progress
 from voxtile.outputs.report import Report
 from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.jobs import Board, Job, Work
-from voxtile_server.gateway.metrics import Metrics
+from voxtile_server.gateway.metrics.metrics import Metrics
 from voxtile_server.gateway.models import Models
 
 GONE_POLL_S = 0.2
@@ -104,14 +104,17 @@ class Intake:
 
     def _work(self, segmenter: Segmenter, make: Make) -> Work:
         async def work(job: Job, progress: Progress) -> dict[str, Any]:
+            self._metrics.expect(job.model)
             try:
                 made = await make(segmenter, job, progress)
-            except OtherBuildError:
-                self._models.forget_all()  # the next scan asks the server anew
+            except Exception as error:
+                self._metrics.failed(job.model, error)
+                if isinstance(error, OtherBuildError):
+                    self._models.forget_all()  # the next scan asks the server anew
                 raise
             finally:
                 self._metrics.scanned(job.model)
-            self._metrics.measured(job.model, made.seconds)
+            self._metrics.measured(made, segmenter.card)
             report: dict[str, Any] = made.model_dump(mode="json")
             return report
 

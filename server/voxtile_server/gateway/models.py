@@ -28,13 +28,16 @@ class Models:
         self._open: dict[str, Transport] = {}
         self._lock = threading.Lock()
 
-    def listed(self) -> list[ModelListing]:
-        """What the first server offers.
+    def listed(self, url: str | None = None) -> list[ModelListing]:
+        """What a server offers.
+
+        Args:
+            url: its address; None for the first one.
 
         Raises:
             ServerUnavailable: it does not answer.
         """
-        endpoint = Endpoint(self._urls[0], self._connection)
+        endpoint = Endpoint(url or self._urls[0], self._connection)
         try:
             return list_models(endpoint)
         finally:

@@ -7,16 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from voxtile.io.intensities import most_frequent
 from voxtile_build.arrays import Array
 
 STEPS = 1000
 """Shares of voxels are known to one in so many."""
-
-BACKGROUND = 0.03
-"""A value that at least this share of the voxels have may be a background."""
-
-STANDS_OUT = 3.0
-"""And it has so many times the voxels of any other: in a scan of few whole numbers, neighbours are as frequent."""
 
 MOST_VOXELS = 2_000_000
 """Of larger scans every n-th voxel of each axis is looked at."""
@@ -68,15 +63,6 @@ class Values:
     def share(self, low: float, high: float) -> float:
         """The share of all voxels whose values are at least `low` and below `high`."""
         return float(((self.quantiles >= low) & (self.quantiles < high)).mean())
-
-
-def most_frequent(values: Array) -> float | None:
-    """The value that so many of `values` have that it must be a background; None where there is none."""
-    found, counts = np.unique(values, return_counts=True)
-    most = int(counts.argmax())
-    others = np.delete(counts, most).max(initial=0)
-    is_background = counts[most] >= max(BACKGROUND * len(values), STANDS_OUT * others)
-    return float(found[most]) if is_background else None
 
 
 def values_of(channel: Array) -> Values:
