@@ -317,6 +317,16 @@ def test_shards_that_nobody_has_begun_are_counted(cases: Path, place: Path) -> N
     assert collect(place).exit_code == 0
 
 
+def test_a_table_that_two_nodes_see_under_two_paths_is_one(cases: Path, place: Path) -> None:
+    run(cases, place, Shard(0, 2))
+    (cases.parent / "elsewhere").mkdir()
+    (cases.parent / "elsewhere" / "scans").symlink_to(cases.parent / "scans")
+    run(cases.rename(cases.parent / "elsewhere" / cases.name), place, Shard(1, 2))
+    joined = collect(place)
+    assert (joined.unknown, joined.exit_code) == (0, 0)
+    assert [row["case"] for row in joined.rows] == list(NAMES)
+
+
 def test_cases_that_a_corrected_manifest_no_longer_has_are_not_missing(cases: Path, place: Path) -> None:
     run(cases, place, Shard(0, 2))
     write(cases, {name: f"scans/{name}.nii.gz" for name in NAMES[:3]})

@@ -20,6 +20,8 @@ from voxtile_server.restricted import container_command
 
 SERVER = Path(__file__).parents[2] / "server" / "deploy"
 FILES = ("models.yaml", "network.yaml", "cpu.yaml", "gpu.yaml")
+COHORT_FILES = ("autoscale.yaml", "cohort.yaml", "kserve.yaml", "prometheus-adapter.yaml")
+"""See test_kubernetes_cohort.py."""
 GPU = {"cpu.yaml": False, "gpu.yaml": True}
 RELEASES = ("1.28.3", kubernetes_validate.latest_version())
 """Of Kubernetes: an old one, and the newest whose schema is known."""
@@ -54,7 +56,7 @@ def container(pod: Object) -> Object:
 
 
 def test_these_are_all_files() -> None:
-    assert sorted(path.name for path in (SERVER / "kubernetes").iterdir()) == sorted(FILES)
+    assert sorted(path.name for path in (SERVER / "kubernetes").iterdir()) == sorted((*FILES, *COHORT_FILES))
 
 
 @pytest.mark.parametrize("release", RELEASES)
@@ -172,4 +174,4 @@ def test_the_probes_ask_what_tritonserver_answers(container: Object, server: Emb
 
 def test_the_readme_names_every_file() -> None:
     readme = (SERVER.parent / "README.md").read_text(encoding="utf-8")
-    assert all(f"server/deploy/kubernetes/{name}" in readme for name in FILES)
+    assert all(f"server/deploy/kubernetes/{name}" in readme for name in (*FILES, *COHORT_FILES))

@@ -104,11 +104,14 @@ def write_collected(collected: Collected, place: Path) -> None:
 
 
 def _names(shares: Sequence[Share]) -> tuple[list[str], int]:
-    """The cases of all manifests in their order, and how many are in shards that nobody has begun."""
+    """The cases of all manifests in their order, and how many are in shards that nobody has begun.
+
+    A manifest is known by its content: nodes and containers may see one table under several paths.
+    """
     names: dict[str, None] = {}
     unknown = 0
-    for manifest in dict.fromkeys(share.manifest for share in shares):
-        own = [share for share in shares if share.manifest == manifest]
+    for manifest in dict.fromkeys(share.manifest_sha256 for share in shares):
+        own = [share for share in shares if share.manifest_sha256 == manifest]
         cases = {number: name for share in own for number, name in share.cases.items()}
         unknown += max(share.total for share in own) - len(cases)
         names |= dict.fromkeys(cases[number] for number in sorted(cases))
