@@ -3,7 +3,8 @@
 `python -m bench.readme adopt out/bench` publishes a run's figures and writes all three. `python -m bench.readme
 adopt-gpu FILE.json` publishes a run of `python -m bench.gpu`, in docs/performance-gpu.json and in the page's section on
 GPUs; `adopt-students FILE.json` one of `python -m bench.students`, in docs/performance-students.json and in the section
-on students. `python -m bench.readme write` writes everything again from the published figures.
+on students; `adopt-cohort FILE.json` one of `python -m bench.cohort`, in docs/performance-cohort.json and in the one on
+cohorts. `python -m bench.readme write` writes everything again from the published figures.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Any
 
 from docs.generate import chart, summary
 
+from .cohort.report import cohort_block
 from .gpu.report import gpu_block
 from .students.report import students_block
 from .tables import ENGINE_COLUMNS, EXPLANATION, PART_COLUMNS, SCAN_COLUMNS, grouped, machine
@@ -29,7 +31,8 @@ FILES = ("scans", "parts", "engines")
 BEGIN, END = BENCH = "<!-- bench:begin -->", "<!-- bench:end -->"
 GPU = "<!-- gpu:begin -->", "<!-- gpu:end -->"
 STUDENTS = "<!-- students:begin -->", "<!-- students:end -->"
-SECTIONS = {"gpu": (GPU, gpu_block), "students": (STUDENTS, students_block)}
+COHORT = "<!-- cohort:begin -->", "<!-- cohort:end -->"
+SECTIONS = {"gpu": (GPU, gpu_block), "students": (STUDENTS, students_block), "cohort": (COHORT, cohort_block)}
 """Sections of the page with figures of a run of their own, docs/performance-NAME.json."""
 CHART = "performance.svg"
 NO_FIGURES = "No figures have been published yet; `make bench` measures this machine."
