@@ -28,6 +28,7 @@ if TYPE_CHECKING:
     from voxtile.errors import ModelError as ModelError
     from voxtile.errors import NoCardError as NoCardError
     from voxtile.errors import NoResponseError as NoResponseError
+    from voxtile.errors import NotLoadedError as NotLoadedError
     from voxtile.errors import OtherBuildError as OtherBuildError
     from voxtile.errors import OutputError as OutputError
     from voxtile.errors import ServerUnavailable as ServerUnavailable
@@ -67,6 +68,7 @@ _HOMES = {
     "ModelError": "errors",
     "NoCardError": "errors",
     "NoResponseError": "errors",
+    "NotLoadedError": "errors",
     "Options": "options",
     "OtherBuildError": "errors",
     "Outcome": "batch.summary",

@@ -7,6 +7,7 @@ VoxtileError                 exit code
 │   ├── NoCardError          2   an entry has no card: an engine behind a public name, or none of Voxtile's
 │   └── OtherBuildError      2   the model was replaced by another build of it during a scan
 ├── ServerUnavailable        2   no server answers at the address
+│   ├── NotLoadedError       2   the server loads models when asked, and has not loaded this one in time
 │   ├── NoResponseError      3   the servers stopped answering during a scan
 │   └── AccessError          2   the servers refuse access: a token is missing, wrong or out of date
 ├── MemoryLimitError         2   the scan cannot be segmented within the memory allowed
@@ -64,6 +65,10 @@ class OtherBuildError(ModelError):
 
 class ServerUnavailable(VoxtileError):
     """No server answers at the address given."""
+
+
+class NotLoadedError(ServerUnavailable):
+    """The server loads models when they are asked for, and has not loaded this one yet."""
 
 
 class NoResponseError(ServerUnavailable):

@@ -97,7 +97,7 @@ def _announce(server: EmbeddedServer, ready_file: Path | None) -> None:
         f"  gRPC     {server.grpc_url}\n"
         f"  HTTP     {http or 'off; --http-port turns it on'}\n"
         f"  metrics  {metrics or 'off; --metrics-port turns them on'}\n"
-        f"  models   {', '.join(models) or 'none loaded'}\n"
+        f"  models   {', '.join(models) or ('when asked for' if server.options.on_demand else 'none loaded')}\n"
         f"  log      {server.log_file}\n"
         f"  {FOR_DEVELOPMENT}\n"
     )

@@ -37,6 +37,9 @@ from voxtile_server.process import ports, shared_memory
 from voxtile_server.process.supervised import SupervisedProgram, Task
 from voxtile_server.process.supervisor import remove_link
 from voxtile_server.repository import PLAIN, check_repository, plain_link, uses_backend
+from voxtile_server.residency import door
+from voxtile_server.residency.rules import Rules
+from voxtile_server.residency.service import Residency
 from voxtile_server.restricted import HEADER, new_key, restriction_options
 
 log = logging.getLogger("voxtile.server")
@@ -74,6 +77,7 @@ class EmbeddedServer:
         self._certificates: list[str] = []
         self._log = server_log.ServerLog(self.options.log_file)
         self._program: SupervisedProgram | None = None
+        self._residency: Residency | None = None
 
     def __enter__(self) -> EmbeddedServer:
         return self.start()
@@ -157,12 +161,22 @@ class EmbeddedServer:
         fetch.check_engines(engines)
         backends = layout.lay_out_backends(cache, triton)
         shared_memory.remove_stale()
-        log.info("loading %s from %s; large models take minutes", ", ".join(models), self.repository)
-        self._start_on_free_ports(
-            [str(layout.binary(triton)), f"--backend-directory={backends}"],
-            self._environment(f"{layout.libraries(triton)}:{libpython}", cache),
-            engines,
-        )
+        if options.on_demand:
+            self._residency = Residency(self.repository, Rules(options.max_models, options.idle_s))
+            log.info("%s: each is loaded when a client asks for it", self.repository)
+        else:
+            log.info("loading %s from %s; large models take minutes", ", ".join(models), self.repository)
+        try:
+            self._start_on_free_ports(
+                [str(layout.binary(triton)), f"--backend-directory={backends}"],
+                self._environment(f"{layout.libraries(triton)}:{libpython}", cache),
+                engines,
+            )
+        except BaseException:
+            self._end_residency()
+            raise
+        if self._residency is not None:
+            self._residency.begin(self.grpc_url, self.key_header)
         return self
 
     def stop(self) -> None:
@@ -170,6 +184,7 @@ class EmbeddedServer:
 
         A server that does not run is left as it is.
         """
+        self._end_residency()
         if self._program is not None:
             self._program.stop(MARGIN_S)
         self._log.remove_temporary()
@@ -179,8 +194,8 @@ class EmbeddedServer:
 
         A server that does not run is left as it is.
         """
-        if self._program is not None:
-            self._program.kill()
+        self._end_residency()
+        self._kill_program()
 
     def wait(self, timeout_s: float | None = None) -> int | None:
         """Wait for the server's end.
@@ -192,11 +207,20 @@ class EmbeddedServer:
 
     def ready_models(self) -> list[str]:
         """The names of the models that are loaded, as the server says in its log."""
-        return server_log.loaded_models(self._log.text())
+        return [name for name in server_log.loaded_models(self._log.text()) if name != door.ENTRY]
 
     def explain(self) -> str:
         """Why the server has ended or is not ready, from its log."""
         return server_log.explain(self._log.text())
+
+    def _kill_program(self) -> None:
+        if self._program is not None:
+            self._program.kill()
+
+    def _end_residency(self) -> None:
+        if self._residency is not None:
+            self._residency.close()
+            self._residency = None
 
     def _repositories(self) -> list[Path]:
         volumes = self.options.volume_repository
@@ -230,7 +254,7 @@ class EmbeddedServer:
                     raise
                 self._ports = ports.settle(self.options.host, self._wanted)
             except BaseException:  # an interrupt while it loads must not leave it behind
-                self.kill()
+                self._kill_program()
                 raise
 
     def _launch(self, command: Sequence[str], environment: Mapping[str, str], engines: Path) -> None:
@@ -272,16 +296,23 @@ class EmbeddedServer:
                 models,
                 endpoints,
                 gpu=False,
-                control_mode=options.model_control_mode,
+                control_mode="explicit" if options.on_demand else options.model_control_mode,
                 volumes=volumes[0] if volumes else None,
             ),
             *(f"--load-model={name}" for name in options.load_models),
+            *self._door_options(),
             f"--model-config-name={CONFIG_NAME}",
             f"--backend-config=python,shm-region-prefix-name={shm_prefix}",
             *self._certificates,
             *restriction_options(self._key, http=HTTP in self._ports, given=options.triton_arguments),
             *options.triton_arguments,
         ]
+
+    def _door_options(self) -> list[str]:
+        """What makes the server load the entry by which clients ask for models."""
+        if self._residency is None:
+            return []
+        return [f"--model-repository={self._residency.door}", f"--load-model={door.ENTRY}"]
 
     def _wait_until_ready(self) -> None:
         """Return when it listens everywhere, which it does when every model is loaded."""
@@ -304,7 +335,7 @@ class EmbeddedServer:
 
     def _fail(self, what: str) -> None:
         reason = self.explain()
-        self.kill()
+        self._kill_program()
         raise ServerError(f"{what}; {reason} (log: {self.log_file})")
 
 

@@ -6,6 +6,7 @@ The command line is made from these fields (cli.py), and `compose.yaml` and the 
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
@@ -121,6 +122,22 @@ class ServerOptions:
             FOLDER,
         ),
     ] = None
+    max_models: Annotated[
+        int | None,
+        Option(
+            "--max-models",
+            "load models when clients ask for them, and no more than this many at once; those not in use make room",
+            {"type": int, "metavar": "N"},
+        ),
+    ] = None
+    idle_s: Annotated[
+        float | None,
+        Option(
+            "--idle",
+            "load models when clients ask for them, and unload one after so many seconds without a request",
+            {"type": float, "metavar": "SECONDS"},
+        ),
+    ] = None
     engines: Annotated[
         Path | None,
         Option("--engines", "folder with NumPy 1.x and the engines, instead of the fetched one", FOLDER),
@@ -148,10 +165,31 @@ class ServerOptions:
             )
         if self.load_models and self.model_control_mode != "explicit":
             raise ServerError("--load-model has a meaning only with --model-control-mode explicit; add it")
+        self._check_on_demand()
         if self.triton_arguments and not self.triton_arguments[0].startswith("-"):
             raise ServerError(
                 f"{self.triton_arguments[0]!r} is not an option of tritonserver; they stand after -- and begin with --"
             )
+
+    @property
+    def on_demand(self) -> bool:
+        """Whether models are loaded when clients ask for them."""
+        return self.max_models is not None or self.idle_s is not None
+
+    def _check_on_demand(self) -> None:
+        if self.max_models is not None and self.max_models < 1:
+            raise ServerError(f"--max-models: expected a whole number from 1, got {self.max_models}")
+        if self.idle_s is not None and not 0 < self.idle_s < math.inf:
+            raise ServerError(f"--idle: expected seconds above 0, got {self.idle_s:g}")
+        if not self.on_demand:
+            return
+        for flag, given, why in (
+            ("--model-control-mode", self.model_control_mode != "none", "they decide themselves what is loaded"),
+            ("--volume-repository", self.volume_repository is not None, "its entries need their models loaded"),
+            ("--tls-certificate", self.tls_certificate is not None, "they reach their own server without encryption"),
+        ):
+            if given:
+                raise ServerError(f"--max-models and --idle go without {flag}: {why}; leave one of them out")
 
 
 @dataclass(frozen=True)

@@ -48,7 +48,7 @@ def test_an_entry_is_listed_once_with_its_card_and_version() -> None:
         assert json.loads(json.dumps(said)) == said  # plain values: no tuple, which JSON does not know
         assert said.pop("card")["title"] == "Ventricles"
         assert said.pop("channels") == list(one.card.channels)
-        assert said == {"name": "model", "version": "7", "url": fake.url, "usable": True, "problem": ""}
+        assert said == {"name": "model", "version": "7", "url": fake.url, "usable": True, "problem": "", "loaded": True}
 
 
 def test_entries_that_cannot_be_used_are_listed_by_name_with_what_stands_against_them() -> None:
@@ -65,6 +65,7 @@ def test_entries_that_cannot_be_used_are_listed_by_name_with_what_stands_against
             assert (bad.card, bad.version) == (None, "")
             assert bad.as_json() == {
                 "name": bad.name, "version": "", "url": fake.url, "usable": False, "problem": bad.problem, "card": None,
+                "loaded": True,
                 "channels": [],
             }  # fmt: skip
             assert bad.row() == (bad.name, bad.problem, "", "", "", "", "", "")

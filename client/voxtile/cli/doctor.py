@@ -49,9 +49,9 @@ def examine(
                 yield from _server(endpoint, connection)
                 yield from _whole_scans(endpoint, connection)
                 if model:
-                    served.append(endpoint.model(model))
+                    served.append(endpoint.loaded_model(model))
                     yield _model(served[-1], url)
-                    behind = [endpoint.model(name) for name in served[-1].card.models_behind]
+                    behind = [endpoint.loaded_model(name) for name in served[-1].card.models_behind]
                     yield from (_model(one, url) for one in behind)
                     yield _shared_memory(endpoint, url)
             except VoxtileError as error:

@@ -8,9 +8,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
-from voxtile.card import Card, Certificate
+from voxtile.card import Card, Certificate, parse_card
 from voxtile.errors import ModelError, NoCardError, ServerUnavailable
 from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.on_demand import ENTRY, Offer
 
 
 @dataclass(frozen=True)
@@ -24,6 +25,7 @@ class ModelListing:
         card: its card; None where it cannot be used.
         problem: why it cannot be used; empty where it can.
         state: the server's word for it, such as READY.
+        loaded: false where the server loads it only when it is asked for.
     """
 
     url: str
@@ -32,6 +34,7 @@ class ModelListing:
     card: Card | None = None
     problem: str = ""
     state: str = "READY"
+    loaded: bool = True
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain values for JSON."""
@@ -41,6 +44,7 @@ class ModelListing:
             "url": self.url,
             "usable": not self.problem,
             "problem": self.problem,
+            "loaded": self.loaded,
             "channels": list(self.card.input_channels) if self.card else [],
             "card": self.card.model_dump(mode="json") if self.card else None,
         }
@@ -58,7 +62,8 @@ class ModelListing:
             "×".join(map(str, card.roi_size)) if card.multiple is None else "whole slices",
             "×".join(f"{size:g}" for size in card.resampled_to) if card.resampled_to else "as stored",
             ", ".join(label.name for label in card.labels),
-            card.engine if certificate is None else f"{card.engine} {certificate.precision}",
+            (card.engine if certificate is None else f"{card.engine} {certificate.precision}")
+            + ("" if self.loaded else ", not loaded"),
             "; ".join((_verdict(certificate), *_student(card))),
         )
 
@@ -80,7 +85,8 @@ def _verdict(certificate: Certificate | None) -> str:
 def list_models(endpoint: Endpoint) -> list[ModelListing]:
     """Lists the entries that carry a card, and those that could not be loaded, by name.
 
-    Entries without a card are engines behind public names; they are left out.
+    Entries without a card are engines behind public names; they are left out. A server that loads models on demand
+    lists those too that it has not loaded; nothing is loaded for the list.
 
     Args:
         endpoint: the server.
@@ -89,7 +95,18 @@ def list_models(endpoint: Endpoint) -> list[ModelListing]:
         ServerUnavailable: no server answers.
     """
     entries = sorted(set(endpoint.models()))
+    if any(name == ENTRY and state == "READY" for name, state in entries):
+        return [_offered(endpoint, offer) for offer in endpoint.on_demand().values()]
     return [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]
+
+
+def _offered(endpoint: Endpoint, offer: Offer) -> ModelListing:
+    """An entry of a server that loads on demand."""
+    try:
+        card = parse_card(offer.card, offer.name).model_copy(update={"name": offer.name})
+    except ModelError as error:
+        return ModelListing(endpoint.url, offer.name, problem=str(error), loaded=offer.loaded)
+    return ModelListing(endpoint.url, offer.name, offer.version, card, loaded=offer.loaded)
 
 
 def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:

@@ -16,8 +16,17 @@ import numpy as np
 from numpy.typing import NDArray
 
 from voxtile.card import parse_card
-from voxtile.errors import AccessError, ForkError, ModelError, NoCardError, ServerUnavailable, VoxtileError
+from voxtile.errors import (
+    AccessError,
+    ForkError,
+    ModelError,
+    NoCardError,
+    NotLoadedError,
+    ServerUnavailable,
+    VoxtileError,
+)
 from voxtile.tensor_types import NUMPY_TYPES
+from voxtile.triton import on_demand
 from voxtile.triton.connection import ConnectionConfig, connect, control_headers
 from voxtile.triton.faults import Fault, classify, lacks_model
 from voxtile.triton.layout import (
@@ -129,9 +138,24 @@ class Endpoint:
             ModelError: the server does not offer it, or its card cannot be used.
             NoCardError: its entry has no card.
             ServerUnavailable: no server answers, or it fails to.
+            NotLoadedError: the server loads models on demand, and has begun to load this one; ask again.
             AccessError: the server refuses access.
         """
         self.check_live()
+        try:
+            return self._model(name)
+        except NoCardError:
+            raise
+        except ModelError:
+            if not self._loads_on_demand(name):
+                raise
+        return self._model(name)
+
+    def loaded_model(self, name: str) -> ServedModel:
+        """As `model`, but waits for as long as a request may take where the server loads the model first."""
+        return on_demand.once_loaded(lambda: self.model(name), self.connection.deadline_s)
+
+    def _model(self, name: str) -> ServedModel:
         config = self.config(name)
         text = self._card_text(name, config)
         versions = self._control("get_model_metadata", name).versions
@@ -148,8 +172,50 @@ class Endpoint:
         return ""
 
     def card_text(self, name: str) -> str:
-        """The card of a model as the server has it now. Raises as `model` does."""
-        return self._card_text(name, self.config(name))
+        """The card of a model as the server has it now, or would load it. Raises as `model` does."""
+        try:
+            return self._card_text(name, self.config(name))
+        except NoCardError:
+            raise
+        except ModelError:
+            offer = self.on_demand().get(name)
+            if offer is None:
+                raise
+            return offer.card
+
+    def on_demand(self) -> dict[str, on_demand.Offer]:
+        """The models that the server loads when they are asked for, by name; empty where it does not do so."""
+        found = self._at_the_door(on_demand.offers)
+        return {} if found is None else {offer.name: offer for offer in found}
+
+    def _loads_on_demand(self, name: str) -> bool:
+        """Asks for a model; false where the server does not load on demand.
+
+        Raises:
+            NotLoadedError: it loads the model now.
+            ModelError: it cannot load it.
+        """
+        answer = self._at_the_door(functools.partial(on_demand.ask, name=name))
+        if answer is None:
+            return False
+        if answer.state == "refused":
+            raise ModelError(f"model {name!r} cannot be loaded by {self.url}: {answer.why}")
+        if answer.state == "waiting":
+            raise NotLoadedError(f"{self.url} has not loaded model {name!r} yet: {answer.why}")
+        return True
+
+    def _at_the_door(self, question: Callable[..., Any]) -> Any:
+        """The answer of a server that loads on demand; None from one that does not."""
+        from tritonclient.utils import InferenceServerException
+
+        try:
+            return question(self._client, headers=dict(self.connection.headers), client_timeout=CONTROL_TIMEOUT_S)
+        except InferenceServerException as error:
+            if lacks_model(error.status()):
+                return None
+            raise self._error(error.status(), (error.message() or "").strip()) from None
+        except ValueError as error:
+            raise ServerUnavailable(f"{self.url} answers wrongly when asked to load a model: {error}") from None
 
     def _card_text(self, name: str, config: Any) -> str:
         if "card" not in config.parameters:

@@ -12,9 +12,10 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from voxtile.errors import AccessError, InputError, ModelError, ServerUnavailable
+from voxtile.errors import AccessError, InputError, ModelError, NotLoadedError, ServerUnavailable
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.on_demand import once_loaded
 from voxtile.triton.pump import Pump
 from voxtile.triton.retry import RetryPolicy
 from voxtile.triton.transport import DEFAULT_IN_FLIGHT
@@ -48,7 +49,8 @@ class GrpcTransport:
         self._retry_policy = retry_policy
         self._closed = False
         try:
-            self.model = _agreed_model(endpoints, model)
+            limit_s = min(endpoint.connection.deadline_s for endpoint in endpoints)
+            self.model = once_loaded(lambda: _agreed_model(endpoints, model), limit_s)
         except BaseException:
             self.close()
             raise
@@ -164,7 +166,8 @@ def _agreed_model(endpoints: Sequence[Endpoint], name: str) -> ServedModel:
         except ServerUnavailable as error:
             missing.append(error)
     if not offers:
-        raise next((error for error in missing if isinstance(error, AccessError)), missing[0])
+        first = (kind for cause in (NotLoadedError, AccessError) for kind in missing if isinstance(kind, cause))
+        raise next(first, missing[0])
     for silent in missing:
         log.warning("%s; going on without it", silent)
     if any(offer.card_text != offers[0].card_text for offer in offers):

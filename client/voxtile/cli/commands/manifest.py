@@ -62,7 +62,7 @@ def _channels(server: options.ServerOptions, model: str | None, channels: str | 
         raise InputError("expected --model or --channels, found both; the model says its channels")
     if model is not None:
         with contextlib.closing(Endpoint(server.url[0], server.connection(shared_memory=False))) as endpoint:
-            return list(endpoint.model(model).card.input_channels)
+            return list(endpoint.loaded_model(model).card.input_channels)
     names = [] if channels is None else [name.strip() for name in channels.split(",")]
     if len({name.casefold() for name in names}) < len(names) or "" in names:
         raise InputError(f"expected different names for --channels, separated by commas, found {channels!r}")
