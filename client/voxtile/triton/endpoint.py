@@ -141,6 +141,7 @@ class Endpoint:
             NotLoadedError: the server loads models on demand, and has begun to load this one; ask again.
             AccessError: the server refuses access.
         """
+        _check_text(name)
         self.check_live()
         try:
             return self._model(name)
