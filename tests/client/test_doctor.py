@@ -25,6 +25,7 @@ from tests.support import tiny_entries as tiny
 from tests.support.commands import run
 from tests.support.doctored import H200, TENSORRT, change_card, change_config, model, model_set, network, plain
 from tests.support.specs import spec
+from tests.support.umask import usual_umask
 from voxtile.doctor.finding import Finding, exit_code
 from voxtile.doctor.layout import container_can_read
 from voxtile.doctor.lint import Server, lint
@@ -56,6 +57,12 @@ def found_in(
     """What is found, without what is well."""
     made = Server(release_named(release), machine, **server)  # type: ignore[arg-type]
     return [finding for finding in lint(folders, made) if finding.severity != "ok"]
+
+
+@pytest.fixture(autouse=True)
+def _containers_may_read_what_is_made() -> Iterator[None]:
+    with usual_umask():
+        yield
 
 
 @pytest.fixture
