@@ -454,6 +454,7 @@ def test_the_page_leads_from_a_bundle_to_a_mask(tmp_path: Path, monkeypatch: pyt
         assert "two-structures" in listed.output
         done = CliRunner().invoke(client, [*segment[1:], "--url", server.grpc_url])
         assert done.exit_code == 0, done.output
+        server.kill()
     assert (models[:2], segment[:2]) == (["voxtile", "models"], ["voxtile", "segment"])
     labels = np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj)
     expected = run_by_monai(tmp_path / "my_bundle", [tmp_path / "scan.nii.gz"])[0]

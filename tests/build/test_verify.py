@@ -117,6 +117,7 @@ def test_a_server_that_serves_something_else_is_found(
         # The repository at hand is in order; what the server loaded is not.
         verdicts = by_entry(verify("tiny", built, server.grpc_url))
         assert main(["verify", "tiny", "--repository", str(built), "--url", server.grpc_url, "--tiles-only"]) == 1
+        server.kill()
     assert verdicts["tiny_openvino"].holds
     faults = verdicts["tiny_onnxruntime"].faults
     assert any(fault.startswith(f"max_abs_error: expected at most {MAX_ABS_ERROR:g}, found ") for fault in faults)
@@ -131,6 +132,7 @@ def test_a_public_name_that_stands_for_another_engine_is_found(built: Path, copi
     with EmbeddedServer(copied) as server:
         verdicts = by_entry(verify("tiny", built, server.grpc_url))
         assert all(verdict.holds for verdict in verify("tiny", copied, server.grpc_url))
+        server.kill()
     assert [entry for entry, verdict in verdicts.items() if not verdict.holds] == [PUBLIC]
     assert verdicts[PUBLIC].faults[0].startswith("expected the scores of tiny_openvino within ")
 
@@ -147,6 +149,7 @@ def test_a_server_without_the_public_name_is_found(built: Path, copied: Path) ->
     shutil.rmtree(copied / PUBLIC)
     with EmbeddedServer(copied) as server:
         verdicts = by_entry(verify("tiny", built, server.grpc_url))
+        server.kill()
     assert [entry for entry, verdict in verdicts.items() if not verdict.holds] == [PUBLIC]
     assert "does not offer tiny;" in verdicts[PUBLIC].faults[0]
 

@@ -116,6 +116,7 @@ def test_a_server_with_another_fold_or_another_mean_is_found(built: Path, copied
     with EmbeddedServer(copied) as server:
         # The repository at hand is in order; what the server loaded is not.
         found = failing(verify("two", built, server.grpc_url))
+        server.kill()
     assert sorted(found) == ["two_fold_1_onnxruntime", MEAN]
     assert all("error: expected at most " in fault for fault in found.values())
 
@@ -124,6 +125,7 @@ def test_a_public_name_that_gives_one_fold_alone_is_found(built: Path, copied: P
     first_alone(copied / MEAN / "1" / "model.onnx")
     with EmbeddedServer(copied) as server:
         found = failing(verify("two", built, server.grpc_url))
+        server.kill()
     assert sorted(found) == ["two", MEAN]
     assert found["two"].startswith("expected the scores of two_fold_0_onnxruntime and two_fold_1_onnxruntime within ")
 

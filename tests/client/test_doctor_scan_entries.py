@@ -61,6 +61,7 @@ def test_each_entry_is_asked_and_a_broken_one_is_named(repository: Path, tmp_pat
             for call in calls:
                 call.cancel()
                 ended.get(timeout=60)
+        server.kill()
 
 
 @pytest.mark.parametrize("networks", ["", "[]", "{}", "[1]", "7", json.dumps([{"card": "none"}])])

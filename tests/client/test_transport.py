@@ -71,12 +71,13 @@ def test_answers_come_in_order(server: EmbeddedServer, shared_memory: bool, in_f
 
 def test_two_servers_share_the_work(server: EmbeddedServer, repository: Path) -> None:
     with (
-        EmbeddedServer(repository) as second,
+        EmbeddedServer(repository, only("identity", "onnxruntime")) as second,
         connect_transport([server.grpc_url, second.grpc_url], "identity") as transport,
     ):
         before = [count(server), count(second)]
         found = [float(scores.mean()) for scores in transport.infer(requests(80))]
         after = [count(server), count(second)]
+        second.kill()
     assert found == list(range(80))
     assert min(now - then for now, then in zip(after, before, strict=True)) > 10
 
@@ -182,14 +183,15 @@ def held_at(tile: int, segmenter: Segmenter, scan: object) -> Iterator[tuple[lis
         thread.join(120)
 
 
-def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path) -> None:
+@pytest.mark.parametrize("times", [3, pytest.param(8, marks=pytest.mark.slow)])
+def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: Path, times: int) -> None:
     scan = image(head((128, 64, 64)))
     random = np.random.default_rng(8)
     server = EmbeddedServer(repository, only("small-unet", "openvino")).start()
     try:
         with Segmenter(server.grpc_url, "small-unet", sw_batch_size=1) as segmenter:
             undisturbed = segmenter.segment(scan)
-            for tile in random.integers(1, undisturbed.report.tiles // 2, 8):  # far from done when the server dies
+            for tile in random.integers(1, undisturbed.report.tiles // 2, times):  # far from done when the server dies
                 with held_at(tile, segmenter, scan) as (results, let_go):
                     server.kill()
                     let_go()
@@ -197,6 +199,7 @@ def test_a_server_killed_in_the_middle_costs_time_and_not_the_scan(repository: P
                 np.testing.assert_array_equal(results[0].labels, undisturbed.labels)
                 assert results[0].report.retries >= 1
         assert not regions()
+        server.kill()
     finally:
         server.stop()
 
@@ -305,5 +308,6 @@ def test_an_answer_that_is_not_finite_is_asked_for_again_and_then_named(logarith
         assert next(answers).mean() == pytest.approx(np.log(2.0))
         with pytest.raises(TileError, match=r"'identity': request 2 \(2 tiles\) failed 4 times.*NaN or infinite"):
             next(answers)
+        server.kill()
     assert traffic.retries == 3
     assert not regions()

@@ -98,6 +98,7 @@ def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
     with EmbeddedServer(repository, ServerOptions(http_port=0, volume_repository=volumes)) as server:
         masks = {name: clients_mask(server.grpc_url, name, files) for name, files in channels.items()}
         yield Served(server, repository, whole, channels, masks)
+        server.kill()
 
 
 def in_one(files: list[Path], target: Path) -> Path:
