@@ -64,11 +64,15 @@ def one_thread() -> Iterator[None]:
 @pytest.fixture(scope="session")
 def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A model repository with the models identity and small-unet, each also with int16 input."""
-    from tests.support.exporting import share_operators
+    from tests.support.exporting import share_exports, share_operators
+    from tests.support.run_folder import run_folder
     from tests.support.small_models import build_small_models
+    from tests.support.umask import usual_umask
 
     share_operators()
-    return build_small_models(tmp_path_factory.mktemp("models"))
+    share_exports(run_folder(tmp_path_factory) / "exports")
+    with usual_umask():  # the doctor asks whether a container may read them
+        return build_small_models(tmp_path_factory.mktemp("models"))
 
 
 @pytest.fixture(scope="session")

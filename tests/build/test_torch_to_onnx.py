@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ import torch
 from torch import nn
 
 from tests.support.build_specs import ROI, spec, tiny_unet
+from tests.support.exporting import exported_afresh
 from voxtile_build.errors import ExportError
 from voxtile_build.graph.torch_to_onnx import IR_VERSION, OPSET, checked, export, save
 from voxtile_build.graph.wrapper import Wrapper, example_inputs, input_names
@@ -33,6 +35,12 @@ def wrapped(**changes: Any) -> tuple[Wrapper, Any]:
 def exported(**changes: Any) -> onnx.ModelProto:
     module, chosen = wrapped(**changes)
     return export(module, example_inputs(chosen, 2), input_names=input_names(chosen))
+
+
+@pytest.fixture(scope="module", autouse=True)
+def _afresh() -> Iterator[None]:
+    with exported_afresh():
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -82,11 +90,17 @@ CASES = [
 ]
 
 
-@pytest.mark.parametrize("changes", CASES, ids=lambda changes: str(changes)[:60])
+@pytest.fixture(scope="module", params=CASES, ids=lambda changes: str(changes)[:60])
+def case(request: pytest.FixtureRequest) -> tuple[Wrapper, Any, bytes]:
+    """The module, its spec, and its graph, exported once for all batches."""
+    module, chosen = wrapped(**request.param)
+    model = export(module, example_inputs(chosen, 2), input_names=input_names(chosen))
+    return module, chosen, model.SerializeToString()
+
+
 @pytest.mark.parametrize("batch", [1, 3])
-def test_onnx_runtime_gives_what_pytorch_gives(changes: dict[str, Any], batch: int) -> None:
-    module, chosen = wrapped(**changes)
-    content = export(module, example_inputs(chosen, 2), input_names=input_names(chosen)).SerializeToString()
+def test_onnx_runtime_gives_what_pytorch_gives(case: tuple[Wrapper, Any, bytes], batch: int) -> None:
+    module, chosen, content = case
     inputs = [value.clone() for value in example_inputs(chosen, batch)]
     values = torch.from_numpy(np.random.default_rng(batch).integers(-40, 90, inputs[0].shape))
     inputs[0] = values.to(inputs[0].dtype)

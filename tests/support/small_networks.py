@@ -12,6 +12,7 @@ from monai.networks.nets import SwinUNETR, UNet
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
+from tests.support.exporting import exported_once
 from voxtile_build.graph.optimise import simplify
 
 SWIN_ROI = (64, 32, 32)
@@ -47,11 +48,15 @@ def _block(inputs: int, outputs: int, stride: int) -> torch.nn.Sequential:
 
 
 def export(network: torch.nn.Module, roi: tuple[int, ...], opset: int = 20) -> onnx.ModelProto:
+    return exported_once(network.eval(), ("small", roi, opset), lambda: _exported(network, roi, opset))
+
+
+def _exported(network: torch.nn.Module, roi: tuple[int, ...], opset: int) -> onnx.ModelProto:
     batch = torch.export.Dim("batch", min=1, max=8)
     with warnings.catch_warnings(), torch.no_grad():
         warnings.simplefilter("ignore")
         program = torch.onnx.export(
-            network.eval(),
+            network,
             (torch.zeros(2, 1, *roi),),
             dynamo=True,
             opset_version=opset,
@@ -63,7 +68,8 @@ def export(network: torch.nn.Module, roi: tuple[int, ...], opset: int = 20) -> o
         )
         assert program is not None
         simplify(program.model)
-    return program.model_proto
+    model: onnx.ModelProto = program.model_proto
+    return model
 
 
 @functools.cache
