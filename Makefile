@@ -77,7 +77,8 @@ serve: $(INSTALLED)
 
 # What trains networks or runs the benchmark takes long; `test-all` runs it too. A test that hangs or brings its process
 # down ends the run: pytest-xdist would wait for ever for what that process had still to do.
-PYTEST := OMP_WAIT_POLICY=passive $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
+# PyTorch and NumPy compute on one thread in each of the processes: together they would have more threads than cores.
+PYTEST := OMP_WAIT_POLICY=passive OMP_NUM_THREADS=1 $(BIN)/python -m pytest --numprocesses $(WORKERS) --dist loadfile --no-loadscope-reorder --max-worker-restart 0
 
 test: setup
 	$(PYTEST) --timeout 600 --timeout-method thread -m "not slow and not training and not system"
