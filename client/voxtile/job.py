@@ -253,7 +253,7 @@ class Job:
     def report(self, labels: NDArray[Any]) -> Report:
         """The report of a finished run that gave `labels` [i, j, k]."""
         shape, grid = self._volume.shape, self._prepared.data.shape[1:]
-        inputs = self._inputs()
+        inputs = inputs_of(self._prepared, self._card)
         return Report(
             model=self._card.name,
             version=self._transport.model.version,
@@ -285,10 +285,11 @@ class Job:
             inputs=inputs,
         )
 
-    def _inputs(self) -> dict[str, InputStatistics]:
-        """What the scan looks like to the network; channels that a cascade's first stage made are left out."""
-        sent = self._prepared.encode(thinned(self._prepared.data))
-        return dict(zip(self._card.input_channels, input_statistics(sent, self._prepared.statistics), strict=False))
+
+def inputs_of(prepared: PreparedScan, card: Card) -> dict[str, InputStatistics]:
+    """What a scan looks like to the network, by channel; those that a cascade's first stage made are left out."""
+    sent = prepared.encode(thinned(prepared.data))
+    return dict(zip(card.input_channels, input_statistics(sent, prepared.statistics), strict=False))
 
 
 def _counter(progress: Progress | None, total: int) -> Callable[[], None]:
