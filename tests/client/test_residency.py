@@ -126,15 +126,26 @@ def test_more_models_than_may_be_loaded_serve_all_clients(
 def test_models_in_use_take_turns_and_no_scan_fails(
     repository: Path, scan: Path, server: EmbeddedServer, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Turns are short, so that each model is unloaded in the middle of its scan, for the other."""
-    full = server
-    monkeypatch.setattr(rules, "TURN_S", 3.0)
-    pair = ("small-unet", "small-unet-int16")
+    """Both models are always in use, and each scan goes on only after the other's model was loaded in its middle."""
+    monkeypatch.setattr(rules, "GRACE_S", 1e9)
+    monkeypatch.setattr(rules, "TURN_S", 0.5)
+    full, pair = server, ("small-unet", "small-unet-int16")
     with on_demand(repository, max_models=1) as server, watched(server) as seen, ThreadPoolExecutor(2) as clients:
-        masks = list(clients.map(lambda name: mask(server.grpc_url, name, scan, overlap=0.75), pair))
-        reloaded = [loads(server, f"{name}_openvino") for name in pair]
+
+        def interrupted(name: str, other: str) -> np.ndarray[Any, Any]:
+            before: list[int] = []
+
+            def wait_for_the_other(*_: object) -> None:
+                if not before:
+                    before.append(loads(server, other))
+                    wait_until(lambda: loads(server, other) > before[0])
+
+            with Segmenter(server.grpc_url, name, sw_batch_size=1, overlap=0.75) as segmenter:
+                return np.asarray(segmenter.segment(scan, wait_for_the_other).mask.dataobj)
+
+        masks = list(clients.map(interrupted, pair, reversed(pair)))
+        assert min(loads(server, f"{name}_openvino") for name in pair) > 1
     assert max(map(len, seen)) == 1
-    assert max(reloaded) > 1, "no model was unloaded in the middle of its scan: the test shows nothing"
     for name, found in zip(pair, masks, strict=True):
         np.testing.assert_array_equal(found, mask(full.grpc_url, name, scan, overlap=0.75), err_msg=name)
 
