@@ -76,13 +76,14 @@ def test_a_model_in_use_is_left_alone(pace: float, free_after: float) -> None:
     assert rules.next(free_after + 1) == Unload("a")
 
 
-def test_models_in_use_take_turns() -> None:
-    """Of two models that are used without a pause, each is loaded half the time, for a whole turn each time."""
-    rules, held = loaded("a", most=1), {"a": 0, "b": 0}
+@pytest.mark.parametrize("names", ["ab", "abc"])
+def test_models_in_use_take_turns(names: str) -> None:
+    """Of models that are used without a pause, each is loaded as long as the others, for a whole turn each time."""
+    rules, held = loaded("a", most=1), dict.fromkeys(names, 0)
     changes = []
     for now in range(int(20 * TURN_S)):
         here = rules.loaded
-        for name in ("a", "b"):
+        for name in names:
             if rules.ask(name, now).state == "ready":
                 held[name] += 1
         rules.observe({name: Use(now + 1, 0.1) for name in here}, now)
@@ -92,7 +93,7 @@ def test_models_in_use_take_turns() -> None:
             changes.append(now)
         elif isinstance(step, Load):
             rules.was_loaded(step.name, now)
-    assert abs(held["a"] - held["b"]) <= TURN_S + 2 * len(changes)
+    assert max(held.values()) - min(held.values()) <= TURN_S + 2 * len(changes)
     assert len(changes) >= 10
     assert min(later - earlier for earlier, later in itertools.pairwise(changes)) >= TURN_S
 
