@@ -117,6 +117,7 @@ def _manifest(folder: Path, cases: int) -> tuple[Path, float]:
         if not path.exists():
             nib.save(nib.Nifti1Image(rng.integers(0, 999, SHAPE, np.int16), np.eye(4)), path)
     manifest, begin = folder / "cases.csv", time.perf_counter()
+    manifest.unlink(missing_ok=True)  # of an earlier run
     words = [sys.executable, "-m", "voxtile", "manifest", str(scans), "-o", str(manifest)]
     subprocess.run(words, check=True, stdout=subprocess.DEVNULL)
     return manifest, time.perf_counter() - begin

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
+import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
@@ -28,11 +30,13 @@ from tests.support.cohorts import (
     written,
 )
 from tests.support.commands import run
+from tests.support.heads import head, image
 from tests.support.slurm import Slurm, slurm
 from voxtile import Segmenter
 from voxtile_server.embedded import EmbeddedServer
 
 SCRIPT = Path(__file__).parents[2] / "server" / "deploy" / "slurm" / "cohort.sh"
+SNAKEMAKE = SCRIPT.parents[1] / "snakemake"
 FITS = ("--cpus-per-task=1", "--mem=0")
 """The node of the test is a small one."""
 
@@ -104,3 +108,40 @@ def test_a_script_without_what_it_needs_is_refused(cluster: Slurm, missing: str)
     job = cluster.submit(SCRIPT, *FITS, "--array=0-0", **{name: what[name] for name in what if name != missing})
     assert cluster.ended(job)[0] == "FAILED 2:0"
     assert f"expected {missing}" in cluster.logs()
+
+
+def test_snakemake_gives_its_shards_to_slurm(cluster: Slurm, server: EmbeddedServer, tmp_path: Path) -> None:
+    (tmp_path / "scans").mkdir()
+    for number in range(4):
+        nib.save(image(head((33, 32, 32), seed=number)), tmp_path / "scans" / f"{number}.nii.gz")
+    # The plugin hides Slurm's variables from a job, in which this cluster's configuration is told.
+    programs = write_programs(tmp_path / "bin", f'echo "$SLURM_JOB_ID" >>"{tmp_path}/jobs"')
+    srun = programs / "srun"
+    srun.write_text(f'#!/bin/sh\nSLURM_CONF={cluster.environment["SLURM_CONF"]} exec {shutil.which("srun")} "$@"\n')
+    srun.chmod(0o755)
+    path = f"{programs}:{cluster.environment['PATH']}"
+    words = ["snakemake", "--snakefile", SNAKEMAKE / "Snakefile", "--profile", SNAKEMAKE / "slurm"]
+    # This cluster keeps no accounts, which sacct would read.
+    words += [
+        "--slurm-status-command",
+        "squeue",
+        "--default-resources",
+        "slurm_partition=main",
+        "--config",
+        "scans=scans",
+    ]
+    words += ["place=masks", "model=small-unet", f"url={server.grpc_url}", "shards=2"]
+    done = subprocess.run(
+        list(map(str, words)),
+        cwd=tmp_path,
+        env={**cluster.environment, "PATH": path},
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.STDOUT,
+        timeout=500,
+    )
+    assert done.returncode == 0, done.stdout
+    assert set(written(tmp_path / "masks")) == {"0", "1", "2", "3"}
+    assert run("collect", tmp_path / "masks").exit_code == 0
+    jobs = [job for job in (tmp_path / "jobs").read_text().split() if job]
+    assert len(set(jobs)) == 2, "each shard was a job of Slurm"
