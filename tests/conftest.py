@@ -26,6 +26,7 @@ LONG = (
     "tests/build/test_passes.py",
     "tests/build/test_onnx_to_tensorrt.py",
     "tests/build/test_compose_upsample.py",
+    "tests/build/test_optimise.py",
     "tests/build/test_prepared.py",
     "tests/build/test_distil.py",
     "tests/project/test_bench.py",
