@@ -617,7 +617,9 @@ def test_the_block_round_trips() -> None:
 def test_a_run_is_adopted_without_a_trace_of_where_it_was_made(tmp_path: Path) -> None:
     (tmp_path / "docs").mkdir()
     for page in ("README.md", "docs/performance.md"):
-        (tmp_path / page).write_text("\n".join(["a", *readme.BENCH, "b", *readme.GPU, *readme.STUDENTS, ""]))
+        (tmp_path / page).write_text(
+            "\n".join(["a", *readme.BENCH, "b", *readme.GPU, *readme.STUDENTS, *readme.COHORT, ""])
+        )
     (tmp_path / "run").mkdir()
     (tmp_path / "run" / "scans.json").write_text(json.dumps(FIGURES["scans"]))
     missing = {"where": "w", "row": "r", "reason": f"no file {ROOT}/x"}

@@ -554,7 +554,9 @@ def published_site(folder: Path) -> Path:
     site = folder / "site"
     (site / "docs").mkdir(parents=True)
     for page in ("README.md", "docs/performance.md"):
-        (site / page).write_text("\n".join(["a", *readme.BENCH, "b", *readme.GPU, "c", *readme.STUDENTS, ""]))
+        (site / page).write_text(
+            "\n".join(["a", *readme.BENCH, "b", *readme.GPU, "c", *readme.STUDENTS, *readme.COHORT, ""])
+        )
     (site / "docs" / "performance.json").write_text(json.dumps({"machine": {}, "scans": []}))
     return site
 

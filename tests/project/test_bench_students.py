@@ -367,7 +367,9 @@ def test_a_run_is_published_on_the_page(tmp_path: Path) -> None:
     page = tmp_path / "docs" / "performance.md"
     page.parent.mkdir()
     for path in (tmp_path / "README.md", page):
-        path.write_text("\n".join(["a", *readme.BENCH, "b", *readme.GPU, "c", *readme.STUDENTS, "d", ""]))
+        path.write_text(
+            "\n".join(["a", *readme.BENCH, "b", *readme.GPU, "c", *readme.STUDENTS, "d", *readme.COHORT, ""])
+        )
     (tmp_path / "docs" / "performance.json").write_text(json.dumps({"machine": {}, "scans": []}))
     (tmp_path / "run.json").write_text(json.dumps(FIGURES))
     assert readme.main(["write"], tmp_path) == 0
