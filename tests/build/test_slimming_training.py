@@ -481,3 +481,35 @@ def test_what_a_patch_takes_is_timed_and_nothing_is_changed() -> None:
     assert torch.equal(torch.random.get_rng_state(), numbers)
     # What is not even a network for such patches is left for the training to refuse.
     assert patch_seconds(network, (2, 8, 8, 8), 2, CPU) is None
+
+
+@pytest.mark.parametrize(("size", "stride"), [(1, 2), (2, 1), (2, 2), (3, 1)])
+def test_in_bf16_no_gradient_holds_what_another_left_in_memory(size: int, stride: int) -> None:
+    # Maps as at the bottom of a U-Net; the bug of PyTorch that this is about shows where the CPU has bf16.
+    torch.manual_seed(0)
+    layer = nn.Conv3d(48, 48, 3, stride=stride, padding=1)
+
+    def gradient(device: Device, maps: Tensor) -> Tensor:
+        layer.zero_grad()
+        with device.arithmetic():
+            answer = layer(maps)
+        torch.autograd.backward(answer.float().square().sum())
+        assert layer.weight.grad is not None
+        return layer.weight.grad.clone()
+
+    for _ in range(8):
+        maps = torch.randn(2, 48, size, size, size)
+        expected = gradient(CPU, maps)
+        left = [torch.full((count,), math.nan) for count in (3_000_000, 700_000, 100_000, 20_000, 5_000)]
+        del left
+        found = gradient(Device("cpu", bf16=True), maps)
+        assert float((found - expected).abs().max()) <= 0.02 * float(expected.abs().max())
+
+
+def test_larger_maps_are_in_bf16_and_smaller_ones_in_fp32() -> None:
+    layer = nn.Conv3d(2, 2, 3, padding=1)
+    with Device("cpu", bf16=True).arithmetic():
+        assert layer(torch.zeros(1, 2, 3, 4, 5)).dtype == torch.bfloat16
+        assert layer(torch.zeros(1, 2, 4, 4, 2)).dtype == torch.float32
+    with CPU.arithmetic():
+        assert layer(torch.zeros(1, 2, 4, 4, 4)).dtype == torch.float32
