@@ -107,6 +107,11 @@ class Store:
             raise InputError(f"{address}: expected {size} bytes, found {len(data)}: it was cut off or has changed")
         return data
 
+    def first_bytes(self, address: Address, count: int) -> bytes:
+        """The first bytes of a file, `count` at most. Raises VoxtileError."""
+        first: bytes = self._asked(address, lambda system: system.cat_file(location_of(address), start=0, end=count))
+        return first
+
     def read_all(self, addresses: Sequence[Address], most: int) -> list[bytes]:
         """The content of each of many small files; raises as `read` does."""
         return self._at_once(lambda address: self.read(address, most), addresses)

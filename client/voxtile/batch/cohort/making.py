@@ -17,6 +17,7 @@ from voxtile.batch.bids import by_suffix
 from voxtile.batch.cases import CaseFiles, FoundCases, check_channel_numbers, check_is_folder, gather_cases
 from voxtile.batch.cohort.columns import CASE, WHOLE
 from voxtile.batch.cohort.manifest import parse_manifest
+from voxtile.batch.cohort.remote_scans import Remote
 from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError
 from voxtile.io.atomic import atomic_file, hidden_name
@@ -68,8 +69,13 @@ def manifest_of(folder: Path, channels: Sequence[str] = ()) -> MadeManifest:
     return MadeManifest((WHOLE,) if whole else named, tuple(cases), found.left_out, tuple(faults))
 
 
-def write_manifest(made: MadeManifest, path: Path) -> None:
+def write_manifest(made: MadeManifest, path: Path, remote: Remote | None = None) -> None:
     """Writes a manifest; files below its own folder are named relative to it.
+
+    Args:
+        made: the manifest.
+        path: its file.
+        remote: knows the addresses of the files; None for files of this machine.
 
     Raises:
         InputError: a batch would not read it as it was meant.
@@ -80,9 +86,12 @@ def write_manifest(made: MadeManifest, path: Path) -> None:
     table = csv.writer(text, lineterminator="\n")
     table.writerow([CASE, *made.columns])
     for case in made.cases:
-        table.writerow([case.name, *(_relative(os.path.abspath(file), home) for file in case.files)])
+        cells = [
+            str(remote.address_of(file)) if remote else _relative(os.path.abspath(file), home) for file in case.files
+        ]
+        table.writerow([case.name, *cells])
     data = text.getvalue().encode()
-    parse_manifest(data, path, path.parent / NOWHERE, made.columns)
+    parse_manifest(data, path, path.parent / NOWHERE, made.columns, remote=remote)
     with atomic_file(path) as file:
         file.write(data)
 

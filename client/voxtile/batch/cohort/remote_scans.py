@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import re
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 
 from voxtile.batch.remote_scan import RemoteScan
@@ -57,6 +57,15 @@ class Remote:
     def look_up(self, addresses: Iterable[Address]) -> None:
         """Asks for many files at once. Raises ServerUnavailable or MissingExtraError."""
         self._found |= self.store.look_up_all(address for address in addresses if address not in self._found)
+
+    def know(self, found: Mapping[Address, Found]) -> None:
+        """Takes what a listing has said of files, which `look_up` does not ask for again."""
+        self._found |= found
+
+    def address_of(self, file: Path) -> Address:
+        """The address for which a file of the spool stands."""
+        folder = next(folder for folder in self._folders if file.is_relative_to(folder))
+        return self._folders[folder] / file.relative_to(folder).as_posix()
 
     def scan(self, address: Address) -> RemoteScan:
         """The file of a scan, which `look_up` has asked for.

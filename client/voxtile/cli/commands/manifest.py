@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -11,19 +12,26 @@ import typer
 
 from voxtile.batch.cases import left_out_in_words
 from voxtile.batch.cohort.making import MadeManifest, manifest_of, write_manifest
+from voxtile.batch.cohort.remote_making import manifest_at
+from voxtile.batch.cohort.remote_scans import remote
 from voxtile.batch.summary import EXIT_SOME_FAILED
 from voxtile.cli import options
 from voxtile.cli.console import errors_for_the_user, say, tell
 from voxtile.errors import InputError, OutputError
 from voxtile.io.atomic import check_writable
+from voxtile.places.address import Address, path_or_address
 from voxtile.triton.endpoint import Endpoint
 
 ENDINGS = (".csv", ".txt")
 
 
 def manifest(
-    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="A folder of scans, at any depth.")],
-    output: Annotated[Path, typer.Option("--output", "-o", metavar="CASES.csv", help="The table to write.")],
+    folder: Annotated[
+        str, typer.Argument(metavar="FOLDER", help="A folder of scans, at any depth; or its address: s3://, gs://.")
+    ],
+    output: Annotated[
+        str, typer.Option("--output", "-o", metavar="CASES.csv", help="The table to write, on this machine.")
+    ],
     server: options.ServerOptions,
     model: Annotated[
         str | None, typer.Option("--model", "-m", help="Ask the server for the channels of this model.")
@@ -39,13 +47,28 @@ def manifest(
     Exit code 0: every scan is in it; 1: some scans were left out, each is named.
     """
     with errors_for_the_user():
-        _check_output(output, overwrite)
-        made = manifest_of(folder, _channels(server, model, channels))
-        write_manifest(made, output)
+        table = path_or_address(output)
+        if not isinstance(table, Path):
+            raise OutputError(
+                f"{output}: expected a file of this machine, found an address; write the table here first"
+            )
+        _check_output(table, overwrite)
+        made = _made(path_or_address(folder), _channels(server, model, channels), table)
         for line in (*made.faults, *left_out_in_words(made.left_out)):
             say(line)
         tell(f"{len(made.cases)} cases; see {output}")
     raise typer.Exit(_exit_code(made))
+
+
+def _made(folder: Path | Address, channels: Sequence[str], output: Path) -> MadeManifest:
+    if isinstance(folder, Path):
+        made = manifest_of(folder, channels)
+        write_manifest(made, output)
+        return made
+    with remote() as elsewhere:
+        made = manifest_at(folder, channels, elsewhere)
+        write_manifest(made, output, elsewhere)
+    return made
 
 
 def _check_output(output: Path, overwrite: bool) -> None:
