@@ -25,7 +25,7 @@ NAMES = ("a", "b/ü 1", "c")
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
+def s3() -> Iterator[S3Server]:
     with s3_server() as running:
         yield running
 
@@ -40,11 +40,11 @@ def spools(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyP
 
 
 @pytest.fixture
-def bucket(server: S3Server, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+def bucket(s3: S3Server, tmp_path: Path, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
     """A bucket with a manifest of three scans, all different."""
-    for name, value in server.environment.items():
+    for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
-    made = server.bucket(f"test-{abs(hash(request.node.nodeid)):x}")
+    made = s3.bucket(f"test-{abs(hash(request.node.nodeid)):x}")
     for number, name in enumerate(NAMES):
         made.put(f"in/{name}.nii.gz", save_scan(tmp_path / "in" / f"{name}.nii.gz", number, (20 + number, 18, 17)))
     made.put("cases.csv", table(NAMES).encode())

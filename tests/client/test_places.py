@@ -28,17 +28,17 @@ ROOT = Path(__file__).parents[2]
 
 
 @pytest.fixture(scope="module")
-def server() -> Iterator[S3Server]:
+def s3() -> Iterator[S3Server]:
     with s3_server() as running:
         yield running
 
 
 @pytest.fixture
-def bucket(server: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
-    for name, value in server.environment.items():
+def bucket(s3: S3Server, request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Bucket:
+    for name, value in s3.environment.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setenv("AWS_MAX_ATTEMPTS", "1")
-    return server.bucket(f"test-{abs(hash(request.node.nodeid)):x}")
+    return s3.bucket(f"test-{abs(hash(request.node.nodeid)):x}")
 
 
 Answer = Callable[[http.server.BaseHTTPRequestHandler], None]

@@ -38,6 +38,9 @@ REFUSED = frozenset({"InvalidAccessKeyId", "SignatureDoesNotMatch", "ExpiredToke
 BUSY = frozenset({"SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout", "408", "429"})
 """Codes that say: later."""
 
+NOTHING = frozenset({"", "404", "410", "NoSuchKey", "NoSuchVersion"})
+"""Codes with which nothing is there; what reads the web says so of every other number too."""
+
 CUT_OFF = "the transfer was cut off"
 
 HOW_TO_SIGN_IN = {
@@ -79,7 +82,7 @@ def fault(error: BaseException, address: Address, *, writing: bool) -> VoxtileEr
             f"{address}: expected an answer, found none ({type(causes[-1]).__name__}); check the address, the network "
             f"and {'AWS_ENDPOINT_URL_S3' if address.scheme == 's3' else 'the proxy'}"
         )
-    if "FileNotFoundError" in names:
+    if "FileNotFoundError" in names and code in NOTHING:
         return kind(f"{address}: expected a file, found nothing; check the name")
     return kind(f"{address}: cannot be {'written' if writing else 'read'} ({_said(error, code, address)})")
 

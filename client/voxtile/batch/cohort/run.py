@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.batch.cases import CaseFiles
-from voxtile.batch.cohort.journal import Journal, Line, checksums
+from voxtile.batch.cohort.journal import LOST_SERVERS, Journal, Line, checksums
 from voxtile.batch.cohort.manifest import read_manifest
 from voxtile.batch.cohort.remote_place import RemotePlace
 from voxtile.batch.cohort.remote_scans import Remote, remote
@@ -21,7 +21,7 @@ from voxtile.batch.finishing import Rules, judge
 from voxtile.batch.place import HERE, Place
 from voxtile.batch.record import CLAIM, Claim, Records, claim_folder
 from voxtile.batch.run import BatchResult, Making, OnResult, options_in_words, segment_cases
-from voxtile.batch.summary import Outcome, exit_code
+from voxtile.batch.summary import EXIT_SERVERS_FAILED, Outcome, exit_code
 from voxtile.errors import NoResponseError
 from voxtile.outputs.base import Output
 from voxtile.places.address import Address, path_or_address
@@ -99,7 +99,8 @@ def segment_manifest(
             elsewhere.store.lost = NoResponseError  # from now on it ends a run that can go on later
             making = Making(beside, claim, show_patient, in_words=elsewhere.in_words)
             outcomes = segment_cases(segmenter, judged, making, journal, ahead, on_result)
-    return BatchResult(tuple(outcomes), exit_code(outcomes, scans_left_out=False))
+    lost = any(outcome.error_kind in LOST_SERVERS for outcome in outcomes)  # perhaps in the last case
+    return BatchResult(tuple(outcomes), EXIT_SERVERS_FAILED if lost else exit_code(outcomes, scans_left_out=False))
 
 
 def _opened(place: Path | Address, elsewhere: Remote, shard: Shard) -> tuple[Path, Place, Records | None]:
