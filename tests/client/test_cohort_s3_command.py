@@ -182,6 +182,7 @@ def test_a_manifest_of_a_bucket_is_that_of_the_folder(bucket: Bucket, tmp_path: 
 def test_on_a_real_server_the_masks_are_those_of_the_scans(
     bucket: Bucket, server: EmbeddedServer, tmp_path: Path
 ) -> None:
+    bucket.put("cases.csv", table().replace("any", "image").encode())
     asked = ("batch", "--manifest", f"{bucket}/cases.csv", "--out", f"{bucket}/masks", "--model", "small-unet", "-q")
     shards = [child("voxtile", *asked, "--shard", f"{index}/2", VOXTILE_URL=server.grpc_url) for index in range(2)]
     assert [finish(shard)[::2] for shard in shards] == [(0, "")] * 2
