@@ -192,17 +192,26 @@ def test_single_failures_are_counted_and_told(labelled: Path) -> None:
         assert run(*one).exit_code == 0
         tiles = fake.count("ModelInfer") // 2  # one segmentation comes before the one that counts
         fake.rules["ModelInfer"] = failing(lambda number: 2 * tiles <= number < 2 * tiles + 1)
-        result = run(*one[:-1], 5, "--json", "--json-file", labelled.parents[1] / "load.json")
+        result = run(*one[:-1], 14, "--json", "--json-file", labelled.parents[1] / "load.json")
     assert result.exit_code == 1, result.output
     found = json.loads(result.stdout)
     assert found == json.loads((labelled.parents[1] / "load.json").read_text())
-    assert (found["scans"], found["failed"], len(found["samples"])) == (4, 1, 5)
+    assert (found["scans"], found["failed"], len(found["samples"])) == (13, 1, 14)
     ((text, count),) = found["failures"].items()
     assert "no more" in text
     assert count == 1
-    assert [bool(one["failure"]) for one in found["samples"]] == [False, True, False, False, False]
+    assert [bool(one["failure"]) for one in found["samples"]] == [False, True, *[False] * 12]
     assert found["latency"]["compute"] is None  # this server tells no figures
     assert "the server does not tell its figures" in found["server"]["note"]
+
+
+@pytest.mark.parametrize("axes", [(), (0,), (0, 2)])
+def test_every_flip_of_a_tile_is_a_tile(labelled: Path, axes: tuple[int, ...]) -> None:
+    with FakeTriton(mirror_axes=axes) as fake, LoadTest([fake.url], {"model": 1.0}, labelled) as test:
+        before = len(fake.calls)
+        result = test.run(Load(clients=2, scans=3))
+        sent = sum(one.request.inputs[0].shape[0] for one in fake.calls[before:] if one.method == "ModelInfer")
+    assert sent == pytest.approx(result.tiles_per_second * result.wall_seconds, rel=1e-2)
 
 
 def test_a_load_of_which_every_scan_fails_ends_soon_and_raises_the_first_failure(labelled: Path) -> None:
