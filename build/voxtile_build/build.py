@@ -27,7 +27,7 @@ from voxtile_build.evaluation.region_order import needs_order, overlaps, with_or
 from voxtile_build.graph.report import as_lines
 from voxtile_build.importers.network import model_of
 from voxtile_build.machine import versions
-from voxtile_build.prepared import Prepared, Preparer
+from voxtile_build.prepared import Prepared, Preparer, fold_sha256
 from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import card_of, get_card, same_contract
 from voxtile_build.repository.config import (
@@ -38,12 +38,14 @@ from voxtile_build.repository.config import (
     write_config,
     write_engine_config,
 )
-from voxtile_build.repository.entries import entry_name
+from voxtile_build.repository.entries import entry_name, fold_names
 from voxtile_build.repository.facts import write_facts
 from voxtile_build.repository.folds import Model, aggregate, aggregate_sha256
 from voxtile_build.repository.model_set import ModelSet, write_set
-from voxtile_build.repository.names import check_names, replaced_entries
+from voxtile_build.repository.names import check_names, inner_names, replaced_entries
+from voxtile_build.repository.owner import require_own
 from voxtile_build.repository.publishing import check_writable, publish, staging
+from voxtile_build.repository.versions import Release, check_no_versions, release_of
 from voxtile_build.repository.volume import check_no_model
 from voxtile_build.repository.volumes_in_step import bring_in_step, check_no_volume, check_target
 from voxtile_build.spec.spec import Spec, check_done
@@ -72,6 +74,7 @@ class Published:
         graph_lines: what each graph pass did, a line each.
         refused: why an engine that was asked for is not among them, by the engine's name.
         volumes: the folders of the entries that segment whole scans with it.
+        public: the version that the public name goes on standing for, where this one is another.
     """
 
     entries: tuple[str, ...]
@@ -81,6 +84,7 @@ class Published:
     graph_lines: tuple[str, ...] = ()
     refused: Mapping[str, BuildError] = field(default_factory=dict)
     volumes: tuple[Path, ...] = ()
+    public: int | None = None
 
 
 def build(
@@ -92,6 +96,10 @@ def build(
     step: Step = silent,
 ) -> Published:
     """Build the model of one spec into `repository`; all of its entries appear, or none.
+
+    A model of this name with other weights, or that takes scans otherwise, becomes a version beside those that are
+    there, and the public name stays where it is. The very model again, or a version that the spec asks for, takes the
+    place of the one that is there.
 
     Engines that violate a limit, or that cannot be made of the network, are left out; see `Published.refused`.
 
@@ -120,7 +128,8 @@ def build_models(
 
     Consecutive models with the same `Fold.load` share export and reference if their specs allow it: they may differ in
     precision, for example. Arguments and errors are those of `build`. The last model's public entry appears
-    last, and after it that of `model_set`, which some of the models make together.
+    last, and after it that of `model_set`, which some of the models make together. Several models replace those of
+    their names: they have no versions.
     """
     for model in models:
         check_done(model.spec)
@@ -132,13 +141,16 @@ def build_models(
     with staging(repository) as staged:
         check_names(models, repository, [one.name for one in sets])  # again: now no other build can take a name
         prepare = Preparer(staged, step)
+        if len(public) == 1 and (release := _release(models[0], repository)) is not None:
+            return (_build_version(models[0], release, engines, repository, staged, prepare, step),)
         built = tuple(_build_model(model, engines, staged, prepare, step) for model in models)
         built += tuple(_build_set(one, built, staged) for one in sets)
         names = [name for published in built for name in published.entries]
         replaced = dict.fromkeys(name for one in public for name in replaced_entries(one, repository))
         obsolete = [name for name in replaced if name not in names]
         with step("publish"):
-            publish(staged, repository, names, obsolete, [one.card.name for one in built if _is_other(one, repository)])
+            withdrawn = [one.card.name for one in built if _is_other(one.card, repository / one.card.name)]
+            publish(staged, repository, names, obsolete, withdrawn)
         volumes = bring_in_step(repository, public, public[-1], whole_scans)
     return (*built[:-1], replace(built[-1], volumes=volumes))
 
@@ -158,6 +170,8 @@ def check_places(models: Sequence[Model], repository: Path, sets: Sequence[str] 
     check_writable(repository)
     check_names(models, repository, sets)
     public = [*(model.spec.name for model in models), *sets]
+    if len(public) > 1:
+        check_no_versions(public, repository)
     for name in public:
         check_no_volume(name, repository)
     if models[-1].spec.serving.volume:  # of a cascade or a set, only the last name stands for the whole
@@ -165,20 +179,66 @@ def check_places(models: Sequence[Model], repository: Path, sets: Sequence[str] 
         check_target(public[-1], repository)
 
 
-def _is_other(published: Published, repository: Path) -> bool:
-    """Whether a client must treat the model otherwise than the one that is published under its name.
+def _is_other(card: Card, folder: Path) -> bool:
+    """Whether a client must treat the model of `card` otherwise than the one in the public entry `folder`.
 
     The old public entry must then not be seen beside the new engines: a client would prepare scans by the wrong card.
     """
-    folder = repository / published.card.name
     try:
-        return not same_contract(get_card(read_config(folder), folder), published.card)
+        return not same_contract(get_card(read_config(folder), folder), card)
     except RepositoryError:  # nothing is published under the name, or nothing that a client could read
         return True
 
 
-def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prepare: Preparer, step: Step) -> Published:
-    """Every entry of one public model under `staged`."""
+def _release(model: Model, repository: Path) -> Release | None:
+    """Which version a model becomes; None where it is the only one."""
+    spec = model.spec
+
+    def same(card: Card) -> bool:
+        """Whether a card is that of the very model: the same weights in the same network, with the same contract."""
+        hashes = {"weights": aggregate_sha256([fold_sha256(fold, model.spec_of(fold)) for fold in model.folds])}
+        provenance = _provenance(spec, {**hashes, "onnx": ""}, None)
+        ours = card_of(spec, card.engine, {}, provenance)
+        found_later = {"region_order"} if needs_order(spec) else set()
+        networks = [(one.provenance.network, one.provenance.weights_sha256) for one in (card, ours)]
+        return networks[0] == networks[1] and same_contract(card, ours, found_later)
+
+    return release_of(spec.name, spec.version if "version" in spec.model_fields_set else None, same, repository)
+
+
+def _build_version(
+    model: Model,
+    release: Release,
+    engines: Sequence[str] | None,
+    repository: Path,
+    staged: Path,
+    prepare: Preparer,
+    step: Step,
+) -> Published:
+    """Build and publish one version of a model that has, or gets, several."""
+    own = model.as_version(release.base, release.number)
+    require_own([repository / one for one in (release.base, *inner_names(release.base, [f.name for f in own.folds]))])
+    built = _build_model(own, engines, staged, prepare, step, release.name)
+    public = release.write_public(staged)
+    names = [*built.entries[:-1], *public]
+    old = () if release.replaced is None else inner_names(release.base, fold_names(release.replaced.config))
+    with step("publish"):
+        withdrawn = [name for name in public if _is_other(built.card, repository / name)]
+        publish(staged, repository, names, [name for name in old if name not in names], withdrawn)
+    wanted = model.spec.serving.volume if release.is_public else None
+    volumes = bring_in_step(repository, [release.name], release.name, wanted)
+    return replace(built, entries=tuple(names), volumes=volumes, public=None if release.is_public else release.public)
+
+
+def _build_model(
+    model: Model,
+    engines: Sequence[str] | None,
+    staged: Path,
+    prepare: Preparer,
+    step: Step,
+    public: str | None = None,
+) -> Published:
+    """Every entry of one public model under `staged`; its card names it `public` where its entries are called else."""
     spec, folds, student = model.spec, model.folds, student_of(model.spec)
     chosen = [find_engine(name) for name in dict.fromkeys(engines or spec.serving.engines)]
     check_tables(spec, chosen)
@@ -195,6 +255,7 @@ def _build_model(model: Model, engines: Sequence[str] | None, staged: Path, prep
     spec = with_order(spec, [shared for one in built for shared in one.shared])
     default = _default_engine(spec, chosen)
     card = card_of(spec, default.name, certificates, _provenance(spec, hashes, student))
+    card = card.model_copy(update={"name": public or spec.name})
     entries = [entry_name(fold.name, engine.name) for fold in folds for engine in chosen]
     if len(folds) > 1:
         entries.append(write_mean(spec, len(folds), default.serves_on(spec), staged))

@@ -102,6 +102,16 @@ def cache_key(fold: Fold, spec: Spec) -> CacheKey:
     return fold.load, spec.model_dump_json(exclude=NOT_IN_CACHE_KEY)
 
 
+def fold_sha256(fold: Fold, spec: Spec) -> str:
+    """SHA-256 of a fold's weights; the network is loaded only where no file says it.
+
+    Raises:
+        NetworkError, WeightsError: as `Preparer` does.
+    """
+    known = fold.weights_sha256 or (spec.weights.sha256 if spec.weights else "")
+    return known or weights_sha256(spec, wrap(fold.load(), spec).network)
+
+
 def weights_sha256(spec: Spec, network: nn.Module) -> str:
     """SHA-256 of the spec's weights file; without one, that of the tensors in the order of their names."""
     if spec.weights is not None:

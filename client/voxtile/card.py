@@ -434,6 +434,7 @@ class Card(_Part):
         schema_version: The version of this schema.
         name: The public name of the entry.
         title: What the model segments, for a reader.
+        version: Which version of the public model this is.
         channels: The names of the input channels, in order.
         orientation: The axis codes of the model's grid, as nibabel names them; None for the scan's own.
         spacing: The voxel size of the model's grid in millimetres; None for the scan's own.
@@ -466,6 +467,7 @@ class Card(_Part):
     schema_version: int
     name: str
     title: str = ""
+    version: PositiveInt = 1
     channels: Annotated[tuple[str, ...], Field(min_length=1)]
     orientation: Orientation | None
     spacing: tuple[PositiveFloat, PositiveFloat, PositiveFloat] | None

@@ -202,12 +202,17 @@ def test_engines_that_are_not_asked_for_any_more_go_and_what_is_others_stays(cop
     assert card(copy_of_built).engine == "onnxruntime"
 
 
-def test_a_new_version_replaces_the_old_one(copy_of_built: Path) -> None:
+def test_a_version_that_the_spec_asks_for_stands_beside_the_old_one(copy_of_built: Path) -> None:
+    before = files(copy_of_built)
     spec = write_spec(copy_of_built.parent)
     spec.write_text(spec.read_text().replace('name = "tiny"', 'name = "tiny"\nversion = 3', 1))
     assert run("spec", spec, "--repository", copy_of_built, "--engines", "onnxruntime") == 0
-    assert [path.name for path in sorted((copy_of_built / "tiny_onnxruntime").iterdir())] == ["3", "config.pbtxt"]
-    assert list(read_config(copy_of_built / "tiny").version_policy.specific.versions) == [3]
+    added = {name.partition("/")[0] for name in set(files(copy_of_built)) - set(before)}
+    assert added == {"tiny.v1", "tiny.v3", "tiny.v3_onnxruntime"}
+    assert {name: files(copy_of_built)[name] for name in before} == before
+    entry = copy_of_built / "tiny.v3_onnxruntime"
+    assert [path.name for path in sorted(entry.iterdir())] == ["3", "config.pbtxt"]
+    assert list(read_config(copy_of_built / "tiny.v3").version_policy.specific.versions) == [3]
 
 
 def test_point_moves_the_public_name_and_nothing_else(copy_of_built: Path) -> None:

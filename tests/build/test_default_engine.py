@@ -17,7 +17,7 @@ from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import public_config, read_config, write_config
 from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_build.repository.digests import are_certified, certificate_digests
-from voxtile_build.repository.entries import fold_name, fold_names, mean_name, score_name
+from voxtile_build.repository.entries import fold_name, fold_names, mean_entry, mean_name, score_name
 from voxtile_build.repository.publishing import staging
 
 ENGINES = ("openvino", "onnxruntime")
@@ -166,10 +166,13 @@ def test_the_fold_of_an_entry_is_its_name_without_the_engine_at_the_end(entry: s
 
 def test_the_averaging_entry_is_no_fold() -> None:
     config = pb.ModelConfig(name="brain")
-    for name in ("b_onnxruntime", mean_name("brain"), "a_openvino", mean_name("a")):
+    for name in ("b_onnxruntime", "a_openvino", mean_name("a")):
         config.ensemble_scheduling.step.add(model_name=name)
+    mean = config.ensemble_scheduling.step.add(model_name=mean_name("brain"))
+    mean.input_map[score_name(0)] = score_name(0)
     assert mean_name("brain") == "brain_mean_onnxruntime"
-    assert fold_names(config) == ("b", "a", "a_mean")
+    assert fold_names(config) == ("b", "a", "a_mean")  # whatever it is called, it is the one that takes scores
+    assert mean_entry(config) == mean_name("brain")
 
 
 def test_scores_are_numbered_as_the_folds_are() -> None:

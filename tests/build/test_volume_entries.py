@@ -16,6 +16,7 @@ from tests.support.small_models import IDENTITY
 from voxtile_build.build import build
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError
+from voxtile_build.promoting import promote
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.default_engine import set_default_engine
 from voxtile_build.repository.volume import VolumeSettings, volume_repository, write_volume_entries
@@ -58,6 +59,11 @@ def test_a_spec_asks_for_entries_that_follow_each_build_of_it(tmp_path: Path) ->
     folders = built(models, tmp_path, "volume = true\n")
     assert [folder.name for folder in folders] == entries(models) == ["tiny_scan", "tiny_scan_stream"]
     write_volume_entries("tiny", models, volume_repository(models), VolumeSettings(3, 5, 900))
+    before = [(folder / "config.pbtxt").read_bytes() for folder in folders]
+    assert built(models, tmp_path, "volume = false\n", overlap=0.5) == ()  # another version, which is not public
+    assert [(folder / "config.pbtxt").read_bytes() for folder in folders] != before  # tiles go to the first one's own
+    assert networks(folders[0])[0]["entry"] == "tiny.v1"
+    promote("tiny", 2, models)
     folders = built(models, tmp_path, "", overlap=0.5)  # no word of entries: those that are there are kept in step
     for folder in folders:
         config = read_config(folder)
@@ -66,7 +72,7 @@ def test_a_spec_asks_for_entries_that_follow_each_build_of_it(tmp_path: Path) ->
         assert config.instance_group[0].count == 3
         assert config.dynamic_batching.default_queue_policy.max_queue_size == 5
         assert config.parameters["max_ram_mib"].string_value == "900"
-    assert built(models, tmp_path, "volume = false\n") == ()
+    assert built(models, tmp_path, "volume = false\n", overlap=0.5) == ()
     assert entries(models) == []
 
 

@@ -68,7 +68,7 @@ def test_entries_that_cannot_be_used_are_listed_by_name_with_what_stands_against
                 "loaded": True,
                 "channels": [],
             }  # fmt: skip
-            assert bad.row() == (bad.name, bad.problem, "", "", "", "", "", "")
+            assert bad.row() == (bad.name, "", bad.problem, "", "", "", "", "", "")
         assert not model.problem
 
 
@@ -122,18 +122,18 @@ def certificate(**changes: Any) -> dict[str, Any]:
     return {"openvino": {**fields, **changes}, "another": {**fields, "precision": "fp32", "accepted": False}}
 
 
-def test_a_row_tells_model_what_channels_roi_spacing_labels_engine_and_certificate() -> None:
+def test_a_row_tells_model_version_what_channels_roi_spacing_labels_engine_and_certificate() -> None:
     assert row(channels=["T1", "T2"], roi_size=[16, 24, 8], spacing=[1.5, 1, 0.75]) == (
-        "entry", "Tissue", "T1, T2", "16×24×8", "1.5×1×0.75", "background, tissue", "openvino", "none",
+        "entry", "1", "Tissue", "T1, T2", "16×24×8", "1.5×1×0.75", "background, tissue", "openvino", "none",
     )  # fmt: skip
 
 
 def test_a_row_of_a_model_on_the_scans_own_grid_and_of_one_of_whole_slices() -> None:
-    assert row(spacing=None)[4] == "as stored"
+    assert row(spacing=None)[5] == "as stored"
     chain = [{"transform": "CropForeground"}, {"transform": "Spacing", "pixdim": 2}]
-    assert row(orientation=None, spacing=None, preprocessing=chain)[4] == "2×2×2"
-    assert row(roi_size=[64, 64], slice_axis=2, multiple=32)[3] == "whole slices"
-    assert row(roi_size=[64, 48], slice_axis=2)[3] == "64×48"
+    assert row(orientation=None, spacing=None, preprocessing=chain)[5] == "2×2×2"
+    assert row(roi_size=[64, 64], slice_axis=2, multiple=32)[4] == "whole slices"
+    assert row(roi_size=[64, 48], slice_axis=2)[4] == "64×48"
 
 
 def test_a_row_tells_the_certificate_of_the_engine_that_answers() -> None:

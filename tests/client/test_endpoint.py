@@ -15,6 +15,7 @@ from tritonclient.grpc import service_pb2
 
 from tests.support.fake_triton import ROI, FakeTriton, changed, fails, silent
 from tests.support.scripted_memory import REFUSED, no_new_names
+from tests.support.simulated_servers import MODEL
 from voxtile import AccessError, ConnectionConfig, ForkError, ModelError, Request, ServerUnavailable, VoxtileError
 from voxtile.errors import NoCardError
 from voxtile.triton import endpoint as endpoint_module
@@ -336,7 +337,7 @@ def test_cancelling_ends_the_wait(fake: FakeTriton) -> None:
         call.cancel()
         assert arrived.wait(30)
         assert heard[2].status() == "StatusCode.CANCELLED"
-    Call(Request(0, TILES, None), None, 1).cancel()  # not even sent
+    Call(Request(0, TILES, None), None, 1, MODEL).cancel()  # not even sent
 
 
 @pytest.mark.parametrize("spoilt", ["model_version", "model_name", "id"])
@@ -349,13 +350,15 @@ def test_an_answer_to_another_question_is_refused(fake: FakeTriton, spoilt: str)
             one.scores(model, call, result)
 
 
-def test_a_version_that_nobody_has_asked_for_is_not_compared(fake: FakeTriton) -> None:
-    with to(fake) as other:
-        model = other.model("model")
-    fake.version = "2"
+def test_each_request_asks_for_the_version_that_was_there_when_the_model_was_looked_up(fake: FakeTriton) -> None:
     with to(fake, shared_memory=False) as one:
+        model = one.model("model")
+        fake.version = "2"
+        one.model("model")  # whoever else has looked meanwhile changes nothing
         call, result, _ = answered(one, model, Request(0, TILES, None))
-        np.testing.assert_array_equal(one.scores(model, call, result), TILES)
+        assert [seen.request.model_version for seen in fake.calls if seen.method == "ModelInfer"] == ["1"]
+        with pytest.raises(ValueError, match="expected an answer with the model_version '1', found '2'"):
+            one.scores(model, call, result)
 
 
 @pytest.mark.parametrize("shared_memory", [True, False])

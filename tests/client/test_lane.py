@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 
+from tests.support.simulated_servers import MODEL
 from tests.support.tile_requests import requests
 from voxtile import ConnectionConfig, ModelError
 from voxtile.triton import retry
@@ -29,7 +30,7 @@ def longest_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def sent(lane: Lane, count: int, now: float) -> list[Call]:
-    calls = [Call(request, None, number) for number, request in enumerate(requests(count))]
+    calls = [Call(request, None, number, MODEL) for number, request in enumerate(requests(count))]
     for call in calls:
         lane.sent(call, now)
     return calls

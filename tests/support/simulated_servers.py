@@ -21,6 +21,7 @@ from tritonclient.utils import InferenceServerException
 
 from tests.support.fake_triton import identity_card
 from voxtile.card import Card
+from voxtile.errors import ModelError
 from voxtile.triton import pump, retry
 from voxtile.triton.endpoint import Call
 from voxtile.triton.pump import Pump
@@ -61,6 +62,8 @@ class Server:
         seconds: how long a request takes.
         answer: what it does with a request. May be changed at any time.
         build: its card's text; an exception where it cannot be asked. May be changed at any time.
+        own: the text of the card under the version's own name; None where it has no such entry.
+        entries: the entry that each request was sent to.
         sent: when it got which request.
         asked: when it was asked for its card.
         released: by the index of a request, whether its memory was trusted.
@@ -74,11 +77,13 @@ class Server:
         self.answer = answer
         self.seconds = seconds
         self.build: str | Exception = BUILD
+        self.own: str | None = None
         self.serves_model = True
         self.ruled_out = ""
         self.slot: Any = None
         self.sent: list[tuple[float, int]] = []
         self.asked: list[float] = []
+        self.entries: list[str] = []
         self.released: list[tuple[int, bool]] = []
         self.kept: list[int] = []
         self.forgot = 0
@@ -94,9 +99,10 @@ class Server:
         return [index for _, index in self.sent]
 
     def send(self, model: ServedModel, request: Request, done: Callable[[Call, Any, Any], None]) -> Call:
-        call = Call(request, self.slot, next(self._numbers))
+        call = Call(request, self.slot, next(self._numbers), model)
         call.context = SimpleNamespace(cancel=lambda: self.cancelled.append(request.index))
         self.sent.append((self.simulation.now, request.index))
+        self.entries.append(model.served_as)
         said = self.answer(request)
         if said is not None:
             failed = isinstance(said, InferenceServerException)
@@ -119,11 +125,16 @@ class Server:
         self.kept.append(keep)
 
     def model(self, name: str) -> ServedModel:
-        self.asked.append(self.simulation.now)
-        return ServedModel(MODEL.card, "1", 4, self.card_text(name))
+        if name == MODEL.card.name:
+            self.asked.append(self.simulation.now)
+        return ServedModel(MODEL.card, "1", 4, self.card_text(name), entry=name)
 
     def card_text(self, name: str) -> str:
-        assert name == MODEL.card.name
+        if name != MODEL.card.name:
+            assert name == f"{MODEL.card.name}.v1"
+            if self.own is None:
+                raise ModelError(f"model {name!r} is not offered")
+            return self.own
         if isinstance(self.build, Exception):
             raise self.build
         return self.build

@@ -11,6 +11,7 @@ from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.entries import entry_name, fold_names
 from voxtile_build.repository.publishing import staging
+from voxtile_build.repository.versions import same_build
 
 
 def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> tuple[str, ...]:
@@ -40,9 +41,11 @@ def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> 
     added = {engine: device for engine, device in found.items() if device}
     if added:
         certificates = {engine: _with(known, found[engine]) for engine, known in card.certificates.items()}
-        set_card(config, card.model_copy(update={"certificates": certificates}))
         with staging(repository):
-            write_config(config, folder)
+            for entry in same_build(name, repository):
+                own = read_config(repository / entry)
+                set_card(own, card.model_copy(update={"certificates": certificates}))
+                write_config(own, repository / entry)
     return first + tuple(
         f"{name}: its card says now that {engine} was verified on {device}; load the model again to see it"
         for engine, device in added.items()

@@ -38,7 +38,7 @@ from voxtile_build.progress import Step, silent
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, warm_up_sizes
 from voxtile_build.repository.digests import are_certified
-from voxtile_build.repository.entries import entry_name, fold_names, mean_name
+from voxtile_build.repository.entries import entry_name, fold_names, mean_entry, mean_name
 from voxtile_build.repository.folds import aggregate_sha256
 
 
@@ -83,7 +83,7 @@ def verify(
         return (*found, _verify_set(card, card.parts.models, repository))
     verdicts = list(verify(card.previous_stage, repository, url, scans=scans, step=step)) if card.previous_stage else []
     folds = fold_names(config)
-    served = None if url is None else Served(url, card)
+    served = None if url is None else Served(url, card.model_copy(update={"name": name}))
     if served:
         require_server(served.url)
     for engine, known in card.certificates.items():
@@ -93,7 +93,7 @@ def verify(
             with step(f"verify {entry.name}"):
                 verdicts.append(verify_entry(entry, served, scans=scans, faults=faults))
     if len(folds) > 1:
-        verdicts.append(_verify_mean(repository / mean_name(name), served))
+        verdicts.append(_verify_mean(repository / (mean_entry(config) or mean_name(name)), served))
     if served:
         verdicts.append(_verify_public([repository / entry_name(fold, card.engine) for fold in folds], served))
     return tuple(verdicts)

@@ -34,6 +34,7 @@ from voxtile_build.cli.options import (
     split,
 )
 from voxtile_build.cli.slimming_commands import distil
+from voxtile_build.cli.version_commands import promote, rollback
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -351,6 +352,8 @@ def verify(
         raise typer.Exit(1)
 
 
+app.command()(promote)
+app.command()(rollback)
 app.command()(distil)
 
 

@@ -64,7 +64,8 @@ def announce(published: Published, repository: Path) -> None:
     for line in published.graph_lines:
         say(f"{name}: {line}")
     warn(published.warnings)
-    echo(f"{name}: published {', '.join(published.entries)}; {name} is {card.engine}; in {repository}")
+    what = f"{name} is {card.engine}" if published.public is None else f"version {card.version} is {card.engine}"
+    echo(f"{name}: published {', '.join(published.entries)}; {what}; in {repository}")
     if (student := card.provenance.student_of) is not None:
         echo(f"{name}: {student.in_words}")
     for engine, certificate in card.certificates.items():
@@ -74,6 +75,11 @@ def announce(published: Published, repository: Path) -> None:
     if published.volumes:
         folders, target = ", ".join(folder.name for folder in published.volumes), published.volumes[0].parent
         echo(f"{name}: whole scans by {folders}; serve them with --volume-repository {target}")
+    if published.public is not None:
+        echo(
+            f"{name}: version {card.version} stands beside version {published.public}, which {name} still is; to move "
+            f"the name: voxtile-build promote {name} {card.version} --repository {repository}"
+        )
     for engine, error in published.refused.items():
         echo(f"voxtile-build: {name} was published without {engine}: {error}", err=True)
 

@@ -6,7 +6,7 @@ The card's class is the client's, `voxtile.card.Card`. This module fills it in a
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -20,13 +20,13 @@ from voxtile.transforms.base import Transform
 from voxtile_build.engines import find_engine
 from voxtile_build.engines.base import Engine
 from voxtile_build.errors import BuildError, RepositoryError
-from voxtile_build.repository.entries import entry_name, fold_name, mean_name
+from voxtile_build.repository.entries import entry_name, fold_name, is_mean_step
 from voxtile_build.spec.input import PADDING
 from voxtile_build.spec.spec import Spec
 from voxtile_build.spec.tiling import Tiling
 
 PARAMETER = "card"
-NOT_IN_CONTRACT = {"title", "engine", "certificates", "provenance"}
+NOT_IN_CONTRACT = {"title", "version", "engine", "certificates", "provenance"}
 """Fields that change nothing of what a client sends, or of what it makes of the scores."""
 
 
@@ -46,6 +46,7 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
         "schema_version": SCHEMA_VERSION,
         "name": spec.name,
         "title": spec.title,
+        "version": spec.version,
         "channels": spec.input.channels,
         "orientation": spec.preparation.orientation,
         "spacing": spec.preparation.spacing,
@@ -80,6 +81,8 @@ def card_of(spec: Spec, engine: str, certificates: Mapping[str, card.Certificate
 def card_text(content: Card) -> str:
     """The card as JSON, the same bytes for the same card; optional fields that do not apply are left out."""
     fields = content.model_dump()
+    if content.version == 1:
+        del fields["version"]
     if content.multiple is None:
         del fields["multiple"]
     if content.parts is None:
@@ -108,7 +111,7 @@ def set_card(config: pb.ModelConfig, content: Card) -> None:
     The steps of a set are public models, which name their engines themselves.
     """
     for step in config.ensemble_scheduling.step if content.parts is None else ():
-        if step.model_name != mean_name(config.name):
+        if not is_mean_step(step):
             _point(step, find_engine(content.engine))
     config.parameters[PARAMETER].string_value = card_text(content)
 
@@ -148,9 +151,10 @@ def _region_order(spec: Spec) -> tuple[str, ...] | None:
     return None if spec.output.region_order in (None, names) else spec.output.region_order
 
 
-def same_contract(one: Card, other: Card) -> bool:
-    """Whether a client prepares scans and reads scores alike by both cards."""
-    return one.model_dump(exclude=NOT_IN_CONTRACT) == other.model_dump(exclude=NOT_IN_CONTRACT)
+def same_contract(one: Card, other: Card, unless: Collection[str] = ()) -> bool:
+    """Whether a client prepares scans and reads scores alike by both cards, fields that are named left out."""
+    excluded = {*NOT_IN_CONTRACT, *unless}
+    return one.model_dump(exclude=excluded) == other.model_dump(exclude=excluded)
 
 
 def _plain(steps: Sequence[Transform]) -> list[dict[str, Any]] | None:

@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-from tritonclient.grpc import model_config_pb2 as pb
-
 from voxtile.card import Card
 from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import get_card, set_card
@@ -16,6 +14,7 @@ from voxtile_build.repository.entries import entry_name, fold_names
 from voxtile_build.repository.facts import tile_seconds
 from voxtile_build.repository.model_set import set_names
 from voxtile_build.repository.publishing import staging
+from voxtile_build.repository.versions import same_build
 from voxtile_build.repository.volumes_in_step import bring_in_step
 
 FASTEST = "fastest"
@@ -52,7 +51,8 @@ def fastest_engine(name: str, repository: Path) -> str:
 def set_default_engine(name: str, engine: str, repository: Path) -> Card:
     """Let the public entry `name` stand for another of its engines; returns the new card.
 
-    One entry changes in one step. Of a set, all models change one after the other, and the set's own card last.
+    One entry changes in one step. Of a set, all models change one after the other, and the set's own card last. Where
+    the public name stands for one of several versions, the version's own entry changes first.
 
     Raises:
         RepositoryError: the entry or the engine does not exist, or the engine's certificate is not the one that the
@@ -64,14 +64,16 @@ def set_default_engine(name: str, engine: str, repository: Path) -> Card:
         changes = [
             _changed(one, engine, repository) for one in (*models, name)
         ]  # all are checked before one is written
-        for one, (config, card) in zip((*models, name), changes, strict=True):
-            set_card(config, card)
-            write_config(config, repository / one)
+        for one, card in zip((*models, name), changes, strict=True):
+            for twin in reversed(same_build(one, repository)):
+                own = read_config(repository / twin)
+                set_card(own, card)
+                write_config(own, repository / twin)
         bring_in_step(repository, (*models, name))
-    return changes[-1][1]
+    return changes[-1]
 
 
-def _changed(name: str, engine: str, repository: Path) -> tuple[pb.ModelConfig, Card]:
+def _changed(name: str, engine: str, repository: Path) -> Card:
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
@@ -81,7 +83,7 @@ def _changed(name: str, engine: str, repository: Path) -> tuple[pb.ModelConfig, 
     if not set_names(config):
         entries = [repository / entry_name(fold, engine) for fold in fold_names(config)]
         _check_certificates(entries, card.certificates[engine].sha256)
-    return config, card.model_copy(update={"engine": engine})
+    return card.model_copy(update={"engine": engine})
 
 
 def _check_certificates(entries: Sequence[Path], expected: str) -> None:

@@ -27,6 +27,16 @@ def fold_name(entry: str) -> str:
     return re.sub(rf"_({'|'.join(ENGINE_NAMES)})$", "", entry)
 
 
+def version_entry(name: str, version: int) -> str:
+    """The entry that keeps one version of a public model; no public name has a dot."""
+    return f"{name}.v{version}"
+
+
+def version_of(config: pb.ModelConfig) -> int:
+    """The version that a public config serves."""
+    return max(config.version_policy.specific.versions, default=1)
+
+
 def mean_name(name: str) -> str:
     """The entry that averages the scores of a public model's folds."""
     return entry_name(f"{name}_mean", MEAN_ENGINE)
@@ -39,5 +49,14 @@ def score_name(index: int) -> str:
 
 def fold_names(config: pb.ModelConfig) -> tuple[str, ...]:
     """The folds of a public config, in order."""
-    entries = [step.model_name for step in config.ensemble_scheduling.step]
-    return tuple(fold_name(entry) for entry in entries if entry != mean_name(config.name))
+    return tuple(fold_name(step.model_name) for step in config.ensemble_scheduling.step if not is_mean_step(step))
+
+
+def mean_entry(config: pb.ModelConfig) -> str | None:
+    """The entry that averages the scores of a public config's folds; None where there is one fold."""
+    return next((step.model_name for step in config.ensemble_scheduling.step if is_mean_step(step)), None)
+
+
+def is_mean_step(step: pb.ModelEnsembling.Step) -> bool:
+    """Whether a step averages the scores of folds; a version's averaging entry is not called after the public name."""
+    return score_name(0) in step.input_map

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
 
 from voxtile.card import Certificate
@@ -43,6 +43,12 @@ class Model:
     def spec_of(self, fold: Fold) -> Spec:
         """The spec of one fold: the model's, under the fold's name."""
         return self.spec.model_copy(update={"name": fold.name})
+
+    def as_version(self, base: str, number: int) -> Model:
+        """The model as a version: its number, and names of entries that begin with `base` and not with its name."""
+        name = self.spec.name
+        folds = tuple(replace(one, name=base + one.name.removeprefix(name)) for one in self.folds)
+        return Model(self.spec.model_copy(update={"name": base, "version": number}), folds)
 
 
 def aggregate_sha256(digests: Sequence[str]) -> str:

@@ -12,6 +12,7 @@ from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mea
 from voxtile_build.repository.folds import Model
 from voxtile_build.repository.model_set import set_names
 from voxtile_build.repository.owner import require_own
+from voxtile_build.repository.versions import model_of
 from voxtile_build.spec.engines import ENGINE_NAMES
 from voxtile_build.spec.name import checked_name
 
@@ -76,5 +77,9 @@ def _taken(repository: Path, without: set[str]) -> Iterator[tuple[str, str]]:
     for config in sorted(repository.glob(f"*/{CONFIG}")):
         name = config.parent.name
         with contextlib.suppress(RepositoryError):  # an entry that cannot be read belongs to no model
-            if name not in without and "card" in read_config(config.parent).parameters:
-                yield from ((entry, name) for entry in (name, *entries_of(name, repository)))
+            found = read_config(config.parent)
+            if "card" not in found.parameters:
+                continue
+            owner = model_of(found, config.parent)
+            if owner not in without:
+                yield from ((entry, owner) for entry in (name, *entries_of(name, repository)))

@@ -17,8 +17,9 @@ from voxtile.card import Card
 from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import PARAMETER, get_card
 from voxtile_build.repository.config import PLACEHOLDER, read_config, write_config
-from voxtile_build.repository.entries import CONFIG
+from voxtile_build.repository.entries import CONFIG, version_of
 from voxtile_build.repository.owner import BACKEND, require_own
+from voxtile_build.repository.versions import own_entry
 
 ENDINGS = ("_scan", "_scan_stream")
 VERSION = "1"
@@ -114,14 +115,16 @@ def _networks(name: str, repository: Path, entry: Path) -> Iterator[dict[str, st
     for wanted in waiting:
         folder = repository / wanted
         config = read_config(folder)
-        versions = config.version_policy.specific.versions
+        entry_asked = own_entry(wanted, repository)
         instances = _instances(config, repository)
         yield {
             "name": wanted,
             "card": config.parameters[PARAMETER].string_value,
-            "version": str(max(versions, default=1)),
+            "version": str(version_of(config)),
             "max_batch_size": max(config.max_batch_size, 1),
-            "config": os.path.relpath(folder / CONFIG, entry.resolve()),
+            "config": os.path.relpath(repository / entry_asked / CONFIG, entry.resolve()),
+            # The public name may move while a scan is on its way, a version's own entry does not.
+            **({"entry": entry_asked} if entry_asked != wanted else {}),
             # With one that is computed and one that waits, an engine never idles.
             **({"at_once": 2 * instances} if instances else {}),
         }

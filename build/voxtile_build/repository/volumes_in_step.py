@@ -128,8 +128,10 @@ def _found(repository: Path, target: Path) -> Iterator[_Found]:
             config = read_config(folder)
             networks = json.loads(config.parameters[NETWORKS].string_value)
             place = Path(folder, networks[0]["config"]).resolve()
-            name = place.parent.name
-            here = place.parent.parent == repository.resolve() and folder.name in volume_names(name)
+            name = str(networks[0]["name"])
+            in_repository = place.parent.parent == repository.resolve()
+            here = in_repository and place.parent.name == networks[0].get("entry", name)
+            here = here and folder.name in volume_names(name)
             if here and config.backend == BACKEND:
                 yield _Found(name, tuple(one["name"] for one in networks), _settings(config))
 

@@ -38,7 +38,7 @@ class Spec(Table):
         description="public name of the model: small letters, digits, - and _"
     )
     title: str = Field(default="", description="what the model does, in one line for people")
-    version: PositiveInt = Field(default=1, description="version folder of the entries")
+    version: PositiveInt = Field(default=1, description="number of the version that is built; left out: the next one")
     network: Network = Field(description="the network: [network] with name and args")
     weights: Weights | None = Field(default=None, description="the weights: [weights] with file and sha256")
     input: Input = Field(description="what the network takes: [input]")

@@ -10,11 +10,12 @@ from voxtile.card import Card
 from voxtile.doctor.ensemble import REBUILD, dims_fit
 from voxtile.doctor.entry import Entry
 from voxtile.doctor.finding import Finding
+from voxtile.doctor.versions import is_version
 
 TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}
 ENGINES = ("onnxruntime", "openvino", "aotinductor", "tensorrt")
-MEAN = "_mean_onnxruntime"
-"""How the entry ends that averages the scores of several folds."""
+FIRST_SCORES = "scores_0"
+"""An input of the entry that averages the scores of several folds, and of no other."""
 
 
 def check_card(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding]:
@@ -30,7 +31,7 @@ def check_card(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding]:
     card = entry.card
     if card is None or entry.config is None:
         return
-    if card.name != entry.name:
+    if card.name != entry.name and not is_version(entry):
         yield Finding(
             "warning",
             "card-name",
@@ -62,9 +63,14 @@ def engine_of(step: str) -> str:
 def folds_of(entry: Entry) -> tuple[str, ...]:
     """The folds behind a public entry, in the order of its steps: names of entries without their engine."""
     steps = [step.model_name for step in entry.config.ensemble_scheduling.step] if entry.config else []
-    return tuple(
-        step.removesuffix(f"_{engine_of(step)}") for step in steps if engine_of(step) and step != entry.name + MEAN
-    )
+    mean = mean_of(entry)
+    return tuple(step.removesuffix(f"_{engine_of(step)}") for step in steps if engine_of(step) and step != mean)
+
+
+def mean_of(entry: Entry) -> str:
+    """The entry that averages the scores of the folds behind a public entry; empty where there is none."""
+    steps = entry.config.ensemble_scheduling.step if entry.config else ()
+    return next((step.model_name for step in steps if FIRST_SCORES in step.input_map), "")
 
 
 def _tensors(card: Card, config: pb.ModelConfig, where: str) -> Iterator[Finding]:
@@ -111,7 +117,7 @@ def _engine(entry: Entry, card: Card, entries: Mapping[str, Entry]) -> Iterator[
         {
             engine_of(step.model_name)
             for step in entry.config.ensemble_scheduling.step
-            if step.model_name != entry.name + MEAN
+            if step.model_name != mean_of(entry)
         }
         if entry.config
         else set()

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.card import Card, Certificate
-from voxtile.doctor.cards import MEAN, folds_of
+from voxtile.doctor.cards import folds_of, mean_of
 from voxtile.doctor.engines import CERTIFICATE
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
@@ -45,7 +45,8 @@ def check_certificates(
         yield from (finding for one in behind for finding in _files(one))
         if whole and len(behind) == len(names):
             yield from _digest(entry, engine, known, behind)
-    yield from _files(entries[entry.name + MEAN]) if entry.name + MEAN in entries else ()
+    mean = mean_of(entry)
+    yield from _files(entries[mean]) if mean in entries else ()
     yield from _proof(entry, card, release, machine)
 
 

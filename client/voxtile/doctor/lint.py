@@ -19,6 +19,7 @@ from voxtile.doctor.host import check_host, check_numpy
 from voxtile.doctor.layout import check_repository, check_twice
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
+from voxtile.doctor.versions import check_versions, is_copy
 from voxtile.doctor.volumes import BACKEND, check_volume
 
 
@@ -86,9 +87,11 @@ def _entry(entry: Entry, entries: Mapping[str, Entry], server: Server) -> Iterat
     ensemble = list(check_ensemble(entry, entries, server.release))
     yield from ensemble
     yield from check_card(entry, entries)
+    yield from check_versions(entry, entries)
     yield from check_engine(entry, server.release, server.machine)
     whole = not any(finding.severity == "error" for finding in ensemble)
-    yield from check_certificates(entry, entries, server.release, server.machine, whole=whole)
+    if not is_copy(entry, entries):
+        yield from check_certificates(entry, entries, server.release, server.machine, whole=whole)
     yield from check_volume(entry, entries)
 
 

@@ -32,7 +32,7 @@ def check_volume(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding
     again = f"voxtile-build volume {model}"
     try:
         networks = [_network(one) for one in json.loads(entry.config.parameters[NETWORKS].string_value)]
-    except (KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
+    except (AttributeError, KeyError, TypeError, ValueError, ModelError, RecursionError) as error:
         networks = []
         fault = f"parameter {NETWORKS!r} cannot be read ({' '.join(str(error).split())})"
     else:
@@ -65,8 +65,8 @@ def check_volume(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding
 
 
 def _network(described: Any) -> tuple[str, Card, str, int, str]:
-    """Name, card, version, batch and place of a network, as the backend reads them."""
-    name = str(described["name"])
+    """Entry, card, version, batch and place of a network, as the backend reads them."""
+    name = str(described.get("entry") or described["name"])
     card = parse_card(str(described["card"]), name)
     return name, card, str(described["version"]), int(described["max_batch_size"]), str(described["config"])
 

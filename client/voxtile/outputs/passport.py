@@ -20,7 +20,7 @@ from voxtile.io.writing import GEOMETRY_FIELDS
 from voxtile.outputs.report import Report
 from voxtile.triton.types import ServedModel
 
-NO_METHOD = {"schema_version", "name", "title", "engine", "certificates", "provenance"}
+NO_METHOD = {"schema_version", "name", "title", "version", "engine", "certificates", "provenance"}
 """Fields of a card that say nothing of what becomes of a scan; the passport has what counts of them by itself."""
 
 

@@ -12,6 +12,7 @@ from voxtile.card import Card, Certificate, parse_card
 from voxtile.errors import ModelError, NoCardError, ServerUnavailable
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.on_demand import ENTRY, Offer
+from voxtile.triton.versions import MARK, version_entry
 
 
 @dataclass(frozen=True)
@@ -20,7 +21,7 @@ class ModelListing:
 
     Attributes:
         url: the server.
-        name: the public name.
+        name: the public name; NAME@VERSION for the entry of one version.
         version: the version that is served.
         card: its card; None where it cannot be used.
         problem: why it cannot be used; empty where it can.
@@ -50,13 +51,14 @@ class ModelListing:
         }
 
     def row(self) -> tuple[str, ...]:
-        """The cells of a table's row: model, what, channels, ROI, spacing, labels, engine, certificate."""
+        """The cells of a table's row: model, version, what, channels, ROI, spacing, labels, engine, certificate."""
         if self.card is None:
-            return (self.name, self.problem, "", "", "", "", "", "")
+            return (self.name, "", self.problem, "", "", "", "", "", "")
         card = self.card
         certificate = card.certificates.get(card.engine)
         return (
             self.name,
+            self.version,
             card.title,
             ", ".join(card.input_channels),
             "×".join(map(str, card.roi_size)) if card.multiple is None else "whole slices",
@@ -82,7 +84,7 @@ def _verdict(certificate: Certificate | None) -> str:
     return "; ".join((f"Dice ≥ {certificate.dice_min:.4f}", *certificate.reservations))
 
 
-def list_models(endpoint: Endpoint) -> list[ModelListing]:
+def list_models(endpoint: Endpoint, *, versions: bool = False) -> list[ModelListing]:
     """Lists the entries that carry a card, and those that could not be loaded, by name.
 
     Entries without a card are engines behind public names; they are left out. A server that loads models on demand
@@ -90,23 +92,33 @@ def list_models(endpoint: Endpoint) -> list[ModelListing]:
 
     Args:
         endpoint: the server.
+        versions: whether entries that keep one version of a model are listed too, as NAME@VERSION.
 
     Raises:
         ServerUnavailable: no server answers.
     """
     entries = sorted(set(endpoint.models()))
     if any(name == ENTRY and state == "READY" for name, state in entries):
-        return [_offered(endpoint, offer) for offer in endpoint.on_demand().values()]
-    return [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]
+        found = [_offered(endpoint, offer) for offer in endpoint.on_demand().values()]
+    else:
+        ready = {name for name, state in entries if state == "READY"}  # the version that was there before has a line too
+        entries = [(name, state) for name, state in entries if state == "READY" or name not in ready]
+        found = [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]
+    return [listing for listing in found if versions or MARK not in listing.name]
 
 
 def _offered(endpoint: Endpoint, offer: Offer) -> ModelListing:
     """An entry of a server that loads on demand."""
     try:
-        card = parse_card(offer.card, offer.name).model_copy(update={"name": offer.name})
+        card = parse_card(offer.card, offer.name)
     except ModelError as error:
         return ModelListing(endpoint.url, offer.name, problem=str(error), loaded=offer.loaded)
-    return ModelListing(endpoint.url, offer.name, offer.version, card, loaded=offer.loaded)
+    shown = offer.name
+    if offer.name == version_entry(card.name, offer.version):
+        shown = f"{card.name}{MARK}{offer.version}"
+    else:
+        card = card.model_copy(update={"name": offer.name})
+    return ModelListing(endpoint.url, shown, offer.version, card, loaded=offer.loaded)
 
 
 def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
@@ -122,4 +134,6 @@ def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
     except ServerUnavailable as error:
         endpoint.check_live()  # raises where the server is at fault, not the entry
         return ModelListing(endpoint.url, name, problem=str(error))
-    return ModelListing(endpoint.url, name, model.version, model.card)
+    is_version = name != model.card.name
+    shown = f"{model.card.name}{MARK}{model.version}" if is_version else name
+    return ModelListing(endpoint.url, shown, model.version, model.card)

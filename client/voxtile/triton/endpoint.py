@@ -43,6 +43,7 @@ from voxtile.triton.layout import (
 from voxtile.triton.shared_memory import Region, ServerMemory
 from voxtile.triton.slots import SlotPool
 from voxtile.triton.types import Request, ServedModel, scores_shape, wire_type
+from voxtile.triton.versions import offered, version_entry
 
 CONTROL_TIMEOUT_S = 10.0
 """Seconds that a call without tiles may take: readiness, configuration, the list of models."""
@@ -58,10 +59,12 @@ class Call:
     Attributes:
         number: tells it apart from every other request of its endpoint; the server repeats it in the answer.
         sent_at: when it was sent, by a clock of the sender's.
+        model: what is to answer it; it is moved to another entry while a public name moves.
     """
 
-    def __init__(self, request: Request, slot: Region | None, number: int) -> None:
+    def __init__(self, request: Request, slot: Region | None, number: int, model: ServedModel) -> None:
         self.request = request
+        self.model = model
         self.slot = slot
         self.mark: Mark | None = None
         self.number = number
@@ -97,7 +100,6 @@ class Endpoint:
         self._headers = functools.partial(control_headers, url, connection)
         self._slots = SlotPool(ServerMemory(self._client, self._headers), url, connection.shared_memory)
         self._numbers = itertools.count(1)
-        self._versions: dict[str, str] = {}
         self.serves_model = False
         self.ruled_out = ""
 
@@ -132,7 +134,7 @@ class Endpoint:
         """Reads the card of a model.
 
         Args:
-            name: the model's public name.
+            name: the model's public name, or the entry of one of its versions.
 
         Raises:
             ModelError: the server does not offer it, or its card cannot be used.
@@ -153,8 +155,8 @@ class Endpoint:
         return self._model(name)
 
     def loaded_model(self, name: str) -> ServedModel:
-        """As `model`, but waits for as long as a request may take where the server loads the model first."""
-        return on_demand.once_loaded(lambda: self.model(name), self.connection.deadline_s)
+        """As `versions.offered`, but waits for as long as a request may take where the server loads the model first."""
+        return on_demand.once_loaded(lambda: offered(self, name), self.connection.deadline_s)
 
     def _model(self, name: str) -> ServedModel:
         config = self.config(name)
@@ -162,9 +164,13 @@ class Endpoint:
         versions = self._control("get_model_metadata", name).versions
         if not versions:
             raise ModelError(f"{self.url} serves no version of model {name!r}; look at its log")
-        version = self._versions[name] = str(versions[-1])
-        card = parse_card(text, name).model_copy(update={"name": name})  # it is asked for under the entry's name
-        return ServedModel(card, version, max(config.max_batch_size, 1), text, self.server_version())
+        version = str(versions[-1])
+        card = parse_card(text, name)
+        is_version = name == version_entry(card.name, version)
+        # Any other is asked for under the entry's name.
+        number = int(version) if version.isdecimal() else card.version
+        card = card.model_copy(update={"name": card.name if is_version else name, "version": number})
+        return ServedModel(card, version, max(config.max_batch_size, 1), text, self.server_version(), name)
 
     def server_version(self) -> str:
         """The server's version; empty where it does not tell it, which stops nothing."""
@@ -296,13 +302,14 @@ class Endpoint:
         """
         from tritonclient.utils import InferenceServerException
 
-        call = Call(request, self._slots.take(needed_bytes(model.card, request)), next(self._numbers))
+        call = Call(request, self._slots.take(needed_bytes(model.card, request)), next(self._numbers), model)
         try:
             inputs, output = _tensors(model, call)
             call.context = self._client.async_infer(
-                model.card.name,
+                model.served_as,
                 inputs,
                 callback=lambda result, error: done(call, result, error),
+                model_version=model.version,
                 request_id=str(call.number),
                 outputs=[output],
                 client_timeout=self.connection.deadline_s,
@@ -328,7 +335,7 @@ class Endpoint:
         """
         card, slot = model.card, call.slot
         shape, dtype = scores_shape(card, call.request), np.dtype(NUMPY_TYPES[card.output.dtype])
-        check_answer(result.get_response(), card.name, self._versions.get(card.name, ""), call.number)
+        check_answer(result.get_response(), call.model.served_as, call.model.version, call.number)
         check_tensor(result.get_output(call.request.output), wire_type(dtype), shape)
         if slot is not None:
             scores = slot.array(dtype, shape, scores_offset(call.request)).copy()

@@ -12,7 +12,7 @@ from typing import Any
 
 from numpy.typing import NDArray
 
-from voxtile.errors import AccessError, InputError, ModelError, NotLoadedError, ServerUnavailable
+from voxtile.errors import AccessError, InputError, ModelError, NotLoadedError, ServerUnavailable, VoxtileError
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.on_demand import once_loaded
@@ -20,6 +20,7 @@ from voxtile.triton.pump import Pump
 from voxtile.triton.retry import RetryPolicy
 from voxtile.triton.transport import DEFAULT_IN_FLIGHT
 from voxtile.triton.types import Request, ServedModel, Traffic
+from voxtile.triton.versions import offered, same_build, split_version
 
 log = logging.getLogger(__name__)
 
@@ -29,7 +30,7 @@ class GrpcTransport:
 
     Args:
         endpoints: the servers; closed with the transport.
-        model: the model's public name.
+        model: the model's public name, or NAME@VERSION.
         retry_policy: retry limits.
 
     Raises:
@@ -51,6 +52,7 @@ class GrpcTransport:
         try:
             limit_s = min(endpoint.connection.deadline_s for endpoint in endpoints)
             self.model = once_loaded(lambda: _agreed_model(endpoints, model), limit_s)
+            self._asked = self.model.served_as if split_version(model)[1] else model
         except BaseException:
             self.close()
             raise
@@ -75,6 +77,14 @@ class GrpcTransport:
             endpoint.check_process()
         traffic = Traffic() if traffic is None else traffic
         return GrpcAnswers(Pump(self._endpoints, self.model, requests, self._retry_policy, in_flight, traffic))
+
+    def has_moved(self) -> bool:
+        """Whether a server that answers has another build now under the name that was asked for."""
+        for endpoint in self._endpoints:
+            with contextlib.suppress(VoxtileError):
+                if endpoint.card_text(self._asked) != self.model.card_text:
+                    return True
+        return False
 
     def close(self) -> None:
         """Ends all connections and gives back all shared memory."""
@@ -132,7 +142,7 @@ def connect_transport(
 
     Args:
         url: HOST:PORT of a server's gRPC service, or several of them.
-        model: the model's public name.
+        model: the model's public name, or NAME@VERSION.
         connection: how to reach the servers.
         retry_policy: retry limits.
 
@@ -155,13 +165,21 @@ def connect_transport(
         return transport
 
 
+def _offered(endpoint: Endpoint, name: str, before: Sequence[ServedModel]) -> ServedModel:
+    """The model as a server offers it; of a name that is just being moved, the build that the others have offered."""
+    found = offered(endpoint, name)
+    if before and found.card_text != before[0].card_text:
+        return same_build(endpoint, before[0]) or found
+    return found
+
+
 def _agreed_model(endpoints: Sequence[Endpoint], name: str) -> ServedModel:
     """The model as all servers offer it, with the smallest batch that any of them takes."""
     offers: list[ServedModel] = []
     missing: list[ServerUnavailable] = []
     for endpoint in endpoints:
         try:
-            offers.append(endpoint.model(name))
+            offers.append(_offered(endpoint, name, offers))
             endpoint.serves_model = True
         except ServerUnavailable as error:
             missing.append(error)

@@ -32,6 +32,7 @@ from voxtile.triton.faults import Fault, Remedy, classify
 from voxtile.triton.lane import Lane
 from voxtile.triton.retry import Attempts, RetryPolicy, pause_s
 from voxtile.triton.types import Request, ServedModel, Traffic
+from voxtile.triton.versions import has_build, same_build
 
 log = logging.getLogger(__name__)
 
@@ -86,6 +87,7 @@ class Pump(threading.Thread):
         self._retry_policy = retry_policy
         self._traffic = traffic
         self._lanes = [Lane(number, endpoint, in_flight) for number, endpoint in enumerate(endpoints)]
+        self._served = [model for _ in endpoints]  # by the lane's number: the build, under the name that it has there
         self._ahead = ready_ahead(in_flight)
         self._backlog = Backlog(requests)
         self._attempts = Attempts(retry_policy.tries)
@@ -153,7 +155,8 @@ class Pump(threading.Thread):
         return min(free, key=lambda lane: lane.load, default=None)
 
     def _send(self, lane: Lane, request: Request) -> None:
-        call = lane.endpoint.send(self._model, request, lambda *answer: self._events.put(("answer", lane, *answer)))
+        model = self._served[lane.number]
+        call = lane.endpoint.send(model, request, lambda *answer: self._events.put(("answer", lane, *answer)))
         lane.sent(call, time.monotonic())
         self._traffic.requests += 1
         self._traffic.bytes_sent += request.nbytes
@@ -193,8 +196,8 @@ class Pump(threading.Thread):
             case ("answer", lane, call, result, error):
                 lane.calls.discard(call)
                 self._answered(lane, call, result, error)
-            case ("probed", lane, error):
-                self._probed(lane, error)
+            case ("probed", lane, found, error):
+                self._probed(lane, found, error)
 
     def _answered(self, lane: Lane, call: Call, result: Any, error: Any) -> None:
         if error is not None:
@@ -273,25 +276,27 @@ class Pump(threading.Thread):
         self._backlog.retry(request, when)
 
     def _probe(self, lane: Lane) -> None:
-        """Asks, on a thread of its own, whether the server is there with the same model."""
+        """Asks, on a thread of its own, whether the server is there with the same model, under whatever name."""
         lane.probing = True
 
         def ask() -> None:
+            found: ServedModel | None = None
             error: VoxtileError | None = None
             try:
-                if lane.endpoint.model(self._model.card.name).card_text != self._model.card_text:
-                    error = self._other_build(lane)
+                found = same_build(lane.endpoint, self._model)
+                error = self._other_build(lane) if found is None else None
             except VoxtileError as problem:
                 error = problem
             except Exception as problem:
                 error = ServerUnavailable(f"{lane.endpoint.url}: {problem}")
-            self._events.put(("probed", lane, error))
+            self._events.put(("probed", lane, found, error))
 
         threading.Thread(target=ask, name="voxtile-probe", daemon=True).start()
 
-    def _probed(self, lane: Lane, error: VoxtileError | None) -> None:
+    def _probed(self, lane: Lane, found: ServedModel | None, error: VoxtileError | None) -> None:
         lane.probing = False
         if error is None:
+            self._served[lane.number] = found or self._model
             lane.back()
             return
         lane.fail(str(error), time.monotonic())
@@ -316,7 +321,7 @@ class Pump(threading.Thread):
             if not lane.answers or (lane.restarted and not lane.up):
                 continue
             try:
-                same = lane.endpoint.card_text(self._model.card.name) == self._model.card_text
+                same = has_build(lane.endpoint, self._model)
             except NoCardError:
                 same = False
             except VoxtileError:  # gone since, or the model is

@@ -31,6 +31,7 @@ class ServedModel:
         max_batch_size: the most tiles that one request may hold, at least 1.
         card_text: the card as the server stores it; equal texts mean the same build.
         server: the version of Triton that serves it, such as "2.62.0"; empty where it does not tell it.
+        entry: the entry that answers, where that is not the one with the card's name.
     """
 
     card: Card
@@ -38,6 +39,12 @@ class ServedModel:
     max_batch_size: int
     card_text: str
     server: str = ""
+    entry: str = ""
+
+    @property
+    def served_as(self) -> str:
+        """The entry of the server's repository that answers."""
+        return self.entry or self.card.name
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from voxtile.asked import with_asked
 from voxtile.triton.catalogue import ModelListing, list_models
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
-from voxtile.triton.grpc_transport import connect_transport
+from voxtile.triton.grpc_transport import GrpcTransport, connect_transport
 from voxtile.triton.transport import Transport
 
 
@@ -25,7 +25,8 @@ class Models:
 
     def __init__(self, urls: Sequence[str], connection: ConnectionConfig, options: Options) -> None:
         self._urls, self._connection, self._options = list(urls), connection, options
-        self._open: dict[str, Transport] = {}
+        self._open: dict[str, GrpcTransport] = {}
+        self._moved: list[GrpcTransport] = []
         self._lock = threading.Lock()
 
     def listed(self, url: str | None = None) -> list[ModelListing]:
@@ -56,12 +57,18 @@ class Models:
     def forget_all(self) -> None:
         """Ends all connections; the next scan of a model makes a new one, which knows what is served by then."""
         with self._lock:
-            old, self._open = self._open, {}
-        for transport in old.values():
+            old, self._open, self._moved = [*self._open.values(), *self._moved], {}, []
+        for transport in old:
             transport.close()
 
     def _borrowed(self, name: str) -> Transport:
+        """The connection to a model; a new one where the public name has moved to another version since.
+
+        Scans that run go on with the old one, and with the version that they began with.
+        """
         with self._lock:
+            if name in self._open and self._open[name].has_moved():
+                self._moved.append(self._open.pop(name))
             if name not in self._open:
                 self._open[name] = connect_transport(self._urls, name, self._connection)
             return _Borrowed(self._open[name])

@@ -27,13 +27,16 @@ PIPE_WIDTH = 160
 def models(
     server: options.ServerOptions,
     as_json: Annotated[bool, typer.Option("--json", help="Print a list of objects, for programs.")] = False,
+    versions: Annotated[
+        bool, typer.Option("--versions", help="List every version that can be asked for, as NAME@VERSION.")
+    ] = False,
 ) -> None:
     """List what the servers offer, from the models' cards.
 
     A server that does not answer costs the others nothing. Exit code 0: all answered; 2: one did not.
     """
     with errors_for_the_user():
-        listings, failed = _listings(server)
+        listings, failed = _listings(server, versions)
         if len(failed) < len(server.url):
             write_out(_as_json(listings) if as_json else _as_table(listings, several=len(server.url) > 1))
     raise typer.Exit(failed[0].exit_code if failed else 0)
@@ -47,7 +50,7 @@ def _as_table(listings: Sequence[ModelListing], *, several: bool) -> str:
     """A table of the models; of `several` servers, also which one offers each."""
     table = Table(box=None)
     table.add_column("model", no_wrap=True)
-    for title in ("what", "channels", "ROI", "spacing mm", "labels", "engine", "certificate"):
+    for title in ("version", "what", "channels", "ROI", "spacing mm", "labels", "engine", "certificate"):
         table.add_column(title)
     if several:
         table.add_column("server", no_wrap=True)
@@ -63,14 +66,14 @@ def _as_table(listings: Sequence[ModelListing], *, several: bool) -> str:
     return text.getvalue()
 
 
-def _listings(server: options.ServerOptions) -> tuple[list[ModelListing], list[VoxtileError]]:
+def _listings(server: options.ServerOptions, versions: bool) -> tuple[list[ModelListing], list[VoxtileError]]:
     """What the servers offer, and why some of them did not say; each of these is told at once."""
     connection = server.connection(shared_memory=False)
     listings, failed = [], []
     for url in server.url:
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
             try:
-                listings += list_models(endpoint)
+                listings += list_models(endpoint, versions=versions)
             except VoxtileError as error:
                 say(str(error))
                 failed.append(error)

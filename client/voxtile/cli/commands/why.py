@@ -21,6 +21,7 @@ from voxtile.outputs.signed_files import LARGEST_TEXT, Signed, read_signed
 from voxtile.outputs.standing import not_compared, reservations, standing
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.versions import MARK
 
 DIFFERS = 1
 """The exit code where something is no longer as the passport says."""
@@ -102,9 +103,12 @@ def _served_cards(passport: Passport, server: options.ServerOptions) -> dict[str
     found: dict[str, list[Card]] = {name: [] for name in names}
     for url in server.url:
         with contextlib.closing(Endpoint(url, server.connection(shared_memory=False))) as endpoint:
-            for one in list_models(endpoint):
-                if one.card is not None and one.name in found:
-                    found[one.name].append(one.card)
+            offered = list_models(endpoint, versions=True)
+            for used in (passport, *passport.others):
+                known = {one.name: one.card for one in offered if one.card is not None}
+                card = known.get(f"{used.model}{MARK}{used.version}", known.get(used.model))
+                if card is not None and card not in found[used.model]:
+                    found[used.model].append(card)
     for name, cards in found.items():
         if not cards:
             raise InputError(f"expected the model {name!r} on {', '.join(server.url)}, found no such model there")

@@ -71,7 +71,7 @@ class BlsTransport:
                 raise CancelledError
             before = counted.answers
             with counted.sent(request, again=failures > 1):
-                response = _asked(self.model.card.name, request)
+                response = _asked(self.model, request)
             if not response.has_error():
                 return self._checked(response, request, counted)
             said = response.error().message()
@@ -159,12 +159,16 @@ class _InOrder:
         return True
 
 
-def _asked(name: str, request: Request) -> Any:
+def _asked(model: ServedModel, request: Request) -> Any:
     tensors = [pb_utils.Tensor(key, np.ascontiguousarray(array)) for key, array in request.inputs]
     # NumPy stitches the scores, also where a GPU computes them. The stub adds this name after it has loaded modules.
     memory = pb_utils.PreferredMemory(pb_utils.TRITONSERVER_MEMORY_CPU, 0)
     return pb_utils.InferenceRequest(
-        model_name=name, requested_output_names=[request.output], inputs=tensors, preferred_memory=memory
+        model_name=model.served_as,
+        model_version=int(model.version),
+        requested_output_names=[request.output],
+        inputs=tensors,
+        preferred_memory=memory,
     ).exec()
 
 

@@ -24,7 +24,8 @@ NETWORKS = "networks"
 
 Each is `{"name": text, "card": text, "version": text, "max_batch_size": number, "config": path, "at_once": number}`.
 `config` leads from the entry's folder to the network's own config.pbtxt, as it lay when the entry was written.
-`at_once` is how many requests keep its engines busy; it may be missing.
+`at_once` is how many requests keep its engines busy; it may be missing. So may `entry`, the entry that tiles are sent
+to where that is one version's own and not the public one.
 """
 
 SERVER = os.environ.get("TRITON_SERVER_VERSION", "")
@@ -77,9 +78,8 @@ _AGAIN = "write the entry again with voxtile-build volume"
 def _network(described: Mapping[str, Any], entry: Path) -> Network:
     name = str(described["name"])
     text = _own_card(entry / str(described["config"])) or str(described["card"])
-    model = ServedModel(
-        parse_card(text, name), str(described["version"]), int(described["max_batch_size"]), text, SERVER
-    )
+    asked, version = str(described.get("entry", "")), str(described["version"])
+    model = ServedModel(parse_card(text, name), version, int(described["max_batch_size"]), text, SERVER, asked)
     return Network(model, int(described["at_once"]) if "at_once" in described else None)
 
 
