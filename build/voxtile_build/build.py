@@ -225,8 +225,8 @@ def _build_version(
     with step("publish"):
         withdrawn = [name for name in public if _is_other(built.card, repository / name)]
         publish(staged, repository, names, [name for name in old if name not in names], withdrawn)
-    wanted = model.spec.serving.volume if release.is_public else None
-    volumes = bring_in_step(repository, [release.name], release.name, wanted)
+    own_scans = (release.name, model.spec.serving.volume) if release.is_public else (None, None)
+    volumes = bring_in_step(repository, [release.name], *own_scans)
     return replace(built, entries=tuple(names), volumes=volumes, public=None if release.is_public else release.public)
 
 

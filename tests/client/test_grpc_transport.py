@@ -110,6 +110,16 @@ def test_servers_with_different_builds_are_refused_and_closed(closed: list[str])
         assert {one.url, other.url} <= set(closed)
 
 
+def test_a_name_that_stands_for_another_build_has_moved_and_one_that_cannot_be_asked_has_not() -> None:
+    with FakeTriton() as fake, connect_transport(fake.url, "model") as transport:
+        assert not transport.has_moved()
+        fake.rules["ModelConfig"] = fails(grpc.StatusCode.UNAVAILABLE)
+        assert not transport.has_moved()
+        fake.rules.clear()
+        fake.card = {**fake.card, "title": "another"}
+        assert transport.has_moved()
+
+
 def test_a_server_that_is_not_there_is_told_of_and_the_others_used(caplog: pytest.LogCaptureFixture) -> None:
     with FakeTriton() as fake, connect_transport([NOBODY, fake.url], "model") as transport:
         assert numbers(transport) == list(range(12))

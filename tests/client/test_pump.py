@@ -6,12 +6,13 @@ Servers and time are simulated; see `tests.support.simulated_servers`. Times are
 from __future__ import annotations
 
 import logging
+from typing import Any
 
 import numpy as np
 import pytest
 
-from tests.support.simulated_servers import Server, Simulation, error, first, right, wrong
-from voxtile import AccessError, NoResponseError, OtherBuildError, ServerUnavailable, TileError
+from tests.support.simulated_servers import BUILD, Server, Simulation, error, first, right, wrong
+from voxtile import AccessError, NoResponseError, OtherBuildError, Request, ServerUnavailable, TileError
 from voxtile.triton.pump import inflight_bytes, ready_ahead
 
 NUMBERS = [float(number) for number in range(20)]
@@ -460,6 +461,42 @@ def test_a_build_that_changed_after_a_restart_is_noticed_too(simulation: Simulat
     with pytest.raises(OtherBuildError, match="server-1:8001"):
         simulation.run([server], count=40)
     assert from_start(server.asked) == [0.3]
+
+
+def moves_away(simulation: Simulation, own: str | None) -> Server:
+    """A server whose public name moves to another version after eight requests; it then refuses the one before."""
+    server = simulation.server()
+    refused = error("UNAVAILABLE", "Request for unknown model: 'model' version 1 is not at ready state")
+
+    def answer(request: Request) -> Any:
+        if len(server.sent) == 9:
+            server.build, server.own = "another card", own
+        return refused if server.build != BUILD and server.entries[-1] == "model" else right(request)
+
+    server.answer = answer
+    return server
+
+
+def test_a_scan_goes_on_with_its_versions_own_entry_when_the_public_name_moves(simulation: Simulation) -> None:
+    server = moves_away(simulation, BUILD)
+    assert simulation.run([server]) == NUMBERS
+    assert server.entries[:8] == ["model"] * 8
+    assert set(server.entries[-10:]) == {"model.v1"}
+
+
+@pytest.mark.parametrize("own", [None, "a third card"])
+def test_a_scan_ends_where_its_version_has_no_entry_of_its_own(simulation: Simulation, own: str | None) -> None:
+    server = moves_away(simulation, own)
+    with pytest.raises(OtherBuildError, match="server-1:8001 serves another build of model 'model'"):
+        simulation.run([server])
+    assert set(server.entries) == {"model"}
+
+
+def test_a_version_that_is_built_again_under_its_own_entry_is_noticed_at_the_end(simulation: Simulation) -> None:
+    server = moves_away(simulation, BUILD)
+    simulation.after(1.0, lambda: setattr(server, "own", "a third card"))
+    with pytest.raises(OtherBuildError, match="server-1:8001"):
+        simulation.run([server], count=100)
 
 
 def test_a_card_that_is_gone_is_another_build(simulation: Simulation) -> None:

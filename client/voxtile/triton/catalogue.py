@@ -101,7 +101,8 @@ def list_models(endpoint: Endpoint, *, versions: bool = False) -> list[ModelList
     if any(name == ENTRY and state == "READY" for name, state in entries):
         found = [_offered(endpoint, offer) for offer in endpoint.on_demand().values()]
     else:
-        ready = {name for name, state in entries if state == "READY"}  # the version that was there before has a line too
+        # The version that a public name stood for before has a line too.
+        ready = {name for name, state in entries if state == "READY"}
         entries = [(name, state) for name, state in entries if state == "READY" or name not in ready]
         found = [listing for name, state in entries if (listing := _listing(endpoint, name, state)) is not None]
     return [listing for listing in found if versions or MARK not in listing.name]
