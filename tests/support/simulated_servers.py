@@ -65,7 +65,7 @@ class Server:
         own: the text of the card under the version's own name; None where it has no such entry.
         entries: the entry that each request was sent to.
         sent: when it got which request.
-        asked: when it was asked for its card.
+        asked: when it was asked for its card, while it was not known to serve the model.
         released: by the index of a request, whether its memory was trusted.
         kept: how much idle memory was left to it, each time.
         cancelled: the requests that are no longer waited for.
@@ -125,11 +125,14 @@ class Server:
         self.kept.append(keep)
 
     def model(self, name: str) -> ServedModel:
-        if name == MODEL.card.name:
-            self.asked.append(self.simulation.now)
-        return ServedModel(MODEL.card, "1", 4, self.card_text(name), entry=name)
+        return ServedModel(MODEL.card, "1", 4, self._text(name), entry=name)
 
     def card_text(self, name: str) -> str:
+        if name == MODEL.card.name and not self.serves_model:
+            self.asked.append(self.simulation.now)
+        return self._text(name)
+
+    def _text(self, name: str) -> str:
         if name != MODEL.card.name:
             assert name == f"{MODEL.card.name}.v1"
             if self.own is None:
