@@ -224,3 +224,20 @@ def offers(url: str, capsys: pytest.CaptureFixture[str]) -> None:
         result = run("segment", "none.nii.gz", "-o", "mask.nii.gz", "--model", asked, "--url", url)
         assert result.exit_code == 2
         assert message in result.stderr
+
+
+def test_a_server_that_loads_on_demand_with_room_for_one_gives_each_version(repository: Path) -> None:
+    build_version(repository, 2)
+    image = scan()
+    with EmbeddedServer(repository, ServerOptions(max_models=1, threads=1)) as server:
+        with contextlib.closing(Endpoint(server.grpc_url, ConnectionConfig())) as endpoint:
+            assert [one.name for one in list_models(endpoint)] == [NAME]
+            found = {one.name: one.version for one in list_models(endpoint, versions=True)}
+            assert found == {NAME: "1", f"{NAME}@1": "1", f"{NAME}@2": "2"}
+            assert not any(one.loaded for one in list_models(endpoint, versions=True))
+        for asked, number in ((f"{NAME}@2", 2), (NAME, 1), (f"{NAME}@1", 1), (f"{NAME}@2", 2)):
+            with Segmenter(server.grpc_url, asked) as segmenter:
+                check(number, image, segmenter.segment(image))
+        with pytest.raises(ModelError, match="serves no version 3"):
+            Segmenter(server.grpc_url, f"{NAME}@3")
+        server.kill()
