@@ -23,7 +23,7 @@ GENERATED: dict[str, Callable[[], str]] = {
 INCLUDED = {
     "index.md": "README.md",
     "how-to/spec.md": "models/README.md",
-    "how-to/operate.md": "server/README.md",
+    "how-to/run-server.md": "server/README.md",
     "contributing/index.md": "CONTRIBUTING.md",
     "changelog.md": "CHANGELOG.md",
     "models/brain-unet.md": "models/brain-unet.md",
