@@ -589,12 +589,17 @@ def test_point_refuses_folds_of_another_build(two_folds: Path) -> None:
         file.write_text(text)
 
 
-def test_command_imports_one_fold_in_place_of_two(two_folds: Path, tmp_path: Path) -> None:
+def test_command_imports_one_fold_beside_two_as_the_next_version(two_folds: Path, tmp_path: Path) -> None:
     folder, repository = two_folds / "nnUNetTrainer__nnUNetPlans__2d", two_folds / "models"
     given = ["nnunet", str(folder), "--name", "m", "--repository", str(repository), "--engines", "onnxruntime"]
+    before = {path.name for path in repository.iterdir() if path.is_dir()}
     assert main([*given, "--folds", "1"]) == 0
-    entries = sorted(path.name for path in repository.iterdir() if path.is_dir())
-    assert entries == ["m", "m_onnxruntime"], "what the two folds left is gone"
+    added = {path.name for path in repository.iterdir() if path.is_dir()} - before
+    assert added == {"m.v1", "m.v2", "m.v2_onnxruntime"}, "another network is another version"
+    assert main([*given, "--folds", "1"]) == 0
+    assert {path.name for path in repository.iterdir() if path.is_dir()} == before | added, (
+        "the very model is no version"
+    )
 
 
 def test_command_says_what_is_wrong_on_one_line(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

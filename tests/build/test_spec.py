@@ -103,7 +103,7 @@ def test_a_missing_key_is_named_with_its_meaning() -> None:
         ({"name": "Brain"}, r"name: .*found 'Brain'.*\(name: public name of the model"),
         ({"name": "brain_openvino"}, "must not end in '_openvino'"),
         ({"name": "../brain"}, "name: "),
-        ({"version": "1"}, r"version: .*whole number, found '1' \(version: version folder"),
+        ({"version": "1"}, r"version: .*whole number, found '1' \(version: number of the version"),
         ({"version": True}, "version: .*whole number, found True"),
         ({"input": {"channels": []}}, r"input.channels: expected at least 1 value, found \[\]"),
         ({"input": {"dtype": "fp64"}}, "input.dtype: .*'fp32', 'fp16' or 'int16', found 'fp64'"),

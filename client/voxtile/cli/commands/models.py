@@ -20,7 +20,7 @@ from voxtile.errors import VoxtileError
 from voxtile.triton.catalogue import ModelListing, list_models
 from voxtile.triton.endpoint import Endpoint
 
-PIPE_WIDTH = 160
+PIPE_WIDTH = 190
 """Columns of a table where there is no terminal."""
 
 
