@@ -11,10 +11,10 @@ from typing import Any
 import nibabel as nib
 import numpy as np
 import pytest
-import reftrace
 import yaml
 
 from tests.support.cohorts import environment, write_programs
+from tests.support.groovy import parsed
 from tests.support.heads import head, image
 from tests.support.nextflow import Process
 from voxtile import Segmenter
@@ -131,13 +131,12 @@ def _names(part: Any) -> list[str]:
 
 @pytest.mark.parametrize("file", [FOLDER / "main.nf", *(module(name) / "main.nf" for name in NAMES)])
 def test_the_groovy_can_be_parsed(file: Path, tmp_path: Path) -> None:
-    parsed = reftrace.Module.from_file(str(file))
-    assert isinstance(parsed, reftrace.Module), parsed
-    names = {one.name for one in parsed.processes}
-    assert names == ({f"VOXTILE_{file.parent.name.upper()}"} if file.parent != FOLDER else set())
+    found = parsed(file)
+    assert not found.error
+    assert set(found.processes) == ({f"VOXTILE_{file.parent.name.upper()}"} if file.parent != FOLDER else set())
     cut = tmp_path / "main.nf"
     cut.write_text(file.read_text(encoding="utf-8").rstrip().removesuffix("}"))
-    assert isinstance(reftrace.Module.from_file(str(cut)), reftrace.ParseError), "the parser does bite"
+    assert parsed(cut).error, "the parser does bite"
 
 
 def test_the_workflow_calls_the_processes_with_their_inputs() -> None:
@@ -155,4 +154,4 @@ def test_the_workflow_calls_the_processes_with_their_inputs() -> None:
 
 
 def test_the_configuration_can_be_parsed() -> None:
-    assert not reftrace.ConfigFile.from_file(str(FOLDER / "nextflow.config")).error
+    assert not parsed(FOLDER / "nextflow.config", "config").error
