@@ -65,6 +65,13 @@ def test_the_last_of_several_versions_answers(fake: FakeTriton) -> None:
         assert one.model("model").version == "12"
 
 
+def test_a_name_that_moves_between_two_answers_is_the_version_that_its_card_is_of(fake: FakeTriton) -> None:
+    fake.rules["ModelConfig"] = changed(lambda answer: answer.config.version_policy.specific.versions.append(1))
+    fake.version = "2"
+    with to(fake) as one:
+        assert one.model("model").version == "1"
+
+
 def test_a_model_without_batches_takes_one_tile(fake: FakeTriton) -> None:
     for said, taken in ((0, 1), (1, 1), (2, 2)):
         fake.rules["ModelConfig"] = changed(lambda answer, said=said: setattr(answer.config, "max_batch_size", said))

@@ -164,7 +164,9 @@ class Endpoint:
         versions = self._control("get_model_metadata", name).versions
         if not versions:
             raise ModelError(f"{self.url} serves no version of model {name!r}; look at its log")
-        version = str(versions[-1])
+        # A name may move between two answers: the version that the card came with counts.
+        with_card = config.version_policy.specific.versions
+        version = str(with_card[0] if len(with_card) == 1 else versions[-1])
         card = parse_card(text, name)
         is_version = name == version_entry(card.name, version)
         # Any other is asked for under the entry's name.
