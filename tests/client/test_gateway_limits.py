@@ -17,7 +17,7 @@ import pytest
 from tests.support.gateways import MODEL, Gateway, gateway, put
 from tests.support.served_processes import eventually
 from tests.support.shared_regions import names_of
-from tests.support.whole_scans import LONG, clients_mask, peak_mib, settled, wait_for_batches, write_scan
+from tests.support.whole_scans import LONG, LONG_BATCHES, clients_mask, peak_mib, settled, wait_for_batches, write_scan
 from voxtile_server.embedded import EmbeddedServer
 
 ENGINE = "small-unet_openvino"
@@ -143,4 +143,4 @@ def test_a_gateway_that_is_asked_to_end_in_a_scan_ends(server: EmbeddedServer, t
         wait_for_batches(server.grpc_url, ENGINE, before + 3)
     # `gateway` has asked it to end, and looked for what it left.
     caller.wait(60)
-    assert settled(server.grpc_url, ENGINE) < before + 100
+    assert settled(server.grpc_url, ENGINE) < before + LONG_BATCHES

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import uvicorn
-from tritonclient.grpc import InferenceServerClient
 
+from tests.support import whole_scans
 from tests.support.whole_scans import write_scan as write_scan  # for the tests of gateways
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.gateway.app import make_app
@@ -100,14 +100,10 @@ def put(scan: Path) -> tuple[str, ...]:
 
 
 def executions(server: EmbeddedServer) -> int:
-    with InferenceServerClient(server.grpc_url) as client:
-        return int(client.get_inference_statistics(ENGINE).model_stats[0].execution_count)
+    """How many batches the engine has run."""
+    return whole_scans.executions(server.grpc_url, ENGINE)
 
 
 def settled(server: EmbeddedServer) -> int:
-    """How often the engine has run, once it runs no more."""
-    seen = -1
-    while (now := executions(server)) != seen:
-        seen = now
-        time.sleep(1)
-    return now
+    """How many batches the engine has run, once it runs no more."""
+    return whole_scans.settled(server.grpc_url, ENGINE)

@@ -20,7 +20,9 @@ from voxtile.io.writing import write_image
 from voxtile_server.embedded import EmbeddedServer
 
 LONG = (150, 150, 140)
-"""Voxels of a scan of 9 × 9 × 8 tiles of the model small-unet: some 160 batches."""
+"""Voxels of a scan of 9 × 9 × 8 tiles of the model small-unet."""
+LONG_BATCHES = 9 * 9 * 8 // 4
+"""Batches of that scan, all of them. A scan that was ended early has fewer, on a machine however fast."""
 
 
 def write_scan(path: Path, extent: tuple[int, int, int]) -> Path:
@@ -78,8 +80,10 @@ def settled(url: str, entry: str) -> int:
 
 
 def wait_for_batches(url: str, entry: str, count: int) -> None:
-    """Waits until an engine has run `count` batches."""
+    """Waits until an engine has run `count` batches, for a minute at most."""
+    until = time.monotonic() + 60
     while executions(url, entry) < count:
+        assert time.monotonic() < until, f"{entry} has run no {count} batches"
         time.sleep(0.05)
 
 
