@@ -6,7 +6,7 @@ Knows nothing of how a scan is read or segmented.
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -148,8 +148,8 @@ def write_case(
         ServerUnavailable: what keeps it elsewhere does not answer.
     """
     records = claim.records
-    record = _new_record(case, outcome, scans, segmentation, claim)
     targets = case.targets(beside)
+    record = _new_record(case, targets, outcome, scans, segmentation, claim)
     suffixes = {path: suffix for suffix, path in targets.items()}
     noted: set[Path] = set()
 
@@ -186,7 +186,12 @@ def write_case(
 
 
 def _new_record(
-    case: CaseFiles, outcome: Outcome, scans: Sequence[ScanFile], segmentation: Segmentation, claim: Claim
+    case: CaseFiles,
+    targets: Mapping[str, Path],
+    outcome: Outcome,
+    scans: Sequence[ScanFile],
+    segmentation: Segmentation,
+    claim: Claim,
 ) -> CaseRecord:
     record = CaseRecord(scans=list(scans), seconds=outcome.seconds, ml=outcome.ml)
     if claim.is_told_by_case:
@@ -194,10 +199,23 @@ def _new_record(
         record.made_by = segmentation.passport and used_model(segmentation.passport)
         record.made_with = claim.digest(case.options)
     before = claim.records.read(case.name)
-    if before is None:
-        return record
-    same = [one.sha256 for one in before.scans] == [one.sha256 for one in scans] and claim.made(before, case.options)
-    return record.model_copy(update={"files": dict(before.files) if same else {}, "replaced": before.files})
+    record.replaced = _there(case, targets, before, claim)
+    same = before and [one.sha256 for one in before.scans] == [one.sha256 for one in scans]
+    if before and same and claim.made(before, case.options):
+        record.files = dict(before.files)
+    return record
+
+
+def _there(case: CaseFiles, targets: Mapping[str, Path], before: CaseRecord | None, claim: Claim) -> dict[str, str]:
+    """The checksums of what is there of a case now: its targets, and what earlier runs wrote that this one does not.
+
+    What `before` says is not enough: a run that was killed may have recorded what never got its name.
+    """
+    found = {suffix: claim.place.checksum(case.name, suffix, path) for suffix, path in targets.items()}
+    for suffix in {*before.files, *before.replaced} - {*targets} if before else ():
+        known = claim.place.checksum(case.name, suffix, case.beside(suffix))
+        found[suffix] = known if before and known and before.wrote(suffix, known) else None
+    return {suffix: known for suffix, known in found.items() if known is not None}
 
 
 def _make_folder(folder: Path) -> None:

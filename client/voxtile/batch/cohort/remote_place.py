@@ -115,8 +115,6 @@ class RemotePlace(Place):
         if record is None:
             return
         try:
-            there = {suffix: self._sums.get(self.name_of(path)) for suffix, path in files.items()}
-            record.replaced |= {suffix: found for suffix, found in there.items() if found is not None}
             record.stored = {suffix: state for suffix, state in (record.stored or {}).items() if suffix not in written}
             self.records.send(case, record)
             for suffix, path in written.items():
