@@ -117,3 +117,11 @@ def test_a_name_that_no_table_can_hold_is_left_out(folder: Path) -> None:
     assert done.exit_code == 1
     assert "UTF-8" in done.stderr
     assert (folder.parent / "cases.csv").read_text() == "case,image\na,scans/a.nii.gz\n"
+
+
+def test_a_name_that_is_no_case_is_left_out(folder: Path) -> None:
+    fill(folder, ("a.nii.gz", "b\nc.nii.gz"))
+    done = run("manifest", folder, "-o", folder.parent / "cases.csv")
+    assert done.exit_code == 1
+    assert "one line" in done.stderr
+    assert (folder.parent / "cases.csv").read_text() == "case,image\na,scans/a.nii.gz\n"

@@ -120,3 +120,13 @@ def test_what_is_protected_or_is_no_file_is_not_replaced(tmp_path: Path) -> None
     with pytest.raises(OutputError, match="name too long"):
         check_writable(good.with_name("n" + good.name))
     check_writable(good)
+
+
+def test_a_folder_is_looked_up_once_for_all_of_its_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked, real = [], os.path.realpath
+    monkeypatch.setattr(os.path, "realpath", lambda path: asked.append(path) or real(path))
+    known = KnownFiles()
+    for number in range(50):
+        known.add(tmp_path / f"{number}.nii.gz", f"row {number}")
+    assert known.find(tmp_path / "7.nii.gz") == "row 7"
+    assert len(asked) == 1

@@ -21,17 +21,18 @@ class KnownFiles:
     def __init__(self) -> None:
         self._exact: dict[Hashable, str] = {}
         self._alike: dict[Hashable, list[tuple[str, str]]] = {}
+        self._folders: dict[Path, Hashable] = {}
 
     def add(self, path: Path, what: str) -> None:
         """Adds a file; `what` is what `find` then returns for it."""
-        folder, name = _place(path)
+        folder, name = self._place(path)
         for key in _keys(path, folder, name):
             self._exact.setdefault(key, what)
         self._alike.setdefault((folder, _folded(name)), []).append((name, what))
 
     def find(self, path: Path) -> str | None:
         """Returns what the same file was added as; None where it was not."""
-        folder, name = _place(path)
+        folder, name = self._place(path)
         for key in _keys(path, folder, name):
             if key in self._exact:
                 return self._exact[key]
@@ -39,6 +40,15 @@ class KnownFiles:
             if _one_name(path, name, other):
                 return what
         return None
+
+    def _place(self, path: Path) -> tuple[Hashable, str]:
+        """The folder in which a file really lies, and its name there; each folder is looked up once."""
+        if os.path.islink(path) or path.name in ("", ".."):
+            path = Path(os.path.realpath(path))
+        if path.parent not in self._folders:
+            real = os.path.realpath(path.parent)
+            self._folders[path.parent] = _inode(real) or real
+        return self._folders[path.parent], path.name
 
 
 def check_outputs_apart(inputs: Sequence[Path], outputs: Iterable[tuple[str, Path]]) -> None:
@@ -67,13 +77,6 @@ def same_folder(one: Path, other: Path) -> bool:
         return one.samefile(other)
     except OSError:
         return False
-
-
-def _place(path: Path) -> tuple[Hashable, str]:
-    """The folder in which a file really lies, and its name there."""
-    real = os.path.realpath(path)
-    folder, name = os.path.split(real)
-    return _inode(folder) or folder, name
 
 
 def _keys(path: Path, folder: Hashable, name: str) -> list[Hashable]:

@@ -17,6 +17,7 @@ from voxtile.batch.bids import by_suffix
 from voxtile.batch.cases import CaseFiles, FoundCases, check_channel_numbers, check_is_folder, gather_cases
 from voxtile.batch.cohort.columns import CASE, WHOLE
 from voxtile.batch.cohort.manifest import parse_manifest
+from voxtile.batch.cohort.names import check_name
 from voxtile.batch.cohort.remote_scans import Remote
 from voxtile.batch.walk import LeftOut, walk
 from voxtile.errors import InputError
@@ -161,6 +162,7 @@ def _sound(found: FoundCases, channels: Sequence[str]) -> tuple[list[CaseFiles],
 def _fault(case: CaseFiles, channels: Sequence[str], count: int) -> str:
     try:
         check_channel_numbers(case, channels)
+        check_name(case.name)
         "".join(map(os.fspath, case.files)).encode()
     except InputError as error:
         return str(error).removeprefix(f"{case.name}: ")

@@ -17,10 +17,11 @@ from pathlib import Path
 from voxtile.batch.cases import MASK_SUFFIX, CaseFiles
 from voxtile.batch.cohort.case_options import given_of
 from voxtile.batch.cohort.columns import CASE, Columns, columns_of
+from voxtile.batch.cohort.names import check_name, checked_output, impossible
 from voxtile.batch.cohort.remote_scans import Remote
 from voxtile.batch.cohort.scan_cells import ScanCells
 from voxtile.batch.cohort.table import LARGEST_BYTES, Table, read_bytes, read_table
-from voxtile.batch.record import CLAIM, RECORDS
+from voxtile.batch.record import RECORDS
 from voxtile.errors import InputError
 from voxtile.io.bids import check_suffixes_as_given
 from voxtile.io.channel_numbers import check_numbers_as_given
@@ -116,7 +117,7 @@ def parse_manifest(
     rows = _read_rows(table, _Rules(place, columns, channels, given, scans))
     faults = {number: case for number, case in rows if isinstance(case, InputError)}
     cases = [(number, case) for number, case in rows if isinstance(case, CaseFiles)]
-    faults |= _not_apart(cases, place, beside)
+    faults |= impossible(cases, place, beside) | _not_apart(cases, place, beside)
     if faults:
         first, *others = sorted(faults)
         more = f" ({len(others)} more of {len(rows)} rows have faults)" if others else ""
@@ -130,7 +131,7 @@ def _read_rows(table: Table, rules: _Rules) -> list[tuple[int, CaseFiles | Input
         try:
             rows.append((number, _case(_as_wide(cells, len(table.head)), rules)))
         except InputError as error:
-            rows.append((number, error))
+            rows.append((number, error.with_traceback(None)))  # which would keep all that the row was read by
     return rows
 
 
@@ -144,44 +145,19 @@ def _as_wide(cells: Sequence[str], width: int) -> list[str]:
 def _case(cells: Sequence[str], rules: _Rules) -> CaseFiles:
     columns = rules.columns
     name, options = cells[columns.case], "" if columns.options is None else cells[columns.options].strip()
-    _check_name(name)
+    check_name(name)
     scans = [rules.scans.file_of(cells[place]) for place in columns.files]
     files = tuple(scan if isinstance(scan, Path) else scan.file for scan in scans)
     if len(files) > 1:
         _check_order(files, rules.channels)
     output = "" if columns.output is None else cells[columns.output]
-    mask = rules.place / _output(output) if output else rules.place / f"{name}{MASK_SUFFIX}"
+    mask = rules.place / checked_output(output) if output else rules.place / f"{name}{MASK_SUFFIX}"
     real = rules.real(mask.parent)
     if not real.is_relative_to(rules.real(rules.place)):
         raise InputError(f"expected an output in {rules.place}, found {mask}, which a link leads to {real}")
     own = given_of(options, rules.given) if options else None
     remote = {scan.file: scan for scan in scans if not isinstance(scan, Path)}
     return CaseFiles(name, files, mask, given=own, options=options, remote=remote)
-
-
-def _check_name(name: str) -> None:
-    if not name.strip():
-        raise InputError("expected the name of a case, found an empty cell")
-    if name.startswith("/") or any(part in ("", ".", "..") for part in name.split("/")):
-        raise InputError(
-            f"expected the name of a case, by which its mask in the folder for masks is named, found {name!r}; "
-            "leave out / at its ends, // and .."
-        )
-    if any(part.startswith(".") for part in name.split("/")) or name == CLAIM:
-        raise InputError(f"expected the name of a case that is not hidden by a dot, found {name!r}; rename it")
-
-
-def _output(output: str) -> str:
-    parts = output.split("/")
-    if output.startswith("/") or ".." in parts:
-        raise InputError(
-            f"expected an output in the folder for masks, relative to it, found {output!r}; leave out .. and / in front"
-        )
-    if any(part.startswith(".") and part != "." for part in parts) or RECORDS in parts:
-        raise InputError(f"expected an output that is not hidden by a dot, found {output!r}; rename it")
-    if not output.endswith(MASK_SUFFIX) or parts[-1] == MASK_SUFFIX:
-        raise InputError(f"expected an output whose name ends in {MASK_SUFFIX}, found {output!r}; name it so")
-    return output
 
 
 def _check_order(files: Sequence[Path], channels: Sequence[str]) -> None:

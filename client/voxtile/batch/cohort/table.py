@@ -58,7 +58,7 @@ def read_table(data: bytes, name: str, first_column: str) -> Table:
         raise InputError(f"{name}: expected a table in UTF-8, found what is no text; save it as CSV in UTF-8")
     separator = _separator(text, first_column)
     if separator is None:
-        first = text.strip().splitlines()[0][:100]
+        first = text.splitlines()[0][:100]
         raise InputError(
             f"{name}: row 1: expected the names of columns, {first_column!r} among them, between commas, semicolons "
             f"or tabs, found {first!r}"
