@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import shutil
 import threading
 import time
 from collections import Counter
@@ -14,14 +16,22 @@ from typing import Any
 
 import numpy as np
 import pytest
+from nibabel.nifti1 import Nifti1Image
+from tritonclient.grpc import InferenceServerClient
 
 from tests.support.commands import run
 from tests.support.versioned import NAME, build_version, mask_of, scan
+from tests.support.whole_scans import tensor
 from voxtile import ConnectionConfig, ModelError, OtherBuildError, RemoteNetwork, Segmenter
 from voxtile.triton.catalogue import list_models
 from voxtile.triton.endpoint import Endpoint
 from voxtile_build.cli.commands import main
-from voxtile_build.promoting import load_at, promote, rollback
+from voxtile_build.errors import RepositoryError
+from voxtile_build.loading import load_at
+from voxtile_build.promoting import promote, rollback
+from voxtile_build.repository.config import read_config, write_config
+from voxtile_build.repository.versions import public_version
+from voxtile_build.repository.volume import volume_repository, write_volume_entries
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
 
@@ -188,14 +198,101 @@ def test_a_server_in_the_mode_explicit_is_told_to_load(repository: Path, capsys:
         offers(url, capsys)
         server.kill()
     assert main(["rollback", NAME, "--repository", str(repository), "--url", url]) == 2
-    assert "does not load it" in capsys.readouterr().err
-    assert served_by_card(repository) == 1  # the repository has moved all the same, as the message says
+    assert "no Triton server answers" in capsys.readouterr().err
+    assert public_version(NAME, repository) == 2  # nothing has changed
+    with pytest.raises(RepositoryError, match="the server does not load tiny"):
+        load_at(url, NAME, repository)
 
 
-def served_by_card(repository: Path) -> int:
-    from voxtile_build.repository.versions import public_version
+def test_a_version_that_does_not_load_any_more_keeps_no_other_from_being_loaded(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_version(repository, 2)
+    options = ServerOptions(model_control_mode="explicit", load_models=(NAME,), threads=1)
+    with EmbeddedServer(repository, options) as server:
+        shutil.rmtree(repository / "tiny.v1")
+        shutil.copytree(repository / "tiny.v2", repository / "tiny.v3")
+        config = read_config(repository / "tiny.v3")
+        config.name, config.ensemble_scheduling.step[0].model_name = "tiny.v3", "gone_onnxruntime"
+        config.version_policy.specific.versions[:] = [3]
+        (repository / "tiny.v3" / "2").rename(repository / "tiny.v3" / "3")
+        write_config(config, repository / "tiny.v3")
+        assert main(["promote", NAME, "2", "--repository", str(repository), "--url", server.grpc_url]) == 2
+        said = capsys.readouterr().err
+        assert "the repository has changed, but the server does not load tiny.v3: " in said
+        assert "it has loaded tiny.v1, tiny.v2, tiny; " in said
+        with Segmenter(server.grpc_url, NAME) as segmenter:
+            check(2, scan(), segmenter.segment(scan()))
+        server.kill()
 
-    return public_version(NAME, repository) or 0
+
+def test_a_server_in_another_mode_says_how_it_takes_a_moved_name(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    build_version(repository, 2)
+    with EmbeddedServer(repository, ServerOptions(threads=1)) as server:
+        assert main(["promote", NAME, "2", "--repository", str(repository), "--url", server.grpc_url]) == 2
+        said = capsys.readouterr().err
+        assert "one in the mode none when it is started again" in said
+        assert said.count("\n") == 1
+        assert served(server.grpc_url, NAME) == "1"
+        server.kill()
+
+
+def scanned(client: InferenceServerClient, image: Any) -> Any:
+    """Report and mask of a scan that the server itself segments."""
+    answer = client.infer("tiny_scan", [tensor(image.to_bytes())])
+    mask = Nifti1Image.from_bytes(gzip.decompress(answer.as_numpy("mask").tobytes()))
+    return json.loads(answer.as_numpy("report")[0, 0]), np.asarray(mask.dataobj) == 1
+
+
+@pytest.mark.parametrize("mode", ["explicit", "poll"])
+def test_entries_for_whole_scans_move_with_the_name_while_scans_run(repository: Path, mode: str) -> None:
+    """Each scan is of one version, and soon after the name has moved, of the new one."""
+    build_version(repository, 2)
+    volumes = volume_repository(repository)
+    write_volume_entries(NAME, repository, volumes)
+    explicit = {"load_models": (NAME, "tiny.v1", "tiny_scan")} if mode == "explicit" else {}
+    poll = {"triton_arguments": EVERY_SECOND} if mode == "poll" else {}
+    options = ServerOptions(model_control_mode=mode, volume_repository=volumes, threads=1, **explicit, **poll)  # type: ignore[arg-type]
+    image, stop = scan(), threading.Event()
+    done: Counter[str] = Counter()
+    failures: list[BaseException] = []
+
+    with EmbeddedServer(repository, options) as server:
+        url = server.grpc_url
+
+        def client() -> None:
+            try:
+                with InferenceServerClient(url) as triton:
+                    while not stop.is_set():
+                        report, found = scanned(triton, image)
+                        np.testing.assert_array_equal(found, mask_of(int(report["version"]), image))
+                        assert report["passport"]["version"] == report["version"]
+                        done[report["version"]] += 1
+            except BaseException as error:
+                failures.append(error)
+
+        def new(number: int, before: int) -> bool:
+            return failures != [] or done[str(number)] > before + 1
+
+        threads = [threading.Thread(target=client) for _ in range(2)]
+        for thread in threads:
+            thread.start()
+        try:
+            eventually(partial(new, 1, 0))
+            for number in (2, 1, 2):
+                before = done[str(number)]
+                promote(NAME, number, repository)
+                if mode == "explicit":
+                    assert load_at(url, NAME, repository) == ("tiny.v1", "tiny.v2", "tiny", "tiny_scan")
+                eventually(partial(new, number, before))
+        finally:
+            stop.set()
+            for thread in threads:
+                thread.join()
+        server.kill()
+    assert failures == []
 
 
 def offers(url: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -240,4 +337,37 @@ def test_a_server_that_loads_on_demand_with_room_for_one_gives_each_version(repo
                 check(number, image, segmenter.segment(image))
         with pytest.raises(ModelError, match="serves no version 3"):
             Segmenter(server.grpc_url, f"{NAME}@3")
+        server.kill()
+
+
+def test_a_server_that_loads_on_demand_takes_a_moved_name_by_itself(repository: Path) -> None:
+    """Also while the name is in use without a pause; a scan on its way ends with its own version."""
+    build_version(repository, 2)
+    image, moves = scan(), iter((2, 1, 2))
+
+    with EmbeddedServer(repository, ServerOptions(max_models=1, threads=1)) as server:
+        url, before = server.grpc_url, 1
+
+        def new_scan(number: int) -> bool:
+            with Segmenter(url, NAME, in_flight=2) as segmenter:
+                if segmenter.card.version != number:
+                    return False
+                check(number, image, segmenter.segment(image))
+            return True
+
+        for number in moves:
+            moved = False
+
+            def move(tile: int, tiles: int, number: int = number) -> None:
+                nonlocal moved
+                if not moved and tile >= 3:
+                    moved = True
+                    assert tile < tiles - 10, "tiles are left to be sent"
+                    promote(NAME, number, repository)
+
+            with Segmenter(url, NAME, in_flight=2) as segmenter:
+                check(before, image, segmenter.segment(image, move))
+            eventually(partial(new_scan, number))
+            before = number
+        assert load_at(url, NAME, repository) == ()  # it would not know of what others load
         server.kill()

@@ -125,6 +125,18 @@ def test_an_idle_model_is_unloaded_and_one_in_use_is_not() -> None:
     assert rules.next(50) == Unload("b")
 
 
+@pytest.mark.parametrize("waiting", [False, True])
+def test_a_model_that_is_another_in_the_repository_is_unloaded_first_in_use_or_not(waiting: bool) -> None:
+    rules = loaded("a", "b", most=2 + waiting)
+    rules.ask("b", 2)
+    if waiting:
+        rules.ask("c", 2)
+    assert rules.next(2, ["b", "d"]) == Unload("b")
+    assert rules.ask("b", 2).state == "waiting"  # it is not given away any more
+    rules.was_unloaded("b")
+    assert rules.next(2, []) == Load("c" if waiting else "b")
+
+
 def test_a_model_whose_requests_take_longer_than_idleness_is_in_use() -> None:
     rules = loaded("a", idle_s=30)
     rules.observe({"a": Use(1, 100.0)}, 1)

@@ -45,17 +45,19 @@ def rollback(name: Name, repository: Repository, url: Url = None) -> None:
 
 
 def _check(url: str | None) -> None:
-    from voxtile_build.promoting import check_address
+    from voxtile_build.loading import check_server
 
     if url is not None:
-        check_address(url)
+        check_server(url)
 
 
 def _tell(name: str, move: Move, repository: Path, url: str | None) -> None:
-    from voxtile_build.promoting import load_at
+    from voxtile_build.loading import load_at
 
-    before = "already" if move.before == move.now else f"before: version {move.before}"
+    before = "already" if move.before == move.now else f"before: {f'version {move.before}' if move.before else 'none'}"
     echo(f"{name} is version {move.now}, by {move.card.engine}; {before}; in {repository}")
     if url is not None:
-        for entry in load_at(url, name, repository):
+        for entry in (loaded := load_at(url, name, repository)):
             echo(f"{url}: loaded {entry}")
+        if not loaded:
+            echo(f"{url}: loads models on demand, and sees by itself what {name} is now")

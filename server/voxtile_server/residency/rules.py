@@ -7,7 +7,7 @@ its model is unloaded is finished by Triton; the client asks for the model again
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -122,10 +122,19 @@ class Rules:
             if resident is not None and use.requests != resident.use.requests:
                 resident.used_at, resident.use = now, use
 
-    def next(self, now: float) -> Load | Unload | None:
-        """What to do now. The caller does it, and reports with `was_loaded`, `has_failed` or `was_unloaded`."""
+    def next(self, now: float, replaced: Collection[str] = ()) -> Load | Unload | None:
+        """What to do now. The caller does it, and reports with `was_loaded`, `has_failed` or `was_unloaded`.
+
+        Args:
+            now: the time.
+            replaced: loaded models that are others by now in the repository. They go first, in use or not: who asks for
+                one of them must get what its name stands for.
+        """
         self._tickets = {name: ticket for name, ticket in self._tickets.items() if now - ticket.asked_at < SILENCE_S}
         head = next(iter(self._tickets), None)
+        if (outdated := next((name for name in self.loaded if name in replaced), None)) is not None:
+            self._leaving = outdated
+            return Unload(outdated)
         if head is not None and (self.most is None or len(self._residents) < self.most):
             return Load(head)
         leaving = self._idle(now) if head is None else self._in_the_way(now, now - self._tickets[head].since)

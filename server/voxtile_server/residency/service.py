@@ -115,11 +115,11 @@ class Residency:
 
     def _step(self, triton: Triton) -> bool:
         """Does what is to be done now; says whether there was anything."""
-        uses = triton.uses()
+        uses, replaced = triton.uses(), triton.replaced()
         with self._lock:
             now = time.monotonic()
             self._rules.observe(uses, now)
-            todo = self._rules.next(now)
+            todo = self._rules.next(now, replaced)
         if isinstance(todo, Load):
             self._load(triton, todo.name)
         elif isinstance(todo, Unload):

@@ -10,7 +10,7 @@ import threading
 from collections.abc import Mapping
 from typing import Any
 
-from voxtile_server.residency.catalogue import Catalogue
+from voxtile_server.residency.catalogue import Catalogue, Stamp
 from voxtile_server.residency.rules import Use
 
 CALL_S = 10.0
@@ -38,6 +38,7 @@ class Triton:
         self._client = InferenceServerClient(url)
         self._headers, self._catalogue = dict(headers), catalogue
         self._engines: dict[str, frozenset[str]] = {}
+        self._seen: dict[str, tuple[Stamp | None, str]] = {}  # how each model's entry was when it was loaded
 
     def load(self, name: str, stopping: threading.Event) -> None:
         """Loads a model, with the engines behind it. Raises LoadError where it cannot be loaded.
@@ -46,7 +47,7 @@ class Triton:
         """
         from tritonclient.utils import InferenceServerException
 
-        engines = self._catalogue.engines(name)
+        stamp, engines, offer = self._catalogue.stamp(name), self._catalogue.engines(name), self._catalogue.offer(name)
         try:
             self._client.load_model(name, headers=self._headers)
         except InferenceServerException as error:
@@ -54,18 +55,36 @@ class Triton:
             self._wait_until_gone(self._let_go(engines), stopping)
             raise LoadError(reason) from None
         self._engines[name] = engines
+        self._seen[name] = (stamp, "" if offer is None else offer.card)
 
     def unload(self, name: str, stopping: threading.Event) -> None:
         """Unloads a model: returns when its last request is answered and its engines are gone, or on `stopping`."""
         self._client.unload_model(name, headers=self._headers, client_timeout=CALL_S)
         self._wait_until_gone({name}, stopping)
         engines = self._engines.pop(name, frozenset())
+        self._seen.pop(name, None)
         self._wait_until_gone(self._let_go(engines), stopping)
 
     def uses(self) -> dict[str, Use]:
         """How much each loaded entry is used."""
         found = self._client.get_inference_statistics(headers=self._headers, client_timeout=CALL_S).model_stats
         return {one.name: _use(one.inference_stats) for one in found}
+
+    def replaced(self) -> list[str]:
+        """The loaded models whose entries in the repository have other cards by now, such as a name that was moved.
+
+        An entry that cannot be read just now is none: one that is built again is away for a moment.
+        """
+        return [name for name, (stamp, card) in list(self._seen.items()) if self._is_other(name, stamp, card)]
+
+    def _is_other(self, name: str, stamp: Stamp | None, card: str) -> bool:
+        now = self._catalogue.stamp(name)
+        if now == stamp:
+            return False
+        offer = self._catalogue.offer(name)
+        if offer is not None and offer.card == card:
+            self._seen[name] = (now, card)
+        return offer is not None and offer.card != card
 
     def close(self) -> None:
         """Ends the connection."""

@@ -1,0 +1,80 @@
+"""Tells a server that loads by hand what has changed in its repository. Changes no file."""
+
+from __future__ import annotations
+
+import contextlib
+from pathlib import Path
+
+from voxtile.errors import VoxtileError
+from voxtile.triton.connection import ConnectionConfig, connect, control_headers
+from voxtile.triton.endpoint import CONTROL_TIMEOUT_S, Endpoint
+from voxtile.triton.on_demand import ENTRY
+from voxtile_build.errors import RepositoryError
+from voxtile_build.repository.versions import versions_of
+from voxtile_build.repository.volume import volume_names
+
+LOADING_S = 600.0
+"""Seconds that a server may take to load one entry with its engines."""
+
+
+def check_server(url: str) -> None:
+    """Refuse a server that does not answer, before anything changes.
+
+    Args:
+        url: HOST:PORT of its gRPC service.
+
+    Raises:
+        RepositoryError: no server can have this address, or none answers there.
+    """
+    try:
+        with contextlib.closing(Endpoint(url, ConnectionConfig())) as endpoint:
+            endpoint.check_live()
+    except VoxtileError as error:
+        raise RepositoryError(f"--url: {error}; the repository is as it was") from None
+
+
+def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
+    """Let a Triton in the mode explicit load the versions of a model, its public name, and then its scan entries.
+
+    Entries for whole scans are loaded again where the server has them already. One entry that does not load stops no
+    other.
+
+    Args:
+        url: HOST:PORT of its gRPC service.
+        name: the public name.
+        repository: what it serves.
+
+    Returns:
+        The entries that it has loaded; none where it loads models on demand, and sees by itself what has changed.
+
+    Raises:
+        RepositoryError: it does not answer, or does not load one; the repository stays as it is.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    kept = [one.entry for one in versions_of(name, repository).values() if one.entry != name]
+    client, headers = connect(url, ConnectionConfig()), control_headers(url, ConnectionConfig())
+    loaded, refused = list[str](), dict[str, str]()
+    try:
+        index = client.get_model_repository_index(headers=headers, client_timeout=CONTROL_TIMEOUT_S).models
+        ready = {one.name for one in index if one.state == "READY"}
+        if ENTRY in ready:
+            return ()
+        for entry in (*kept, name, *(one for one in volume_names(name) if one in ready)):
+            try:
+                client.load_model(entry, headers=headers, client_timeout=LOADING_S)
+                loaded.append(entry)
+            except InferenceServerException as error:
+                refused[entry] = error.message() or error.status()
+    except InferenceServerException as error:
+        refused[name] = error.message() or error.status()
+    finally:
+        client.close()
+    if refused:
+        reasons = "; ".join(f"{entry}: {reason}" for entry, reason in refused.items())
+        raise RepositoryError(
+            f"{url}: the repository has changed, but the server does not load {reasons}; it has loaded "
+            f"{', '.join(loaded) or 'nothing'}; a server in the mode poll loads all by itself, and one in the mode "
+            "none when it is started again"
+        )
+    return tuple(loaded)
