@@ -10,13 +10,11 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from voxtile.card import Card
-from voxtile.errors import InputError
-from voxtile.triton.connection import ConnectionConfig, connect, control_headers
 from voxtile_build.certificate.entry_files import read_entry
 from voxtile_build.errors import RepositoryError, VerificationError
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.digests import are_certified
-from voxtile_build.repository.entries import entry_name, fold_names, mean_entry, version_entry, version_of
+from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_entry, version_entry, version_of
 from voxtile_build.repository.owner import require_own
 from voxtile_build.repository.publishing import publish, staging
 from voxtile_build.repository.versions import (
@@ -28,17 +26,17 @@ from voxtile_build.repository.versions import (
     versions_of,
     write_copy,
 )
-from voxtile_build.repository.volumes_in_step import bring_in_step
-
-LOADING_S = 600.0
-"""Seconds that a server may take to load one entry with its engines."""
+from voxtile_build.repository.volumes_in_step import bring_in_step, check_in_step
 
 
 @dataclass(frozen=True)
 class Move:
-    """What a public name stood for before, and what it stands for now; the same where nothing was to be done."""
+    """What a public name stood for before, and what it stands for now; the same where nothing was to be done.
 
-    before: int
+    Before, it stood for None where its entry was gone or damaged.
+    """
+
+    before: int | None
     now: int
     card: Card
 
@@ -51,7 +49,7 @@ def promote(name: str, number: int, repository: Path) -> Move:
             repository cannot be written.
         VerificationError: an entry of the version is not what was certified.
     """
-    return _move(name, repository, lambda history, public: (number, (*history, public)))
+    return _move(name, repository, lambda history, public: (number, (*history, *([public] if public else []))))
 
 
 def rollback(name: str, repository: Path) -> Move:
@@ -62,87 +60,63 @@ def rollback(name: str, repository: Path) -> Move:
         VerificationError: an entry of that version is not what was certified.
     """
 
-    def last(history: tuple[int, ...], public: int) -> tuple[int, tuple[int, ...]]:
+    def last(history: tuple[int, ...], public: int | None) -> tuple[int, tuple[int, ...]]:
         if not history:
             raise RepositoryError(
-                f"{repository / name}: expected a version that the name stood for before {public}, found none; "
-                f"choose one with voxtile-build promote {name} N"
+                f"{repository / name}: expected a version that the name stood for before {public or 'now'}, found "
+                f"none; choose one with voxtile-build promote {name} N"
             )
         return history[-1], history[:-1]
 
     return _move(name, repository, last)
 
 
-Choice = Callable[[tuple[int, ...], int], tuple[int, tuple[int, ...]]]
+Choice = Callable[[tuple[int, ...], int | None], tuple[int, tuple[int, ...]]]
 """(history, the version that the name stands for) -> the version that it will stand for, and the history then."""
 
 
 def _move(name: str, repository: Path, choose: Choice) -> Move:
-    read_config(repository / name)  # before the repository is made, which a wrong path would name
+    if not versions_of(name, repository):
+        read_config(repository / name)  # before the repository is made, which a wrong path would name
     with staging(repository) as staged:
-        config, found = read_config(repository / name), versions_of(name, repository)
-        public = found.get(version_of(config))
-        if public is None or model_of(config, repository / name) != name:
-            raise RepositoryError(
-                f"{repository / name}: expected a public model of one network or of folds, found none; versions of "
-                "sets, of cascades and of engines' entries do not exist"
-            )
-        number, history = choose(history_of(config), public.number)
+        found = versions_of(name, repository)
+        public, before = _public(name, found, repository)
+        number, history = choose(before, None if public is None else public.number)
         wanted = _found(name, number, found, repository)
-        if number == public.number:
-            return Move(number, number, public.card)
-        _check_not_needed(name, repository)
-        require_own([repository / name])
-        require_certified(wanted, repository)
-        write_copy(wanted.config, name, staged, history)
-        publish(staged, repository, [name])
-        bring_in_step(repository, [name])
-    return Move(public.number, number, wanted.card)
+        if public is None or number != public.number:
+            names = [*_kept(public, staged), name]
+            _check_not_needed(name, repository)
+            require_own([repository / one for one in names])
+            require_certified(wanted, repository)
+            check_in_step(repository, [name])
+            write_copy(wanted.config, name, staged, history)
+            publish(staged, repository, names)
+        bring_in_step(repository, [name])  # also where the name is there already: what moved it may have been killed
+    return Move(None if public is None else public.number, number, wanted.card)
 
 
-def check_address(url: str) -> None:
-    """Refuse an address that no server can have, before anything changes.
-
-    Raises:
-        RepositoryError: it is none.
-    """
+def _public(name: str, found: dict[int, Version], repository: Path) -> tuple[Version | None, tuple[int, ...]]:
+    """The version that a name stands for, and its history; None where its entry is gone or damaged, and others stay."""
+    public = None
     try:
-        connect(url, ConnectionConfig()).close()
-    except InputError as error:
-        raise RepositoryError(f"--url: {error}") from None
-
-
-def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
-    """Let a Triton in the mode explicit load the versions of a model, and last its public name as it is now.
-
-    Args:
-        url: HOST:PORT of its gRPC service.
-        name: the public name.
-        repository: what it serves.
-
-    Returns:
-        The entries that it has loaded.
-
-    Raises:
-        RepositoryError: it does not answer, or does not load one; the repository stays as it is.
-    """
-    from tritonclient.utils import InferenceServerException
-
-    kept = [one.entry for one in versions_of(name, repository).values() if one.entry != name]
-    check_address(url)
-    client = connect(url, ConnectionConfig())
-    try:
-        for entry in (*kept, name):
-            client.load_model(entry, headers=control_headers(url, ConnectionConfig()), client_timeout=LOADING_S)
-    except InferenceServerException as error:
+        config = read_config(repository / name)
+        public = found.get(version_of(config)) if model_of(config, repository / name) == name else None
+    except RepositoryError:
+        if any(one.card.name == name for one in found.values()):
+            return None, ()
+    if public is None:
         raise RepositoryError(
-            f"{url}: the repository has changed, but the server does not load it "
-            f"({error.message() or error.status()}); a server in the mode poll loads it by itself, and one in the "
-            "mode none when it is started again"
-        ) from None
-    finally:
-        client.close()
-    return (*kept, name)
+            f"{repository / name}: expected a public model of one network or of folds, found none; versions of "
+            "sets, of cascades and of engines' entries do not exist"
+        )
+    return public, history_of(config)
+
+
+def _kept(public: Version | None, staged: Path) -> list[str]:
+    """Writes the own entry of a version that has only the public one, which it loses; gives its name."""
+    if public is None or public.entry != public.name:
+        return []
+    return [write_copy(public.config, version_entry(public.name, public.number), staged)]
 
 
 def _found(name: str, number: int, found: dict[int, Version], repository: Path) -> Version:
@@ -168,7 +142,10 @@ def require_certified(version: Version, repository: Path) -> None:
     Raises:
         VerificationError: names what is not.
     """
-    folds = fold_names(version.config)
+    folds, mean = fold_names(version.config), mean_entry(version.config)
+    served = {step.model_name for step in version.config.ensemble_scheduling.step} - {mean}
+    if unknown := served - {entry_name(fold, version.card.engine) for fold in folds}:
+        raise _unsound(version, f"it sends tiles to {', '.join(sorted(unknown))}, and its card is of another engine")
     for engine, known in version.card.certificates.items():
         entries = [repository / entry_name(fold, engine) for fold in folds]
         if not known.accepted:
@@ -178,14 +155,17 @@ def require_certified(version: Version, repository: Path) -> None:
         if not are_certified(entries, known.sha256):
             names = ", ".join(entry.name for entry in entries)
             raise _unsound(version, f"{names}: another certificate than the card names ({known.sha256[:12]}…)")
-    if (mean := mean_entry(version.config)) is not None:
+    if mean is not None:
         _check_files(version, repository / mean)
 
 
 def _check_files(version: Version, folder: Path) -> None:
     try:
-        fault = next(read_entry(folder).file_faults(), None)
-    except VerificationError as error:
+        entry, config = read_entry(folder), read_config(folder)
+        fault = next(entry.file_faults(), None)
+        if fault is None and (config.name != folder.name or str(version_of(config)) != entry.version.name):
+            fault = f"{folder / CONFIG}: is not of the entry and the version that were certified; build it again"
+    except (VerificationError, RepositoryError) as error:
         raise _unsound(version, str(error)) from None
     if fault:
         raise _unsound(version, fault)

@@ -17,7 +17,7 @@ from voxtile.card import Card
 from voxtile_build.build import Published, build, build_models
 from voxtile_build.certificate.verify import verify
 from voxtile_build.cli.commands import main
-from voxtile_build.errors import RepositoryError, VerificationError
+from voxtile_build.errors import RepositoryError, SpecError, VerificationError
 from voxtile_build.promoting import promote, rollback
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, write_config
@@ -156,14 +156,46 @@ def test_folds_have_versions_and_each_its_own_mean(tmp_path: Path) -> None:
         promote(NAME, 2, tmp_path)
 
 
-def test_a_second_model_may_not_take_the_name_of_a_version(repository: Path) -> None:
+def test_what_has_the_name_of_a_version_is_not_replaced(repository: Path) -> None:
     assert build_version(repository, 1, "other").entries == ("other_onnxruntime", "other")
     (repository / "other.v2").mkdir()
     (repository / "other.v2" / "config.pbtxt").write_text("of somebody else")
     with pytest.raises(RepositoryError, match="found another's model"):
-        build_version(repository, 2, "other")
+        build_again(repository, 2, name="other", version=2)
+    assert build_version(repository, 2, "other").entries[-1] == "other.v3"
     assert (repository / "other.v2" / "config.pbtxt").read_text() == "of somebody else"
     assert public_version("other", repository) == 1
+
+
+@pytest.mark.parametrize("harm", ["removed", "empty", "half-written"])
+def test_a_number_is_never_given_twice(repository: Path, harm: str) -> None:
+    """Masks name the version that made them, and a rollback the one that was public."""
+    promote(NAME, 2, repository)
+    promote(NAME, 1, repository)
+    config = repository / "tiny.v2" / "config.pbtxt"
+    if harm == "half-written":
+        config.write_bytes(config.read_bytes()[:100])
+    else:
+        for entry in ("tiny.v2", "tiny.v2_onnxruntime"):
+            shutil.rmtree(repository / entry)
+    if harm == "empty":
+        config.parent.mkdir()
+    assert build_again(repository, 2).entries[-1] == "tiny.v3"
+    with pytest.raises(RepositoryError, match="expected version 2 of tiny, found the versions 1, 3"):
+        rollback(NAME, repository)
+
+
+def test_no_version_is_built_that_clients_could_not_ask_for(repository: Path) -> None:
+    build_again(repository, 2, version=999_999_999, title="the last one")
+    before = files(repository)
+    with pytest.raises(
+        RepositoryError, match="expected a version up to 999999999, found that the next one is 1000000000"
+    ):
+        build_again(repository, 2, tiling={"overlap": 0.5})
+    assert files(repository) == before
+    for number in (0, -1, 1.5, 10**20, 1_000_000_000):
+        with pytest.raises(SpecError, match="version"):
+            spec(version=number)
 
 
 # Moving ---------------------------------------------------------------------------------------------------------------
@@ -228,6 +260,18 @@ def test_entries_for_whole_scans_follow_and_send_tiles_to_the_versions_own_entry
     assert asked() == ("tiny.v1", "1")
 
 
+def test_doctor_finds_entries_for_whole_scans_of_another_version_than_the_public_one(repository: Path) -> None:
+    command("volume", NAME, "--repository", repository)
+    scans = repository.with_name("models-volume")
+    kept = files(scans)
+    promote(NAME, 2, repository)
+    for name, content in kept.items():
+        (scans / name).write_bytes(content)
+    assert findings(repository, scans)["volume-other-version"].endswith("config.pbtxt")
+    promote(NAME, 2, repository)  # moves nothing, and brings them in step
+    assert "volume-other-version" not in findings(repository, scans)
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -239,6 +283,12 @@ def not_accepted(repository: Path) -> None:
     config = read_config(repository / "tiny.v2")
     value = config.parameters["card"]
     value.string_value = value.string_value.replace('"accepted":true', '"accepted":false')
+    write_config(config, repository / "tiny.v2")
+
+
+def uncertified_engine(repository: Path) -> None:
+    config = read_config(repository / "tiny.v2")
+    config.ensemble_scheduling.step[0].model_name = "tiny.v2_openvino"
     write_config(config, repository / "tiny.v2")
 
 
@@ -263,6 +313,30 @@ FAULTS: dict[str, tuple[Callable[[Path], object], str]] = {
     ),
     "engine gone": (spoilt("tiny.v2_onnxruntime", shutil.rmtree), "expected a certificate"),
     "not accepted": (not_accepted, "missed a limit"),
+    "engine's config cut off": (
+        spoilt("tiny.v2_onnxruntime", lambda entry: (entry / "config.pbtxt").write_text("name: ")),
+        "not a Triton model config",
+    ),
+    "engine's config of another entry": (
+        lambda repository: shutil.copy(
+            repository / "tiny_onnxruntime" / "config.pbtxt", repository / "tiny.v2_onnxruntime"
+        ),
+        "is not of the entry and the version that were certified",
+    ),
+    "certificate of another model": (
+        lambda repository: shutil.copy(
+            repository / "tiny_onnxruntime" / "1" / "certificate.json", repository / "tiny.v2_onnxruntime" / "2"
+        ),
+        "expected the certified file",
+    ),
+    "tiles to an engine without certificate": (uncertified_engine, "it sends tiles to tiny.v2_openvino"),
+    "engine is a link to nothing": (
+        spoilt(
+            "tiny.v2_onnxruntime",
+            lambda entry: (shutil.rmtree(entry), entry.symlink_to(entry.with_name("gone"))),
+        ),
+        "expected a certificate",
+    ),
 }
 
 
@@ -314,6 +388,32 @@ def test_a_version_that_was_public_and_is_gone_stops_a_rollback(repository: Path
     assert public_version(NAME, repository) == 2
 
 
+@pytest.mark.parametrize("harm", ["removed", "half-written", "empty"])
+def test_a_public_name_that_is_gone_or_damaged_can_be_given_to_a_version_again(
+    repository: Path, harm: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository / "tiny" / "config.pbtxt"
+    if harm == "removed":
+        shutil.rmtree(repository / "tiny")
+    elif harm == "half-written":
+        config.write_bytes(config.read_bytes()[:100])
+    else:
+        config.write_bytes(b"")
+    assert command("rollback", NAME, "--repository", repository) == 2
+    assert "choose one with voxtile-build promote tiny N" in capsys.readouterr().err
+    assert command("promote", NAME, 2, "--repository", repository) == 0
+    assert "tiny is version 2, by onnxruntime; before: none" in capsys.readouterr().out
+    assert text(repository, "tiny") == text(repository, "tiny.v2")
+
+
+def test_a_version_that_has_only_the_public_entry_keeps_one_of_its_own(repository: Path) -> None:
+    before = files(repository)
+    shutil.rmtree(repository / "tiny.v1")
+    promote(NAME, 2, repository)
+    assert rollback(NAME, repository).now == 1
+    assert files(repository) == before
+
+
 def test_a_history_that_nobody_has_written_is_none(repository: Path) -> None:
     config = read_config(repository / "tiny")
     config.parameters[HISTORY].string_value = "0 two -1 999999999999 1.5"
@@ -347,8 +447,8 @@ def test_a_model_that_others_need_is_not_moved(repository: Path) -> None:
 # Doctor ---------------------------------------------------------------------------------------------------------------
 
 
-def findings(repository: Path) -> dict[str, str]:
-    result = voxtile("doctor", repository, "--json")
+def findings(repository: Path, *more: object) -> dict[str, str]:
+    result = voxtile("doctor", repository, *more, "--json")
     return {one["code"]: one["where"] for one in json.loads(result.stdout)["findings"] if one["severity"] != "ok"}
 
 

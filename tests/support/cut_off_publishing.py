@@ -82,7 +82,7 @@ def without_exchange() -> Any:
     return mock.patch.object(publishing, "_exchange", return_value=False)
 
 
-def _in_child(act: Callable[[], None], killed_at: int | None = None) -> bool:
+def in_child(act: Callable[[], object], killed_at: int | None = None) -> bool:
     """Whether `act` ended by itself, in a child that is killed before the system call of this number."""
     child = os.fork()
     if child == 0:
@@ -106,9 +106,9 @@ def main(folder: Path, what: str, withdrawn: Sequence[str]) -> int:
         repository = repository_with_old_entries(folder / str(number))
         act = partial(publish_new_entries, repository, withdrawn)
         if what == "repair":
-            _in_child(partial(_publish_all_but_the_end, repository, withdrawn))
+            in_child(partial(_publish_all_but_the_end, repository, withdrawn))
             act = partial(begin_build, repository)
-        if _in_child(act, number):
+        if in_child(act, number):
             return number
     raise AssertionError
 

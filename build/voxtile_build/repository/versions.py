@@ -10,7 +10,7 @@ import contextlib
 import glob
 import re
 import shutil
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -21,6 +21,7 @@ from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import PARAMETER, get_card
 from voxtile_build.repository.config import PLACEHOLDER, read_config, write_config
 from voxtile_build.repository.entries import CONFIG, fold_names, version_entry, version_of
+from voxtile_build.spec.name import LARGEST_VERSION
 
 HISTORY = "history"
 """The parameter of a public config with the versions that the name stood for before, the oldest first."""
@@ -161,6 +162,9 @@ def release_of(name: str, wanted: int | None, same: Callable[[Card], bool], repo
         wanted: the version's number, where somebody asks for one.
         same: whether a card is that of the very model, so that the build takes its place.
         repository: the model repository.
+
+    Raises:
+        RepositoryError: the next version would have a number that no client takes.
     """
     found = versions_of(name, repository)
     public = public_version(name, repository)
@@ -169,14 +173,33 @@ def release_of(name: str, wanted: int | None, same: Callable[[Card], bool], repo
     number = wanted
     if number is None:
         by_use = sorted(found.values(), key=lambda one: (one.number != public, -one.number))
-        number = next((one.number for one in by_use if same(one.card)), max(found) + 1)
+        number = next((one.number for one in by_use if same(one.card)), None) or _next_number(name, found, repository)
     others = tuple(one for one in found.values() if one.number != number)
     replaced = found.get(number)
     base = version_entry(name, number) if replaced is None else replaced.base
     if not others and base == name:
         return None
     history = () if public is None else history_of(read_config(repository / name))
+    if number > LARGEST_VERSION:
+        raise RepositoryError(
+            f"{repository / name}: expected a version up to {LARGEST_VERSION}, found that the next one is {number}; "
+            'choose a smaller one with "version" in the spec'
+        )
     return Release(name, number, base, public, others, replaced, history)
+
+
+def _next_number(name: str, found: Mapping[int, Version], repository: Path) -> int:
+    """The number after all that were ever seen: masks name the version that made them, also of one that is gone.
+
+    Numbers of entries that cannot be read count, and those that the public name stood for.
+    """
+    used = {1, *found}
+    for folder in repository.glob(f"{glob.escape(name)}.v*"):
+        if number := NUMBER.match(folder.name.removeprefix(f"{name}.v")):
+            used.add(int(number[0]))
+    with contextlib.suppress(RepositoryError):
+        used.update(history_of(read_config(repository / name)))
+    return max(used) + 1
 
 
 def history_of(config: pb.ModelConfig) -> tuple[int, ...]:

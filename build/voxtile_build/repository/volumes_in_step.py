@@ -64,6 +64,13 @@ def bring_in_step(
     return written.get(name or "", ())
 
 
+def check_in_step(repository: Path, changed: Collection[str]) -> None:
+    """Raise RepositoryError where entries that use a model of the names `changed` could not be written again."""
+    for one in _found(repository, volume_repository(repository)):
+        if set(changed) & {one.name, *one.networks}:
+            check_target(one.name, repository)
+
+
 def check_target(name: str, repository: Path) -> None:
     """Raise RepositoryError where entries for whole scans of `name` could not be written: before hours of building."""
     target = volume_repository(repository)

@@ -10,6 +10,8 @@ from voxtile_build.spec.engines import ENGINE_NAMES
 ALLOWED = re.compile("[a-z0-9][a-z0-9_-]*")
 INNER = re.compile(rf"_({'|'.join(ENGINE_NAMES)}|mean|fold_[a-z0-9]+)$")
 """How the names of entries behind a public name end."""
+LARGEST_VERSION = 999_999_999
+"""The largest number of a version that clients take."""
 UNNAMED = "model"
 
 

@@ -21,7 +21,7 @@ from voxtile_build.spec.chains import check_finishing, check_preprocessing, chec
 from voxtile_build.spec.distillation import Distillation
 from voxtile_build.spec.explain import explain
 from voxtile_build.spec.input import Input
-from voxtile_build.spec.name import checked_name
+from voxtile_build.spec.name import LARGEST_VERSION, checked_name
 from voxtile_build.spec.network import Network, Weights
 from voxtile_build.spec.output import Output
 from voxtile_build.spec.precision import Precision
@@ -38,7 +38,9 @@ class Spec(Table):
         description="public name of the model: small letters, digits, - and _"
     )
     title: str = Field(default="", description="what the model does, in one line for people")
-    version: PositiveInt = Field(default=1, description="number of the version that is built; left out: the next one")
+    version: Annotated[PositiveInt, Field(le=LARGEST_VERSION)] = Field(
+        default=1, description="number of the version that is built; left out: the next one"
+    )
     network: Network = Field(description="the network: [network] with name and args")
     weights: Weights | None = Field(default=None, description="the weights: [weights] with file and sha256")
     input: Input = Field(description="what the network takes: [input]")

@@ -51,6 +51,15 @@ def check_volume(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding
                     "every scan would fail",
                     f"bring the model back, or remove the entry: {again} --remove",
                 )
+        elif (public := _moved(behind, version, entries)) is not None:
+            yield Finding(
+                "error",
+                "volume-other-version",
+                where,
+                f"it segments with version {version}, and {public.name!r} stands for version {public.served[-1]}",
+                "masks by the entry and by the public name come from two versions",
+                f"write it again: {again}",
+            )
         elif behind.card is not None and behind.config is not None:
             served = (version in map(str, behind.served), max(behind.config.max_batch_size, 1) == batch)
             if not all(served) or _contract(card) != _contract(behind.card):
@@ -62,6 +71,14 @@ def check_volume(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding
                     "where it cannot see the model's folder, it would send other tiles than the model takes",
                     f"write it again: {again}",
                 )
+
+
+def _moved(behind: Entry, version: str, entries: Mapping[str, Entry]) -> Entry | None:
+    """The public entry of the version's own entry `behind`, where that stands for another version now."""
+    public = None if behind.card is None else entries.get(behind.card.name)
+    if public is None or public is behind or public.card is None or not public.served:
+        return None
+    return None if version in map(str, public.served) else public
 
 
 def _network(described: Any) -> tuple[str, Card, str, int, str]:
