@@ -26,6 +26,7 @@ DEFAULTS = ServerOptions(grpc_port=8001)
 PAGE = "docs/how-to/secure.md"
 FOR_DEVELOPMENT = f"for development: tritonserver {EMBEDDED_RELEASE} has faults that later releases mend; see {PAGE}"
 HTTP_IS_ON = "HTTP is on: whoever reaches it can end this server; for others than yourself, use voxtile-gateway"
+METRICS_ARE_ON = "metrics are on: whoever reaches their port can end this server; let Prometheus alone reach it"
 SEGMENTATION_FAULT = 128 + signal.SIGSEGV
 DESCRIPTION = """\
 Serve a model repository with Triton, without Docker. The first start fetches the server (about 0.5 GB). The command
@@ -101,8 +102,8 @@ def _announce(server: EmbeddedServer, ready_file: Path | None) -> None:
         f"  log      {server.log_file}\n"
         f"  {FOR_DEVELOPMENT}\n"
     )
-    if http or metrics:
-        sys.stdout.write(f"  {HTTP_IS_ON}\n")
+    if exposed := _exposed(server):
+        sys.stdout.write(f"  {exposed}\n")
     sys.stdout.flush()
     if ready_file is not None:
         _write_ready_file(server, models, ready_file)
@@ -112,6 +113,12 @@ def _addresses(server: EmbeddedServer) -> tuple[str | None, str | None]:
     """Where HTTP and the metrics are; None for what is off."""
     http, metrics = server.options.http_port, server.options.metrics_port
     return (None if http is None else server.http_url), (None if metrics is None else server.metrics_url)
+
+
+def _exposed(server: EmbeddedServer) -> str:
+    """What the doors by HTTP expose, in words; empty where there is none."""
+    http, metrics = _addresses(server)
+    return HTTP_IS_ON if http else METRICS_ARE_ON if metrics else ""
 
 
 def _write_ready_file(server: EmbeddedServer, models: list[str], path: Path) -> None:
@@ -134,6 +141,7 @@ def _write_ready_file(server: EmbeddedServer, models: list[str], path: Path) -> 
 
 def _serve(server: EmbeddedServer) -> int:
     code = server.wait()
-    by_http = f" ({HTTP_IS_ON})" if code == SEGMENTATION_FAULT and any(_addresses(server)) else ""
+    exposed = _exposed(server)
+    by_http = f" ({exposed})" if code == SEGMENTATION_FAULT and exposed else ""
     sys.stderr.write(escaped_lines(f"error: tritonserver ended with code {code}{by_http}; {server.explain()}\n"))
     return 1

@@ -14,7 +14,7 @@ from tests.support.fake_triton import FakeTriton, Rule, fails
 from voxtile import AccessError, ConnectionConfig, ServerUnavailable
 from voxtile.card import Card
 from voxtile.triton.catalogue import ModelListing, list_models
-from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.endpoint import UNLOADED, Endpoint
 
 CODE = grpc.StatusCode
 
@@ -30,7 +30,10 @@ def offering(fake: FakeTriton, **others: str) -> Rule:
     def rule(request: Any, context: Any, right: Any) -> Any:
         index = right()
         for name, state in (*others.items(), ("model", "READY")):
-            index.models.add(name=name, state=state)
+            unloaded = state == UNLOADED
+            index.models.add(
+                name=name, state="UNAVAILABLE" if unloaded else state, reason="unloaded" if unloaded else ""
+            )
         return index
 
     return rule
@@ -53,23 +56,33 @@ def test_an_entry_is_listed_once_with_its_card_and_version() -> None:
 
 def test_entries_that_cannot_be_used_are_listed_by_name_with_what_stands_against_them() -> None:
     with FakeTriton() as fake:
-        fake.rules["RepositoryIndex"] = offering(fake, zebra="UNAVAILABLE", adder="", gone="READY")
+        fake.rules["RepositoryIndex"] = offering(fake, zebra="UNAVAILABLE", adder="", gone="READY", idle=UNLOADED)
         found = listed(fake)
-        assert [one.name for one in found] == ["adder", "gone", "model", "zebra"]
-        adder, gone, model, zebra = found
-        assert adder.problem == "the server could not load it (state unknown)"
+        assert [one.name for one in found] == ["adder", "gone", "idle", "model", "zebra"]
+        adder, gone, idle, model, zebra = found
+        assert adder.problem == "not loaded: nobody has asked the server for it"
+        assert idle.problem == "not loaded: the server was asked to unload it"
         assert zebra.problem == "the server could not load it (state UNAVAILABLE)"
         assert gone.problem.startswith(f"model 'gone' is not offered by {fake.url}")
         assert {one.url for one in found} == {fake.url}
-        for bad in (adder, gone, zebra):
+        assert [one.at_fault for one in found] == [False, True, False, False, True]
+        for bad in (adder, gone, idle, zebra):
             assert (bad.card, bad.version) == (None, "")
             assert bad.as_json() == {
                 "name": bad.name, "version": "", "url": fake.url, "usable": False, "problem": bad.problem, "card": None,
-                "loaded": True,
+                "loaded": bad.at_fault,
                 "channels": [],
             }  # fmt: skip
             assert bad.row() == (bad.name, "", bad.problem, "", "", "", "", "", "")
         assert not model.problem
+
+
+def test_a_version_that_nobody_has_loaded_is_listed_by_what_one_asks_for() -> None:
+    with FakeTriton() as fake:
+        fake.rules["RepositoryIndex"] = offering(fake, **{"model.v1": "", "model.v2": "UNAVAILABLE"})
+        assert [one.name for one in listed(fake)] == ["model", "model.v2"]  # a fault is told in any case
+        with contextlib.closing(Endpoint(fake.url, ConnectionConfig())) as endpoint:
+            assert [one.name for one in list_models(endpoint, versions=True)] == ["model", "model@1", "model.v2"]
 
 
 def test_an_entry_without_a_card_is_an_engine_and_left_out() -> None:

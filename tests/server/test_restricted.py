@@ -323,9 +323,14 @@ def test_with_the_usual_stack_a_form_ends_the_server_at_either_door(
             assert server.wait(60) == 128 + signal.SIGSEGV
 
 
-def test_the_command_says_what_http_exposes_and_how_it_may_have_died(repository: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    ("door", "exposed"), [("--http-port", "HTTP is on"), ("--metrics-port", "metrics are on")], ids=["http", "metrics"]
+)
+def test_the_command_says_what_http_exposes_and_how_it_may_have_died(
+    door: str, exposed: str, repository: Path, tmp_path: Path
+) -> None:
     ready = tmp_path / "ready.json"
-    words = ["--repository", repository, "--grpc-port", "0", "--http-port", "0", "--ready-file", ready]
+    words = ["--repository", repository, "--grpc-port", "0", door, "0", "--ready-file", ready]
     command = [sys.executable, "-m", "voxtile_server", *map(str, words)]
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
         assert eventually(ready.exists)
@@ -335,8 +340,8 @@ def test_the_command_says_what_http_exposes_and_how_it_may_have_died(repository:
         triton_server.send_signal(signal.SIGSEGV)
         out, err = process.communicate(timeout=60)
     assert process.returncode == 1
-    assert "HTTP is on: whoever reaches it" in out
+    assert f"{exposed}: whoever reaches" in out
     assert "for development: tritonserver 24.10" in out
     loading, ended = err.splitlines()
     assert loading.startswith("loading double from ")
-    assert ended.startswith(f"error: tritonserver ended with code {128 + signal.SIGSEGV} (HTTP is on")
+    assert ended.startswith(f"error: tritonserver ended with code {128 + signal.SIGSEGV} ({exposed}")

@@ -71,7 +71,7 @@ def _server(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[Findin
     from voxtile.doctor.exposure import check_served
 
     listings = list_models(endpoint)
-    broken = [f"{listing.name} ({listing.problem})" for listing in listings if listing.problem]
+    broken = [f"{listing.name} ({listing.problem})" for listing in listings if listing.at_fault]
     names = ", ".join(listing.name for listing in listings if not listing.problem)
     yield Finding("ok", "server", endpoint.url, f"a Triton server answers; it offers {names or 'no model with a card'}")
     if broken:

@@ -16,6 +16,7 @@ from voxtile.errors import VoxtileError, in_one_line
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.statistics import EntryUse, Use, entries_behind, read_use
+from voxtile.triton.versions import offered
 
 SETTLING_S = 1.0
 STEP_S = 0.05
@@ -76,12 +77,12 @@ class Watch:
     Args:
         urls: HOST:PORT of the servers' gRPC services.
         connection: how to reach them.
-        cards: the cards of the models that are asked, by their public names.
+        cards: the cards of the models that are asked, by their public names or NAME@VERSION.
     """
 
     def __init__(self, urls: Sequence[str], connection: ConnectionConfig, cards: Mapping[str, Card]) -> None:
         self._endpoints = [Endpoint(url, connection) for url in urls]
-        self._behind: dict[str, list[str]] = {}
+        self._behind: dict[str, list[str]] = {}  # by the public entry
         self._parts = {
             name: [part.model for part in card.parts.models] if card.parts else [name] for name, card in cards.items()
         }
@@ -92,7 +93,8 @@ class Watch:
         """Notes the figures before a load."""
         try:
             for name in {part for parts in self._parts.values() for part in parts}:
-                self._behind.setdefault(name, entries_behind(self._endpoints[0], name))
+                entry = offered(self._endpoints[0], name).served_as
+                self._behind.setdefault(entry, entries_behind(self._endpoints[0], entry))
             self._before = self._read()
         except VoxtileError as error:
             self._before, self._note = None, f"the server does not tell its figures: {in_one_line(error)}"
@@ -158,7 +160,8 @@ class Watch:
         total = sum(scans.values())
         if not total:
             return None
-        busy = {name: max(work.get(one, EntryUse()).busy_s for one in self._behind[name]) for name in self._behind}
+        # A name and the version that it stands for have the same entries behind them.
+        busy = {tuple(one): max(work.get(entry, EntryUse()).busy_s for entry in one) for one in self._behind.values()}
         return sum(busy.values()) / total
 
 

@@ -5,14 +5,18 @@ Knows nothing of tables' looks or of terminals.
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass
 from typing import Any
 
 from voxtile.card import Card, Certificate, parse_card
 from voxtile.errors import ModelError, NoCardError, ServerUnavailable
-from voxtile.triton.endpoint import Endpoint
+from voxtile.triton.endpoint import UNLOADED, Endpoint
 from voxtile.triton.on_demand import ENTRY, Offer
-from voxtile.triton.versions import MARK, version_entry
+from voxtile.triton.versions import MARK, VERSION_ENTRY, version_entry
+
+ON_PURPOSE = {"": "nobody has asked the server for it", UNLOADED: "the server was asked to unload it"}
+"""States of an entry that is not loaded because nobody wants it to be, and why that is so."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +30,7 @@ class ModelListing:
         card: its card; None where it cannot be used.
         problem: why it cannot be used; empty where it can.
         state: the server's word for it, such as READY.
-        loaded: false where the server loads it only when it is asked for.
+        loaded: false where the server loads it only when it is asked for, or was not asked to.
     """
 
     url: str
@@ -36,6 +40,11 @@ class ModelListing:
     problem: str = ""
     state: str = "READY"
     loaded: bool = True
+
+    @property
+    def at_fault(self) -> bool:
+        """Whether something is wrong: it cannot be used, and that is nobody's wish."""
+        return bool(self.problem) and self.state not in ON_PURPOSE
 
     def as_json(self) -> dict[str, Any]:
         """The entry as plain values for JSON."""
@@ -123,9 +132,12 @@ def _offered(endpoint: Endpoint, offer: Offer) -> ModelListing:
 
 
 def _listing(endpoint: Endpoint, name: str, state: str) -> ModelListing | None:
+    if state in ON_PURPOSE:
+        kept = re.fullmatch(VERSION_ENTRY, name)
+        shown = MARK.join(kept.groups()) if kept else name
+        return ModelListing(endpoint.url, shown, problem=f"not loaded: {ON_PURPOSE[state]}", state=state, loaded=False)
     if state != "READY":
-        problem = f"the server could not load it (state {state or 'unknown'})"
-        return ModelListing(endpoint.url, name, problem=problem, state=state)
+        return ModelListing(endpoint.url, name, problem=f"the server could not load it (state {state})", state=state)
     try:
         model = endpoint.model(name)
     except NoCardError:

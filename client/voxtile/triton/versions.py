@@ -17,6 +17,8 @@ from voxtile.triton.types import ServedModel
 MARK = "@"
 """Stands between a model's name and the version that is asked for."""
 NUMBER = re.compile(r"[1-9][0-9]{0,8}")
+VERSION_ENTRY = re.compile(rf"(.+)\.v({NUMBER.pattern})")
+"""The entry of one version, by its name; a public name has no dot."""
 
 
 class Offers(Protocol):

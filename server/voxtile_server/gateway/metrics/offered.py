@@ -15,15 +15,11 @@ from prometheus_client.registry import Collector
 
 from voxtile.card import Card, Certificate
 from voxtile.errors import VoxtileError
-from voxtile.triton.catalogue import ModelListing
-from voxtile.triton.endpoint import UNLOADED
+from voxtile.triton.catalogue import ON_PURPOSE, ModelListing
 from voxtile_server.gateway.metrics.drift import FIGURES, MOST_CHANNELS, short
 
 PATIENCE_S = 4.0
 """Seconds that a scrape waits for the servers; Prometheus gives up after 10."""
-
-ON_PURPOSE = ("", UNLOADED)
-"""States of a model that nobody has asked the server to load, or that it was asked to unload."""
 
 Ask = Callable[[str], Sequence[ModelListing]]
 """Asks the server at an address what it offers; raises VoxtileError where it does not answer."""
