@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import contextlib
+import gzip
 import json
+import os
 import re
 import shutil
 import threading
@@ -242,6 +244,40 @@ def test_the_gateway_serves_models_that_are_not_loaded(
             assert status == 200, body
             (tmp_path / "mask.nii.gz").write_bytes(body)
             np.testing.assert_array_equal(np.asarray(nib.load(tmp_path / "mask.nii.gz").dataobj), expected[name])
+
+
+def test_callers_of_the_gateway_that_wait_for_a_model_stop_nobody_else(
+    repository: Path,
+    tmp_path: Path,
+    scan: Path,
+    expected: dict[str, np.ndarray[Any, Any]],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """More of them than the event loop has threads, for a model that is not loaded while another is in use."""
+    monkeypatch.setattr(rules, "GRACE_S", 1e9)
+    monkeypatch.setattr(rules, "TURN_S", 1e9)
+    (spool := tmp_path / "spool").mkdir()
+    threads = min(32, (os.cpu_count() or 1) + 4)
+    with (
+        on_demand(repository, max_models=1) as server,
+        gateway_here(Settings(urls=(server.grpc_url,), folder=spool, waiting=threads + 4)) as gateway,
+        ThreadPoolExecutor(threads + 1) as clients,
+    ):
+
+        def mask_of(name: str) -> np.ndarray[Any, Any]:
+            status, _, body = gateway.curl(f"/v1/models/{name}/mask", *put(scan))
+            assert status == 200, body
+            return np.asarray(nib.Nifti1Image.from_bytes(gzip.decompress(body)).dataobj)
+
+        np.testing.assert_array_equal(mask_of("identity"), expected["identity"])
+        waiting = [clients.submit(mask_of, "small-unet") for _ in range(threads + 1)]
+        wait_until(lambda: len(list(spool.glob("*/*"))) == len(waiting))
+        np.testing.assert_array_equal(mask_of("identity"), expected["identity"])
+        assert gateway.curl("/health/ready")[0] == 200
+        assert not any(one.done() for one in waiting)
+        monkeypatch.setattr(rules, "GRACE_S", 0.0)
+        for one in waiting:
+            np.testing.assert_array_equal(one.result(), expected["small-unet"])
 
 
 def test_a_server_that_is_started_again_serves_on_demand_again(

@@ -12,6 +12,7 @@ from voxtile.errors import (
     MissingExtraError,
     ModelError,
     NoResponseError,
+    OtherBuildError,
     OutputError,
     ServerUnavailable,
     TileError,
@@ -40,6 +41,7 @@ STATUS: tuple[tuple[type[Exception], int], ...] = (
     (NoResponseError, 504),
     (AccessError, 502),  # it is the gateway's token that Triton refuses, not the caller's
     (ServerUnavailable, 503),
+    (OtherBuildError, 503),  # the next scan gets the new one
     (ModelError, 404),
     (TileError, 502),
     (MissingExtraError, 501),

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Mapping
+from functools import partial
 from typing import Any
 
 from starlette.requests import Request
@@ -20,6 +21,7 @@ from voxtile_server.gateway.failures import HttpFailure
 from voxtile_server.gateway.jobs import Board, Job, Work
 from voxtile_server.gateway.metrics.metrics import Metrics
 from voxtile_server.gateway.models import Models
+from voxtile_server.gateway.waiting import on_own_thread
 
 GONE_POLL_S = 0.2
 
@@ -73,9 +75,9 @@ class Intake:
         """
         job = self.board.admit(model)
         try:
-            segmenter = await asyncio.to_thread(self._models.segmenter, model, asked)
+            segmenter = await on_own_thread(partial(self._models.segmenter, model, asked))
             if more := await fill(job):
-                segmenter = await asyncio.to_thread(self._models.segmenter, model, {**asked, **more})
+                segmenter = await on_own_thread(partial(self._models.segmenter, model, {**asked, **more}))
         except BaseException:
             self.board.drop(job)
             raise
@@ -114,6 +116,7 @@ class Intake:
                 raise
             finally:
                 self._metrics.scanned(job.model)
+                await asyncio.to_thread(segmenter.close)
             self._metrics.measured(made, segmenter.card)
             report: dict[str, Any] = made.model_dump(mode="json")
             return report
