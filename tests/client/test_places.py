@@ -127,6 +127,7 @@ def test_an_address_is_read(text: str, scheme: str, path: str, query: str) -> No
         ("ftp://me:secret@host/a", "'ftp://…'"),
         ("file:///scans", "name a path"),
         ("://x", "begins with s3://"),
+        ("s3:/bucket/a", "begins with s3://"),
         ("s3://", "and then a name"),
         ("s3:///key", "and then a name"),
         ("https://me:secret@host/a", "~/.netrc"),
@@ -141,8 +142,42 @@ def test_what_is_no_address_is_one_line_without_a_secret(text: str, said: str) -
     assert "secret" not in str(caught.value)
 
 
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("segment", "s3://b/a.nii.gz", "-o", "m.nii.gz"),
+        ("segment", "a.nii.gz", "-o", "s3://b/m.nii.gz"),
+        ("segment", "a.nii.gz", "-o", "m.nii.gz", "--json", "gs://b/r.json"),
+        ("batch", "s3://b/scans", "masks"),
+        ("batch", "scans", "s3://b/masks"),
+        ("batch", "scans", "https://host/masks?signature=secret"),
+        ("batch", "--manifest", "c.csv", "--out", "s3:/b/masks"),
+        ("batch", "--manifest", "s3:/b/c.csv", "--out", "masks"),
+        ("dicom", "s3://b/study", "found"),
+        ("manifest", "s3:/b/scans", "-o", "new.csv"),
+        ("collect", "s3:/b/masks"),
+    ],
+)
+def test_an_address_is_never_taken_for_a_folder_here(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, arguments: tuple[str, ...]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr("voxtile.segmenter.connect_transport", lambda *_: transport())
+    save_scan(tmp_path / "scans" / "a.nii.gz")
+    save_scan(tmp_path / "a.nii.gz")
+    (tmp_path / "c.csv").write_text("case,any\na,a.nii.gz\n")
+    before = sorted(tmp_path.rglob("*"))
+    to = () if arguments[0] in ("manifest", "collect") else ("--model", "phantom", "--url", "memory:1")
+    done = run_command(*arguments, *to)
+    assert (done.exit_code, done.stderr.count("\n")) == (2, 1), done.output
+    assert "address" in done.stderr
+    assert "secret" not in done.stderr
+    assert sorted(tmp_path.rglob("*")) == before
+
+
 def test_names_stay_in_their_bucket() -> None:
     folder = parse_address("s3://bucket/a/b")
+    assert str(parse_address("s3://bucket/a//b") / "c/./d.nii") == "s3://bucket/a//b/c/d.nii"
     assert str(folder / "c/../d.nii") == "s3://bucket/a/b/d.nii"
     assert str(folder / "../x.nii") == "s3://bucket/a/x.nii"
     assert (folder / "c.nii").below(folder.parent) == "b/c.nii"
@@ -179,6 +214,13 @@ def test_the_web_is_no_place_for_masks(tmp_path: Path) -> None:
     done = run_command(*asked)
     assert (done.exit_code, done.stdout) == (2, "")
     assert "only read" in done.stderr, "before a server is looked for"
+
+
+@pytest.mark.parametrize("name", ["/masks", "masks//x", "a/../masks"])
+def test_a_place_has_one_spelling(bucket: Bucket, tmp_path: Path, name: str) -> None:
+    (tmp_path / "cases.csv").write_text(f"case,any\na,{save_scan(tmp_path / 'a.nii.gz')}\n")
+    assert "without //" in refusal(tmp_path / "cases.csv", f"{bucket}/{name}", OutputError)
+    assert not bucket.content()
 
 
 def test_buckets_and_objects_that_are_not_there(bucket: Bucket, tmp_path: Path) -> None:

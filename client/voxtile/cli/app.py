@@ -22,6 +22,7 @@ from voxtile.cli.commands.prepare import prepare
 from voxtile.cli.commands.segment import segment
 from voxtile.cli.commands.why import why
 from voxtile.cli.console import occupy_standard_streams
+from voxtile.cli.local_paths import paths_only
 from voxtile.cli.parameters import expand_options
 from voxtile.cli.usage import OneLineGroup
 from voxtile.version import __version__
@@ -35,7 +36,7 @@ app = typer.Typer(
     add_completion=False,
 )
 for command in (segment, dicom, batch, manifest, collect, prepare, load_test, models, doctor, why):
-    app.command()(expand_options(command))
+    app.command()(paths_only(expand_options(command)))
 
 
 def _print_version(wanted: bool) -> None:

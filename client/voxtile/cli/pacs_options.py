@@ -16,6 +16,7 @@ from voxtile.pacs.address import FORMS, is_uid, looks_like_address, parse_source
 from voxtile.pacs.fetch import Fetched, fetched
 from voxtile.pacs.scans import PacsScan
 from voxtile.pacs.store import Kept, check_reachable, store
+from voxtile.places.address import check_is_path
 from voxtile.triton.connection import TlsConfig
 
 
@@ -40,6 +41,9 @@ class SourceOptions:
         Raises:
             InputError: an address or a token is none, or an option is for a PACS and no scan lies in one.
         """
+        for text in given:
+            if not looks_like_address(text):
+                check_is_path(text)
         scans = [self._scan(text) if looks_like_address(text) else Path(text) for text in given]
         if self != SourceOptions() and not any(isinstance(one, PacsScan) for one in scans):
             raise InputError(

@@ -7,6 +7,7 @@ from pathlib import Path
 from voxtile.cli.console import write_out
 from voxtile.errors import OutputError
 from voxtile.outputs.report import Report, write_text
+from voxtile.places.address import check_is_path
 
 STANDARD_OUTPUT = "-"
 REPORT_SUFFIX = ".json"
@@ -21,8 +22,11 @@ def check_report_file(report_file: Path | None) -> None:
     """Checks the name of the file of --json.
 
     Raises:
+        InputError: it is an address.
         OutputError: it has another ending.
     """
+    if report_file is not None:
+        check_is_path(report_file)
     if report_file is not None and report_file.suffix != REPORT_SUFFIX:
         raise OutputError(f"{report_file}: expected a name that ends in {REPORT_SUFFIX}, or -, for --json")
 

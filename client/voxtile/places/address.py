@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import re
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -18,11 +19,23 @@ WEB = ("http", "https")
 BUCKETS = ("s3", "gs")
 SCHEMES = (*BUCKETS, *WEB)
 FORMS = ", ".join(f"{scheme}{MARK}" for scheme in SCHEMES)
+WITH_ONE_SLASH = re.compile(rf"({'|'.join(SCHEMES)}):/(?!/)", re.IGNORECASE)
+"""How an address begins that has lost a slash: one that was taken for a path, or mistyped."""
 
 
 def is_address(text: str) -> bool:
     """Whether a text is meant as an address, and not as a path."""
-    return MARK in text
+    return MARK in text or WITH_ONE_SLASH.match(text) is not None
+
+
+def check_is_path(path: str | os.PathLike[str]) -> None:
+    """Raises InputError for an address: as a path it would be a folder `s3:` of this machine."""
+    text = WITH_ONE_SLASH.sub(rf"\1{MARK}", os.fspath(path))
+    if is_address(text):
+        raise InputError(
+            f"{text.partition('?')[0]}: expected a path of this machine, found an address; copy the file here, or name "
+            "addresses to voxtile manifest, voxtile batch --manifest and voxtile collect"
+        )
 
 
 def path_or_address(text: str | os.PathLike[str]) -> Path | Address:
@@ -74,10 +87,15 @@ class Address:
         Raises:
             InputError: it does.
         """
-        path = posixpath.normpath(posixpath.join(self.path, name))
-        if path.partition("/")[0] != self.root:
-            raise InputError(f"{self}: expected a name that stays in {self.root}, found {name!r}; leave out ..")
-        return replace(self, path=path, query="")
+        parts = self.path.split("/")
+        for part in name.split("/"):
+            if part == "..":
+                parts.pop()
+            elif part not in ("", "."):
+                parts.append(part)
+            if not parts:
+                raise InputError(f"{self}: expected a name that stays in {self.root}, found {name!r}; leave out ..")
+        return replace(self, path="/".join(parts), query="")
 
     def below(self, folder: Address) -> str | None:
         """Its name relative to a folder; None where it does not lie there."""

@@ -193,12 +193,14 @@ class RemoteRecords(Records):
 
 
 def check_can_be_written(address: Address) -> None:
-    """Raises OutputError for a place that can only be read."""
+    """Raises OutputError for a place that can only be read, or whose name can be spelled otherwise."""
     if address.is_web:
         raise OutputError(
             f"{address}: expected a place to write masks to (a folder, s3:// or gs://), found one of the web, which is "
             "only read; choose another"
         )
+    if any(part in ("", ".", "..") for part in address.path.split("/")):
+        raise OutputError(f"{address}: expected a folder for masks without //, . and .. in its name; name it so")
 
 
 def _name(case: str) -> str:
