@@ -17,6 +17,7 @@ from voxtile.errors import InputError, OutputError
 from voxtile.io.dicom.objects.files import File
 from voxtile.io.dicom.objects.headers import read_header, text_of
 from voxtile.io.dicom.objects.quiet import quietly
+from voxtile.io.private_folder import private_folder
 from voxtile.pacs.address import Address, Wanted
 
 NAMES = ("SOPInstanceUID", "SeriesInstanceUID", "StudyInstanceUID")
@@ -79,15 +80,15 @@ def spool() -> Iterator[Spool]:
     Raises:
         OutputError: it cannot be made.
     """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="voxtile-pacs-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{tempfile.gettempdir()}: no folder can be made for what comes from a PACS "
-            f"({error.strerror or type(error).__name__}); set TMPDIR to another place"
-        ) from None
-    with folder as place:
-        yield Spool(Path(place))
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder("pacs"))
+        except OSError as error:
+            raise OutputError(
+                f"{tempfile.gettempdir()}: no folder can be made for what comes from a PACS "
+                f"({error.strerror or type(error).__name__}); set TMPDIR to another place"
+            ) from None
+        yield Spool(folder)
 
 
 def _names(file: Path, address: Address) -> tuple[str, str, str]:

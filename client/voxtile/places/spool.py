@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from voxtile.errors import OutputError
+from voxtile.io.private_folder import private_folder
 
 
 class Stopped(Exception):
@@ -53,15 +54,15 @@ def spool() -> Iterator[Spool]:
     Raises:
         OutputError: it cannot be made.
     """
-    try:
-        folder = tempfile.TemporaryDirectory(prefix="voxtile-places-", ignore_cleanup_errors=True)
-    except OSError as error:
-        raise OutputError(
-            f"{tempfile.gettempdir()}: no folder can be made for what is fetched ({error.strerror or error}); set "
-            "TMPDIR to another place"
-        ) from None
-    with folder as place:
-        made = Spool(Path(place).resolve())
+    with contextlib.ExitStack() as stack:
+        try:
+            folder = stack.enter_context(private_folder("places"))
+        except OSError as error:
+            raise OutputError(
+                f"{tempfile.gettempdir()}: no folder can be made for what is fetched ({error.strerror or error}); set "
+                "TMPDIR to another place"
+            ) from None
+        made = Spool(folder.resolve())
         try:
             yield made
         finally:

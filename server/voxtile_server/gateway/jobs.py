@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from voxtile.card import Label
+from voxtile.io.private_folder import private_folder
 from voxtile_server.gateway.failures import HttpFailure, failure_of
 
 State = Literal["waiting", "running", "done", "failed", "cancelled"]
@@ -120,14 +121,16 @@ class Board:
         folder: where their files lie; None for the system's temporary folder.
 
     Attributes:
-        folder: a folder of its own in there, which `close` removes with all that is in it.
+        folder: a folder of its own in there, which `close` removes with all that is in it; after a gateway that was
+            killed, the next one does.
     """
 
     def __init__(self, at_once: int, waiting: int, keep_s: float, folder: Path | None) -> None:
         self._slots = asyncio.Semaphore(at_once)
         self._most = at_once + waiting
         self._keep_s = keep_s
-        self.folder = Path(tempfile.mkdtemp(prefix="voxtile-gateway-", dir=folder))
+        self._made = contextlib.ExitStack()
+        self.folder = self._made.enter_context(private_folder("gateway", folder))
         self._jobs: dict[str, Job] = {}
         self._admitted: set[Job] = set()
 
@@ -200,7 +203,7 @@ class Board:
         """Ends all jobs and removes all files."""
         for job in list(self._jobs.values()):
             await self.remove(job)
-        shutil.rmtree(self.folder, ignore_errors=True)
+        self._made.close()
 
     async def _run(self, job: Job, work: Work) -> None:
         loop = asyncio.get_running_loop()
