@@ -60,6 +60,8 @@ def _claims(used: UsedModel, card: Card, passport: Passport) -> dict[str, bool]:
         "its certificate is the same": same,
         "its certificate is valid": same and certificate is not None and certificate.accepted and used.certified,
     }
+    if "version" in card.model_fields_set:  # a card that was kept as it is built may not say it
+        claims["the model has the same version"] = str(card.version) == used.version
     if used.student_of is not None:
         claims["it is a student of the same teacher, and agrees with it as much"] = used.student_of == teacher_of(card)
     if card.parts is not None:  # a set has no engine of its own; its models have, and are compared by themselves

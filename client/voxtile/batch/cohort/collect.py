@@ -53,6 +53,16 @@ class Collected:
         return Counter(str(row["status"]) for row in self.rows)
 
     @property
+    def builds(self) -> Counter[str]:
+        """How many masks each build has made, in words."""
+        made = (row for row in self.rows if row["status"] == "done" and row["model"])
+        return Counter(
+            f"{row['model']} version {row['version']}, by {row['engine']}"
+            + f", certificate {str(row['certificate_sha256'])[:12]}" * bool(row["certificate_sha256"])
+            for row in made
+        )
+
+    @property
     def exit_code(self) -> int:
         """0 where every case has its mask; 75 where some were not tried; 1 where some failed."""
         if self.unknown or self.counts["not tried"]:

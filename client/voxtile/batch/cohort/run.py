@@ -87,6 +87,12 @@ def segment_manifest(
         said = options_in_words(segmenter)
         claim = claim_folder(folder, segmenter.transport.model, said, take_over=True, records=records, place=kept)
         kept.take(folder / CLAIM)
+        if claim.is_mixed:
+            _log.warning(
+                "%s: masks there may be of several models, builds or options; voxtile collect tells which. To go on "
+                "with one version of a model, name it: --model NAME@VERSION",
+                place,
+            )
         with Journal(folder, shard, listed, claim) as journal:
             rules = Rules(by_name=True, overwrite=redo.everything)
             judged = []

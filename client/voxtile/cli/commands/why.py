@@ -47,7 +47,7 @@ def why(
         signed = read_signed(mask)
         told = _Told(signed)
         if card is not None:
-            told.compare(_kept_cards(card, signed.passport.model))
+            told.compare(_kept_cards(card, signed.passport))
         if check:
             told.compare(_served_cards(signed.passport, server))
         write_out(told.as_json() if as_json else told.in_words())
@@ -115,8 +115,10 @@ def _served_cards(passport: Passport, server: options.ServerOptions) -> dict[str
     return found
 
 
-def _kept_cards(path: Path, model: str) -> dict[str, list[Card]]:
+def _kept_cards(path: Path, passport: Passport) -> dict[str, list[Card]]:
     """The cards in a file, by the models' names: a card, or what `voxtile models --json` prints.
+
+    Of a model with several versions, those are taken that made the mask, where there are any.
 
     Raises:
         InputError: it holds none, or several and none of `model`.
@@ -132,12 +134,17 @@ def _kept_cards(path: Path, model: str) -> dict[str, list[Card]]:
     except (ValueError, AttributeError, RecursionError):
         raise InputError(f"{path}: expected a card (JSON, as voxtile models --json prints it), found none") from None
     if len(cards) == 1:
-        return {model: cards}  # what it is called is compared like all else
+        return {passport.model: cards}  # what it is called is compared like all else
     by_name: dict[str, list[Card]] = {}
     for card in cards:
         by_name.setdefault(card.name, []).append(card)
-    if model not in by_name:
-        raise InputError(f"{path}: expected a card of {model!r}, found {', '.join(map(repr, by_name)) or 'none'}")
+    if passport.model not in by_name:
+        known = ", ".join(map(repr, by_name)) or "none"
+        raise InputError(f"{path}: expected a card of {passport.model!r}, found {known}")
+    for used in (passport, *passport.others):
+        same = [one for one in by_name.get(used.model, ()) if str(one.version) == used.version]
+        if same:
+            by_name[used.model] = same
     return by_name
 
 
