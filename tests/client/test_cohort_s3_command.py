@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import csv
+import hashlib
+import io
 import json
 import os
 import random
@@ -12,16 +15,20 @@ import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import nibabel as nib
 import numpy as np
 import pytest
+from aiobotocore.client import AioBaseClient
+from botocore.exceptions import ClientError
 
 from tests.support.commands import run
-from tests.support.in_memory_commands import ROOT, command, finish, save_scan, start
+from tests.support.in_memory_commands import ROOT, command, finish, save_scan, start, transport
 from tests.support.killed_sending import KILL
 from tests.support.s3_server import Bucket, S3Server, s3_server
 from voxtile import Segmenter
+from voxtile.batch.sums import sha256_of
 from voxtile_server.embedded import EmbeddedServer
 
 NAMES = ("a", "b", "c", "d")
@@ -57,6 +64,7 @@ def table() -> str:
 def versions(bucket: Bucket) -> Counter[str]:
     """How often each mask was written."""
     pages = bucket.server.client.list_object_versions(Bucket=bucket.name, Prefix="masks/")
+    assert not pages["IsTruncated"]
     return Counter(one["Key"] for one in pages.get("Versions", ()) if one["Key"].endswith(".nii.gz"))
 
 
@@ -108,6 +116,73 @@ def test_runs_that_are_killed_at_random_requests_do_nothing_twice_and_lose_nothi
     joined = run("collect", f"{bucket}/masks")
     assert joined.exit_code == 0, joined.stderr
     assert f"4 done, 0 failed, 0 not tried; see {bucket}/masks/results.csv" in joined.stdout
+
+
+FORTY = tuple(f"{number:02d}" for number in range(40))
+BROKEN, KILLED = 22, 1
+"""A scan of shard 2 of 4, and a shard."""
+
+DIES_AT = 70
+"""The request at which that shard is killed; ten cases take some hundred."""
+
+
+def test_forty_scans_from_s3_to_s3_by_four_shards_one_of_them_killed_and_one_scan_broken(
+    bucket: Bucket, tmp_path: Path
+) -> None:
+    for number, name in enumerate(FORTY):
+        scan = save_scan(tmp_path / "forty" / f"{name}.nii.gz", number, (6 + number, 5, 4))
+        bucket.put(f"forty/{name}.nii.gz", b"no scan" if number == BROKEN else scan)
+    bucket.put("forty.csv", ("case,any\n" + "".join(f"{name},forty/{name}.nii.gz\n" for name in FORTY)).encode())
+    asked = ("batch", "--manifest", f"{bucket}/forty.csv", "--out", f"{bucket}/masks", "-q")
+
+    def shards(*options: str, kill: bool = False) -> list[int]:
+        """The exit codes of four processes at the same time."""
+        running = []
+        for index in range(4):
+            words = [*asked, "--shard", f"{index}/4", *options]
+            dies = {KILL: f"{DIES_AT} before"} if kill and index == KILLED else {}
+            module = "tests.support.killed_sending" if dies else "tests.support.in_memory_commands"
+            running.append(child(module, *command(*words)[3:], **dies))
+        return [finish(one)[0] for one in running]
+
+    assert shards(kill=True) == [0, -signal.SIGKILL, 1, 0]
+    before = versions(bucket)
+    assert 30 - 1 <= len(before) < 39
+    assert run("collect", f"{bucket}/masks").exit_code == 75
+    assert shards("--retry-failed") == [0, 0, 1, 0]
+    whole = set(FORTY) - {FORTY[BROKEN]}
+    assert versions(bucket) == Counter(f"masks/{name}.nii.gz" for name in whole), "each mask was written once"
+    joined = run("collect", f"{bucket}/masks")
+    assert (joined.exit_code, joined.stderr) == (1, "")
+    rows = list(csv.DictReader(io.StringIO(bucket.get("masks/results.csv").decode())))
+    assert [row["case"] for row in rows] == list(FORTY), "one table, in the manifest's order"
+    assert {row["case"] for row in rows if row["status"] == "done"} == whole
+    assert (rows[BROKEN]["status"], rows[BROKEN]["attempt"]) == ("failed", "2"), "it was tried again"
+    for row in rows:
+        if row["status"] == "done":
+            mask = bucket.get(f"masks/{row['output']}")
+            assert row["output_sha256"] == hashlib.sha256(mask).hexdigest()
+            assert row["scan_sha256"] == sha256_of(tmp_path / "forty" / f"{row['case']}.nii.gz")
+    assert len({row["output_sha256"] for row in rows}) == 40, "the masks of forty scans"
+    left = list((tmp_path / "spools").iterdir())
+    assert not left, "that of the killed process was removed by a later one"
+
+
+def test_a_store_that_takes_no_mask_is_told(bucket: Bucket, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = AioBaseClient._make_api_call
+
+    async def busy(self: Any, name: str, asked: Any) -> Any:
+        if name == "PutObject" and asked["Key"] == "masks/b.nii.gz":
+            raise ClientError({"Error": {"Code": "SlowDown", "Message": "later"}}, name)
+        return await real(self, name, asked)
+
+    monkeypatch.setattr(AioBaseClient, "_make_api_call", busy)
+    monkeypatch.setattr("voxtile.segmenter.connect_transport", lambda *_: transport())
+    asked = ("--manifest", f"{bucket}/cases.csv", "--out", f"{bucket}/masks", "--model", "phantom", "--url", "memory:1")
+    done = run("batch", *asked)
+    assert done.exit_code == 3
+    assert "3 segmented, 0 found finished, 0 failed, 1 not tried" in done.stdout
+    assert f"b: {bucket}/masks/b.nii.gz: expected an answer, found a server that is too busy (SlowDown)" in done.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGTERM, 75), (signal.SIGINT, 130)])

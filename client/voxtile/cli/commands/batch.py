@@ -59,11 +59,13 @@ def batch(
         keep_scores = any(one.needs_scores for one in wanted)
         chosen = options.library_options(server, scan, method, transfer, keep_scores=keep_scores)
         with Segmenter(server.url, model, chosen) as segmenter, progress_bar("scans", quiet) as progress:
+            told = set[str]()
 
             def on_result(outcome: Outcome, number: int, total: int) -> None:
                 progress(number, total)
-                if outcome.status == "failed":
+                if outcome.status == "failed" or (outcome.status == "not tried" and outcome.error not in told):
                     say(f"{outcome.case}: {outcome.error}")
+                    told.add(outcome.error)
 
             if folders is not None:
                 segment = partial(segment_folder, segmenter, *folders, index=index)
