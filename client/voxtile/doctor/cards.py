@@ -2,18 +2,23 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile.card import Card
+from voxtile.doctor.engines import CERTIFICATE
 from voxtile.doctor.ensemble import REBUILD, dims_fit
-from voxtile.doctor.entry import Entry
+from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.versions import is_version
 
 TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}
 ENGINES = ("onnxruntime", "openvino", "aotinductor", "tensorrt")
+FOLD = re.compile(r"_(fold_[0-9]+|mean)$")
+"""What stands between a model's name and the engine's, where a model has folds."""
+
 FIRST_SCORES = "scores_0"
 """An input of the entry that averages the scores of several folds, and of no other."""
 
@@ -53,6 +58,27 @@ def check_card(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding]:
                 "bring the model back, or build this one again",
             )
     yield from _parts(card, entries, where)
+
+
+def check_reached(entries: Mapping[str, Entry]) -> Iterator[Finding]:
+    """Engines that `voxtile-build` wrote and that no public name leads to.
+
+    Args:
+        entries: of all repositories, by name.
+    """
+    for entry in entries.values():
+        engine = engine_of(entry.name)
+        model = FOLD.sub("", entry.name.removesuffix(f"_{engine}"))
+        built = any((version_folder(entry, version) / CERTIFICATE).exists() for version in entry.served)
+        if engine and built and model not in entries:
+            yield Finding(
+                "warning",
+                "not-reached",
+                str(entry.folder),
+                f"an engine of {model!r}, whose public entry is not there",
+                "no client finds it, and the server loads it all the same",
+                "bring the public entry back, build the model again, or remove the folder",
+            )
 
 
 def engine_of(step: str) -> str:

@@ -15,7 +15,7 @@ from voxtile.doctor.cards import folds_of, mean_of
 from voxtile.doctor.engines import CERTIFICATE
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.layout import files_of
+from voxtile.doctor.layout import files_of, files_with_weights
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
 
@@ -43,7 +43,7 @@ def check_certificates(
         names = [f"{fold}_{engine}" for fold in folds_of(entry)]
         behind = [entries[name] for name in names if name in entries and entries[name].config is not None]
         yield from (finding for one in behind for finding in _files(one))
-        if whole and len(behind) == len(names):
+        if whole and names and len(behind) == len(names):
             yield from _digest(entry, engine, known, behind)
     mean = mean_of(entry)
     yield from _files(entries[mean]) if mean in entries else ()
@@ -114,6 +114,16 @@ def _files(entry: Entry) -> Iterator[Finding]:
             continue
         for name, digest in expected.items():
             yield from _file(folder / name, digest, own=name in files_of(entry))
+        for name in files_with_weights(entry):
+            if name not in expected and (folder / name).is_file():
+                yield Finding(
+                    "error",
+                    "not-in-certificate",
+                    str(folder / name),
+                    f"the certificate beside it speaks of {', '.join(sorted(expected)) or 'no file'}",
+                    "nothing proves that this engine gives the network's masks",
+                    "build the model again",
+                )
 
 
 def _hashes(content: Mapping[str, Any]) -> dict[str, str]:

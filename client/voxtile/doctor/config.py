@@ -49,7 +49,7 @@ def check_config(entry: Entry, release: Release) -> Iterator[Finding]:
         return
     yield from _backend(entry, entry.config, release)
     yield from _instances(entry, entry.config)
-    yield from _types(entry, entry.config)
+    yield from check_types(entry)
     yield from check_batching(entry.config, str(entry.config_file))
     yield from _message(entry, entry.config)
 
@@ -62,22 +62,23 @@ def check_batching(config: pb.ModelConfig, where: str) -> Iterator[Finding]:
         where: what findings name.
     """
     batching = config.dynamic_batching
-    too_large = [size for size in batching.preferred_batch_size if size > config.max_batch_size]
+    odd = [size for size in batching.preferred_batch_size if not 0 < size <= config.max_batch_size]
     if config.HasField("dynamic_batching") and config.max_batch_size < 1:
         yield Finding(
             "error",
             "batching-without-batches",
             where,
-            "dynamic_batching with max_batch_size 0",
+            f"dynamic_batching with max_batch_size {config.max_batch_size}",
             "Triton does not load the model",
             "set max_batch_size, or leave dynamic_batching out",
         )
-    elif too_large:
+    elif odd:
         yield Finding(
             "error",
             "preferred-size",
             where,
-            f"preferred_batch_size {', '.join(map(str, too_large))} above max_batch_size {config.max_batch_size}",
+            f"preferred_batch_size: expected 1 to max_batch_size {config.max_batch_size}, "
+            f"found {', '.join(map(str, odd))}",
             "Triton does not load the model",
             "leave serving.preferred_batch_size out, and build the model again",
         )
@@ -190,19 +191,20 @@ def _instances(entry: Entry, config: pb.ModelConfig) -> Iterator[Finding]:
                 "the backend refuses to load",
                 "build the model with other serving.gpus",
             )
-        elif group.gpus and group.kind == GROUP.KIND_CPU:
+        elif group.gpus and group.kind in (GROUP.KIND_CPU, GROUP.KIND_MODEL):
             yield Finding(
                 "error",
                 "device-not-served",
                 where,
-                f"GPUs {list(group.gpus)} for instances on the CPU",
+                f"GPUs {list(group.gpus)} for instances of {GROUP.Kind.Name(group.kind)}",
                 "Triton does not load it",
                 "build the model again with serving.gpus",
             )
 
 
-def _types(entry: Entry, config: pb.ModelConfig) -> Iterator[Finding]:
-    taken = TYPES.get(entry.backend)
+def check_types(entry: Entry) -> Iterator[Finding]:
+    """Types of tensors that the entry's backend does not take."""
+    config, taken = entry.config or pb.ModelConfig(), TYPES.get(entry.backend)
     for tensor in (*config.input, *config.output):
         if tensor.data_type == pb.TYPE_INVALID or (taken is not None and tensor.data_type not in taken):
             yield Finding(

@@ -1,4 +1,4 @@
-"""Faults of engines' files: versions that a release cannot read, tensors that differ, devices that they do not fit.
+"""Faults of engines' files: graphs that do not fit, versions and devices that compiled ones were not made for.
 
 Reads heads of files and certificates; runs nothing.
 """
@@ -11,25 +11,15 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from tritonclient.grpc import model_config_pb2 as pb
-
-from voxtile.doctor.ensemble import dims_fit
+from voxtile.doctor.config import check_types
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
+from voxtile.doctor.graphs.onnx import check_onnx
+from voxtile.doctor.graphs.openvino import check_ir
+from voxtile.doctor.graphs.tensors import unreadable
 from voxtile.doctor.layout import files_of
 from voxtile.doctor.machine import Machine
-from voxtile.doctor.onnx_header import OnnxHeader, OnnxTensor, read_header
 from voxtile.doctor.releases import Release
-
-ONNX_TYPES = {
-    1: pb.TYPE_FP32, 2: pb.TYPE_UINT8, 3: pb.TYPE_INT8, 4: pb.TYPE_UINT16, 5: pb.TYPE_INT16, 6: pb.TYPE_INT32,
-    7: pb.TYPE_INT64, 8: pb.TYPE_STRING, 9: pb.TYPE_BOOL, 10: pb.TYPE_FP16, 11: pb.TYPE_FP64, 12: pb.TYPE_UINT32,
-    13: pb.TYPE_UINT64, 16: pb.TYPE_BF16,
-}  # fmt: skip
-"""ONNX's numbers of types (TensorProto.DataType) as Triton's."""
-
-HEAD = 4096
-"""Bytes of an OpenVINO IR in which its root element stands."""
 
 AMPERE = 80
 """The first architecture that a plan for `ampere_plus` fits."""
@@ -47,9 +37,9 @@ def check_engine(entry: Entry, release: Release, machine: Machine | None) -> Ite
         if not all(_readable(file) for file in files):
             continue  # `layout` speaks of files that are missing or empty
         if entry.backend == "onnxruntime" and files:
-            yield from _onnx(files[0], entry.config, release)
-        elif entry.backend == "openvino" and files:
-            yield from _openvino(files[0])
+            yield from check_onnx(files[0], entry.config, release)
+        elif entry.backend == "openvino" and files and files[0].suffix == ".xml" and not list(check_types(entry)):
+            yield from check_ir(files[0], files[1] if len(files) > 1 else None, entry.config)
         elif entry.backend == "pytorch" and entry.config.platform != "pytorch_libtorch":
             yield from _package(files, facts_of(folder), machine)
         elif entry.backend == "tensorrt":
@@ -73,95 +63,10 @@ def _readable(file: Path) -> bool:
         return False
 
 
-def _onnx(file: Path, config: pb.ModelConfig, release: Release) -> Iterator[Finding]:
-    try:
-        header = read_header(file)
-    except (OSError, ValueError) as error:
-        yield _unreadable(file, str(error))
-        return
-    if release.ir is None or release.opset is None:
-        yield Finding(
-            "note",
-            "release-unknown",
-            str(file),
-            f"opset {header.opset}, IR {header.ir}",
-            f"what ONNX {release.title} reads is not known to this version of voxtile",
-            "try the server itself",
-        )
-    elif header.ir > release.ir:
-        yield _too_new(file, f"IR version {header.ir}", str(release.ir), release)
-    elif header.opset is not None and header.opset > release.opset:
-        yield _too_new(file, f"opset {header.opset}", str(release.opset), release)
-    yield from _tensors(file, header, config)
-
-
-def _too_new(file: Path, found: str, most: str, release: Release) -> Finding:
-    return Finding(
-        "error",
-        "onnx-too-new",
-        str(file),
-        f"{found}; ONNX Runtime {release.onnxruntime} of {release.title} reads up to {most}",
-        "the server does not start with it",
-        "build the model again (voxtile-build writes opset 20, IR 10), or serve with a newer release",
-    )
-
-
-def _tensors(file: Path, header: OnnxHeader, config: pb.ModelConfig) -> Iterator[Finding]:
-    for kind, described, graph in (("input", config.input, header.inputs), ("output", config.output, header.outputs)):
-        there = {tensor.name: tensor for tensor in graph}
-        for tensor in described:
-            found = there.get(tensor.name)
-            if found is None:
-                yield _differs(file, f"has no {kind} {tensor.name!r}; it has {', '.join(sorted(there)) or 'none'}")
-            elif fault := _difference(tensor, found, config.max_batch_size > 0):
-                yield _differs(file, f"{kind} {tensor.name!r} {fault}")
-        for name in sorted(set(there) - {tensor.name for tensor in described}) if kind == "input" else ():
-            yield _differs(file, f"needs the input {name!r}, which config.pbtxt does not have")
-
-
-def _difference(tensor: pb.ModelInput | pb.ModelOutput, found: OnnxTensor, batched: bool) -> str:
-    wanted = (*((-1,) if batched else ()), *(tensor.reshape.shape if tensor.HasField("reshape") else tensor.dims))
-    if found.dtype and ONNX_TYPES.get(found.dtype, pb.TYPE_INVALID) != tensor.data_type:
-        name = pb.DataType.Name(ONNX_TYPES.get(found.dtype, pb.TYPE_INVALID))
-        return f"is {name} in the graph, {pb.DataType.Name(tensor.data_type)} in config.pbtxt"
-    if found.dims is not None and not dims_fit(found.dims, wanted):
-        return f"has shape {list(found.dims)} in the graph, {list(wanted)} in config.pbtxt"
-    if batched and found.dims is not None and found.dims[0] >= 0:
-        return f"has a fixed batch of {found.dims[0]} in the graph, but max_batch_size in config.pbtxt"
-    return ""
-
-
-def _differs(file: Path, what: str) -> Finding:
-    return Finding(
-        "error",
-        "graph-differs",
-        str(file),
-        what,
-        "the backend refuses to load it, or fails at the first tile",
-        "build the model again",
-    )
-
-
-def _unreadable(file: Path, what: str) -> Finding:
-    return Finding(
-        "error",
-        "engine-unreadable",
-        str(file),
-        what,
-        "the backend cannot load it",
-        "copy it again, or build the model again",
-    )
-
-
-def _openvino(file: Path) -> Iterator[Finding]:
-    if file.suffix == ".xml" and b"<net" not in file.read_bytes()[:HEAD]:
-        yield _unreadable(file, "expected an OpenVINO IR (<net …>), found something else")
-
-
 def _package(files: list[Path], facts: Mapping[str, Any], machine: Machine | None) -> Iterator[Finding]:
     for file in files:
         if not zipfile.is_zipfile(file):
-            yield _unreadable(file, "expected a package of PyTorch (a zip file), found something else")
+            yield unreadable(file, "expected a package of PyTorch (a zip file), found something else")
             return
         if machine is None:
             continue

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
@@ -13,6 +14,8 @@ from voxtile.doctor.finding import Finding
 from voxtile.doctor.releases import Release
 
 REBUILD = "build the model again"
+NEWEST = -1
+"""The version by which a step asks for the newest one; every other number is that very version."""
 
 
 @dataclass(frozen=True)
@@ -103,7 +106,7 @@ def _step(
 ) -> Iterator[Finding]:
     name = step.model_name
     assert behind.config is not None
-    if step.model_version > 0 and step.model_version not in behind.served and behind.versions:
+    if step.model_version != NEWEST and step.model_version not in behind.served and behind.versions:
         yield Finding(
             "error",
             "step-version",
@@ -143,7 +146,13 @@ def _sources(
 ) -> Iterator[Finding]:
     """Tensors that come from nowhere, and outputs that differ from what their step gives."""
     steps = config.ensemble_scheduling.step
-    given = {tensor.name for tensor in config.input} | {target for step in steps for target in step.output_map.values()}
+    made = Counter(target for step in steps for target in step.output_map.values())
+    given = {tensor.name for tensor in config.input} | set(made)
+    for name in sorted(name for name, count in made.items() if count > 1):
+        yield _tensor(where, f"tensor {name!r} comes from {made[name]} steps")
+    taken = {source for step in steps for source in step.input_map.values()}
+    for name in sorted({tensor.name for tensor in config.input} - taken):
+        yield _tensor(where, f"input {name!r} is taken by no step")
     for step in steps:
         for source in sorted(set(step.input_map.values()) - given):
             yield _tensor(where, f"tensor {source!r} of step {step.model_name!r} comes from no input and no step")

@@ -19,8 +19,11 @@ CONFIG = "config.pbtxt"
 EMBEDDED_CONFIG = Path("configs", "embedded.pbtxt")
 """The embedded server reads it in place of config.pbtxt, where an entry has it."""
 
-VERSION = re.compile(r"[1-9]\d*")
+VERSION = re.compile(r"[1-9][0-9]*")
 """Names of folders that Triton takes for versions; it ignores all others."""
+
+LAST_VERSION = 2**63 - 1
+"""Triton ends where it reads the name of a version above this."""
 
 MOST_WORDS = 200
 """Characters of what a parser says: it may quote the whole file."""
@@ -99,7 +102,8 @@ class Entry:
             return tuple(version for version in self.versions if version in policy.specific.versions)
         if policy.WhichOneof("policy_choice") == "all":
             return self.versions
-        return self.versions[-(policy.latest.num_versions or 1) :]
+        newest = policy.latest.num_versions if policy.HasField("latest") else 1  # Triton's own where nothing is said
+        return self.versions[-newest:] if newest else ()
 
     @cached_property
     def card(self) -> Card | None:

@@ -63,7 +63,7 @@ def check_options(text: str, release: Release, *, whole_scans: bool) -> Iterator
     """
     options = _options(text)
     for door, restricted in DOORS:
-        if options.get(f"--allow-{door}", ["true"])[-1] == "false":
+        if not _is_on(options, f"--allow-{door}", by_itself=True):
             continue
         address = options.get(f"--{door}-address", ["0.0.0.0"])[-1]
         closed = {group for value in options.get(restricted, []) for group in value.partition(":")[0].split(",")}
@@ -77,7 +77,7 @@ def check_options(text: str, release: Release, *, whole_scans: bool) -> Iterator
                 "whoever reaches it can change the server, or make it read and write files",
                 f"add {restricted}={','.join(groups)}:NAME=SECRET, or listen on 127.0.0.1; {SECURE_PAGE}",
             )
-    if whole_scans and not release.before(LIMITED) and options.get("--allow-http", ["true"])[-1] != "false":
+    if whole_scans and not release.before(LIMITED) and _is_on(options, "--allow-http", by_itself=True):
         most = options.get("--http-max-input-size", [str(LIMITED_BYTES)])[-1]
         if not most.isdecimal() or int(most) <= LIMITED_BYTES:
             yield Finding(
@@ -144,8 +144,14 @@ def _lists_models(url: str, connection: ConnectionConfig) -> bool:
 def _offered(group: str, options: dict[str, list[str]], release: Release) -> bool:
     """Whether a server has a group of calls at all."""
     if group == "shared-memory" and not release.before(CLIENT_MEMORY):
-        return options.get("--allow-client-shm", ["false"])[-1] == "true"
+        return _is_on(options, "--allow-client-shm", by_itself=False)
     return True
+
+
+def _is_on(options: dict[str, list[str]], name: str, *, by_itself: bool) -> bool:
+    """Whether an option that is true or false is on; Triton takes 1 and 0 too, and capitals."""
+    value = options[name][-1].lower() if name in options else ""
+    return value in ("true", "1") or (by_itself and value not in ("false", "0"))
 
 
 def _options(text: str) -> dict[str, list[str]]:

@@ -9,8 +9,9 @@ from pathlib import Path
 from voxtile.doctor.config import GROUP, on_gpu
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.layout import files_of
+from voxtile.doctor.layout import files_of, files_with_weights
 from voxtile.doctor.machine import Machine
+from voxtile.doctor.named_files import ENVIRONMENT, HERE
 from voxtile.doctor.releases import Release
 from voxtile.machine.memory import MIB
 
@@ -22,8 +23,6 @@ BROKEN_NUMPY = "25.01"
 """The release from which Triton's stub takes NumPy 2 for certain; that of 24.10 answers with empty tensors."""
 
 NUMPY = re.compile(r"numpy-(\d+)\.[^/]*\.dist-info")
-WORKSPACE = "EXECUTION_ENV_PATH"
-"""The parameter of a Python model that names another environment."""
 
 
 def check_host(entries: Mapping[str, Entry], release: Release, machine: Machine) -> Iterator[Finding]:
@@ -57,9 +56,9 @@ def check_numpy(engines: Path | None, entries: Mapping[str, Entry], release: Rel
         return
     folders = [engines] if engines is not None else []
     for entry in entries.values():
-        if entry.config is not None and WORKSPACE in entry.config.parameters:
-            place = entry.config.parameters[WORKSPACE].string_value
-            folders.append(Path(place.replace("$$TRITON_MODEL_DIRECTORY", str(entry.folder))))
+        if entry.config is not None and ENVIRONMENT in entry.config.parameters:
+            place = entry.config.parameters[ENVIRONMENT].string_value
+            folders.append(Path(place.replace(HERE, str(entry.folder))))
     for folder in folders:
         for found in sorted(folder.rglob("numpy-*.dist-info")) if folder.is_dir() else ():
             named = NUMPY.fullmatch(found.name)
@@ -167,7 +166,7 @@ def _bytes(entry: Entry) -> int:
     """The size of the files that an entry's engine opens."""
     total = 0
     for version in entry.served:
-        for name in files_of(entry):
+        for name in files_with_weights(entry):
             file = version_folder(entry, version) / name
             total += file.stat().st_size if file.is_file() else 0
     return total

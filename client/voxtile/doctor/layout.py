@@ -11,8 +11,9 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from voxtile.doctor.entry import Entry, Repository, files_below, version_folder
+from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_below, version_folder
 from voxtile.doctor.finding import Finding
+from voxtile.doctor.named_files import check_named_files
 from voxtile.doctor.releases import Release
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+-]+")
@@ -30,6 +31,10 @@ MODEL_FILES = {
     "python": ("model.py",),
 }
 """What a backend opens in a version folder, unless the configuration says otherwise."""
+
+
+FOLDERS = ("onnxruntime",)
+"""Backends of the containers that take a folder in the place of their file, with the file in it."""
 
 
 def check_repository(repository: Repository, release: Release) -> Iterator[Finding]:
@@ -88,6 +93,11 @@ def files_of(entry: Entry) -> tuple[str, ...]:
     return MODEL_FILES.get(entry.backend, ())
 
 
+def files_with_weights(entry: Entry) -> tuple[str, ...]:
+    """The files of `files_of`, and those in which voxtile-build keeps the weights of a large ONNX graph."""
+    return tuple(name for file in files_of(entry) for name in (file, f"{file}.data"))
+
+
 def _entry(entry: Entry, release: Release) -> Iterator[Finding]:
     where = str(entry.folder)
     if entry.config is None:
@@ -112,8 +122,9 @@ def _entry(entry: Entry, release: Release) -> Iterator[Finding]:
             "publish the model under another name",
         )
     yield from _versions(entry)
+    yield from check_named_files(entry)
     for version in entry.served:
-        yield from _files(entry, version)
+        yield from _files(entry, version, release)
 
 
 def _no_config(entry: Entry) -> Finding:
@@ -161,9 +172,27 @@ def _versions(entry: Entry) -> Iterator[Finding]:
             "who asks for it is refused" if entry.served else "Triton does not load the model",
             "bring the version back, or build the model again",
         )
+    elif not entry.served:
+        yield Finding(
+            "error",
+            "version-missing",
+            where,
+            f"version_policy takes none of the versions {_numbers(entry.versions)}",
+            "Triton does not load the model",
+            "take version_policy out, or build the model again",
+        )
+    if entry.versions and entry.versions[-1] > LAST_VERSION:
+        yield Finding(
+            "error",
+            "odd-version",
+            str(version_folder(entry, entry.versions[-1])),
+            f"expected a version up to {LAST_VERSION}, found {entry.versions[-1]}",
+            "the whole server ends when it reads this name",
+            "give the folder a smaller number, or move it out of the repository",
+        )
 
 
-def _files(entry: Entry, version: int) -> Iterator[Finding]:
+def _files(entry: Entry, version: int, release: Release) -> Iterator[Finding]:
     folder = version_folder(entry, version)
     try:
         found = {path.name: path for path in folder.iterdir()}
@@ -180,22 +209,23 @@ def _files(entry: Entry, version: int) -> Iterator[Finding]:
         )
         return
     for name in files_of(entry):
-        if (folder / name).is_symlink() and not (folder / name).exists():
+        file = folder / name
+        if file.is_symlink() and not file.exists():
             continue  # `_links` speaks of it
-        if not (folder / name).exists():
+        if not file.is_file() and not (entry.backend in FOLDERS and not release.embedded and (file / name).is_file()):
             yield Finding(
                 "error",
                 "file-missing",
-                str(folder / name),
-                "missing",
+                str(file),
+                "no plain file" if file.exists() else "missing",
                 f"the backend {entry.backend} opens it when the server starts",
                 "build the model again",
             )
-        elif (folder / name).is_file() and not (folder / name).stat().st_size:
+        elif file.is_file() and not file.stat().st_size:
             yield Finding(
                 "error",
                 "file-empty",
-                str(folder / name),
+                str(file),
                 "empty",
                 "the backend cannot load it",
                 "copy it again, or build the model again",

@@ -7,18 +7,19 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtile.doctor.cards import check_card
+from voxtile.doctor.cards import check_card, check_reached
 from voxtile.doctor.certificates import check_certificates
 from voxtile.doctor.config import check_config
 from voxtile.doctor.engines import check_engine, check_plans_together
 from voxtile.doctor.ensemble import check_ensemble
-from voxtile.doctor.entry import Entry, Repository, read_repository
+from voxtile.doctor.entry import CONFIG, Entry, Repository, read_repository
 from voxtile.doctor.exposure import check_options, check_release
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.host import check_host, check_numpy
 from voxtile.doctor.layout import check_repository, check_twice
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
+from voxtile.doctor.values import check_values
 from voxtile.doctor.versions import check_versions, is_copy
 from voxtile.doctor.volumes import BACKEND, check_volume
 
@@ -56,6 +57,9 @@ def lint(folders: Sequence[Path], server: Server) -> Iterator[Finding]:
     repositories: list[Repository] = []
     for folder in _with_volumes(folders):
         try:
+            if (folder / CONFIG).is_file():
+                yield _one_model(folder)
+                continue
             repositories.append(read_repository(folder, embedded=server.release.embedded))
         except OSError as error:
             yield _no_repository(folder, error)
@@ -66,6 +70,7 @@ def lint(folders: Sequence[Path], server: Server) -> Iterator[Finding]:
     yield from check_twice(repositories)
     for entry in entries.values():
         yield from _entry(entry, entries, server)
+    yield from check_reached(entries)
     yield from check_plans_together(entries)
     yield from check_numpy(server.engines, entries, server.release)
     if server.machine is not None:
@@ -83,6 +88,7 @@ def is_repository(folder: Path) -> bool:
 
 
 def _entry(entry: Entry, entries: Mapping[str, Entry], server: Server) -> Iterator[Finding]:
+    yield from check_values(entry, server.release)
     yield from check_config(entry, server.release)
     ensemble = list(check_ensemble(entry, entries, server.release))
     yield from ensemble
@@ -113,6 +119,17 @@ def _no_repository(folder: Path, error: OSError) -> Finding:
         f"expected a folder of models, found none ({error.strerror})",
         "Triton does not start without it",
         "give the folder that voxtile-build wrote (--repository)",
+    )
+
+
+def _one_model(folder: Path) -> Finding:
+    return Finding(
+        "error",
+        "no-repository",
+        str(folder),
+        f"expected a folder of models, found the folder of one ({CONFIG} lies in it)",
+        "Triton would take its versions for models",
+        f"give the folder above: {Path(os.path.abspath(folder)).parent}",
     )
 
 

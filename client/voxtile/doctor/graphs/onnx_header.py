@@ -6,8 +6,8 @@ package onnx nor the memory of the weights is needed.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import BinaryIO
 
@@ -43,12 +43,18 @@ class OnnxHeader:
         opset: the opset of ai.onnx; None where the graph uses none.
         inputs: of the graph, without its weights.
         outputs: of the graph.
+        imported: domains of operators of which the file names a version; ai.onnx is the empty one.
+        domains: those whose operators the graph uses, without the file's own functions.
+        weights: by the name of each file with weights beside this one, the byte behind the last of them.
     """
 
     ir: int
     opset: int | None
     inputs: tuple[OnnxTensor, ...]
     outputs: tuple[OnnxTensor, ...]
+    imported: frozenset[str] = frozenset()
+    domains: frozenset[str] = frozenset()
+    weights: Mapping[str, int] = field(default_factory=dict)
 
 
 def read_header(path: Path) -> OnnxHeader:
@@ -58,7 +64,9 @@ def read_header(path: Path) -> OnnxHeader:
         ValueError: it is none.
         OSError: it cannot be read.
     """
-    ir, opset, graph = 0, None, None
+    ir, graph = 0, None
+    opsets: dict[str, int] = {}
+    functions: set[str] = set()
     with path.open("rb") as file:
         for number, wire, start, value in _fields(file, 0, path.stat().st_size):
             if number == 1 and wire == VARINT:
@@ -67,23 +75,58 @@ def read_header(path: Path) -> OnnxHeader:
                 graph = (start, value)
             elif number == 8 and wire == BYTES:
                 domain, version = _opset(file, start, value)
-                opset = version if domain in ("", "ai.onnx") else opset
+                opsets[_plain(domain)] = version
+            elif number == 25 and wire == BYTES:  # a function, whose domain is field 10
+                functions.add(_plain(_text_of(file, start, value, 10)))
         if not ir or graph is None:
             raise ValueError("no ONNX model: it has no IR version or no graph")
-        inputs, outputs = _graph(file, *graph)
-    return OnnxHeader(ir, opset, inputs, outputs)
+        inputs, outputs, domains, weights = _graph(file, *graph)
+    return OnnxHeader(
+        ir,
+        opsets.get("") or None,
+        inputs,
+        outputs,
+        frozenset(name for name, version in opsets.items() if version),
+        frozenset(domains) - functions,
+        weights,
+    )
 
 
-def _graph(file: BinaryIO, start: int, size: int) -> tuple[tuple[OnnxTensor, ...], tuple[OnnxTensor, ...]]:
+def _graph(
+    file: BinaryIO, start: int, size: int
+) -> tuple[tuple[OnnxTensor, ...], tuple[OnnxTensor, ...], set[str], dict[str, int]]:
     inputs: list[OnnxTensor] = []
     outputs: list[OnnxTensor] = []
-    weights: set[str] = set()
+    initialised: set[str] = set()
+    domains: set[str] = set()
+    weights: dict[str, int] = {}
     for number, wire, place, value in _fields(file, start, start + size):
-        if wire == BYTES and number == 5:  # a weight, whose name is field 8; older files name it as an input too
-            weights.add(_text_of(file, place, value, 8))
+        if wire == BYTES and number == 1:  # a node, whose domain is field 7
+            domains.add(_plain(_text_of(file, place, value, 7)))
+        elif wire == BYTES and number == 5:  # a weight, whose name is field 8; older files name it as an input too
+            initialised.add(_text_of(file, place, value, 8))
+            if outside := _outside(file, place, value):
+                weights[outside[0]] = max(outside[1], weights.get(outside[0], 0))
         elif wire == BYTES and number in (11, 12):
             (inputs if number == 11 else outputs).append(_tensor(file, place, value))
-    return tuple(tensor for tensor in inputs if tensor.name not in weights), tuple(outputs)
+    given = tuple(tensor for tensor in inputs if tensor.name not in initialised)
+    return given, tuple(outputs), domains, weights
+
+
+def _outside(file: BinaryIO, start: int, size: int) -> tuple[str, int] | None:
+    """The file beside the graph that a weight lies in, and the byte behind it; None for one in the graph itself."""
+    entries: dict[str, str] = {}
+    for number, wire, place, value in _fields(file, start, start + size):
+        if wire == BYTES and number == 13:  # a key and its value: location, offset, length
+            entries[_text_of(file, place, value, 1)] = _text_of(file, place, value, 2)
+    if not entries.get("location"):
+        return None
+    numbers = [int(text) if (text := entries.get(key, "0")).isdecimal() else 0 for key in ("offset", "length")]
+    return entries["location"], sum(numbers)
+
+
+def _plain(domain: str) -> str:
+    return "" if domain == "ai.onnx" else domain
 
 
 def _tensor(file: BinaryIO, start: int, size: int) -> OnnxTensor:
