@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Callable, Mapping, Sequence
 from types import TracebackType
 
+from voxtile.errors import InputError, NoResponseError
 from voxtile.io.scan import ScanInput
 from voxtile.load.crew import Clients, Task
 from voxtile.load.loop import Loop, Sample
@@ -34,25 +35,34 @@ class LoadTest:
     Args:
         urls: HOST:PORT of the servers' gRPC services.
         shares: by each model's public name, its share of the scans.
-        image: the scan; see `Segmenter.segment`. Every model gets it.
+        image: the scan; see `Segmenter.segment`. None where every model has its own.
         options: how to segment.
+        own: by its public name, the scan of a model that is to get another one.
 
     Attributes:
         results: the loads that were measured.
     """
 
     def __init__(
-        self, urls: Sequence[str], shares: Mapping[str, float], image: ScanInput, options: Options | None = None
+        self,
+        urls: Sequence[str],
+        shares: Mapping[str, float],
+        image: ScanInput | None,
+        options: Options | None = None,
+        own: Mapping[str, ScanInput] | None = None,
     ) -> None:
+        if image is None and (without := sorted(set(shares) - set(own or {}))):
+            raise InputError(f"expected a scan for each model, found none for {', '.join(without)}")
         self.results: list[LoadResult] = []
-        self._urls, self._shares, self._image, self._options = urls, dict(shares), image, options or Options()
+        self._urls, self._shares, self._options = urls, dict(shares), options or Options()
+        self._images = {name: image for name in shares if image is not None} | dict(own or {})
         self._clients: list[dict[str, Task]] = []
         self._open = contextlib.ExitStack()
 
     def __enter__(self) -> LoadTest:
         with contextlib.ExitStack() as stack:
             first = {name: self._connected(stack, name) for name in self._shares}
-            tasks = {name: Task(one, one.load(self._image)) for name, one in first.items()}
+            tasks = {name: Task(one, one.load(self._images[name])) for name, one in first.items()}
             for one in tasks.values():
                 one.segmenter.run(one.loaded)
             cards = {name: one.card for name, one in first.items()}
@@ -87,7 +97,7 @@ class LoadTest:
             try:
                 loop.run(lambda done: progress(done, planned))
             except BaseException:
-                self._note(load, loop, target, "interrupted")
+                self._note(load, loop, target, "interrupted", crew.now())
                 raise
         result = self._note(load, loop, target, loop.ended_early)
         if loop.samples and not result.scans:
@@ -105,12 +115,16 @@ class LoadTest:
                 {name: Task(self._connected(self._open, name), task.loaded) for name, task in loaded.items()}
             )
 
-    def _note(self, load: Load, loop: Loop, target: Target | None, ended_early: str) -> LoadResult:
+    def _note(
+        self, load: Load, loop: Loop, target: Target | None, ended_early: str, ended_s: float = 0.0
+    ) -> LoadResult:
         """Works out the result of a load, as far as it got, and keeps it."""
         done = [one for one in loop.samples if one.error is None]
         scans = {name: sum(one.model == name for one in done) for name in self._shares}
         exact = len(done) == len(loop.samples) and not loop.running and not any(one.retries for one in done)
-        server = self._watch.end(wall_of(loop.samples), scans, sum(one.tiles for one in done), exact=exact)
+        server = self._watch.end(
+            max(wall_of(loop.samples), ended_s), scans, sum(one.tiles for one in done), exact=exact
+        )
         result = result_of(
             loop.samples,
             self._shares,
@@ -119,6 +133,8 @@ class LoadTest:
             load.most_clients,
             server,
             ended_early=ended_early,
+            unfinished=loop.running + len(loop.waiting),
+            ended_s=ended_s,
             percentiles=(*PERCENTILES, *([target.p] if target else [])),
         )
         if target is not None and ended_early != "interrupted":
@@ -133,6 +149,8 @@ def _ending(samples: Sequence[Sample], target: Target | None, planned: int | Non
     last = samples[-MOST_FAILURES:]
     if len(last) == MOST_FAILURES and all(one.error is not None for one in last):
         return f"{MOST_FAILURES} scans in a row failed"
+    if samples and isinstance(samples[-1].error, NoResponseError):
+        return "no server answered for as long as a scan waits"  # each of the others would wait as long
     if target is None or planned is None:
         return ""
     if any(one.error is not None for one in samples):

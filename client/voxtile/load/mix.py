@@ -1,9 +1,10 @@
-"""Which model each scan of a load is for, by shares. Knows nothing of models but their names."""
+"""Which model each scan of a load is for, by shares, and which scan it gets. Knows nothing of models but names."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from voxtile.errors import InputError
 
@@ -39,6 +40,28 @@ def _weight(weight: str, text: str, option: str) -> float:
     if not 0 < value < math.inf:
         raise InputError(f"{option}: expected NAME or NAME=SHARE with a share above 0, found {text!r}")
     return value
+
+
+def scans_of(texts: Sequence[str], models: Collection[str], option: str) -> dict[str, list[Path]]:
+    """Reads the scans that single models get, and returns the files of each, one a channel, as they are given.
+
+    Args:
+        texts: NAME=FILE, several times for a scan of several files.
+        models: the names that there are.
+        option: what gave them, for the error.
+
+    Raises:
+        InputError: no NAME=FILE, or a name that is no model's.
+    """
+    found: dict[str, list[Path]] = {}
+    for text in texts:
+        name, _, file = text.partition("=")
+        if not (name and file):
+            raise InputError(f"{option}: expected NAME=FILE, found {text!r}")
+        if name not in models:
+            raise InputError(f"{option}: expected the name of a --model ({', '.join(models)}), found {name!r}")
+        found.setdefault(name, []).append(Path(file))
+    return found
 
 
 def in_turn(shares: Mapping[str, float]) -> Iterator[str]:

@@ -11,6 +11,7 @@ from voxtile.load.arrivals import Closed, Demand, Open, Pattern, arrival_times
 from voxtile.load.result import LoadResult, LoadTestResult
 from voxtile.load.rising import levels
 from voxtile.load.target import Target
+from voxtile.load.units import in_words
 from voxtile.options import check_count
 
 DEFAULT_SCANS = 8
@@ -56,6 +57,11 @@ class Load:
         for name, value in (("clients", self.clients), ("scans", self.scans)):
             if value is not None:
                 check_count(name, value, least=1)
+        if self.rate is not None and (first := next(self._arrivals())) >= (self.duration_s or math.inf):
+            raise InputError(
+                f"--duration: expected more than {in_words(first)}, after which the first scan comes at this rate, "
+                f"found {in_words(self.duration_s or 0)}; with it nothing would be measured"
+            )
 
     @property
     def most_clients(self) -> int:
@@ -70,7 +76,11 @@ class Load:
         duration_s = self.duration_s or math.inf
         if self.rate is None:
             return Closed(self.count, duration_s)
-        return Open(arrival_times(self.rate, self.pattern, self.seed), self.count, duration_s)
+        return Open(self._arrivals(), self.count, duration_s)
+
+    def _arrivals(self) -> Iterator[float]:
+        """When scans come at the rate; see `arrival_times`."""
+        return arrival_times(self.rate or math.inf, self.pattern, self.seed)
 
 
 def check_rising(load: Load, target: Target) -> None:

@@ -85,7 +85,8 @@ class LoadResult(BaseModel):
         failed: scans that failed; no other figure but `samples` counts them.
         failures: how often each failure was, by what it said.
         ended_early: why the load ended before all scans were asked for; empty where it did not.
-        wall_seconds: seconds from the load's beginning to the last mask.
+        unfinished: scans that had come and were not done when it was interrupted; no other figure counts them.
+        wall_seconds: seconds from the load's beginning to the last mask, or to the interruption.
         scans_per_hour: scans that were segmented in an hour at this rate.
         tiles_per_second: tiles that were computed in a second.
         seconds_median: the median over scans of the seconds from the arrival to the mask; reading is left out.
@@ -108,6 +109,7 @@ class LoadResult(BaseModel):
     failed: int
     failures: dict[str, int]
     ended_early: str
+    unfinished: int = 0
     wall_seconds: float
     scans_per_hour: float
     tiles_per_second: float
@@ -154,6 +156,8 @@ def result_of(
     server: ServerWork,
     *,
     ended_early: str = "",
+    unfinished: int = 0,
+    ended_s: float = 0.0,
     percentiles: Sequence[int] = PERCENTILES,
 ) -> LoadResult:
     """Returns the result of a load.
@@ -166,9 +170,11 @@ def result_of(
         clients: the most clients that asked at once.
         server: what the servers say.
         ended_early: why the load ended before its time.
+        unfinished: scans that had come and were not done then.
+        ended_s: seconds after which it ended, where that was not with its last scan.
         percentiles: the percentiles to tell, where there are enough scans.
     """
-    done, wall = [one for one in samples if one.error is None], wall_of(samples)
+    done, wall = [one for one in samples if one.error is None], max(wall_of(samples), ended_s)
     seconds = [one.seconds for one in done]
     per_second = (1 / wall) if wall > 0 else 0.0
     return LoadResult(
@@ -181,6 +187,7 @@ def result_of(
         failed=len(samples) - len(done),
         failures=dict(Counter(in_one_line(one.error) for one in samples if one.error is not None).most_common()),
         ended_early=ended_early,
+        unfinished=unfinished,
         wall_seconds=round(wall, 4),
         scans_per_hour=round(3600 * len(done) * per_second, 1),
         tiles_per_second=round(sum(one.tiles for one in done) * per_second, 2),

@@ -9,8 +9,8 @@ from voxtile.load.result import LoadResult, LoadTestResult
 from voxtile.load.units import in_words
 
 FIGURES = (
-    "model", "arrivals", "rate_per_hour", "clients", "scans", "failed", "ended_early", "wall_seconds", "scans_per_hour",
-    "tiles_per_second", "seconds_median", "seconds_longest", "retries",
+    "model", "arrivals", "rate_per_hour", "clients", "scans", "failed", "ended_early", "unfinished", "wall_seconds",
+    "scans_per_hour", "tiles_per_second", "seconds_median", "seconds_longest", "retries",
 )  # fmt: skip
 """The fields that are told by their names."""
 
@@ -21,7 +21,7 @@ def load_lines(result: LoadResult) -> Iterator[str]:
     """Yields the lines of one load: its figures, percentiles, failures, where the time went, the servers' entries."""
     for name in FIGURES:
         value = getattr(result, name)
-        if value not in (None, ""):
+        if value not in (None, "") and (value or name != "unfinished"):
             yield f"{name.replace('_', ' '):16} {value}"
     yield from (f"failed {count:9} {text}" for text, count in result.failures.items())
     yield ""

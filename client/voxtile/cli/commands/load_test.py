@@ -20,7 +20,7 @@ from voxtile.io.atomic import check_writable
 from voxtile.io.formats.all import all_files
 from voxtile.io.same_file import check_outputs_apart
 from voxtile.load.measure import LoadTest
-from voxtile.load.mix import shares_of
+from voxtile.load.mix import scans_of, shares_of
 from voxtile.load.plan import Load, check_rising, rising, summary
 from voxtile.load.plot import check_plot, draw_loads
 from voxtile.load.result import LoadResult
@@ -122,7 +122,6 @@ class ResultOptions:
 
 
 def load_test(
-    scans: options.Scans,
     model: Annotated[
         list[str],
         typer.Option(
@@ -132,6 +131,18 @@ def load_test(
     server: options.ServerOptions,
     press: LoadOptions,
     results: ResultOptions,
+    scans: Annotated[
+        list[Path] | None,
+        typer.Argument(
+            metavar="[SCAN...]", help="The scan of every model without its own --scan; its files, one a channel."
+        ),
+    ] = None,
+    own: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--scan", metavar="NAME=FILE", help="The scan of one of several models; repeat it for further channels."
+        ),
+    ] = None,
     quiet: options.Quiet = False,
 ) -> None:
     """Measure a service in scans an hour: clients segment the same scan over and over, or scans come at a rate.
@@ -141,9 +152,10 @@ def load_test(
     with errors_for_the_user():
         load = press.load()
         target, shares = press.target(load), shares_of(model, "--model")
-        results.check(scans)
+        given = scans_of(own or [], shares, "--scan")
+        results.check([*(scans or []), *(file for files in given.values() for file in files)])
         chosen = Options(connection=server.connection())
-        with LoadTest(server.url, shares, scans, chosen) as test, _told_at_the_end(test, target, results):
+        with LoadTest(server.url, shares, scans, chosen, given) as test, _told_at_the_end(test, target, results):
             if target is None:
                 with progress_bar("scans under load", quiet) as show:
                     test.run(load, progress=lambda done, total: show(done, total or done))
