@@ -232,6 +232,23 @@ def test_models_health_metrics_and_description(one: Gateway) -> None:
     assert "voxtile_jobs 0.0" in measured
 
 
+def test_a_scan_is_counted_under_its_models_name_whichever_version_was_asked_for(one: Gateway, scans: Scans) -> None:
+    """As reports name it: what is divided by scans, such as seconds, is counted under that name too."""
+
+    def counted() -> dict[str, float]:
+        lines = one.curl("/metrics")[2].decode().splitlines()
+        return {
+            line.partition("{")[2].partition("}")[0]: float(line.rpartition(" ")[2])
+            for line in lines
+            if line.startswith("voxtile_scans_total{")
+        }
+
+    before = counted()
+    assert one.curl(f"/v1/models/{MODEL}@1/mask", *put(scans.short))[2] == scans.mask
+    assert one.error(f"/v1/models/{MODEL}@999/mask", *put(scans.short))[0] == 404
+    assert counted() == {**before, f'model="{MODEL}"': before[f'model="{MODEL}"'] + 1}
+
+
 def test_without_a_server_the_gateway_lives_and_is_not_ready(scans: Scans, tmp_path: Path) -> None:
     with gateway(tmp_path, "--url", "127.0.0.1:9") as alone:
         assert alone.curl("/health/live")[0] == 200

@@ -85,6 +85,18 @@ def test_a_certificate_that_saw_one_value_alone_divides_by_nothing() -> None:
     assert distance("std", InputStatistics(mean=23, std=1, p1=0, p99=0), seen) == FARTHEST
 
 
+@pytest.mark.parametrize(("std", "doublings"), [(0, 0), (3, 0), (5, 0), (10, 1)])
+def test_a_certificate_that_saw_an_empty_channel_too_has_a_range_as_others(std: float, doublings: float) -> None:
+    """An alert on each later scan would be false."""
+    seen = InputRange.model_validate({**SEEN, "std": [0, 5]})
+    assert distance("std", InputStatistics(mean=0, std=std, p1=0, p99=0), seen) == pytest.approx(doublings)
+
+
+def test_what_is_like_a_certificate_of_one_value_is_near_to_it() -> None:
+    seen = InputRange.model_validate({**SEEN, "std": [0, 0]})
+    assert distance("std", InputStatistics(mean=0, std=0, p1=0, p99=0), seen) == 0
+
+
 def test_figures_of_a_scan_stand_by_model_certificate_and_channel() -> None:
     metrics = Metrics(9)
     metrics.measured(report(mean=30.0), described())
@@ -127,7 +139,22 @@ def test_the_number_of_series_is_bounded() -> None:
         drift.saw(report(f"{number:064}"[::-1], dict.fromkeys(names, 1.0)), many)
     series = [one for family in registry.collect() for one in family.samples if one.name == "voxtile_label_ml_count"]
     assert len(series) == MOST_CERTIFICATES * MOST_LABELS
-    assert {one.labels["certificate"][:1] for one in series} == {"8", "9"}, "the newest are kept"
+    assert {one.labels["certificate"][:1] for one in series} == {"6", "7", "8", "9"}, "the newest are kept"
+
+
+def test_versions_that_are_used_by_turns_are_all_counted() -> None:
+    """One that was forgotten between would count from 0 each time, and its alert would never see five scans."""
+    registry = CollectorRegistry()
+    drift = Drift(registry)
+    for number in (*range(10), *(digit for _ in range(5) for digit in (0, *range(1, MOST_CERTIFICATES)))):
+        drift.saw(report(str(number) * 64), described(str(number) * 64))
+    counts = {
+        one.labels["certificate"][0]: one.value
+        for family in registry.collect()
+        for one in family.samples
+        if one.name == "voxtile_label_ml_count"
+    }
+    assert counts == {str(number): 5 for number in range(MOST_CERTIFICATES)}
 
 
 # Failures

@@ -114,8 +114,8 @@ def make_app(settings: Settings) -> FastAPI:
     @app.get("/metrics")
     async def measured() -> Response:
         """Counters and gauges for Prometheus."""
-        for name in (await offered.renew()).cards:
-            metrics.expect(name)
+        for _, card in (await offered.renew()).cards.values():
+            metrics.expect(card.name)  # that of its versions too
         return PlainTextResponse(metrics.text(), media_type="text/plain; version=0.0.4")
 
     @app.get("/v1/models")

@@ -105,17 +105,19 @@ class Intake:
             raise job.failure
 
     def _work(self, segmenter: Segmenter, make: Make) -> Work:
+        model = segmenter.card.name  # not as the caller wrote it, who may ask for a version: as reports name it
+
         async def work(job: Job, progress: Progress) -> dict[str, Any]:
-            self._metrics.expect(job.model)
+            self._metrics.expect(model)
             try:
                 made = await make(segmenter, job, progress)
             except Exception as error:
-                self._metrics.failed(job.model, error)
+                self._metrics.failed(model, error)
                 if isinstance(error, OtherBuildError):
                     self._models.forget_all()  # the next scan asks the server anew
                 raise
             finally:
-                self._metrics.scanned(job.model)
+                self._metrics.scanned(model)
                 await asyncio.to_thread(segmenter.close)
             self._metrics.measured(made, segmenter.card)
             report: dict[str, Any] = made.model_dump(mode="json")

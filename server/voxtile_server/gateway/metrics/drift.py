@@ -31,8 +31,9 @@ FIGURES = tuple(InputStatistics.model_fields)
 
 MOST_LABELS = 128
 MOST_CHANNELS = 16
-MOST_CERTIFICATES = 2
-"""Of one model; the oldest is forgotten first. Two, so that one can be compared with the one before."""
+MOST_CERTIFICATES = 4
+"""Of one model; the one that was unused for longest is forgotten first. Callers may ask for several versions by turns,
+and a series that is forgotten and comes back counts from 0 each time."""
 
 SHORT = 12
 """Characters of a digest that tell certificates apart."""
@@ -72,6 +73,7 @@ class Drift:
         certificate = short(str(report.certificate.get("sha256", "")))
         ranges = {one.channel: one for one in inputs_of(card)}
         with self._lock:
+            self._begin(report.model, certificate)
             for label in _structures(card)[:MOST_LABELS]:
                 self._observe(self._ml, report.labels[label].ml, report.model, certificate, label)
             for channel, found in list(report.inputs.items())[:MOST_CHANNELS]:
@@ -84,15 +86,14 @@ class Drift:
                 self._observe(self._distance, distance(figure, found, seen), *labels, figure)
 
     def _observe(self, histogram: Histogram, value: float, model: str, certificate: str, *labels: str) -> None:
-        known = self._known.setdefault(model, {})
-        if certificate not in known:
-            self._forget_oldest(known)
-        known.setdefault(certificate, set()).add((histogram, (model, certificate, *labels)))
+        self._known[model][certificate].add((histogram, (model, certificate, *labels)))
         histogram.labels(model, certificate, *labels).observe(value)
 
-    @staticmethod
-    def _forget_oldest(known: dict[str, set[tuple[Histogram, tuple[str, ...]]]]) -> None:
-        while len(known) >= MOST_CERTIFICATES:
+    def _begin(self, model: str, certificate: str) -> None:
+        """Makes the certificate the last one that was used, and room for it."""
+        known = self._known.setdefault(model, {})
+        known[certificate] = known.pop(certificate, set())
+        while len(known) > MOST_CERTIFICATES:
             for histogram, labels in known.pop(next(iter(known))):
                 histogram.remove(*labels)
 
@@ -107,10 +108,13 @@ def distance(figure: str, found: InputStatistics, seen: InputRange) -> float:
         seen: by the certificate.
     """
     value, (lowest, highest) = getattr(found, figure), getattr(seen, figure)
-    if figure == "std":
-        apart = abs(math.log2(value / min(max(value, lowest), highest))) if value > 0 < lowest else FARTHEST
+    if lowest <= value <= highest:
+        return 0.0
+    if figure == "std":  # a channel without any contrast may have been among those of the certificate
+        nearest = lowest if value < lowest else highest
+        apart = abs(math.log2(value / nearest)) if value > 0 < nearest else FARTHEST
     else:
-        apart = max(lowest - value, value - highest, 0.0) / (seen.std[1] or 1.0)
+        apart = max(lowest - value, value - highest) / (seen.std[1] or 1.0)
     return min(apart, FARTHEST)
 
 
