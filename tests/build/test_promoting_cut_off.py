@@ -6,6 +6,7 @@ The two doors of a model, its public name and its entries for whole scans, end w
 from __future__ import annotations
 
 import json
+import shutil
 import subprocess
 import sys
 from concurrent.futures import ThreadPoolExecutor
@@ -81,6 +82,40 @@ def test_a_move_that_is_killed_anywhere_is_mended_by_the_next(built: Path, tmp_p
             check_settled(repository, 1)
     assert seen == {1, 2}, "some were killed before the name had moved, and some after"
     assert out_of_step > 0, "some were killed between the two doors"
+
+
+def leads_here(repository: Path) -> bool:
+    """Whether the entries for whole scans read the cards of this repository."""
+    for entry in volume_names(NAME):
+        folder = volume_repository(repository) / entry
+        (network,) = json.loads(read_config(folder).parameters["networks"].string_value)
+        if (folder / network["config"]).resolve().parent.parent != repository.resolve():
+            return False
+    return True
+
+
+@pytest.mark.parametrize("how", ["moved", "renamed", "copied", "copied and renamed", "behind a link"])
+def test_a_repository_that_has_moved_elsewhere_keeps_its_doors_in_step(built: Path, tmp_path: Path, how: str) -> None:
+    first = tmp_path / "first" / "models"
+    other = (
+        tmp_path / ("first" if how == "copied and renamed" else "second") / ("served" if "named" in how else "models")
+    )
+    other.parent.mkdir(exist_ok=True, parents=True)
+    for place in (lambda one: one, volume_repository):
+        shutil.copytree(place(built), place(first))
+        if how == "behind a link":
+            place(other).symlink_to(place(first))
+        elif "copied" in how:
+            shutil.copytree(place(first), place(other))
+        else:
+            place(first).rename(place(other))
+    promote(NAME, 2, other)
+    assert check_whole(other) == 2
+    assert scanned_by(other) == {(f"{NAME}.v2", "2")}
+    assert leads_here(other)
+    if "copied" in how:
+        check_settled(first, 1)
+        assert leads_here(first)
 
 
 def test_moves_at_once_wait_for_each_other_or_are_refused(built: Path) -> None:

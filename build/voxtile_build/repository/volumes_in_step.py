@@ -129,15 +129,21 @@ class _Found:
 
 
 def _found(repository: Path, target: Path) -> Iterator[_Found]:
-    """The entries in `target` for the models of a repository, and for models that are gone from it."""
+    """The entries in `target` for the models of a repository, and for models that are gone from it.
+
+    Where repository and entries were copied or renamed together, the entries lead to another place than the repository,
+    and are for its models all the same: they are served with it.
+    """
     for folder in sorted(target.glob("*")):
         with contextlib.suppress(RepositoryError, LookupError, TypeError, ValueError):  # nothing that we have written
             config = read_config(folder)
             networks = json.loads(config.parameters[NETWORKS].string_value)
             place = Path(folder, networks[0]["config"]).resolve()
             name = str(networks[0]["name"])
-            in_repository = place.parent.parent == repository.resolve()
-            here = in_repository and place.parent.name == networks[0].get("entry", name)
+            copied = (repository / name / CONFIG).is_file()
+            here = (copied or place.parent.parent == repository.resolve()) and place.parent.name == networks[0].get(
+                "entry", name
+            )
             here = here and folder.name in volume_names(name)
             if here and config.backend == BACKEND:
                 yield _Found(name, tuple(one["name"] for one in networks), _settings(config))

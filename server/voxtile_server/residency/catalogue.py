@@ -51,8 +51,8 @@ class Catalogue:
         return Offer(name, str(max(versions, default="")), config.parameters["card"].string_value)
 
     def has(self, name: str) -> bool:
-        """Whether the repository has an entry of that name, be it whole or not."""
-        return name in {entry.name for entry in self._folder.iterdir()}
+        """Whether the repository has an entry of that name, be it whole or not; files beside entries are none."""
+        return name in {entry.name for entry in self._folder.iterdir() if entry.is_dir()}
 
     def readable(self, name: str) -> bool:
         """Whether the entry's configuration can be read."""
