@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Sequence
 from pathlib import Path
 
 from voxtile.errors import VoxtileError
@@ -17,23 +18,24 @@ LOADING_S = 600.0
 """Seconds that a server may take to load one entry with its engines."""
 
 
-def check_server(url: str) -> None:
+def check_server(url: str, connection: ConnectionConfig) -> None:
     """Refuse a server that does not answer, before anything changes.
 
     Args:
         url: HOST:PORT of its gRPC service.
+        connection: how to reach it.
 
     Raises:
         RepositoryError: no server can have this address, or none answers there.
     """
     try:
-        with contextlib.closing(Endpoint(url, ConnectionConfig())) as endpoint:
+        with contextlib.closing(Endpoint(url, connection)) as endpoint:
             endpoint.check_live()
     except VoxtileError as error:
         raise RepositoryError(f"--url: {error}; the repository is as it was") from None
 
 
-def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
+def load_at(url: str, name: str, repository: Path, connection: ConnectionConfig | None = None) -> tuple[str, ...]:
     """Let a Triton in the mode explicit load the versions of a model, its public name, and then its scan entries.
 
     Entries for whole scans are loaded again where the server has them already. One entry that does not load stops no
@@ -43,6 +45,7 @@ def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
         url: HOST:PORT of its gRPC service.
         name: the public name.
         repository: what it serves.
+        connection: how to reach it; None for without TLS and headers.
 
     Returns:
         The entries that it has loaded; none where it loads models on demand, and sees by itself what has changed.
@@ -53,7 +56,8 @@ def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
     from tritonclient.utils import InferenceServerException
 
     kept = [one.entry for one in versions_of(name, repository).values() if one.entry != name]
-    client, headers = connect(url, ConnectionConfig()), control_headers(url, ConnectionConfig())
+    connection = connection or ConnectionConfig()
+    client, headers = connect(url, connection), control_headers(url, connection)
     loaded, refused = list[str](), dict[str, str]()
     try:
         index = client.get_model_repository_index(headers=headers, client_timeout=CONTROL_TIMEOUT_S).models
@@ -78,3 +82,41 @@ def load_at(url: str, name: str, repository: Path) -> tuple[str, ...]:
             "none when it is started again"
         )
     return tuple(loaded)
+
+
+def unload_at(url: str, entries: Sequence[str], connection: ConnectionConfig) -> tuple[str, ...]:
+    """Let a Triton in the mode explicit unload entries that were removed from its repository.
+
+    Args:
+        url: HOST:PORT of its gRPC service.
+        entries: the entries, those that others refer to last.
+        connection: how to reach it.
+
+    Returns:
+        Those that it had loaded; none where it loads models on demand, and unloads them by itself.
+
+    Raises:
+        RepositoryError: it does not answer, or does not unload one; the repository stays as it is.
+    """
+    from tritonclient.utils import InferenceServerException
+
+    client, headers = connect(url, connection), control_headers(url, connection)
+    try:
+        # The list of the repository leaves out what is loaded and not in the repository any more.
+        on_demand = client.is_model_ready(ENTRY, headers=headers, client_timeout=CONTROL_TIMEOUT_S)
+        loaded = tuple(
+            one
+            for one in entries
+            if not on_demand and client.is_model_ready(one, headers=headers, client_timeout=CONTROL_TIMEOUT_S)
+        )
+        for entry in loaded:
+            client.unload_model(entry, headers=headers, client_timeout=CONTROL_TIMEOUT_S)
+    except InferenceServerException as error:
+        raise RepositoryError(
+            f"{url}: the repository has changed, but the server does not unload what is gone: "
+            f"{error.message() or error.status()}; a server in the mode poll unloads it by itself, and one in the mode "
+            "none when it is started again"
+        ) from None
+    finally:
+        client.close()
+    return loaded

@@ -12,16 +12,17 @@ from pathlib import Path
 from voxtile.card import Card
 from voxtile_build.certificate.entry_files import read_entry
 from voxtile_build.errors import RepositoryError, VerificationError
+from voxtile_build.repository.asked import require_model
 from voxtile_build.repository.config import read_config
 from voxtile_build.repository.digests import are_certified
 from voxtile_build.repository.entries import CONFIG, entry_name, fold_names, mean_entry, version_entry, version_of
 from voxtile_build.repository.owner import require_own
+from voxtile_build.repository.past import Past, past_of
 from voxtile_build.repository.publishing import publish, staging
 from voxtile_build.repository.versions import (
     Version,
     dependants_of,
-    history_of,
-    in_words,
+    find_version,
     model_of,
     versions_of,
     write_copy,
@@ -76,40 +77,39 @@ Choice = Callable[[tuple[int, ...], int | None], tuple[int, tuple[int, ...]]]
 
 
 def _move(name: str, repository: Path, choose: Choice) -> Move:
-    if not versions_of(name, repository):
-        read_config(repository / name)  # before the repository is made, which a wrong path would name
+    require_model(name, repository)  # before the repository is made, which a wrong path would name
     with staging(repository) as staged:
         found = versions_of(name, repository)
-        public, before = _public(name, found, repository)
-        number, history = choose(before, None if public is None else public.number)
-        wanted = _found(name, number, found, repository)
+        public, past = _public(name, found, repository)
+        number, history = choose(past.history, None if public is None else public.number)
+        wanted = find_version(name, number, found, repository)
         if public is None or number != public.number:
             names = [*_kept(public, staged), name]
             _check_not_needed(name, repository)
             require_own([repository / one for one in names])
             require_certified(wanted, repository)
             check_in_step(repository, [name])
-            write_copy(wanted.config, name, staged, history)
+            write_copy(wanted.config, name, staged, past.with_history(history))
             publish(staged, repository, names)
         bring_in_step(repository, [name])  # also where the name is there already: what moved it may have been killed
     return Move(None if public is None else public.number, number, wanted.card)
 
 
-def _public(name: str, found: dict[int, Version], repository: Path) -> tuple[Version | None, tuple[int, ...]]:
-    """The version that a name stands for, and its history; None where its entry is gone or damaged, and others stay."""
+def _public(name: str, found: dict[int, Version], repository: Path) -> tuple[Version | None, Past]:
+    """The version that a name stands for, and what it remembers; None where its entry is gone, and others stay."""
     public = None
     try:
         config = read_config(repository / name)
         public = found.get(version_of(config)) if model_of(config, repository / name) == name else None
     except RepositoryError:
         if any(one.card.name == name for one in found.values()):
-            return None, ()
+            return None, Past()
     if public is None:
         raise RepositoryError(
             f"{repository / name}: expected a public model of one network or of folds, found none; versions of "
             "sets, of cascades and of engines' entries do not exist"
         )
-    return public, history_of(config)
+    return public, past_of(config)
 
 
 def _kept(public: Version | None, staged: Path) -> list[str]:
@@ -117,15 +117,6 @@ def _kept(public: Version | None, staged: Path) -> list[str]:
     if public is None or public.entry != public.name:
         return []
     return [write_copy(public.config, version_entry(public.name, public.number), staged)]
-
-
-def _found(name: str, number: int, found: dict[int, Version], repository: Path) -> Version:
-    if number not in found:
-        raise RepositoryError(
-            f"{repository / version_entry(name, number)}: expected version {number} of {name}, found the versions "
-            f"{in_words(tuple(found))}"
-        )
-    return found[number]
 
 
 def _check_not_needed(name: str, repository: Path) -> None:

@@ -18,8 +18,9 @@ from tests.support.versioned import NAME, build_version
 from voxtile_build.errors import RepositoryError
 from voxtile_build.promoting import promote, rollback
 from voxtile_build.repository.config import read_config
+from voxtile_build.repository.past import past_of
 from voxtile_build.repository.publishing import LOCK
-from voxtile_build.repository.versions import history_of, public_version, same_build
+from voxtile_build.repository.versions import public_version, same_build
 from voxtile_build.repository.volume import volume_names, volume_repository, write_volume_entries
 
 
@@ -77,7 +78,7 @@ def test_a_move_that_is_killed_anywhere_is_mended_by_the_next(built: Path, tmp_p
         promote(NAME, wanted, repository)
         check_settled(repository, wanted)
         if what == "promote":
-            assert history_of(read_config(repository / NAME)) == (1,)
+            assert past_of(read_config(repository / NAME)).history == (1,)
             assert rollback(NAME, repository).now == 1
             check_settled(repository, 1)
     assert seen == {1, 2}, "some were killed before the name had moved, and some after"

@@ -22,7 +22,8 @@ from voxtile_build.promoting import promote, rollback
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.folds import Fold, Model
-from voxtile_build.repository.versions import HISTORY, history_of, public_version, same_build, versions_of
+from voxtile_build.repository.past import HISTORY, past_of
+from voxtile_build.repository.versions import public_version, same_build, versions_of
 
 TWO = ["tiny", "tiny.v1", "tiny.v2", "tiny.v2_onnxruntime", "tiny_onnxruntime"]
 
@@ -115,7 +116,7 @@ def test_the_very_model_again_takes_the_place_of_its_own_version(repository: Pat
     ]  # fmt: skip
     assert text(repository, "tiny") == text(repository, "tiny.v2") != before["tiny/config.pbtxt"].decode()
     assert card(repository, "tiny").engine == "openvino"
-    assert history_of(read_config(repository / "tiny")) == (1,)
+    assert past_of(read_config(repository / "tiny")).history == (1,)
     assert rollback(NAME, repository).now == 1
 
 
@@ -220,7 +221,7 @@ def test_each_rollback_goes_one_step_further_back(repository: Path) -> None:
     build_again(repository, tiling={"overlap": 0.5})
     for number in (2, 3, 2):
         promote(NAME, number, repository)
-    assert history_of(read_config(repository / "tiny")) == (1, 2, 3)
+    assert past_of(read_config(repository / "tiny")).history == (1, 2, 3)
     assert [rollback(NAME, repository).now for _ in range(3)] == [3, 2, 1]
     with pytest.raises(RepositoryError, match="expected a version that the name stood for before 1, found none"):
         rollback(NAME, repository)
@@ -361,12 +362,12 @@ def test_what_is_not_as_it_was_certified_never_becomes_public(
         (("promote", NAME, "3"), "expected version 3 of tiny, found the versions 1, 2"),
         (("promote", NAME, "0"), "expected a number greater than or equal to 1"),
         (("promote", NAME, "two"), "expected a number; see voxtile-build promote --help"),
-        (("promote", "none", "2"), "cannot be read"),
+        (("promote", "none", "2"), "found none of that name; it has: tiny"),
         (("promote", "tiny.v2", "2"), "expected a public model"),
         (("promote", "tiny_onnxruntime", "1"), "expected a public model"),
         (("promote", "../models/tiny", "2"), "expected a public model"),
         (("rollback", NAME), "expected a version that the name stood for before 1, found none"),
-        (("rollback", "none"), "cannot be read"),
+        (("rollback", "none"), "found none of that name; it has: tiny"),
         (("promote", NAME, "2", "--url", "nowhere"), "expected HOST:PORT"),
     ],
 )
@@ -417,7 +418,7 @@ def test_a_version_that_has_only_the_public_entry_keeps_one_of_its_own(repositor
 def test_a_history_that_nobody_has_written_is_none(repository: Path) -> None:
     config = read_config(repository / "tiny")
     config.parameters[HISTORY].string_value = "0 two -1 999999999999 1.5"
-    assert history_of(config) == ()
+    assert past_of(config).history == ()
 
 
 def test_a_set_or_cascade_does_not_replace_a_model_of_several_versions(repository: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -10,9 +11,11 @@ import nibabel as nib
 import pytest
 
 from tests.support.commands import run
+from tests.support.tls_server import make_authority, make_identity
 from tests.support.versioned import NAME, build_version, scan
 from voxtile.load.measure import LoadTest
 from voxtile.load.plan import Load
+from voxtile_build.cli.commands import main
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
 
@@ -20,13 +23,19 @@ SECOND = f"{NAME}@2"
 
 
 @pytest.fixture(scope="module")
-def url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """A server that was asked for the public name and the second version alone."""
+def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository with two versions of a model, of which the first is public."""
     repository = tmp_path_factory.mktemp("operated") / "models"
     build_version(repository, 1)
     build_version(repository, 2)
+    return repository
+
+
+@pytest.fixture(scope="module")
+def url(served: Path) -> Iterator[str]:
+    """A server that was asked for the public name and the second version alone."""
     options = ServerOptions(model_control_mode="explicit", load_models=(NAME, f"{NAME}.v2"), threads=1)
-    with EmbeddedServer(repository, options) as server:
+    with EmbeddedServer(served, options) as server:
         yield server.grpc_url
         server.kill()
 
@@ -62,3 +71,68 @@ def test_what_nobody_has_asked_the_server_for_is_no_fault(url: str, tmp_path: Pa
     nib.save(scan(), tmp_path / "scan.nii")
     found = run("doctor", tmp_path / "scan.nii", "--model", SECOND, "--url", url)
     assert (found.exit_code, "FAIL" in found.stdout) == (0, False), found.output
+
+
+def test_what_doctor_says_to_measure_can_be_run_as_it_stands(served: Path, url: str) -> None:
+    found = json.loads(run("doctor", served, "--for", "26.07", "--elsewhere", "--json").stdout)["findings"]
+    (advice,) = [
+        one["todo"].split(": ")[1] for one in found if one["code"] == "other-version" and f"{NAME}.v2/" in one["where"]
+    ]
+    program, *words = shlex.split(advice.replace("HOST:PORT", url))
+    assert (program, command(*words)) == ("voxtile-build", 0)
+
+
+def command(*words: object) -> int:
+    return main([str(word) for word in words])
+
+
+def test_a_server_behind_certificates_and_a_token_is_told_what_moved_and_what_is_gone(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "models"
+    build_version(repository, 1)
+    build_version(repository, 2)
+    authority = make_authority(tmp_path)
+    server, client = make_identity(tmp_path, "server", authority), make_identity(tmp_path, "client", authority)
+    options = ServerOptions(
+        model_control_mode="explicit",
+        load_models=(NAME,),
+        threads=1,
+        tls_certificate=server.certificate,
+        tls_key=server.key,
+        tls_client_ca=authority.certificate,
+        triton_arguments=("--grpc-restricted-protocol=statistics:mine=token",),
+    )
+    with EmbeddedServer(repository, options) as running:
+        at = ("--repository", repository, "--url", running.grpc_url)
+        tls = ("--tls-ca", authority.certificate, "--tls-cert", client.certificate, "--tls-key", client.key)
+        reached = (*tls, "--header", "triton-grpc-protocol-mine:token")
+        assert command("promote", NAME, 2, *at) == 2
+        assert "the repository is as it was" in capsys.readouterr().err
+        assert command("promote", NAME, 2, *at, *reached) == 0
+        assert f"{running.grpc_url}: loaded {NAME}\n" in capsys.readouterr().out
+        asked = ("--url", running.grpc_url, *reached, "--versions", "--json")
+        assert {one["name"]: one["version"] for one in json.loads(run("models", *asked).stdout)} == {
+            NAME: "2", f"{NAME}@1": "1", SECOND: "2",
+        }  # fmt: skip
+        assert command("remove", NAME, 1, *at, *reached) == 0
+        assert f"{running.grpc_url}: unloaded tiny.v1, tiny_onnxruntime" in capsys.readouterr().out
+        listed = {one["name"]: one["usable"] for one in json.loads(run("models", *asked).stdout)}
+        assert (listed[NAME], listed[SECOND], listed.get(f"{NAME}@1", False)) == (True, True, False)
+        running.kill()
+
+
+def test_a_server_that_polls_does_not_take_orders_and_says_so(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    repository = tmp_path / "models"
+    build_version(repository, 1)
+    build_version(repository, 2)
+    options = ServerOptions(model_control_mode="poll", threads=1)
+    with EmbeddedServer(repository, options) as running:
+        assert command("remove", NAME, 2, "--repository", repository, "--url", running.grpc_url) == 2
+        said = capsys.readouterr().err
+        running.kill()
+    assert "the server does not unload what is gone" in said
+    assert "a server in the mode poll unloads it by itself" in said
+    assert not (repository / f"{NAME}.v2").exists()

@@ -13,6 +13,7 @@ from typing import Annotated
 
 import typer
 
+from voxtile.cli.parameters import expand_options
 from voxtile.cli.usage import is_usage_error, tell_usage
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, echo, exit_code, warn
@@ -24,6 +25,7 @@ from voxtile_build.cli.options import (
     Engines,
     Folds,
     Name,
+    NameOrVersion,
     NewName,
     Quiet,
     Repository,
@@ -34,7 +36,7 @@ from voxtile_build.cli.options import (
     split,
 )
 from voxtile_build.cli.slimming_commands import distil
-from voxtile_build.cli.version_commands import promote, rollback
+from voxtile_build.cli.version_commands import promote, remove, rollback
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
 
 app = typer.Typer(
@@ -251,7 +253,7 @@ def bundle(
 
 @app.command()
 def profile(
-    name: Name,
+    name: NameOrVersion,
     repository: Repository,
     json_file: Annotated[Path | None, typer.Option("--json", metavar="FILE", help="Everything measured.")] = None,
     plot_file: Annotated[Path | None, typer.Option("--plot", metavar="FILE.png", help="The same as a picture.")] = None,
@@ -262,7 +264,9 @@ def profile(
     """Show where each engine spends its time, by kind of operator and by layer."""
     from voxtile_build.profile.profile import profile as measure
     from voxtile_build.profile.report import as_text, write
+    from voxtile_build.repository.asked import asked_entry
 
+    name = asked_entry(name, repository)
     measured = measure(name, repository, runs=runs, batch=batch)
     echo(as_text(measured, top))
     write(measured, json_file, plot_file)
@@ -270,7 +274,7 @@ def profile(
 
 @app.command()
 def point(
-    name: Name,
+    name: NameOrVersion,
     engine: Annotated[
         str,
         typer.Argument(
@@ -280,8 +284,10 @@ def point(
     repository: Repository,
 ) -> None:
     """Let a public name stand for another of its engines."""
+    from voxtile_build.repository.asked import asked_entry
     from voxtile_build.repository.default_engine import FASTEST, fastest_engine, set_default_engine
 
+    name = asked_entry(name, repository)
     chosen = fastest_engine(name, repository) if engine == FASTEST else engine
     set_default_engine(name, chosen, repository)
     echo(f"{name} is {chosen}")
@@ -322,7 +328,7 @@ def volume(
 
 @app.command()
 def verify(
-    name: Name,
+    name: NameOrVersion,
     repository: Repository,
     url: Annotated[
         str | None,
@@ -337,7 +343,9 @@ def verify(
     from voxtile_build.certificate.verified_devices import record_devices
     from voxtile_build.certificate.verify import verify as verify_model
     from voxtile_build.certificate.verify import version_warnings
+    from voxtile_build.repository.asked import asked_entry
 
+    name = asked_entry(name, repository)
     verdicts = verify_model(name, repository, url, scans=not tiles_only, step=Steps(name, quiet=quiet))
     for verdict in verdicts:
         echo(verdict.as_line())
@@ -352,8 +360,8 @@ def verify(
         raise typer.Exit(1)
 
 
-app.command()(promote)
-app.command()(rollback)
+for command in (promote, rollback, remove):
+    app.command()(expand_options(command))
 app.command()(distil)
 
 

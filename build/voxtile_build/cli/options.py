@@ -17,6 +17,9 @@ LARGEST = 32_768
 """Voxels along an axis that a NIfTI-1 file can hold, and one more."""
 
 Name = Annotated[str, typer.Argument(metavar="NAME", help="The public name of the model.")]
+NameOrVersion = Annotated[
+    str, typer.Argument(metavar="NAME[@N]", help="The public name of the model; with @N, a version of it.")
+]
 NewName = Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")]
 Repository = Annotated[Path, typer.Option("--repository", metavar="DIR", help="Triton model repository.")]
 Engines = Annotated[

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import contextlib
 import glob
-import re
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -21,11 +20,8 @@ from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import PARAMETER, get_card
 from voxtile_build.repository.config import PLACEHOLDER, read_config, write_config
 from voxtile_build.repository.entries import CONFIG, fold_names, version_entry, version_of
+from voxtile_build.repository.past import NUMBER, Past, past_of
 from voxtile_build.spec.name import LARGEST_VERSION
-
-HISTORY = "history"
-"""The parameter of a public config with the versions that the name stood for before, the oldest first."""
-NUMBER = re.compile(r"[1-9][0-9]{0,8}")
 
 
 @dataclass(frozen=True)
@@ -65,6 +61,20 @@ def versions_of(name: str, repository: Path) -> dict[int, Version]:
     if public is not None:
         found.setdefault(public.number, public)
     return dict(sorted(found.items()))
+
+
+def find_version(name: str, number: int, found: dict[int, Version], repository: Path) -> Version:
+    """The version of a number among those that were found.
+
+    Raises:
+        RepositoryError: there is none.
+    """
+    if number not in found:
+        raise RepositoryError(
+            f"{repository / version_entry(name, number)}: expected version {number} of {name}, found the versions "
+            f"{in_words(tuple(found))}"
+        )
+    return found[number]
 
 
 def public_version(name: str, repository: Path) -> int | None:
@@ -116,7 +126,7 @@ class Release:
         public: the version that the name stands for; None where it stands for none.
         others: the versions that stay as they are.
         replaced: the version that it takes the place of; None for a new one.
-        history: what the name stood for before.
+        past: what the name remembers.
     """
 
     name: str
@@ -125,7 +135,7 @@ class Release:
     public: int | None
     others: tuple[Version, ...]
     replaced: Version | None
-    history: tuple[int, ...]
+    past: Past
 
     @property
     def is_public(self) -> bool:
@@ -150,7 +160,7 @@ class Release:
         if self.base == self.name:
             shutil.rmtree(staged / self.name)
         if self.is_public:
-            names.append(write_copy(config, self.name, staged, self.history))
+            names.append(write_copy(config, self.name, staged, self.past))
         return tuple(names)
 
 
@@ -179,45 +189,36 @@ def release_of(name: str, wanted: int | None, same: Callable[[Card], bool], repo
     base = version_entry(name, number) if replaced is None else replaced.base
     if not others and base == name:
         return None
-    history = () if public is None else history_of(read_config(repository / name))
+    past = Past() if public is None else past_of(read_config(repository / name))
     if number > LARGEST_VERSION:
         raise RepositoryError(
             f"{repository / name}: expected a version up to {LARGEST_VERSION}, found that the next one is {number}; "
             'choose a smaller one with "version" in the spec'
         )
-    return Release(name, number, base, public, others, replaced, history)
+    return Release(name, number, base, public, others, replaced, past)
 
 
 def _next_number(name: str, found: Mapping[int, Version], repository: Path) -> int:
     """The number after all that were ever seen: masks name the version that made them, also of one that is gone.
 
-    Numbers of entries that cannot be read count, and those that the public name stood for.
+    Numbers of entries that cannot be read count, and those that the public name remembers.
     """
     used = {1, *found}
     for folder in repository.glob(f"{glob.escape(name)}.v*"):
         if number := NUMBER.match(folder.name.removeprefix(f"{name}.v")):
             used.add(int(number[0]))
     with contextlib.suppress(RepositoryError):
-        used.update(history_of(read_config(repository / name)))
+        past = past_of(read_config(repository / name))
+        used.update(past.history, past.removed)
     return max(used) + 1
 
 
-def history_of(config: pb.ModelConfig) -> tuple[int, ...]:
-    """The versions that a public name stood for before, the oldest first."""
-    if HISTORY not in config.parameters:
-        return ()
-    words = config.parameters[HISTORY].string_value.split()
-    return tuple(int(word) for word in words if NUMBER.fullmatch(word))
-
-
-def write_copy(config: pb.ModelConfig, name: str, staged: Path, history: Sequence[int] = ()) -> str:
+def write_copy(config: pb.ModelConfig, name: str, staged: Path, past: Past | None = None) -> str:
     """Write a public config once more, under another name, as an entry in `staged`; returns the name."""
     copy = pb.ModelConfig()
     copy.CopyFrom(config)
     copy.name = name
-    copy.parameters.pop(HISTORY, None)
-    if history:
-        copy.parameters[HISTORY].string_value = " ".join(map(str, history))
+    (past or Past()).write(copy)
     folder = staged / name / str(version_of(config))
     folder.mkdir(parents=True)
     (folder / "README").write_text(PLACEHOLDER, encoding="utf-8")

@@ -167,7 +167,7 @@ def _file(file: Path, expected: str, *, own: bool) -> Iterator[Finding]:
 def _proof(entry: Entry, card: Card, release: Release, machine: Machine | None) -> Iterator[Finding]:
     """What the certificate of the engine behind the public name leaves open."""
     where, known = str(entry.config_file), card.certificates.get(card.engine)
-    verify = f"start the server and run voxtile-build verify {entry.name} --url HOST:PORT"
+    verify = f"start the server and run {_verify(entry)}"
     if known is None or not known.accepted:
         yield Finding(
             "error",
@@ -221,8 +221,13 @@ def _version(entry: Entry, card: Card, release: Release) -> Iterator[Finding]:
             str(entry.config_file),
             f"certified with {card.engine} {certified}; {release.title} has {served}",
             "the certificate speaks of its own version",
-            f"measure this one: voxtile-build verify {entry.name} --url HOST:PORT",
+            f"measure this one: {_verify(entry)}",
         )
+
+
+def _verify(entry: Entry) -> str:
+    """The command that measures the engine on the server that serves it."""
+    return f"voxtile-build verify {entry.name} --repository {entry.config_file.parent.parent} --url HOST:PORT"
 
 
 def _sha256(file: Path) -> str:
