@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from voxtile.batch.summary import Outcome as Outcome
     from voxtile.card import Card as Card
     from voxtile.errors import AccessError as AccessError
+    from voxtile.errors import DiskFullError as DiskFullError
     from voxtile.errors import ForkError as ForkError
     from voxtile.errors import InputError as InputError
     from voxtile.errors import MemoryLimitError as MemoryLimitError
@@ -60,6 +61,7 @@ _HOMES = {
     "BatchResult": "batch.run",
     "Card": "card",
     "ConnectionConfig": "triton.connection",
+    "DiskFullError": "errors",
     "ForkError": "errors",
     "InputError": "errors",
     "LoadedScan": "segmenter",

@@ -3,6 +3,7 @@
 VoxtileError                 exit code
 ├── InputError               2   a scan, a folder or an argument cannot be used
 ├── OutputError              2   a mask, report or preview cannot be written
+│   └── DiskFullError        3   there is no room for it
 ├── ModelError               2   the server does not offer the model, or its card cannot be used
 │   ├── NoCardError          2   an entry has no card: an engine behind a public name, or none of Voxtile's
 │   └── OtherBuildError      2   the model was replaced by another build of it during a scan
@@ -49,6 +50,12 @@ class InputError(VoxtileError):
 
 class OutputError(VoxtileError):
     """A mask, report or preview cannot be written."""
+
+
+class DiskFullError(OutputError):
+    """There is no room for what is to be written: the disk, or this user's share of it, is full."""
+
+    exit_code = 3
 
 
 class ModelError(VoxtileError):

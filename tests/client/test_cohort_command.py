@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
+import subprocess
+import sys
 import time
 from pathlib import Path
 from subprocess import Popen
@@ -11,7 +14,8 @@ from subprocess import Popen
 import pytest
 
 from tests.support.commands import run
-from tests.support.in_memory_commands import finish, save_scan, start
+from tests.support.in_memory_commands import ROOT, command, finish, save_scan, start
+from tests.support.namespaces import own_mounts
 
 COUNT = 6
 
@@ -137,3 +141,37 @@ def test_a_place_where_no_shard_has_worked(cases: Path, name: str) -> None:
     assert (done.exit_code, done.stdout) == (2, "")
     assert done.stderr.startswith(f"voxtile: {cases.with_name(name)}: expected ")
     assert done.stderr.count("\n") == 1
+
+
+FULL = """
+mount -t tmpfs -o size=44k tmpfs "$0" || exit 9
+"$@" --out "$0/masks"
+echo "code $?"
+mount -o remount,size=10m "$0"
+"$@" --out "$0/masks"
+echo "code $?"
+cp -r "$0/masks" "$0.kept"
+"""
+"""Runs a command twice, on a disk that is full after some masks, and with room again."""
+
+
+@pytest.mark.skipif(own_mounts() is None, reason="this machine allows no mounts of its own")
+def test_a_full_disk_ends_a_run_and_fails_no_case(cases: Path) -> None:
+    for number in range(COUNT):
+        save_scan(cases.parent / "scans" / f"n{number}.nii.gz", number, (60, 50, 40))
+    (cases.parent / "disk").mkdir()
+    words = command("batch", "--manifest", cases)
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path])}
+    asked = [*(own_mounts() or ()), "sh", "-c", FULL, str(cases.parent / "disk"), *words]
+    done = subprocess.run(asked, env=environment, capture_output=True, text=True)
+    first, code, second, again = done.stdout.splitlines()
+    assert (code, again) == ("code 3", "code 0"), done.stderr
+    assert "cannot be written (No space left on device)" in done.stderr
+    assert ", 0 failed, " in first
+    segmented = int(first.split()[0])
+    assert 0 < segmented < COUNT
+    assert second.startswith(f"{COUNT - segmented} segmented, {segmented} found finished, 0 failed;")
+    kept = cases.parent / "disk.kept"
+    assert len(written(kept)) == COUNT
+    assert not list(kept.rglob("*.part"))
+    assert run("collect", kept).exit_code == 0

@@ -15,8 +15,8 @@ from voxtile.batch.index.row import Rows
 from voxtile.batch.record import CaseRecord, Claim, Records, ScanFile
 from voxtile.batch.summary import Outcome, failed
 from voxtile.batch.sums import sha256_of
-from voxtile.errors import OutputError, ServerUnavailable, in_one_line
-from voxtile.io.atomic import before_naming
+from voxtile.errors import DiskFullError, OutputError, ServerUnavailable, in_one_line
+from voxtile.io.atomic import before_naming, cannot_be
 from voxtile.io.writing import write_image
 from voxtile.outputs.base import Output, Result
 from voxtile.outputs.passport import used_model
@@ -170,6 +170,8 @@ def write_case(
                 output.save(result, path)
                 for file in output.files(path):
                     note(file, file)  # where an output has given a file its name by itself
+            except DiskFullError:
+                raise
             except Exception as error:  # whatever it is, the mask is there
                 failures.append(error)
     if rows is not None:
@@ -222,4 +224,4 @@ def _make_folder(folder: Path) -> None:
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be made ({error.strerror or error})") from None
+        raise cannot_be("made", folder, error) from None

@@ -19,6 +19,7 @@ from pydantic import BaseModel, ValidationError
 from voxtile.batch.place import HERE, Place
 from voxtile.batch.sums import sha256_of
 from voxtile.errors import OutputError
+from voxtile.io.atomic import cannot_be
 from voxtile.outputs.passport import UsedModel
 from voxtile.outputs.report import Seconds, write_text
 from voxtile.triton.types import ServedModel
@@ -113,7 +114,7 @@ class Records:
         try:
             file.parent.mkdir(parents=True, exist_ok=True)
         except OSError as error:
-            raise OutputError(f"{file.parent}: cannot be made ({error.strerror or error})") from None
+            raise cannot_be("made", file.parent, error) from None
         write_text(record.model_dump_json(indent=2, exclude_none=True) + "\n", file)
 
     def cases(self) -> Iterator[str]:

@@ -22,7 +22,7 @@ from voxtile.batch.index.row import Rows, check_row_installed
 from voxtile.batch.record import Claim, ScanFile, claim_folder
 from voxtile.batch.summary import Log, Outcome, Summary, check_summary, exit_code, failed
 from voxtile.batch.walk import LeftOut
-from voxtile.errors import InputError, OutputError, ServerUnavailable, VoxtileError, in_one_line
+from voxtile.errors import DiskFullError, InputError, OutputError, ServerUnavailable, VoxtileError, in_one_line
 from voxtile.outputs.base import Output
 from voxtile.segmenter import LoadedScan, Segmenter
 
@@ -181,21 +181,21 @@ class _Work:
         self._ahead = 0 if self._alone else ahead
         self._loading: list[Future[_Loaded]] = []
         self._writing: tuple[Outcome, Future[Outcome]] | None = None
+        self._lost = ""
 
     def outcomes(self, judged: Judged) -> Iterator[Outcome]:
-        """Yields one outcome for each case, in order; once the servers are lost, no further case is tried."""
-        servers_lost = ""
+        """Yields an outcome for each case, in order; without servers, or room for masks, no further one is tried."""
         for case, known in judged:
             write: Write | None = None
             if known is not None:
                 outcome = known
-            elif servers_lost:
-                outcome = Outcome(case.name, "not tried", error=servers_lost)
+            elif self._lost:
+                outcome = Outcome(case.name, "not tried", error=self._lost)
             else:
                 try:
                     outcome, write = self._segment(case)
                 except ServerUnavailable as error:
-                    servers_lost = in_one_line(error)
+                    self._lost = in_one_line(error)
                     outcome = failed(case.name, error)
             yield from self._written()
             if write is None:
@@ -270,8 +270,9 @@ class _Work:
             return
         outcome, writing = self._writing
         error = writing.exception()  # an interruption here leaves it to be asked for again
-        if isinstance(error, ServerUnavailable):
-            outcome = self._noted(Outcome(outcome.case, "not tried", error=in_one_line(error)))
+        if isinstance(error, (ServerUnavailable, DiskFullError)):
+            self._lost = in_one_line(error)
+            outcome = self._noted(Outcome(outcome.case, "not tried", error=self._lost))
         else:
             outcome = self._noted(writing.result() if error is None else failed(outcome.case, error))
         self._writing = None

@@ -35,8 +35,8 @@ class Outcome:
 
     Attributes:
         case: its name.
-        status: `found` means that an earlier run finished it; `not tried`, that the servers went away or the run ended
-            before; `left out`, that this lies among the scans and belongs to no case.
+        status: `found` means that an earlier run finished it; `not tried`, that the servers went away, the disk
+            was full or the run ended before; `left out`, that this lies among the scans and belongs to no case.
         seconds: the seconds that it took, writing left out.
         error: why it failed, was not tried or was left out; empty otherwise.
         ml: millilitres of each label, where there is a mask.
@@ -138,7 +138,7 @@ def check_summary(outputs: Path) -> None:
 
 
 def exit_code(outcomes: Sequence[Outcome], *, scans_left_out: bool) -> int:
-    """0 where every scan has its mask; 3 where the servers went away; 1 where some failed or were left out."""
+    """0 where every scan has its mask; 3 where servers or room went away; 1 where some failed or were left out."""
     if any(outcome.status == "not tried" for outcome in outcomes):
         return EXIT_SERVERS_FAILED
     failed = any(outcome.status == "failed" for outcome in outcomes)

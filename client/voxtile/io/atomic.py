@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import secrets
 import stat
@@ -11,7 +12,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import BinaryIO
 
-from voxtile.errors import OutputError
+from voxtile.errors import DiskFullError, OutputError
 
 ANY_MAY_WRITE = 0o222
 """Mode bits: root may write to every file, so these say whether the owner protected it."""
@@ -42,7 +43,7 @@ def atomic_file(path: str | Path) -> Iterator[BinaryIO]:
         temporary.replace(target)
         _sync_folder(target.parent)
     except OSError as error:
-        raise OutputError(f"{target}: cannot be written ({error.strerror or error})") from None
+        raise cannot_be("written", target, error) from None
     finally:
         with suppress(OSError):
             temporary.unlink()
@@ -59,6 +60,17 @@ def before_naming(tell: Callable[[Path, Path], None]) -> Iterator[None]:
         yield
     finally:
         _before_naming.reset(token)
+
+
+def cannot_be(what: str, path: Path, error: OSError) -> OutputError:
+    """The error of a file that cannot be written or made, for the reason that the system gives."""
+    kind = DiskFullError if is_full(error) else OutputError
+    return kind(f"{path}: cannot be {what} ({error.strerror or error})")
+
+
+def is_full(error: BaseException) -> bool:
+    """Whether an error says that a disk of this machine, or this user's share of it, is full."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def check_writable(path: str | Path) -> None:

@@ -5,7 +5,6 @@ Knows errors by their names and codes, so that no library is imported for it.
 
 from __future__ import annotations
 
-import errno
 from collections.abc import Iterator
 from typing import Any
 
@@ -91,11 +90,6 @@ def may_pass(told: VoxtileError, address: Address) -> bool:
     """Whether it is worth while to try again at once; what reads buckets has done so where nobody answered."""
     unanswered = isinstance(told, ServerUnavailable) and not isinstance(told, AccessError)
     return CUT_OFF in str(told) or (address.is_web and unanswered)
-
-
-def is_full(error: BaseException) -> bool:
-    """Whether an error says that a disk of this machine is full."""
-    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT)
 
 
 def _causes(error: BaseException | None) -> Iterator[BaseException]:

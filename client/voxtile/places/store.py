@@ -16,8 +16,9 @@ from typing import Any, TypeVar
 
 from voxtile.errors import InputError, OutputError, ServerUnavailable, VoxtileError
 from voxtile.extras import require
+from voxtile.io.atomic import is_full
 from voxtile.places.address import Address
-from voxtile.places.faults import fault, is_full, may_pass
+from voxtile.places.faults import fault, may_pass
 from voxtile.places.spool import Spool, Stopped
 from voxtile.places.systems import NEEDS, Found, found_of, location_of, system_for, watched_by
 

@@ -24,6 +24,7 @@ from voxtile.batch.record import RECORDS, Claim
 from voxtile.batch.summary import Outcome
 from voxtile.batch.sums import sha256_of
 from voxtile.errors import OutputError
+from voxtile.io.atomic import cannot_be
 from voxtile.outputs.passport import UsedModel
 from voxtile.outputs.report import Seconds, write_text
 
@@ -33,7 +34,7 @@ SHARDS = "shards"
 LINES, SHARE = ".jsonl", ".share"
 """Endings: of the lines of a shard, and of the file that says which cases are its own."""
 
-LOST_SERVERS = ("ServerUnavailable", "NoResponseError", "AccessError")
+LOST_SERVERS = ("ServerUnavailable", "NoResponseError", "AccessError", "DiskFullError")
 """Errors that are not the case's own: it counts as not tried."""
 
 
@@ -151,8 +152,7 @@ class Journal:
             try:
                 _append(self._file, text)
             except OSError as error:
-                reason = error.strerror or error
-                raise OutputError(f"{self._place / RECORDS / SHARDS}: cannot be written ({reason})") from None
+                raise cannot_be("written", self._place / RECORDS / SHARDS, error) from None
             self._unwritten = []
 
     def __enter__(self) -> Journal:
@@ -256,7 +256,7 @@ def _open(place: Path, shard: Shard) -> io.FileIO:
             os.close(file)
             file = os.open(folder / f"{name}.{secrets.token_hex(6)}{LINES}", flags | os.O_EXCL, 0o666)
     except OSError as error:
-        raise OutputError(f"{folder}: cannot be written ({error.strerror or error})") from None
+        raise cannot_be("written", folder, error) from None
     return io.FileIO(file, "ab+")
 
 

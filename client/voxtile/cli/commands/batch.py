@@ -49,7 +49,7 @@ def batch(
     Finished ones are left alone, so an interrupted run can be repeated.
 
     Exit code 0: every scan has its mask; 1: some failed or were left out, see summary.csv or voxtile collect; 3: the
-    servers went away; 75: a signal stopped a run of --manifest, run it again to go on.
+    servers went away, or the disk is full; 75: a signal stopped a run of --manifest, run it again to go on.
     """
     wanted = wanted_of(beside)
     with errors_for_the_user(None if cohort.manifest is None else EXIT_STOPPED):
