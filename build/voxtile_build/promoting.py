@@ -91,7 +91,7 @@ def _move(name: str, repository: Path, choose: Choice) -> Move:
             check_in_step(repository, [name])
             write_copy(wanted.config, name, staged, past.with_history(history))
             publish(staged, repository, names)
-        bring_in_step(repository, [name])  # also where the name is there already: what moved it may have been killed
+        _bring_in_step(name, number, repository)  # also where the name has moved: what moved it may have been killed
     return Move(None if public is None else public.number, number, wanted.card)
 
 
@@ -110,6 +110,15 @@ def _public(name: str, found: dict[int, Version], repository: Path) -> tuple[Ver
             "sets, of cascades and of engines' entries do not exist"
         )
     return public, past_of(config)
+
+
+def _bring_in_step(name: str, number: int, repository: Path) -> None:
+    try:
+        bring_in_step(repository, [name])
+    except RepositoryError as error:
+        again = f"once this is mended, voxtile-build promote {name} {number} again"
+        raise RepositoryError(f"{name} stands for version {number}, and its entries for whole scans may not: {error}; "
+                              f"{again}") from None  # fmt: skip
 
 
 def _kept(public: Version | None, staged: Path) -> list[str]:

@@ -273,6 +273,22 @@ def test_doctor_finds_entries_for_whole_scans_of_another_version_than_the_public
     assert "volume-other-version" not in findings(repository, scans)
 
 
+def test_a_move_whose_entries_for_whole_scans_cannot_follow_says_so_and_can_be_repeated(
+    repository: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command("volume", NAME, "--repository", repository)
+    note = repository.with_name("models-volume") / "tiny_scan" / "1" / "README"
+    note.unlink()
+    note.mkdir()  # stands for a disk that is full just then
+    assert command("promote", NAME, 2, "--repository", repository) == 2
+    said = capsys.readouterr().err
+    assert "tiny stands for version 2, and its entries for whole scans may not: " in said
+    assert "once this is mended, voxtile-build promote tiny 2 again" in said
+    note.rmdir()
+    assert command("promote", NAME, 2, "--repository", repository) == 0
+    assert "volume-other-version" not in findings(repository, repository.with_name("models-volume"))
+
+
 # What is refused ------------------------------------------------------------------------------------------------------
 
 
@@ -354,6 +370,20 @@ def test_what_is_not_as_it_was_certified_never_becomes_public(
     assert said.count("\n") == 1
     assert files(repository) == before
     assert public_version(NAME, repository) == 1
+
+
+@pytest.mark.parametrize("content", [b"", b"name: ", b"\xff\xfe", None])
+def test_a_version_that_cannot_be_read_is_named_with_the_reason(
+    repository: Path, content: bytes | None, capsys: pytest.CaptureFixture[str]
+) -> None:
+    config = repository / "tiny.v2" / "config.pbtxt"
+    config.unlink() if content is None else config.write_bytes(content)
+    before = files(repository)
+    assert command("promote", NAME, 2, "--repository", repository) == 2
+    said = capsys.readouterr().err
+    assert "tiny.v2" in said
+    assert "found the versions" not in said
+    assert files(repository) == before
 
 
 @pytest.mark.parametrize(

@@ -70,6 +70,8 @@ def find_version(name: str, number: int, found: dict[int, Version], repository: 
         RepositoryError: there is none.
     """
     if number not in found:
+        if (own := repository / version_entry(name, number)).exists():
+            get_card(read_config(own), own)  # says what is wrong with it
         raise RepositoryError(
             f"{repository / version_entry(name, number)}: expected version {number} of {name}, found the versions "
             f"{in_words(tuple(found))}"

@@ -22,6 +22,7 @@ from voxtile_build.repository.owner import BACKEND, require_own
 from voxtile_build.repository.volume import (
     LIMIT,
     NETWORKS,
+    VERSION,
     VolumeSettings,
     cannot_write,
     volume_names,
@@ -78,9 +79,11 @@ def check_target(name: str, repository: Path) -> None:
         raise RepositoryError(
             f"{target}: expected a folder for the entries for whole scans, found a file; move it away"
         )
-    if target.is_dir() and not os.access(target, os.W_OK):
+    folders = [target, *(target / entry / part for entry in volume_names(name) for part in ("", VERSION))]
+    refused = next((one for one in folders if one.is_dir() and not os.access(one, os.W_OK)), None)
+    if refused is not None:
         raise RepositoryError(
-            f"{target}: the entries for whole scans cannot be written there; make it yours to write to"
+            f"{refused}: the entries for whole scans cannot be written there; make it yours to write to"
         )
     require_own([target / entry for entry in volume_names(name)])
 
