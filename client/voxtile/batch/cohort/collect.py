@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from voxtile.batch.cases import MASK_SUFFIX
 from voxtile.batch.cohort.journal import Line, Share, read_lines, read_shares
-from voxtile.batch.record import RECORDS
+from voxtile.batch.record import RECORDS, Records
 from voxtile.batch.summary import EXIT_SOME_FAILED, EXIT_STOPPED
 from voxtile.errors import InputError, OutputError
 from voxtile.io.atomic import check_replaceable
@@ -31,6 +32,7 @@ COLUMNS = (*FIRST, *STEPS, *MADE_BY, "shard", "time")
 
 NOT_TRIED = "no run has come to this case; run its shard again"
 LOST_MASK = "its mask is gone; run its shard again"
+OTHER_MASK = "a run that was stopped was making its mask again; run its shard again"
 
 
 @dataclass(frozen=True)
@@ -70,12 +72,13 @@ class Collected:
         return EXIT_SOME_FAILED if self.counts["failed"] else 0
 
 
-def collect(place: Path, is_there: Callable[[str], bool] | None = None) -> Collected:
+def collect(place: Path, is_there: Callable[[str], bool] | None = None, records: Records | None = None) -> Collected:
     """Joins the lines of the shards that have worked in a folder.
 
     Args:
         place: the folder for masks.
         is_there: whether there is a mask of a name, relative to the folder; None to look into the folder.
+        records: the records of the cases, where they are kept elsewhere.
 
     Raises:
         InputError: no shard has worked there.
@@ -84,6 +87,7 @@ def collect(place: Path, is_there: Callable[[str], bool] | None = None) -> Colle
     if not place.is_dir():
         raise InputError(f"{place}: expected a folder for masks, found {'a file' if place.exists() else 'nothing'}")
     is_there = is_there or (lambda name: (place / name).is_file())
+    records = records or Records(place)
     lines, cut_off = read_lines(place)
     shares = read_shares(place)
     if not lines and not shares:
@@ -91,7 +95,7 @@ def collect(place: Path, is_there: Callable[[str], bool] | None = None) -> Colle
             f"{place}: expected what voxtile batch --manifest records in {RECORDS}, found nothing; name another"
         )
     names, unknown = _names(shares)
-    rows = [_row(name, lines.get(name), is_there) for name in [*names, *sorted(set(lines) - set(names))]]
+    rows = [_row(name, lines.get(name), is_there, records) for name in [*names, *sorted(set(lines) - set(names))]]
     labels = sorted({key for row in rows for key in row if key not in COLUMNS})
     wide = tuple({key: row.get(key) for key in (*COLUMNS, *labels)} for row in rows)
     return Collected(wide, unknown, cut_off)
@@ -128,13 +132,17 @@ def _names(shares: Sequence[Share]) -> tuple[list[str], int]:
     return list(names), unknown
 
 
-def _row(case: str, line: Line | None, is_there: Callable[[str], bool]) -> dict[str, Any]:
+def _row(case: str, line: Line | None, is_there: Callable[[str], bool], records: Records) -> dict[str, Any]:
     """The row of a case, without columns that it has no value for."""
     if line is None:
         return {"case": case, "status": "not tried", "error": NOT_TRIED}
     said = line.model_dump(include={*FIRST, "shard", "time"}) | {"scan_sha256": " ".join(line.scan_sha256)}
-    if line.status == "done" and not is_there(line.output):
-        return said | {"status": "not tried", "error": LOST_MASK, "output_sha256": ""}
+    if line.status == "done":
+        record = records.read(case)
+        is_other = record is not None and record.files.get(MASK_SUFFIX) != line.output_sha256
+        if is_other or not is_there(line.output):
+            error = OTHER_MASK if is_other else LOST_MASK
+            return said | {"status": "not tried", "error": error, "output_sha256": ""}
     seconds = zip(STEPS, line.seconds.model_dump().values(), strict=True)
     volumes = {f"{label} ml": volume for label, volume in line.ml.items()}
     return said | dict(seconds) | (line.made_by.model_dump() if line.made_by else {}) | volumes

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 
 from voxtile.batch.cohort.collect import RESULTS_CSV, RESULTS_JSON, Collected, collect, write_collected
+from voxtile.batch.cohort.journal import read_lines
 from voxtile.batch.cohort.remote_place import RemotePlace
 from voxtile.batch.cohort.remote_scans import remote
 from voxtile.places.address import path_or_address
@@ -30,7 +31,8 @@ def join_shards(place: str | os.PathLike[str]) -> Collected:
             kept = RemotePlace(where, elsewhere)
             kept.begin([])
             kept.fetch([RESULTS_CSV, RESULTS_JSON])
-            collected = collect(kept.folder, kept.found.__contains__)
+            kept.records.fetch(list(read_lines(kept.folder)[0]))
+            collected = collect(kept.folder, kept.found.__contains__, kept.records)
             write_collected(collected, kept.folder)
             for name in (RESULTS_JSON, RESULTS_CSV):
                 kept.take(kept.folder / name)
