@@ -27,6 +27,7 @@ from voxtile_build.cli.options import (
     Name,
     NameOrVersion,
     NewName,
+    NewVersion,
     Quiet,
     Repository,
     Settings,
@@ -37,7 +38,7 @@ from voxtile_build.cli.options import (
 )
 from voxtile_build.cli.slimming_commands import distil
 from voxtile_build.cli.version_commands import promote, remove, rollback
-from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError
+from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError, SourceError
 
 app = typer.Typer(
     help="Builds entries of a Triton model repository, each engine with its certificate.",
@@ -161,6 +162,7 @@ def nnunet(
     ],
     name: NewName,
     repository: Repository,
+    version: NewVersion = None,
     folds: Folds = None,
     checkpoint: Checkpoint = CHECKPOINT,
     configuration: Configuration = None,
@@ -183,6 +185,9 @@ def nnunet(
         settings=read_settings(settings) if settings else None,
         trainer_keeps_network=trainer_keeps_network,
     )
+    if version is not None and len(models) > 1:
+        raise SourceError(f"--version: {folder} is a cascade, which has no versions; leave it out")
+    models = tuple(model.numbered(version) for model in models)
     built = build_models(models, repository, engines=split(engines), step=Steps(name, quiet=quiet))
     for published in built:
         announce(published, repository)
@@ -220,6 +225,7 @@ def bundle(
     folder: Annotated[Path, typer.Argument(metavar="DIR", help="A MONAI bundle: a folder with configs/ and models/.")],
     name: NewName,
     repository: Repository,
+    version: NewVersion = None,
     engines: Engines = None,
     settings: Settings = None,
     values: Annotated[
@@ -242,7 +248,7 @@ def bundle(
     from voxtile_build.importers.settings import read_settings
     from voxtile_build.spec.spec_to_toml import write_spec
 
-    model = model_of(folder, name, read_settings(settings) if settings else None, values or ())
+    model = model_of(folder, name, read_settings(settings) if settings else None, values or ()).numbered(version)
     if spec_file is not None:
         write_spec(model.spec, spec_file)
         echo(f"{name}: spec written to {spec_file}")

@@ -11,6 +11,7 @@ from typing import Annotated
 import typer
 
 from voxtile_build.spec.engines import ENGINE_NAMES
+from voxtile_build.spec.name import LARGEST_VERSION
 
 CHECKPOINT = "checkpoint_final.pth"
 LARGEST = 32_768
@@ -21,6 +22,16 @@ NameOrVersion = Annotated[
     str, typer.Argument(metavar="NAME[@N]", help="The public name of the model; with @N, a version of it.")
 ]
 NewName = Annotated[str, typer.Option("--name", metavar="N", help="The public name of the model.")]
+NewVersion = Annotated[
+    int | None,
+    typer.Option(
+        "--version",
+        metavar="N",
+        min=1,
+        max=LARGEST_VERSION,
+        help="Build this version; one that is there is replaced. Left out: the next one, or that of the very model.",
+    ),
+]
 Repository = Annotated[Path, typer.Option("--repository", metavar="DIR", help="Triton model repository.")]
 Engines = Annotated[
     list[str] | None,

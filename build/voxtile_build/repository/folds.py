@@ -44,6 +44,10 @@ class Model:
         """The spec of one fold: the model's, under the fold's name."""
         return self.spec.model_copy(update={"name": fold.name})
 
+    def numbered(self, number: int | None) -> Model:
+        """The model with the number of a version that somebody asks for; as it is where nobody does."""
+        return self if number is None else replace(self, spec=self.spec.model_copy(update={"version": number}))
+
     def as_version(self, base: str, number: int) -> Model:
         """The model as a version: its number, and names of entries that begin with `base` and not with its name."""
         name = self.spec.name
