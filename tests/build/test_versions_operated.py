@@ -115,6 +115,12 @@ def test_a_server_behind_certificates_and_a_token_is_told_what_moved_and_what_is
         assert {one["name"]: one["version"] for one in json.loads(run("models", *asked).stdout)} == {
             NAME: "2", f"{NAME}@1": "1", SECOND: "2",
         }  # fmt: skip
+        assert command("verify", SECOND, *at) == 1
+        assert f"{running.grpc_url}: no Triton answers there" in capsys.readouterr().err
+        assert command("verify", SECOND, *at, *reached) == 0
+        assert "tiny.v2_onnxruntime: holds" in capsys.readouterr().out
+        assert command("verify", SECOND, *at, "--url", running.grpc_url, *reached) == 0
+        assert capsys.readouterr().out.count(f"{running.grpc_url}: tiny.v2_onnxruntime: holds") == 2
         assert command("remove", NAME, 1, *at, *reached) == 0
         assert f"{running.grpc_url}: unloaded tiny.v1, tiny_onnxruntime" in capsys.readouterr().out
         listed = {one["name"]: one["usable"] for one in json.loads(run("models", *asked).stdout)}

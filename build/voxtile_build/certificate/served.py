@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from queue import SimpleQueue
 from typing import Any
@@ -12,7 +12,7 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile.card import Card
-from voxtile.errors import ModelError, NoCardError, ServerUnavailable, VoxtileError
+from voxtile.errors import AccessError, ModelError, NoCardError, ServerUnavailable, VoxtileError
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.types import Request, ServedModel
@@ -48,15 +48,24 @@ class ServedRunner:
         card: of the public model that the entry belongs to; says of which type scores are.
         entry: the entry's name.
         tensor_name: what the entry calls `roi`, `intensity` and `scores`; without it, so.
+        connection: how to reach the server.
 
     Raises:
         VerificationError: no server answers, or the server does not offer the entry.
     """
 
-    def __init__(self, url: str, card: Card, entry: str, tensor_name: Callable[[str], str] = str) -> None:
+    def __init__(
+        self,
+        url: str,
+        card: Card,
+        entry: str,
+        tensor_name: Callable[[str], str] = str,
+        connection: ConnectionConfig = CONNECTION,
+    ) -> None:
         self._entry, self._tensor_name = entry, tensor_name
         self._model = ServedModel(card.model_copy(update={"name": entry}), "", 1, "")
-        self._endpoint = Endpoint(url, CONNECTION)
+        self._connection = connection
+        self._endpoint = Endpoint(url, connection)
         try:
             self._check_offered()
         except VerificationError:
@@ -101,7 +110,7 @@ class ServedRunner:
         """The name of that device; a server on another machine does not tell it, so its address stands for it."""
         here = False
         with (
-            contextlib.closing(Endpoint(self._endpoint.url, ConnectionConfig())) as endpoint,
+            contextlib.closing(Endpoint(self._endpoint.url, replace(self._connection, shared_memory=None))) as endpoint,
             contextlib.suppress(VoxtileError),
         ):
             here = endpoint.can_share_memory()
@@ -115,7 +124,7 @@ class ServedRunner:
             self._endpoint.model(self._entry)
         except NoCardError:
             return  # an entry behind a public name
-        except ServerUnavailable as error:
+        except (ServerUnavailable, AccessError) as error:
             raise _no_answer(self._endpoint.url, error) from None
         except ModelError:
             raise VerificationError(
@@ -123,19 +132,17 @@ class ServedRunner:
             ) from None
 
 
-def require_server(url: str) -> None:
+def require_server(url: str, connection: ConnectionConfig = CONNECTION) -> None:
     """Check that a server answers.
 
     Raises:
-        VerificationError: none answers at `url`, HOST:PORT of its gRPC service.
+        VerificationError: none answers at `url`, HOST:PORT of its gRPC service, or it cannot be reached so.
     """
-    endpoint = Endpoint(url, CONNECTION)
     try:
-        endpoint.check_live()
-    except ServerUnavailable as error:
+        with contextlib.closing(Endpoint(url, connection)) as endpoint:
+            endpoint.check_live()
+    except VoxtileError as error:
         raise _no_answer(url, error) from None
-    finally:
-        endpoint.close()
 
 
 def _no_answer(url: str, error: Exception) -> VerificationError:

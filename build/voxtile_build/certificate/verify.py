@@ -9,15 +9,17 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from voxtile.card import Card, PartModel
+from voxtile.triton.connection import ConnectionConfig
 from voxtile_build.arrays import Array, Runner
 from voxtile_build.certificate.archive import Stored, unpack
 from voxtile_build.certificate.entry_files import CertifiedEntry, read_entry
 from voxtile_build.certificate.limits import violations
 from voxtile_build.certificate.mean_error import error_of, mean_error
-from voxtile_build.certificate.served import ServedRunner, require_server
+from voxtile_build.certificate.served import CONNECTION, ServedRunner, require_server
 from voxtile_build.certificate.stitched_scan import stitch
 from voxtile_build.certificate.verdict import Verdict
 from voxtile_build.engines import find_engine
@@ -44,14 +46,21 @@ from voxtile_build.repository.folds import aggregate_sha256
 
 @dataclass(frozen=True)
 class Served:
-    """A model on a running server: its address, and the card of the model's public entry."""
+    """A model on a running server: its address, the card of the model's public entry, and how to reach it."""
 
     url: str
     card: Card
+    connection: ConnectionConfig = CONNECTION
 
 
 def verify(
-    name: str, repository: Path, url: str | None = None, *, scans: bool = True, step: Step = silent
+    name: str,
+    repository: Path,
+    url: str | None = None,
+    *,
+    scans: bool = True,
+    step: Step = silent,
+    connection: ConnectionConfig = CONNECTION,
 ) -> tuple[Verdict, ...]:
     """Verify every entry behind a public model: that of each engine and fold, and the one that averages folds.
 
@@ -65,6 +74,7 @@ def verify(
             entry, which only a server can run, is left out.
         scans: whether the stored scan is run too.
         step: is told which entry is measured.
+        connection: how to reach the server.
 
     Returns:
         A verdict for each entry. An entry whose files are not the certified ones is not run.
@@ -76,16 +86,15 @@ def verify(
     folder = repository / name
     config = read_config(folder)
     card = get_card(config, folder)
+    also = partial(verify, repository=repository, url=url, scans=scans, step=step, connection=connection)
     if card.parts:
-        found = [
-            one for part in card.parts.models for one in verify(part.model, repository, url, scans=scans, step=step)
-        ]
+        found = [one for part in card.parts.models for one in also(part.model)]
         return (*found, _verify_set(card, card.parts.models, repository))
-    verdicts = list(verify(card.previous_stage, repository, url, scans=scans, step=step)) if card.previous_stage else []
+    verdicts = list(also(card.previous_stage)) if card.previous_stage else []
     folds = fold_names(config)
-    served = None if url is None else Served(url, card.model_copy(update={"name": name}))
+    served = None if url is None else Served(url, card.model_copy(update={"name": name}), connection)
     if served:
-        require_server(served.url)
+        require_server(served.url, served.connection)
     for engine, known in card.certificates.items():
         entries = [repository / entry_name(fold, engine) for fold in folds]
         faults = _digest_faults(entries, known.sha256)
@@ -259,7 +268,7 @@ def most_varied(stored: Stored) -> Tile:
 
 def _answer(served: Served, entry: str, stored: Stored, tile: Tile, tensor_name: Callable[[str], str] = str) -> Array:
     """Scores of the tile by an entry of the server."""
-    with ServedRunner(served.url, served.card, entry, tensor_name) as run:
+    with ServedRunner(served.url, served.card, entry, tensor_name, served.connection) as run:
         return run_tiles([tile], stored.spec, run)
 
 
@@ -269,7 +278,7 @@ def _runner(entry: CertifiedEntry, served: Served | None) -> Iterator[Runner]:
         yield open_entry(entry)
         return
     engine = find_engine(entry.certificate["engine"])
-    with ServedRunner(served.url, served.card, entry.name, engine.tensor_name) as run:
+    with ServedRunner(served.url, served.card, entry.name, engine.tensor_name, served.connection) as run:
         yield run
 
 

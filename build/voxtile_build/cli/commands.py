@@ -36,6 +36,7 @@ from voxtile_build.cli.options import (
     sizes,
     split,
 )
+from voxtile_build.cli.server_options import Measured
 from voxtile_build.cli.slimming_commands import distil
 from voxtile_build.cli.version_commands import promote, remove, rollback
 from voxtile_build.errors import BuildError, ContainerNeeded, RepositoryError, SourceError
@@ -332,41 +333,42 @@ def volume(
     echo(f"serve them with: voxtile-server --repository {repository} --volume-repository {target}")
 
 
-@app.command()
 def verify(
     name: NameOrVersion,
     repository: Repository,
-    url: Annotated[
-        str | None,
-        typer.Option("--url", metavar="HOST:PORT", help="gRPC service of the Triton that serves the repository."),
-    ] = None,
+    servers: Measured,
     tiles_only: Annotated[
         bool, typer.Option("--tiles-only", help="Leave out the stored scan, which takes longer.")
     ] = False,
     quiet: Quiet = False,
 ) -> None:
     """Repeat a model's certificates: hashes of the files, and what its engines give now."""
+    from voxtile_build.certificate.served import CONNECTION
     from voxtile_build.certificate.verified_devices import record_devices
     from voxtile_build.certificate.verify import verify as verify_model
     from voxtile_build.certificate.verify import version_warnings
     from voxtile_build.repository.asked import asked_entry
 
-    name = asked_entry(name, repository)
-    verdicts = verify_model(name, repository, url, scans=not tiles_only, step=Steps(name, quiet=quiet))
-    for verdict in verdicts:
-        echo(verdict.as_line())
+    name, steps, holds = asked_entry(name, repository), Steps(name, quiet=quiet), True
+    connection = servers.connection(shared_memory=CONNECTION.shared_memory, deadline_s=CONNECTION.deadline_s)
+    places: list[str | None] = [*servers.url] or [None]
+    for url in places:
+        verdicts = verify_model(name, repository, url, scans=not tiles_only, step=steps, connection=connection)
+        for verdict in verdicts:
+            echo(f"{url}: {verdict.as_line()}" if len(servers.url) > 1 else verdict.as_line())
+        holds = holds and all(verdict.holds for verdict in verdicts)
+        if url:
+            try:
+                for line in record_devices(name, repository, verdicts):
+                    echo(line)
+            except RepositoryError as error:
+                warn([f"the device that was verified could not be written into the card: {error}"])
     warn(version_warnings(name, repository))
-    if url:
-        try:
-            for line in record_devices(name, repository, verdicts):
-                echo(line)
-        except RepositoryError as error:
-            warn([f"the device that was verified could not be written into the card: {error}"])
-    if not all(verdict.holds for verdict in verdicts):
+    if not holds:
         raise typer.Exit(1)
 
 
-for command in (promote, rollback, remove):
+for command in (verify, promote, rollback, remove):
     app.command()(expand_options(command))
 app.command()(distil)
 
