@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -15,14 +16,18 @@ from tests.support.exporting import share_operators
 from tests.support.versioned import ABOVE, NAME, build_version
 from voxtile.card import Card
 from voxtile_build.build import Published, build, build_models
+from voxtile_build.certificate import verified_devices
+from voxtile_build.certificate.verdict import Verdict
 from voxtile_build.certificate.verify import verify
 from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError, SpecError, VerificationError
 from voxtile_build.promoting import promote, rollback
+from voxtile_build.repository import volume
 from voxtile_build.repository.card import get_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.folds import Fold, Model
 from voxtile_build.repository.past import HISTORY, past_of
+from voxtile_build.repository.publishing import staging
 from voxtile_build.repository.versions import public_version, same_build, versions_of
 
 TWO = ["tiny", "tiny.v1", "tiny.v2", "tiny.v2_onnxruntime", "tiny_onnxruntime"]
@@ -287,6 +292,48 @@ def test_a_move_whose_entries_for_whole_scans_cannot_follow_says_so_and_can_be_r
     note.rmdir()
     assert command("promote", NAME, 2, "--repository", repository) == 0
     assert "volume-other-version" not in findings(repository, repository.with_name("models-volume"))
+
+
+def test_what_was_verified_is_not_written_to_the_version_that_takes_its_place_meanwhile(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Else the public name would have the engines of one version, and the card of another."""
+
+    @contextlib.contextmanager
+    def promoted_first(folder: Path) -> Iterator[Path]:
+        promote(NAME, 2, folder)
+        with staging(folder) as staged:
+            yield staged
+
+    verdict = Verdict("tiny_onnxruntime", (), device_kind="cpu", device="another CPU")
+    monkeypatch.setattr(verified_devices, "staging", promoted_first)
+    with pytest.raises(RepositoryError, match="moved to another version, meanwhile; verify it again"):
+        verified_devices.record_devices(NAME, repository, [verdict])
+    assert card(repository, "tiny").version == card(repository, "tiny.v2").version == 2
+    assert same_build(NAME, repository) == ("tiny", "tiny.v2")
+    monkeypatch.undo()
+    rollback(NAME, repository)
+    assert len(verified_devices.record_devices(NAME, repository, [verdict])) == 1
+    assert same_build(NAME, repository) == ("tiny", "tiny.v1")
+
+
+def test_entries_for_whole_scans_that_are_written_while_the_name_moves_are_of_where_it_stands_then(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    real = volume.write_config
+
+    def promoted_first(config: object, folder: Path) -> None:
+        monkeypatch.undo()
+        promote(NAME, 2, repository)
+        real(config, folder)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(volume, "write_config", promoted_first)
+    assert command("volume", NAME, "--repository", repository) == 0
+    assert public_version(NAME, repository) == 2
+    scans = repository.with_name("models-volume")
+    for entry in volume.volume_names(NAME):
+        (network,) = json.loads(read_config(scans / entry).parameters["networks"].string_value)
+        assert (network["entry"], network["version"]) == ("tiny.v2", "2")
 
 
 # What is refused ------------------------------------------------------------------------------------------------------

@@ -7,6 +7,7 @@ from pathlib import Path
 
 from voxtile.card import Card, Certificate
 from voxtile_build.certificate.verdict import Verdict
+from voxtile_build.errors import RepositoryError
 from voxtile_build.repository.card import get_card, set_card
 from voxtile_build.repository.config import read_config, write_config
 from voxtile_build.repository.entries import entry_name, fold_names
@@ -29,7 +30,7 @@ def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> 
         A line for each device that was added.
 
     Raises:
-        RepositoryError: the repository cannot be read or written.
+        RepositoryError: the repository cannot be read or written, or the name stands for another model since a moment.
     """
     folder = repository / name
     config = read_config(folder)
@@ -42,6 +43,11 @@ def record_devices(name: str, repository: Path, verdicts: Sequence[Verdict]) -> 
     if added:
         certificates = {engine: _with(known, found[engine]) for engine, known in card.certificates.items()}
         with staging(repository):
+            if read_config(folder) != config:
+                raise RepositoryError(
+                    f"{folder}: expected the model that was verified, found that it was built again, or moved to "
+                    "another version, meanwhile; verify it again"
+                )
             for entry in same_build(name, repository):
                 own = read_config(repository / entry)
                 set_card(own, card.model_copy(update={"certificates": certificates}))

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -76,6 +76,15 @@ def write_volume_entries(
     folders = [target / entry for entry in volume_names(name)]
     configs = [_config(name, folder, repository, settings) for folder in folders]
     require_own(folders)
+    _write(configs, folders, target)
+    # A name that moves just now is followed: whoever moves it may have written the entries before these here.
+    while (now := [_config(name, folder, repository, settings) for folder in folders]) != configs:
+        configs = now
+        _write(configs, folders, target)
+    return tuple(folders)
+
+
+def _write(configs: Sequence[pb.ModelConfig], folders: Sequence[Path], target: Path) -> None:
     try:
         for folder, config in zip(folders, configs, strict=True):
             (folder / VERSION).mkdir(parents=True, exist_ok=True)
@@ -83,7 +92,6 @@ def write_volume_entries(
             write_config(config, folder)
     except OSError as error:
         raise cannot_write(target, error) from error
-    return tuple(folders)
 
 
 def cannot_write(target: Path, error: OSError) -> RepositoryError:

@@ -194,7 +194,8 @@ def claim_folder(
             by = found.get("model") if isinstance(found, dict) else found
             raise OutputError(
                 f"{outputs}: holds masks by {by!r} of another build or with other options; "
-                "choose another folder, or empty this one"
+                "choose another folder, or empty this one; an earlier version of the model goes on as --model "
+                "NAME@VERSION, where the server has it still"
             )
         is_mixed = True
     write_text(json.dumps(own | ({MIXED: True} if is_mixed else {}), indent=2) + "\n", claim)
