@@ -11,7 +11,8 @@ from voxtile.triton.connection import ConnectionConfig, connect, control_headers
 from voxtile.triton.endpoint import CONTROL_TIMEOUT_S, Endpoint
 from voxtile.triton.on_demand import ENTRY
 from voxtile_build.errors import RepositoryError
-from voxtile_build.repository.versions import versions_of
+from voxtile_build.repository.entries import version_of
+from voxtile_build.repository.versions import public_version, versions_of
 from voxtile_build.repository.volume import volume_names
 
 LOADING_S = 600.0
@@ -36,10 +37,11 @@ def check_server(url: str, connection: ConnectionConfig) -> None:
 
 
 def load_at(url: str, name: str, repository: Path, connection: ConnectionConfig | None = None) -> tuple[str, ...]:
-    """Let a Triton in the mode explicit load the versions of a model, its public name, and then its scan entries.
+    """Let a Triton in the mode explicit load a model whose name has moved.
 
-    Entries for whole scans are loaded again where the server has them already. One entry that does not load stops no
-    other.
+    First the own entries of the version that the name stands for, of the one that it stood for on the server (scans on
+    their way go on there), and of those that the server has; then the name, and then the entries for whole scans that
+    the server has. One that does not load stops no other.
 
     Args:
         url: HOST:PORT of its gRPC service.
@@ -55,7 +57,7 @@ def load_at(url: str, name: str, repository: Path, connection: ConnectionConfig 
     """
     from tritonclient.utils import InferenceServerException
 
-    kept = [one.entry for one in versions_of(name, repository).values() if one.entry != name]
+    kept = {one.entry: one.number for one in versions_of(name, repository).values() if one.entry != name}
     connection = connection or ConnectionConfig()
     client, headers = connect(url, connection), control_headers(url, connection)
     loaded, refused = list[str](), dict[str, str]()
@@ -64,7 +66,12 @@ def load_at(url: str, name: str, repository: Path, connection: ConnectionConfig 
         ready = {one.name for one in index if one.state == "READY"}
         if ENTRY in ready:
             return ()
-        for entry in (*kept, name, *(one for one in volume_names(name) if one in ready)):
+        wanted = {public_version(name, repository)}
+        if name in ready:
+            before = client.get_model_config(name, headers=headers, client_timeout=CONTROL_TIMEOUT_S).config
+            wanted.add(version_of(before))
+        own = [entry for entry, number in kept.items() if entry in ready or number in wanted]
+        for entry in (*own, name, *(one for one in volume_names(name) if one in ready)):
             try:
                 client.load_model(entry, headers=headers, client_timeout=LOADING_S)
                 loaded.append(entry)

@@ -210,17 +210,20 @@ def test_a_version_that_does_not_load_any_more_keeps_no_other_from_being_loaded(
     build_version(repository, 2)
     options = ServerOptions(model_control_mode="explicit", load_models=(NAME,), threads=1)
     with EmbeddedServer(repository, options) as server:
-        shutil.rmtree(repository / "tiny.v1")
-        shutil.copytree(repository / "tiny.v2", repository / "tiny.v3")
+        config = read_config(repository / "tiny.v1")
+        config.ensemble_scheduling.step[0].model_name = "gone_onnxruntime"
+        write_config(config, repository / "tiny.v1")
+        shutil.copytree(repository / "tiny.v2", repository / "tiny.v3")  # nobody has asked the server for it
         config = read_config(repository / "tiny.v3")
-        config.name, config.ensemble_scheduling.step[0].model_name = "tiny.v3", "gone_onnxruntime"
+        config.name = "tiny.v3"
         config.version_policy.specific.versions[:] = [3]
         (repository / "tiny.v3" / "2").rename(repository / "tiny.v3" / "3")
         write_config(config, repository / "tiny.v3")
         assert main(["promote", NAME, "2", "--repository", str(repository), "--url", server.grpc_url]) == 2
         said = capsys.readouterr().err
-        assert "the repository has changed, but the server does not load tiny.v3: " in said
-        assert "it has loaded tiny.v1, tiny.v2, tiny; " in said
+        assert "the repository has changed, but the server does not load tiny.v1: " in said
+        assert "it has loaded tiny.v2, tiny; " in said
+        assert "tiny.v3" not in said
         with Segmenter(server.grpc_url, NAME) as segmenter:
             check(2, scan(), segmenter.segment(scan()))
         server.kill()
