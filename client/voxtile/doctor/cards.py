@@ -10,7 +10,7 @@ from tritonclient.grpc import model_config_pb2 as pb
 from voxtile.card import Card
 from voxtile.doctor.engines import CERTIFICATE
 from voxtile.doctor.ensemble import REBUILD, dims_fit
-from voxtile.doctor.entry import Entry, version_folder
+from voxtile.doctor.entry import Entry, is_there, version_folder
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.versions import is_version
 
@@ -69,7 +69,7 @@ def check_reached(entries: Mapping[str, Entry]) -> Iterator[Finding]:
     for entry in entries.values():
         engine = engine_of(entry.name)
         model = FOLD.sub("", entry.name.removesuffix(f"_{engine}"))
-        built = any((version_folder(entry, version) / CERTIFICATE).exists() for version in entry.served)
+        built = any(is_there(version_folder(entry, version) / CERTIFICATE) for version in entry.served)
         if engine and built and model not in entries:
             yield Finding(
                 "warning",

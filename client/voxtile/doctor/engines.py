@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.doctor.config import check_types
-from voxtile.doctor.entry import Entry, version_folder
+from voxtile.doctor.entry import Entry, may_read, version_folder
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.graphs.onnx import check_onnx
 from voxtile.doctor.graphs.openvino import check_ir
@@ -35,7 +35,7 @@ def check_engine(entry: Entry, release: Release, machine: Machine | None) -> Ite
         folder = version_folder(entry, version)
         files = [folder / name for name in files_of(entry)]
         if not all(_readable(file) for file in files):
-            continue  # `layout` speaks of files that are missing or empty
+            continue  # `layout` speaks of files that are missing, empty or not for this user
         if entry.backend == "onnxruntime" and files:
             yield from check_onnx(files[0], entry.config, release)
         elif entry.backend == "openvino" and files and files[0].suffix == ".xml" and not list(check_types(entry)):
@@ -58,7 +58,7 @@ def facts_of(folder: Path) -> Mapping[str, Any]:
 
 def _readable(file: Path) -> bool:
     try:
-        return file.is_file() and file.stat().st_size > 0
+        return file.is_file() and file.stat().st_size > 0 and may_read(file)
     except OSError:
         return False
 

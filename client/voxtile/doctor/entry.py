@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 
@@ -59,6 +59,7 @@ class Entry:
         config_file: the file with the configuration, whether it is there or not.
         fault: why it cannot be read; empty where it can, or is not there.
         versions: its version folders, ascending.
+        closed: whether this user may not look into it, so that nothing is known of it.
     """
 
     folder: Path
@@ -66,6 +67,7 @@ class Entry:
     config_file: Path
     fault: str = ""
     versions: tuple[int, ...] = ()
+    closed: bool = False
 
     @property
     def name(self) -> str:
@@ -84,7 +86,7 @@ class Entry:
     def _backend_of_files(self) -> str:
         """What Triton takes an entry for that names no backend."""
         places = [version_folder(self, version) for version in self.served]
-        found = [backend for name, backend in USUAL_FILES.items() if any((place / name).exists() for place in places)]
+        found = [backend for name, backend in USUAL_FILES.items() if any(is_there(place / name) for place in places)]
         return found[0] if found else ""
 
     @property
@@ -132,12 +134,10 @@ class Repository:
     Attributes:
         folder: where it is.
         entries: by name.
-        unreadable: folders that this user cannot look into.
     """
 
     folder: Path
     entries: Mapping[str, Entry]
-    unreadable: tuple[Path, ...] = field(default=())
 
 
 def read_repository(folder: Path, *, embedded: bool) -> Repository:
@@ -152,13 +152,12 @@ def read_repository(folder: Path, *, embedded: bool) -> Repository:
     """
     folders = sorted(path for path in folder.iterdir() if path.is_dir())
     entries: dict[str, Entry] = {}
-    unreadable = []
     for one in folders:
         try:
             entries[one.name] = _entry(one, embedded)
         except PermissionError:
-            unreadable.append(one)
-    return Repository(folder, entries, tuple(unreadable))
+            entries[one.name] = Entry(one, None, one / CONFIG, closed=True)
+    return Repository(folder, entries)
 
 
 def _entry(folder: Path, embedded: bool) -> Entry:
@@ -175,6 +174,20 @@ def _entry(folder: Path, embedded: bool) -> Entry:
     except (OSError, UnicodeDecodeError, text_format.ParseError, RecursionError) as error:
         return Entry(folder, None, file, " ".join(str(error).split())[:MOST_WORDS] or type(error).__name__, versions)
     return Entry(folder, config, file, "", versions)
+
+
+def is_there(path: Path) -> bool:
+    """Whether something is there, or may not be looked at: what this user may not read is a finding of its own."""
+    try:
+        return path.exists()
+    except OSError:
+        return True
+
+
+def may_read(path: Path) -> bool:
+    """Whether this user may read a file, or look into a folder."""
+    needed = os.R_OK | (os.X_OK if os.path.isdir(path) else 0)
+    return os.access(path, needed, effective_ids=os.access in os.supports_effective_ids)
 
 
 def version_folder(entry: Entry, version: int) -> Path:

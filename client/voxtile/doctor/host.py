@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
@@ -168,7 +169,7 @@ def _bytes(entry: Entry) -> int:
     for version in entry.served:
         for name in files_with_weights(entry):
             file = version_folder(entry, version) / name
-            total += file.stat().st_size if file.is_file() else 0
+            total += file.stat().st_size if os.path.isfile(file) else 0
     return total
 
 

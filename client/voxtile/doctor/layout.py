@@ -1,29 +1,24 @@
-"""Faults of a repository's folders and files: what Triton does not start with, or cannot read. Knows no format."""
+"""Faults of a repository's folders and files: what Triton does not start with. Knows no format."""
 
 from __future__ import annotations
 
-import contextlib
 import fcntl
 import os
 import re
-import stat
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_below, version_folder
+from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_below, is_there, may_read, version_folder
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.named_files import check_named_files
 from voxtile.doctor.releases import Release
+from voxtile.doctor.rights import LOCK, check_rights
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+-]+")
 """Names that Triton 24.10 can hand to its stubs: it does so through a shell, without quotes."""
 
-LOCK = ".voxtile-build.lock"
 JOURNAL = ".journal.json"
-CONTAINER_USER = 1000
-"""The user of the derived image and of the Kubernetes files; compose.yaml's root has no right to read others' files."""
-
 MODEL_FILES = {
     "onnxruntime": ("model.onnx",),
     "openvino": ("model.xml", "model.bin"),
@@ -40,9 +35,7 @@ FOLDERS = ("onnxruntime",)
 def check_repository(repository: Repository, release: Release) -> Iterator[Finding]:
     """Faults of a repository and of the folders in it."""
     folder = repository.folder
-    for path in repository.unreadable:
-        yield _unreadable(path, "this user cannot look into it")
-    if not repository.entries and not repository.unreadable:
+    if not repository.entries:
         yield Finding(
             "error",
             "no-model",
@@ -54,8 +47,7 @@ def check_repository(repository: Repository, release: Release) -> Iterator[Findi
     yield from _staging(folder)
     yield from _clashes(repository)
     yield from _links(folder)
-    if not release.embedded:
-        yield from _not_for_containers(folder)
+    yield from check_rights(folder, release)
     for entry in repository.entries.values():
         yield from _entry(entry, release)
 
@@ -101,7 +93,8 @@ def files_with_weights(entry: Entry) -> tuple[str, ...]:
 def _entry(entry: Entry, release: Release) -> Iterator[Finding]:
     where = str(entry.folder)
     if entry.config is None:
-        yield _no_config(entry)
+        if not entry.closed:
+            yield _no_config(entry)
         return
     if entry.config.name and entry.config.name != entry.name:
         yield Finding(
@@ -194,11 +187,9 @@ def _versions(entry: Entry) -> Iterator[Finding]:
 
 def _files(entry: Entry, version: int, release: Release) -> Iterator[Finding]:
     folder = version_folder(entry, version)
-    try:
-        found = {path.name: path for path in folder.iterdir()}
-    except PermissionError:
-        return  # `_not_for_containers` and `Repository.unreadable` speak of rights
-    if not found and not (entry.is_ensemble or entry.backend == "voxtile"):
+    if not may_read(folder):
+        return  # `rights` speaks of it
+    if not any(folder.iterdir()) and not (entry.is_ensemble or entry.backend == "voxtile"):
         yield Finding(
             "error",
             "version-empty",
@@ -283,10 +274,10 @@ def _clashes(repository: Repository) -> Iterator[Finding]:
 def _links(repository: Path) -> Iterator[Finding]:
     real = Path(os.path.realpath(repository))
     for path in files_below(repository):
-        if not path.is_symlink():
+        if not os.path.islink(path):
             continue
         target = Path(os.path.realpath(path))
-        if not target.exists():
+        if not is_there(target):
             yield Finding(
                 "error",
                 "link-broken",
@@ -304,37 +295,6 @@ def _links(repository: Path) -> Iterator[Finding]:
                 "a container, a volume or a copy has the repository alone, and the link leads nowhere there",
                 "put a copy in its place",
             )
-
-
-def _not_for_containers(repository: Path) -> Iterator[Finding]:
-    """What a container's user may not read, the topmost of it alone."""
-    closed: list[Path] = []
-    for path in (repository, *files_below(repository)):
-        if path.is_symlink() or path.name == LOCK or any(path.is_relative_to(one) for one in closed):
-            continue
-        with contextlib.suppress(OSError):
-            if not container_can_read(path.stat()):
-                closed.append(path)
-                yield _unreadable(
-                    path,
-                    f"user {CONTAINER_USER} of the container may not read it (mode {path.stat().st_mode & 0o777:o})",
-                )
-
-
-def container_can_read(status: os.stat_result) -> bool:
-    """Whether user 1000 may read a file, or look into a folder: as its owner, in its group, or as anybody."""
-    needed = stat.S_IROTH | (stat.S_IXOTH if stat.S_ISDIR(status.st_mode) else 0)
-    if status.st_uid == CONTAINER_USER:
-        needed <<= 6
-    elif status.st_gid == CONTAINER_USER:
-        needed <<= 3
-    return status.st_mode & needed == needed
-
-
-def _unreadable(path: Path, what: str) -> Finding:
-    return Finding(
-        "error", "not-readable", str(path), what, "the server could not load what is in it", f"chmod -R a+rX {path}"
-    )
 
 
 def _numbers(versions: Sequence[int]) -> str:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxtile.doctor.entry import Entry
+from voxtile.doctor.entry import Entry, is_there
 from voxtile.doctor.finding import Finding
 
 ENVIRONMENT, HERE = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
@@ -18,7 +18,7 @@ ENVIRONMENT, HERE = "EXECUTION_ENV_PATH", "$$TRITON_MODEL_DIRECTORY"
 def check_named_files(entry: Entry) -> Iterator[Finding]:
     """Files that a configuration names and that are not there."""
     for what, file in _named(entry):
-        if not file.exists() and not file.is_symlink():  # `layout` speaks of a broken link
+        if not is_there(file) and not file.is_symlink():  # `layout` speaks of a broken link
             yield Finding(
                 "error",
                 "file-missing",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.card import Card, parse_card
-from voxtile.doctor.entry import Entry
+from voxtile.doctor.entry import Entry, is_there
 from voxtile.doctor.finding import Finding
 from voxtile.errors import ModelError
 
@@ -42,7 +42,7 @@ def check_volume(entry: Entry, entries: Mapping[str, Entry]) -> Iterator[Finding
     for name, card, version, batch, config in networks:
         behind = entries.get(name)
         if behind is None:
-            if not _beside(entry, config).is_file():
+            if not is_there(_beside(entry, config)):
                 yield Finding(
                     "error",
                     "volume-model-missing",

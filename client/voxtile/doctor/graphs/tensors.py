@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -9,6 +10,7 @@ from pathlib import Path
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile.doctor.ensemble import dims_fit
+from voxtile.doctor.entry import is_there
 from voxtile.doctor.finding import Finding
 
 
@@ -97,10 +99,10 @@ def check_weights(graph: Path, weights: Path, end: int) -> Iterator[Finding]:
         weights: the file beside it.
         end: the byte behind the last weight.
     """
-    if weights.is_file():
+    if os.path.isfile(weights):
         if (size := weights.stat().st_size) < end:
             yield unreadable(weights, f"the weights of {graph.name} end at byte {end}, the file at {size}")
-    elif not weights.is_symlink():  # `layout` speaks of a broken link
+    elif not is_there(weights) and not weights.is_symlink():  # `layout` speaks of a broken link
         yield Finding(
             "error",
             "file-missing",
