@@ -73,6 +73,18 @@ def test_what_nobody_has_asked_the_server_for_is_no_fault(url: str, tmp_path: Pa
     assert (found.exit_code, "FAIL" in found.stdout) == (0, False), found.output
 
 
+def test_a_batch_that_goes_on_with_another_version_names_the_one_that_made_the_masks(
+    url: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    (tmp_path / "scans").mkdir()
+    nib.save(scan(), tmp_path / "scans" / "a.nii.gz")
+    assert run("manifest", tmp_path / "scans", "-o", tmp_path / "cases.csv").exit_code == 0
+    words = ("batch", "--manifest", tmp_path / "cases.csv", "--out", tmp_path / "masks", "--url", url)
+    assert run(*words, "--model", f"{NAME}@1").exit_code == 0
+    assert run(*words, "--model", SECOND).exit_code == 0
+    assert f"a: its mask was made by version 1 of {NAME}, in another build" in caplog.text
+
+
 def test_what_doctor_says_to_measure_can_be_run_as_it_stands(served: Path, url: str) -> None:
     found = json.loads(run("doctor", served, "--for", "26.07", "--elsewhere", "--json").stdout)["findings"]
     (advice,) = [

@@ -83,11 +83,10 @@ def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rule
             )
     if there and record is not None:
         if not claim.made(record, case.options):
-            by = record.made_by.model if record.made_by else "another build"
             _log.warning(
-                "%s: its mask was made by %s, as another build or with other options; it is segmented again",
+                "%s: its mask was made by %s, in another build or with other options; it is segmented again",
                 case.name,
-                by,
+                f"version {made.version} of {made.model}" if (made := record.made_by) else "another model",
             )
         elif _is_of(record, case):
             if all(there.get(suffix) == record.files.get(suffix, "") for suffix in targets):
