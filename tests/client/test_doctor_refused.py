@@ -352,6 +352,22 @@ def test_the_folder_of_one_model_is_no_repository(tmp_path: Path) -> None:
     assert done.exit_code == json.loads(done.stdout)["exit_code"] == 2
 
 
+def test_a_wrong_folder_is_not_searched_to_its_end(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Such as a home folder, with millions of files below it; what is in a model is looked at."""
+    (tmp_path / "documents" / "old" / "older").mkdir(parents=True)
+    (tmp_path / "documents" / "link").symlink_to("gone")
+    (tmp_path / "documents" / "old" / "link").symlink_to("gone")
+    (plain(tmp_path, "tiny") / "1" / "link").symlink_to("gone")
+    looked: list[str] = []
+    real = os.walk
+    monkeypatch.setattr(os, "walk", lambda top: looked.append(Path(top).name) or real(top))
+    found = faults_in(tmp_path)
+    assert set(looked) == {"tiny"}
+    links = [str(Path(one.where).relative_to(tmp_path)) for one in found if one.code == "link-broken"]
+    assert links == ["documents/link", "tiny/1/link"]
+    assert {one.code for one in found} == {"link-broken", "no-config"}
+
+
 @pytest.mark.parametrize(("off", "on"), [("false", "true"), ("0", "1"), ("False", "TRUE")])
 def test_options_are_off_in_every_way_that_triton_writes_it(off: str, on: str, models: Path) -> None:
     plain(models, "tiny")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -201,3 +201,18 @@ def files_below(folder: Path) -> list[Path]:
     for place, folders, files in os.walk(folder):
         found += [Path(place, name) for name in (*folders, *files)]
     return sorted(found)
+
+
+def files_in(repository: Repository) -> Iterator[Path]:
+    """Every file, folder and link of a repository's models, each after the folder that it lies in.
+
+    Of a folder without a configuration, only what lies directly in it: whoever gives a wrong folder, such as a home
+    folder, would wait for hours.
+    """
+    for path in sorted(repository.folder.iterdir()):
+        yield path
+        entry = repository.entries.get(path.name)
+        if entry is None or path.is_symlink():
+            continue
+        is_model = entry.config is not None or entry.fault or entry.closed
+        yield from files_below(path) if is_model else sorted(path.iterdir())

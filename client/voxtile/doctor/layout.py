@@ -9,7 +9,7 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
-from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_below, is_there, may_read, version_folder
+from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_in, is_there, may_read, version_folder
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.named_files import check_named_files
 from voxtile.doctor.releases import Release
@@ -46,8 +46,8 @@ def check_repository(repository: Repository, release: Release) -> Iterator[Findi
         )
     yield from _staging(folder)
     yield from _clashes(repository)
-    yield from _links(folder)
-    yield from check_rights(folder, release)
+    yield from _links(repository)
+    yield from check_rights(repository, release)
     for entry in repository.entries.values():
         yield from _entry(entry, release)
 
@@ -271,9 +271,9 @@ def _clashes(repository: Repository) -> Iterator[Finding]:
             )
 
 
-def _links(repository: Path) -> Iterator[Finding]:
-    real = Path(os.path.realpath(repository))
-    for path in files_below(repository):
+def _links(repository: Repository) -> Iterator[Finding]:
+    real = Path(os.path.realpath(repository.folder))
+    for path in files_in(repository):
         if not os.path.islink(path):
             continue
         target = Path(os.path.realpath(path))

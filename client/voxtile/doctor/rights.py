@@ -8,7 +8,7 @@ import stat
 from collections.abc import Iterator
 from pathlib import Path
 
-from voxtile.doctor.entry import files_below, may_read
+from voxtile.doctor.entry import Repository, files_in, may_read
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.releases import Release
 
@@ -19,20 +19,20 @@ CONTAINER_USER = 1000
 """The user of the derived image and of the Kubernetes files; compose.yaml's root has no right to read others' files."""
 
 
-def check_rights(repository: Path, release: Release) -> Iterator[Finding]:
+def check_rights(repository: Repository, release: Release) -> Iterator[Finding]:
     """What may not be read, the topmost of it alone.
 
     Args:
-        repository: its folder.
+        repository: the repository.
         release: that is to serve it: the embedded server runs as this user, a container as another.
     """
-    closed: list[Path] = []
-    for path in (repository, *files_below(repository)):
-        if path.name == LOCK or any(path.is_relative_to(one) for one in closed) or path.is_symlink():
+    closed: set[Path] = set()
+    for path in (repository.folder, *files_in(repository)):
+        if path.name == LOCK or not closed.isdisjoint(path.parents) or path.is_symlink():
             continue
         with contextlib.suppress(OSError):
             if found := _fault(path, release):
-                closed.append(path)
+                closed.add(path)
                 yield found
 
 
