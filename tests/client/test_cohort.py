@@ -275,6 +275,20 @@ def test_a_mask_that_somebody_changed_is_kept_unless_overwritten(cases: Path, pl
     assert set(run(cases, place)[0].values()) == {"found"}
 
 
+@pytest.mark.parametrize("everything", [False, True])
+def test_a_mask_that_somebody_puts_there_during_the_run_is_kept_unless_overwritten(
+    cases: Path, place: Path, everything: bool
+) -> None:
+    def network(tiles: NDArray[Any]) -> NDArray[Any]:
+        (place / "d.nii.gz").write_bytes(b"somebody's")
+        return doubled(tiles)
+
+    statuses, code = run(cases, place, Shard(3, 5), Redo(everything=everything), network)
+    kept = (place / "d.nii.gz").read_bytes() == b"somebody's"
+    assert (code, kept) == ((0, False) if everything else (1, True))
+    assert everything or statuses["d"].startswith(f"{place / 'd.nii.gz'}: expected no file")
+
+
 def test_servers_that_go_away_fail_no_case(cases: Path, place: Path) -> None:
     def network(_: NDArray[Any]) -> NDArray[Any]:
         raise NoResponseError("no server answers")

@@ -77,10 +77,7 @@ def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rule
     there = {suffix: found for suffix, found in sums.items() if found is not None}
     for suffix, found in there.items():
         if record is None or not record.wrote(suffix, found):
-            raise OutputError(
-                f"{targets[suffix]}: expected no file, or what an earlier run has written, found another file: changed "
-                "since, copied in part, or made by something else; it is kept; move it away to have it made again"
-            )
+            raise _foreign(targets[suffix])
     if there and record is not None:
         if not claim.made(record, case.options):
             _log.warning(
@@ -98,6 +95,13 @@ def _judged(case: CaseFiles, targets: dict[str, Path], claim: Claim, rules: Rule
                 f"{case.mask}: is the mask of another scan ({record.scans[0].uri}); choose another folder"
             )
     return None
+
+
+def _foreign(path: Path) -> OutputError:
+    return OutputError(
+        f"{path}: expected no file, or what an earlier run has written, found another file: changed since, copied in "
+        "part, or made by something else; it is kept; move it away to have it made again"
+    )
 
 
 def _is_of(record: CaseRecord, case: CaseFiles) -> bool:
@@ -134,8 +138,11 @@ def write_case(
     beside: Sequence[Output],
     claim: Claim,
     rows: Rows | None = None,
+    rules: Rules = KEEP,
 ) -> Outcome:
     """Writes a case's mask, then what comes beside it; each file is recorded before it gets its name.
+
+    What has come there since the case was judged, and no run has recorded, is kept, unless `rules` say otherwise.
 
     A row for the page about the batch is kept in `rows`; where it cannot be made, the page has none.
 
@@ -149,6 +156,10 @@ def write_case(
     records = claim.records
     targets = case.targets(beside)
     record = _new_record(case, targets, outcome, scans, segmentation, claim)
+    before = records.read(case.name)
+    for suffix, path in () if rules.overwrite else targets.items():
+        if (found := record.replaced.get(suffix)) and (before is None or not before.wrote(suffix, found)):
+            raise _foreign(path)
     suffixes = {path: suffix for suffix, path in targets.items()}
     noted: set[Path] = set()
 

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.batch.cases import CaseFiles, check_channel_numbers, find_cases
-from voxtile.batch.finishing import finished_before, judge, write_case
+from voxtile.batch.finishing import KEEP, Rules, finished_before, judge, write_case
 from voxtile.batch.index.page import check_index, write_index
 from voxtile.batch.index.row import Rows, check_row_installed
 from voxtile.batch.record import Claim, ScanFile, claim_folder
@@ -116,6 +116,7 @@ class Making:
         show_patient: whether outputs may name the patient.
         rows: where rows for the page about the batch are kept; None without it.
         in_words: puts the names that the user knows into what is said of a case.
+        rules: what of earlier work gives way.
     """
 
     beside: Sequence[Output]
@@ -123,6 +124,7 @@ class Making:
     show_patient: bool = False
     rows: Rows | None = None
     in_words: Callable[[str], str] = str
+    rules: Rules = KEEP
 
 
 def segment_cases(
@@ -242,7 +244,7 @@ class _Work:
         making = self._making
         wanted = bool(making.beside) or making.rows is not None
         result = self._segmenter.result(loaded, segmented, making.show_patient) if wanted else None
-        files = (making.beside, making.claim, making.rows)
+        files = (making.beside, making.claim, making.rows, making.rules)
         return outcome, partial(write_case, case, outcome, scans, segmented, result, *files)
 
     def _take(self) -> Future[_Loaded]:

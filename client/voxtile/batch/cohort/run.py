@@ -103,7 +103,7 @@ def segment_manifest(
                 judged.append((case, known))
             journal.settle({case.name: known for case, known in judged if known is not None})
             elsewhere.store.lost = NoResponseError  # from now on it ends a run that can go on later
-            making = Making(beside, claim, show_patient, in_words=elsewhere.in_words)
+            making = Making(beside, claim, show_patient, in_words=elsewhere.in_words, rules=rules)
             outcomes = segment_cases(segmenter, judged, making, journal, ahead, on_result)
     lost = any(outcome.error_kind in LOST_SERVERS for outcome in outcomes)  # perhaps in the last case
     return BatchResult(tuple(outcomes), EXIT_SERVERS_FAILED if lost else exit_code(outcomes, scans_left_out=False))
