@@ -114,6 +114,21 @@ def unused(config: pb.ModelConfig) -> None:
     config.input.add(name="more", data_type=pb.TYPE_FP32, dims=[1])
 
 
+def circle_aside(config: pb.ModelConfig) -> None:
+    """Two further steps, each of which waits for the other's tensor."""
+    steps = config.ensemble_scheduling.step
+    config.input[0].data_type = pb.TYPE_FP32
+    for taken, given in (("one", "other"), ("other", "one")):
+        step = steps.add()
+        step.CopyFrom(steps[0])
+        step.input_map["roi"], step.output_map["scores"] = taken, given
+
+
+def circle(root: Path, name: str) -> None:
+    plain(root, f"{name}_behind", taken="TYPE_FP32")
+    change_config(tiny.write_ensemble(root, name, f"{name}_behind"), circle_aside)
+
+
 def foreign_operator(graph: onnx.ModelProto) -> None:
     graph.opset_import.add(domain="my.ops", version=1)
     graph.graph.node[1].domain = "my.ops"
@@ -169,6 +184,7 @@ REFUSED: dict[str, tuple[str, Make]] = {
     "version 0 of a step": (
         "step-version", ensemble(lambda c: setattr(c.ensemble_scheduling.step[0], "model_version", 0)),
     ),
+    "steps that wait for each other": ("ensemble-circle", circle),
     "operators of nobody": ("operator-unknown", graphed(foreign_operator)),
     "a graph without an opset": ("engine-unreadable", graphed(lambda graph: graph.ClearField("opset_import"))),
     "a graph of opset 0": ("engine-unreadable", graphed(lambda graph: setattr(graph.opset_import[0], "version", 0))),

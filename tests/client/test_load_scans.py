@@ -16,8 +16,12 @@ from tests.support.commands import refused, run
 from tests.support.fake_triton import FakeTriton
 from tests.support.heads import head, image
 from voxtile import InputError, Options, Segmenter
+from voxtile.load.loop import Sample
 from voxtile.load.measure import LoadTest
 from voxtile.load.plan import Load
+from voxtile.load.plot import draw_loads
+from voxtile.load.result import result_of
+from voxtile.load.server import ServerWork
 from voxtile.load.table import load_lines
 from voxtile.triton.retry import RetryPolicy
 from voxtile_server.embedded import EmbeddedServer
@@ -138,6 +142,14 @@ def test_an_interruption_counts_the_time_until_then_and_the_scans_that_were_not_
     assert result.scans_per_hour == pytest.approx(3 * 3600 / result.wall_seconds, rel=1e-2)
     assert 1 <= result.unfinished <= 47
     assert f"unfinished       {result.unfinished}" in list(load_lines(result))
+
+
+@pytest.mark.parametrize("name", ["a$b$c_{", "b$^$", "_hidden", "$"])
+def test_a_plot_shows_a_models_name_as_it_is(name: str, tmp_path: Path) -> None:
+    """Not as a formula, and in the legend; warnings are errors here."""
+    samples = [Sample(name, number, number + 0.1, number + 0.5) for number in (0.0, 1.0)]
+    draw_loads([result_of(samples, {name: 1.0}, "closed", None, 1, ServerWork())], None, tmp_path / "load.png")
+    assert (tmp_path / "load.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_a_load_that_is_done_has_nothing_unfinished(scan: Path) -> None:

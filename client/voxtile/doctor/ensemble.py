@@ -156,12 +156,30 @@ def _sources(
     for step in steps:
         for source in sorted(set(step.input_map.values()) - given):
             yield _tensor(where, f"tensor {source!r} of step {step.model_name!r} comes from no input and no step")
+    if taken <= given and (waiting := _waiting(config)):
+        yield Finding(
+            "error",
+            "ensemble-circle",
+            where,
+            f"the steps {', '.join(map(repr, waiting))} wait for each other's tensors",
+            "Triton does not load it",
+            REBUILD,
+        )
     for name, wanted in _tensors(config.output, config).items():
         found = known.get(name)
         if name not in given:
             yield _tensor(where, f"output {name!r} comes from no step")
         elif found is not None and not found.fits(wanted):
             yield _tensor(where, f"output {name!r} is {wanted.text}, but its step gives {found.text}")
+
+
+def _waiting(config: pb.ModelConfig) -> list[str]:
+    """The models of steps that never get all their tensors, if each gets those of inputs and of steps before it."""
+    there, waiting = {tensor.name for tensor in config.input}, list(config.ensemble_scheduling.step)
+    while ready := [step for step in waiting if there.issuperset(step.input_map.values())]:
+        there.update(target for step in ready for target in step.output_map.values())
+        waiting = [step for step in waiting if step not in ready]
+    return [step.model_name for step in waiting]
 
 
 def _tensor(where: str, what: str) -> Finding:

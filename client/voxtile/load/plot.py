@@ -41,7 +41,7 @@ def draw_loads(results: Sequence[LoadResult], target: Target | None, path: Path)
     from matplotlib.figure import Figure
 
     figure = Figure(SIZE, dpi=DPI, layout="constrained")
-    figure.suptitle(_title(results))
+    figure.suptitle(_plain(_title(results)))
     left, right = figure.subplots(1, 2)
     if len(results) > 1:
         _rising(left, results, target)
@@ -53,6 +53,11 @@ def draw_loads(results: Sequence[LoadResult], target: Target | None, path: Path)
     FigureCanvasAgg(figure).print_png(buffer, metadata={"Software": None})
     with atomic_file(path) as file:
         file.write(buffer.getvalue())
+
+
+def _plain(text: str) -> str:
+    """Text that matplotlib shows as it is: it takes what stands between dollars for a formula, and hides `_labels`."""
+    return f" {text}".replace("$", r"\$") if text.startswith("_") else text.replace("$", r"\$")
 
 
 def _title(results: Sequence[LoadResult]) -> str:
@@ -67,7 +72,7 @@ def _by_arrival(axes: Any, result: LoadResult, target: Target | None) -> None:
     """Each scan by its arrival: a queue that grows is a line that rises."""
     for model in result.shares:
         done = [one for one in result.samples if one.model == model and not one.failure]
-        axes.plot([one.arrived for one in done], [one.seconds for one in done], "o", markersize=4, label=model)
+        axes.plot([one.arrived for one in done], [one.seconds for one in done], "o", markersize=4, label=_plain(model))
     failed = [one for one in result.samples if one.failure]
     if failed:
         axes.plot([one.arrived for one in failed], [one.seconds for one in failed], "rx", label="failed")
