@@ -374,3 +374,29 @@ def test_a_server_that_loads_on_demand_takes_a_moved_name_by_itself(repository: 
             before = number
         assert load_at(url, NAME, repository) == ()  # it would not know of what others load
         server.kill()
+
+
+def test_an_entry_that_is_swapped_while_it_is_loaded_on_demand_is_loaded_again(
+    repository: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Triton then has the config of one version and the files of another, and refuses them."""
+    build_version(repository, 2)
+    real, halves = InferenceServerClient.load_model, list[str]()
+
+    def swapped_meanwhile(self: InferenceServerClient, name: str, **how: Any) -> None:
+        if name != NAME or halves:
+            return real(self, name, **how)
+        halves.append(name)
+        (repository / NAME / "1").rename(repository / NAME / "2")
+        try:
+            return real(self, name, **how)
+        finally:
+            (repository / NAME / "2").rename(repository / NAME / "1")
+            promote(NAME, 2, repository)
+
+    monkeypatch.setattr(InferenceServerClient, "load_model", swapped_meanwhile)
+    with EmbeddedServer(repository, ServerOptions(max_models=1, threads=1)) as server:
+        with Segmenter(server.grpc_url, NAME) as segmenter:
+            check(2, scan(), segmenter.segment(scan()))
+        server.kill()
+    assert halves == [NAME]

@@ -45,17 +45,29 @@ class Triton:
 
         It takes as long as it takes: Triton would go on loading what is no longer waited for.
         """
+        while (failure := self._tried(name, stopping)) is not None:
+            reason, entry_has_changed = failure
+            if not entry_has_changed or stopping.is_set():
+                raise LoadError(reason)
+
+    def _tried(self, name: str, stopping: threading.Event) -> tuple[str, bool] | None:
+        """Why a model was not loaded, and whether its entry has changed meanwhile: then one half of it was another."""
         from tritonclient.utils import InferenceServerException
 
         stamp, engines, offer = self._catalogue.stamp(name), self._catalogue.engines(name), self._catalogue.offer(name)
+        reason = None
         try:
             self._client.load_model(name, headers=self._headers)
         except InferenceServerException as error:
-            reason = self._reason({name, *engines}) or error.message() or "Triton gives no reason"
-            self._wait_until_gone(self._let_go(engines), stopping)
-            raise LoadError(reason) from None
-        self._engines[name] = engines
-        self._seen[name] = (stamp, "" if offer is None else offer.card)
+            reason = error.message() or "Triton gives no reason"
+        engines |= self._catalogue.engines(name)
+        if reason is None:
+            self._engines[name] = engines
+            self._seen[name] = (stamp, "" if offer is None else offer.card)
+            return None
+        reason = self._reason({name, *engines}) or reason
+        self._wait_until_gone(self._let_go(engines), stopping)
+        return reason, stamp != self._catalogue.stamp(name)
 
     def unload(self, name: str, stopping: threading.Event) -> None:
         """Unloads a model: returns when its last request is answered and its engines are gone, or on `stopping`."""
