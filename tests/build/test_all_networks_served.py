@@ -115,23 +115,35 @@ def spec_of(case: Case, folder: Path) -> Spec:
     return parse_spec(fields, f"{case.name}.toml", folder)
 
 
-@dataclass(frozen=True)
-class Served:
-    """The specs by name, the repository, and a client of the server on it."""
+class Repository:
+    """A model repository in which each network is built when it is first asked for: all at once would take minutes."""
 
-    specs: dict[str, Spec]
-    repository: Path
-    client: InferenceServerClient
+    def __init__(self, root: Path) -> None:
+        self._root = root
+        self.models = root / "models"
+        self.specs: dict[str, Spec] = {}
+
+    def spec(self, case: Case) -> Spec:
+        """The spec of a case, whose entries are in the repository."""
+        if case.name not in self.specs:
+            spec = spec_of(case, self._root)
+            build(spec, self.models)
+            self.specs[case.name] = spec
+        return self.specs[case.name]
 
 
 @pytest.fixture(scope="module")
-def served(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Served]:
-    root = tmp_path_factory.mktemp("networks")
-    specs = {case.name: spec_of(case, root) for case in CASES}
-    for spec in specs.values():
-        build(spec, root / "models")
-    with EmbeddedServer(root / "models") as server, InferenceServerClient(server.grpc_url) as client:
-        yield Served(specs, root / "models", client)
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Repository:
+    return Repository(tmp_path_factory.mktemp("networks"))
+
+
+@pytest.fixture(scope="module")
+def client(repository: Repository) -> Iterator[InferenceServerClient]:
+    """Of a server with all networks."""
+    for case in CASES:
+        repository.spec(case)
+    with EmbeddedServer(repository.models) as server, InferenceServerClient(server.grpc_url) as client:
+        yield client
         server.kill()
 
 
@@ -154,8 +166,9 @@ def expected_scores(network: nn.Module, spec: Spec, roi: np.ndarray[Any, Any]) -
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("engine", ["onnxruntime", "openvino"])
-def test_a_network_has_an_accepted_fp32_certificate(served: Served, case: Case, engine: str) -> None:
-    certificate = json.loads((served.repository / f"{case.name}_{engine}/1/certificate.json").read_text())
+def test_a_network_has_an_accepted_fp32_certificate(repository: Repository, case: Case, engine: str) -> None:
+    repository.spec(case)
+    certificate = json.loads((repository.models / f"{case.name}_{engine}/1/certificate.json").read_text())
     assert certificate["accepted"]
     assert certificate["precision"] == "fp32"
     assert math.prod(certificate["scans"][0]["shape"]) > 0
@@ -163,14 +176,16 @@ def test_a_network_has_an_accepted_fp32_certificate(served: Served, case: Case, 
 
 @pytest.mark.parametrize("case", CASES, ids=lambda case: case.name)
 @pytest.mark.parametrize("suffix", ["", "_openvino"])
-def test_the_wire_gives_pytorchs_scores(served: Served, case: Case, suffix: str) -> None:
-    spec = served.specs[case.name]
+def test_the_wire_gives_pytorchs_scores(
+    repository: Repository, client: InferenceServerClient, case: Case, suffix: str
+) -> None:
+    spec = repository.spec(case)
     network = load_network(spec)
     for batch in (1, 2):
         roi = image(spec, batch)
         given = InferInput("roi", list(roi.shape), "FP32")
         given.set_data_from_numpy(roi)
-        found = served.client.infer(case.name + suffix, [given]).as_numpy("scores")
+        found = client.infer(case.name + suffix, [given]).as_numpy("scores")
         expected = expected_scores(network, spec, roi)
         assert found is not None
         np.testing.assert_allclose(found, expected, rtol=0, atol=SUM_ORDER * np.abs(expected).max())
