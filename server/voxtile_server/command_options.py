@@ -9,12 +9,14 @@ from dataclasses import fields
 from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
+from voxtile.errors import InputError
+from voxtile.places.address import check_is_path
 from voxtile_server import __version__
 from voxtile_server.options import ServerOptions
 
 
 class OneLineParser(argparse.ArgumentParser):
-    """A parser that tells a wrong command line in one line."""
+    """A parser that tells a wrong command line in one line, such as an address where it expects a path."""
 
     def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
         """As argparse's; an unknown option comes before others that are missing, and is told with the nearest one."""
@@ -24,7 +26,14 @@ class OneLineParser(argparse.ArgumentParser):
             if not any(flag.startswith(word) for flag in self._option_string_actions):  # argparse takes abbreviations
                 near = difflib.get_close_matches(word, self._option_string_actions, 1)
                 self.error(f"no such option: {word}{f' (did you mean {near[0]}?)' if near else ''}")
-        return super().parse_known_args(args, namespace)
+        found, rest = super().parse_known_args(args, namespace)
+        try:
+            for value in vars(found).values():
+                if isinstance(value, Path):
+                    check_is_path(value)
+        except InputError as error:
+            self.error(str(error))
+        return found, rest
 
     def error(self, message: str) -> NoReturn:
         """Ends the process with exit code 2."""

@@ -18,6 +18,7 @@ from voxtile.cli.usage import is_usage_error, tell_usage
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, echo, exit_code, warn
 from voxtile_build.cli.container import container_command
+from voxtile_build.cli.local_paths import paths_only
 from voxtile_build.cli.options import (
     CHECKPOINT,
     Checkpoint,
@@ -380,6 +381,10 @@ def networks() -> None:
 
     for network in NETWORKS:
         echo(f"{network.name:20} {network.module}.{network.attribute}")
+
+
+for registered in app.registered_commands:
+    registered.callback = paths_only(registered.callback)
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

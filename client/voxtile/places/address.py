@@ -33,7 +33,7 @@ def check_is_path(path: str | os.PathLike[str]) -> None:
     text = WITH_ONE_SLASH.sub(rf"\1{MARK}", os.fspath(path))
     if is_address(text):
         raise InputError(
-            f"{text.partition('?')[0]}: expected a path of this machine, found an address; copy the file here, or name "
+            f"{text.partition('?')[0]}: expected a path of this machine, found an address; copy what is there, or name "
             "addresses to voxtile manifest, voxtile batch --manifest and voxtile collect"
         )
 
