@@ -26,12 +26,12 @@ from tests.support.commands import run
 from tests.support.doctored import H200, TENSORRT, change_card, change_config, model, model_set, network, plain
 from tests.support.specs import spec
 from tests.support.umask import usual_umask
+from voxtile.doctor.checks.graphs.onnx_header import read_header
+from voxtile.doctor.checks.rights import container_can_read
 from voxtile.doctor.finding import Finding, exit_code
-from voxtile.doctor.graphs.onnx_header import read_header
 from voxtile.doctor.lint import Server, lint
 from voxtile.doctor.machine import Gpu, Machine
 from voxtile.doctor.releases import release_named, release_of_server, security_floor
-from voxtile.doctor.rights import container_can_read
 from voxtile.errors import InputError
 from voxtile_build.certificate.device import device_name
 from voxtile_build.engines.release import RELEASE

@@ -22,10 +22,10 @@ from tests.support import tiny_entries as tiny
 from tests.support.commands import run
 from tests.support.doctored import change_config, model, plain
 from tests.support.umask import usual_umask
+from voxtile.doctor.checks.named_files import HERE
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.lint import Server, lint
 from voxtile.doctor.machine import Machine
-from voxtile.doctor.named_files import HERE
 from voxtile.doctor.releases import EMBEDDED, release_named
 from voxtile_build.certificate.device import device_name
 from voxtile_build.engines.release import RELEASE

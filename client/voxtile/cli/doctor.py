@@ -68,7 +68,7 @@ def examine(
 
 
 def _server(endpoint: Endpoint, connection: ConnectionConfig) -> Iterator[Finding]:
-    from voxtile.doctor.exposure import check_served
+    from voxtile.doctor.checks.exposure import check_served
 
     listings = list_models(endpoint)
     broken = [f"{listing.name} ({listing.problem})" for listing in listings if listing.at_fault]

@@ -7,21 +7,21 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from voxtile.doctor.cards import check_card, check_reached
-from voxtile.doctor.certificates import check_certificates
-from voxtile.doctor.config import check_config
-from voxtile.doctor.engines import check_engine, check_plans_together
-from voxtile.doctor.ensemble import check_ensemble
+from voxtile.doctor.checks.cards import check_card, check_reached
+from voxtile.doctor.checks.certificates import check_certificates
+from voxtile.doctor.checks.config import check_config
+from voxtile.doctor.checks.engines import check_engine, check_plans_together
+from voxtile.doctor.checks.ensemble import check_ensemble
+from voxtile.doctor.checks.exposure import check_options, check_release
+from voxtile.doctor.checks.host import check_host, check_numpy
+from voxtile.doctor.checks.layout import check_repository, check_twice
+from voxtile.doctor.checks.values import check_values
+from voxtile.doctor.checks.versions import check_versions, is_copy
+from voxtile.doctor.checks.volumes import BACKEND, check_volume
 from voxtile.doctor.entry import CONFIG, Entry, Repository, read_repository
-from voxtile.doctor.exposure import check_options, check_release
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.host import check_host, check_numpy
-from voxtile.doctor.layout import check_repository, check_twice
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
-from voxtile.doctor.values import check_values
-from voxtile.doctor.versions import check_versions, is_copy
-from voxtile.doctor.volumes import BACKEND, check_volume
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from xml.etree.ElementTree import Element
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from voxtile.doctor.checks.graphs.tensors import GraphTensor, check_tensors, check_weights, unreadable
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.graphs.tensors import GraphTensor, check_tensors, check_weights, unreadable
 
 TYPES = {
     "FP32": pb.TYPE_FP32, "FP16": pb.TYPE_FP16, "BF16": pb.TYPE_BF16, "FP64": pb.TYPE_FP64, "BOOL": pb.TYPE_BOOL,

@@ -7,9 +7,9 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
+from voxtile.doctor.checks.graphs.onnx_header import OnnxTensor, read_header
+from voxtile.doctor.checks.graphs.tensors import GraphTensor, check_tensors, check_weights, unreadable
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.graphs.onnx_header import OnnxTensor, read_header
-from voxtile.doctor.graphs.tensors import GraphTensor, check_tensors, check_weights, unreadable
 from voxtile.doctor.releases import Release
 
 TYPES = {

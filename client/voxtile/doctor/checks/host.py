@@ -7,12 +7,12 @@ import re
 from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
-from voxtile.doctor.config import GROUP, on_gpu
+from voxtile.doctor.checks.config import GROUP, on_gpu
+from voxtile.doctor.checks.layout import files_of, files_with_weights
+from voxtile.doctor.checks.named_files import ENVIRONMENT, HERE
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.layout import files_of, files_with_weights
 from voxtile.doctor.machine import Machine
-from voxtile.doctor.named_files import ENVIRONMENT, HERE
 from voxtile.doctor.releases import Release
 from voxtile.machine.memory import MIB
 

@@ -11,13 +11,13 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-from voxtile.doctor.config import check_types
+from voxtile.doctor.checks.config import check_types
+from voxtile.doctor.checks.graphs.onnx import check_onnx
+from voxtile.doctor.checks.graphs.openvino import check_ir
+from voxtile.doctor.checks.graphs.tensors import unreadable
+from voxtile.doctor.checks.layout import files_of
 from voxtile.doctor.entry import Entry, may_read, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.graphs.onnx import check_onnx
-from voxtile.doctor.graphs.openvino import check_ir
-from voxtile.doctor.graphs.tensors import unreadable
-from voxtile.doctor.layout import files_of
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
 

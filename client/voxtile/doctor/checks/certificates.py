@@ -11,11 +11,11 @@ from pathlib import Path
 from typing import Any
 
 from voxtile.card import Card, Certificate
-from voxtile.doctor.cards import folds_of, mean_of
-from voxtile.doctor.engines import CERTIFICATE
+from voxtile.doctor.checks.cards import folds_of, mean_of
+from voxtile.doctor.checks.engines import CERTIFICATE
+from voxtile.doctor.checks.layout import files_of, files_with_weights
 from voxtile.doctor.entry import Entry, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.layout import files_of, files_with_weights
 from voxtile.doctor.machine import Machine
 from voxtile.doctor.releases import Release
 

@@ -8,11 +8,11 @@ from collections.abc import Iterator, Mapping, Sequence
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile.card import Card
-from voxtile.doctor.engines import CERTIFICATE
-from voxtile.doctor.ensemble import REBUILD, dims_fit
+from voxtile.doctor.checks.engines import CERTIFICATE
+from voxtile.doctor.checks.ensemble import REBUILD, dims_fit
+from voxtile.doctor.checks.versions import is_version
 from voxtile.doctor.entry import Entry, is_there, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.versions import is_version
 
 TYPES = {"fp32": pb.TYPE_FP32, "fp16": pb.TYPE_FP16, "int16": pb.TYPE_INT16, "uint8": pb.TYPE_UINT8}
 ENGINES = ("onnxruntime", "openvino", "aotinductor", "tensorrt")

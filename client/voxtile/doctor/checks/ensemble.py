@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile.doctor.config import check_queue_of_step
+from voxtile.doctor.checks.config import check_queue_of_step
 from voxtile.doctor.entry import Entry
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.releases import Release

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from tritonclient.grpc import model_config_pb2 as pb
 
-from voxtile.doctor.ensemble import dims_fit
+from voxtile.doctor.checks.ensemble import dims_fit
 from voxtile.doctor.entry import is_there
 from voxtile.doctor.finding import Finding
 

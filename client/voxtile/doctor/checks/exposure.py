@@ -6,7 +6,7 @@ import re
 import shlex
 from collections.abc import Iterator, Sequence
 
-from voxtile.doctor.config import check_batching
+from voxtile.doctor.checks.config import check_batching
 from voxtile.doctor.finding import Finding
 from voxtile.doctor.releases import Release, release_of_server, security_floor
 from voxtile.errors import InputError, VoxtileError

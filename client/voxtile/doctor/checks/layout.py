@@ -9,11 +9,11 @@ from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 
+from voxtile.doctor.checks.named_files import check_named_files
+from voxtile.doctor.checks.rights import LOCK, check_rights
 from voxtile.doctor.entry import LAST_VERSION, Entry, Repository, files_in, is_there, may_read, version_folder
 from voxtile.doctor.finding import Finding
-from voxtile.doctor.named_files import check_named_files
 from voxtile.doctor.releases import Release
-from voxtile.doctor.rights import LOCK, check_rights
 
 PLAIN = re.compile(r"[A-Za-z0-9_.+-]+")
 """Names that Triton 24.10 can hand to its stubs: it does so through a shell, without quotes."""
