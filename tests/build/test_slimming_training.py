@@ -5,6 +5,8 @@ from __future__ import annotations
 import math
 import os
 import signal
+import subprocess
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -28,6 +30,7 @@ from voxtile_build.slimming.training.schedule import RATE, RATE_OF_ATTENTION, WA
 
 CPU = Device("cpu", bf16=False)
 STEPS = 8
+ROOT = Path(__file__).parents[2]
 
 
 class Killed(BaseException):
@@ -42,11 +45,15 @@ def one_thread() -> Any:
     torch.set_num_threads(before)
 
 
-@pytest.fixture(scope="module")
-def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
-    made = Pool(tmp_path_factory.mktemp("pool"), model(), 12, 0)
+def new_pool(folder: Path) -> Pool:
+    made = Pool(folder, model(), 12, 0)
     made.label([lambda: head(model())], FunctionTeacher(model(), by_brightness))
     return made
+
+
+@pytest.fixture(scope="module")
+def pool(tmp_path_factory: pytest.TempPathFactory) -> Pool:
+    return new_pool(tmp_path_factory.mktemp("pool"))
 
 
 def student(dropout: float = 0.0, norm: str = "batch") -> UNet:
@@ -245,29 +252,42 @@ def test_a_damaged_checkpoint_costs_what_came_after_the_one_before(
         fit(student(), pool, tmp_path)
 
 
+SIGNALLED = """
+import signal, sys
+from pathlib import Path
+from tests.build.test_slimming_training import fit, new_pool, student
+
+class Asked(BaseException):
+    pass
+
+def handler(*_):
+    raise Asked
+
+def told(progress):
+    if progress.step == 3:
+        signal.raise_signal(number)
+
+number, folder = int(sys.argv[1]), Path(sys.argv[2])
+signal.signal(number, handler)
+pool = new_pool(folder / "pool")
+try:
+    fit(student(), pool, folder / "training", told=told)
+except Asked:
+    print("asked, handled by", "the same" if signal.getsignal(number) is handler else "another")
+"""
+"""For a process of its own: late in a long run of tests, raising a signal has ended the process that ran them."""
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 def test_a_signal_waits_for_the_step_and_the_checkpoint(pool: Pool, tmp_path: Path, number: signal.Signals) -> None:
-    class Asked(BaseException):
-        pass
-
-    def handler(*_: Any) -> None:
-        raise Asked
-
-    def told(progress: Progress) -> None:
-        if progress.step == 3:
-            signal.raise_signal(number)  # to this thread: a library's thread may treat it otherwise
-
-    before = signal.signal(number, handler)
-    try:
-        with pytest.raises(Asked):
-            fit(student(), pool, tmp_path, told=told)
-        assert signal.getsignal(number) is handler
-    finally:
-        signal.signal(number, before)
-    checkpoint = read_checkpoint(tmp_path)
+    command = [sys.executable, "-c", SIGNALLED, str(int(number)), str(tmp_path)]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True)
+    assert (done.returncode, done.stdout) == (0, "asked, handled by the same\n"), done.stderr
+    checkpoint = read_checkpoint(tmp_path / "training")
     assert checkpoint is not None
     assert checkpoint.facts["step"] == 3
-    assert same(fit(student(), pool, tmp_path).state_dict, fit(student(), pool, tmp_path / "other").state_dict)
+    again, whole = (fit(student(), pool, tmp_path / name).state_dict for name in ("training", "other"))
+    assert same(again, whole)
 
 
 def test_a_terminated_process_leaves_a_checkpoint(pool: Pool, tmp_path: Path) -> None:
