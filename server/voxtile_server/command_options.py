@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any, NoReturn, get_type_hints
 
 from voxtile.errors import InputError
-from voxtile.places.address import check_is_path
+from voxtile.places.address import check_paths
 from voxtile_server import __version__
 from voxtile_server.options import ServerOptions
 
@@ -28,9 +28,7 @@ class OneLineParser(argparse.ArgumentParser):
                 self.error(f"no such option: {word}{f' (did you mean {near[0]}?)' if near else ''}")
         found, rest = super().parse_known_args(args, namespace)
         try:
-            for value in vars(found).values():
-                if isinstance(value, Path):
-                    check_is_path(value)
+            check_paths(vars(found).values())
         except InputError as error:
             self.error(str(error))
         return found, rest

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
+from voxtile.cli.local_paths import paths_only
+from voxtile.errors import InputError
 from voxtile_build.cli import commands as build
 from voxtile_server import cli as server
 from voxtile_server.gateway import cli as gateway
@@ -46,6 +49,16 @@ def is_refused(error: str, folder: Path) -> bool:
         and "secret" not in error
         and not any(folder.iterdir())
     )
+
+
+def test_a_path_in_a_list_counts_and_a_word_does_not() -> None:
+    called = paths_only(lambda **values: values, contextlib.nullcontext)
+    assert called(model="s3://b/m", scans=[Path("a.nii")], none=None) == {
+        "model": "s3://b/m", "scans": [Path("a.nii")], "none": None,
+    }  # fmt: skip
+    for values in ({"scans": [Path("a.nii"), Path("s3://b/a.nii")]}, {"scans": (Path("GS:/b/a.nii"),)}):
+        with pytest.raises(InputError, match="found an address"):
+            called(**values)
 
 
 @pytest.mark.parametrize("arguments", BUILD, ids=lambda words: " ".join(words))

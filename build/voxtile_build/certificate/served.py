@@ -12,13 +12,13 @@ from typing import Any
 from tritonclient.grpc import model_config_pb2 as pb
 
 from voxtile.card import Card
-from voxtile.errors import AccessError, ModelError, NoCardError, ServerUnavailable, VoxtileError
+from voxtile.errors import AccessError, InputError, ModelError, NoCardError, ServerUnavailable, VoxtileError
 from voxtile.triton.connection import ConnectionConfig
 from voxtile.triton.endpoint import Endpoint
 from voxtile.triton.types import Request, ServedModel
 from voxtile_build.arrays import Array, Feed
 from voxtile_build.certificate.device import device_name
-from voxtile_build.errors import VerificationError
+from voxtile_build.errors import RepositoryError, VerificationError
 
 CONNECTION = ConnectionConfig(shared_memory=False, deadline_s=600.0)
 """An engine without warm-up may compile at its first request, which takes minutes."""
@@ -137,10 +137,13 @@ def require_server(url: str, connection: ConnectionConfig = CONNECTION) -> None:
 
     Raises:
         VerificationError: none answers at `url`, HOST:PORT of its gRPC service, or it cannot be reached so.
+        RepositoryError: no server can have this address, or a file of the connection cannot be read.
     """
     try:
         with contextlib.closing(Endpoint(url, connection)) as endpoint:
             endpoint.check_live()
+    except InputError as error:
+        raise RepositoryError(f"{url}: {error}") from None
     except VoxtileError as error:
         raise _no_answer(url, error) from None
 

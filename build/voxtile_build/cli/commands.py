@@ -5,6 +5,7 @@ The library is imported inside the commands: `--help` should not load torch, and
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import sys
 from collections.abc import Sequence
@@ -13,12 +14,13 @@ from typing import Annotated
 
 import typer
 
+from voxtile.cli.local_paths import paths_only
 from voxtile.cli.parameters import expand_options
 from voxtile.cli.usage import is_usage_error, tell_usage
+from voxtile.errors import InputError
 from voxtile_build import __version__
 from voxtile_build.cli.console import Steps, announce, echo, exit_code, warn
 from voxtile_build.cli.container import container_command
-from voxtile_build.cli.local_paths import paths_only
 from voxtile_build.cli.options import (
     CHECKPOINT,
     Checkpoint,
@@ -384,7 +386,8 @@ def networks() -> None:
 
 
 for registered in app.registered_commands:
-    registered.callback = paths_only(registered.callback)
+    if registered.callback is not None:
+        registered.callback = paths_only(registered.callback, contextlib.nullcontext)  # `main` tells the error
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
@@ -403,6 +406,9 @@ def main(arguments: Sequence[str] | None = None) -> int:
             given = sys.argv[1:] if arguments is None else arguments
             command = container_command(error.image, given, error.files, error.cache)
             echo(f"\n  {command}", err=True)
+        return error.exit_code
+    except InputError as error:  # of the client's options and paths
+        echo(f"voxtile-build: {error}", err=True)
         return error.exit_code
     except (typer.Abort, KeyboardInterrupt):
         return 130

@@ -3,30 +3,15 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
-from typing import Annotated, Any
+from typing import Annotated
 
 import typer
 
 from voxtile.cli.options import ServerOptions
-from voxtile.errors import InputError
-from voxtile.triton.connection import ConnectionConfig
-from voxtile_build.errors import RepositoryError
 
 
 @dataclass(frozen=True)
-class _Reached(ServerOptions):
-    """The client's options; a fault in them is one of the build's errors."""
-
-    def connection(self, **changes: Any) -> ConnectionConfig:
-        """See `ServerOptions.connection`; raises RepositoryError in place of InputError."""
-        try:
-            return super().connection(**changes)
-        except InputError as error:
-            raise RepositoryError(str(error)) from None
-
-
-@dataclass(frozen=True)
-class Servers(_Reached):
+class Servers(ServerOptions):
     """The servers of a repository that are told what has changed; none unless `--url` names one."""
 
     url: Annotated[
@@ -41,7 +26,7 @@ class Servers(_Reached):
 
 
 @dataclass(frozen=True)
-class Measured(_Reached):
+class Measured(ServerOptions):
     """The servers whose engines are measured; without one, the files are."""
 
     url: Annotated[

@@ -4,23 +4,27 @@ from __future__ import annotations
 
 import functools
 from collections.abc import Callable
-from pathlib import Path
+from contextlib import AbstractContextManager
 from typing import Any
 
 from voxtile.cli.console import errors_for_the_user
-from voxtile.places.address import check_is_path
+from voxtile.places.address import check_paths
 
 
-def paths_only(command: Callable[..., None]) -> Callable[..., None]:
-    """Makes a command end with one line where one of its arguments that are paths is an address."""
+def paths_only(
+    command: Callable[..., Any], telling: Callable[[], AbstractContextManager[None]] = errors_for_the_user
+) -> Callable[..., Any]:
+    """Makes a command end where one of its arguments that are paths is an address.
+
+    Args:
+        command: the command.
+        telling: in which the InputError is raised, to tell it.
+    """
 
     @functools.wraps(command)
-    def call(**values: Any) -> None:
-        with errors_for_the_user():
-            for value in values.values():
-                for one in value if isinstance(value, list) else [value]:
-                    if isinstance(one, Path):
-                        check_is_path(one)
-        command(**values)
+    def call(**values: Any) -> Any:
+        with telling():
+            check_paths(values.values())
+        return command(**values)
 
     return call

@@ -8,6 +8,7 @@ from __future__ import annotations
 import os
 import posixpath
 import re
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from urllib.parse import unquote
@@ -36,6 +37,14 @@ def check_is_path(path: str | os.PathLike[str]) -> None:
             f"{text.partition('?')[0]}: expected a path of this machine, found an address; copy what is there, or name "
             "addresses to voxtile manifest, voxtile batch --manifest and voxtile collect"
         )
+
+
+def check_paths(values: Iterable[object]) -> None:
+    """Raises InputError where one of a command's values, or one in a list of them, is a path that is an address."""
+    for value in values:
+        for one in value if isinstance(value, (list, tuple)) else [value]:
+            if isinstance(one, Path):
+                check_is_path(one)
 
 
 def path_or_address(text: str | os.PathLike[str]) -> Path | Address:
