@@ -287,6 +287,7 @@ def test_only_callers_with_a_token_and_pages_of_the_allowed_origin(
         (("--port", "0", "--at-once", "0"), "at least 1 scan at once"),
         (("--port", "0", "--tls-key", "key.pem"), "go together"),
         (("--port", "0", "--folder", "/nowhere/at/all"), "/nowhere/at/all"),
+        (("--port", "0", "--folder", "/proc"), "/proc: no folder can be made there"),  # not even by root
     ],
 )
 def test_a_gateway_that_cannot_start_says_why_in_one_line(words: tuple[str, ...], said: str) -> None:

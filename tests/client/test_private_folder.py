@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.in_memory_commands import ROOT
+from voxtile.errors import OutputError
 from voxtile.io.private_folder import private_folder
 
 HOLDS = """
@@ -70,3 +71,9 @@ def test_what_a_killed_process_left_is_removed_and_nothing_else(
         assert second.exists(), "each is locked for itself"
     kept = {"voxtile-test-file", f"{left.name}-link", other_machine.name}
     assert {path.name for path in tmp_path.iterdir()} == kept
+
+
+def test_where_none_can_be_made_is_told(tmp_path: Path) -> None:
+    for where in (Path("/proc"), tmp_path / "gone"):
+        with pytest.raises(OutputError, match=f"{where}: no folder can be made there"), private_folder("test", where):
+            raise AssertionError("it was made")

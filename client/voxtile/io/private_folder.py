@@ -13,6 +13,8 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
+from voxtile.errors import OutputError
+
 
 @contextlib.contextmanager
 def private_folder(kind: str, where: Path | None = None) -> Iterator[Path]:
@@ -23,13 +25,19 @@ def private_folder(kind: str, where: Path | None = None) -> Iterator[Path]:
         where: the folder in which it is made; None for that of temporary files (`TMPDIR`).
 
     Raises:
-        OSError: it cannot be made.
+        OutputError: it cannot be made.
     """
-    parent = Path(tempfile.gettempdir() if where is None else where)
     prefix = f"voxtile-{kind}-{os.uname().nodename}-"  # several machines may share the parent, and not the locks
-    _remove_left(parent, prefix)
-    # It gets its name once it is locked, so that nobody takes it for left behind.
-    made = Path(tempfile.mkdtemp(prefix=".voxtile-", dir=parent))
+    try:
+        parent = Path(tempfile.gettempdir() if where is None else where)
+        _remove_left(parent, prefix)
+        # It gets its name once it is locked, so that nobody takes it for left behind.
+        made = Path(tempfile.mkdtemp(prefix=".voxtile-", dir=parent))
+    except OSError as error:
+        raise OutputError(
+            f"{where or 'TMPDIR'}: no folder can be made there for scans ({error.strerror or error}); "
+            f"{'set TMPDIR to' if where is None else 'name'} another place"
+        ) from None
     lock = os.open(made, os.O_RDONLY | os.O_DIRECTORY)
     try:
         with contextlib.suppress(OSError):  # a file system without locks: then nobody can lock, and it is left alone

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import contextlib
 import itertools
-import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -80,14 +79,7 @@ def spool() -> Iterator[Spool]:
     Raises:
         OutputError: it cannot be made.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(private_folder("pacs"))
-        except OSError as error:
-            raise OutputError(
-                f"{tempfile.gettempdir()}: no folder can be made for what comes from a PACS "
-                f"({error.strerror or type(error).__name__}); set TMPDIR to another place"
-            ) from None
+    with private_folder("pacs") as folder:
         yield Spool(folder)
 
 

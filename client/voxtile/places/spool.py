@@ -6,13 +6,11 @@ Knows nothing of addresses.
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import threading
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from voxtile.errors import OutputError
 from voxtile.io.private_folder import private_folder
 
 
@@ -54,14 +52,7 @@ def spool() -> Iterator[Spool]:
     Raises:
         OutputError: it cannot be made.
     """
-    with contextlib.ExitStack() as stack:
-        try:
-            folder = stack.enter_context(private_folder("places"))
-        except OSError as error:
-            raise OutputError(
-                f"{tempfile.gettempdir()}: no folder can be made for what is fetched ({error.strerror or error}); set "
-                "TMPDIR to another place"
-            ) from None
+    with private_folder("places") as folder:
         made = Spool(folder.resolve())
         try:
             yield made

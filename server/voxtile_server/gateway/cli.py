@@ -13,6 +13,7 @@ from pathlib import Path
 from types import FrameType
 
 from voxtile.cli.printable import escaped_lines
+from voxtile.errors import VoxtileError
 from voxtile_server import __version__, behind
 from voxtile_server.command_options import OneLineParser
 
@@ -70,7 +71,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
         sys.stderr.write(
             f'error: the gateway needs {error.name}, which is not installed: pip install "voxtile-server[gateway]"\n'
         )
-    except (ValueError, OSError) as error:
+    except (ValueError, OSError, VoxtileError) as error:
         sys.stderr.write(escaped_lines(f"error: {error}\n"))
     return 2
 
@@ -78,7 +79,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _run(parsed: argparse.Namespace) -> int:
     import uvicorn
 
-    from voxtile.errors import VoxtileError
+    from voxtile.io.private_folder import private_folder
     from voxtile_server.gateway.app import make_app
     from voxtile_server.gateway.settings import Settings
 
@@ -86,11 +87,10 @@ def _run(parsed: argparse.Namespace) -> int:
         raise ValueError("--tls-certificate and --tls-key go together; give both")
     if parsed.folder is not None and not parsed.folder.is_dir():
         raise ValueError(f"--folder: expected a folder, found none at {parsed.folder}; make it first")
+    with private_folder("gateway", parsed.folder):
+        pass  # it can be made: the app makes its own when the gateway listens already
     urls = tuple(parsed.url or [parsed.default_url])
-    try:
-        connection = behind.connection(parsed, urls)
-    except VoxtileError as error:
-        raise ValueError(error) from None
+    connection = behind.connection(parsed, urls)
     settings = Settings(
         urls=urls,
         connection=connection,
