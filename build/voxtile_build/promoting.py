@@ -116,9 +116,10 @@ def _bring_in_step(name: str, number: int, repository: Path) -> None:
     try:
         bring_in_step(repository, [name])
     except RepositoryError as error:
-        again = f"once this is mended, voxtile-build promote {name} {number} again"
-        raise RepositoryError(f"{name} stands for version {number}, and its entries for whole scans may not: {error}; "
-                              f"{again}") from None  # fmt: skip
+        raise RepositoryError(
+            f"{name} stands for version {number}, and its entries for whole scans may not: {error}; "
+            f"once this is mended, voxtile-build promote {name} {number} again"
+        ) from None
 
 
 def _kept(public: Version | None, staged: Path) -> list[str]:

@@ -14,7 +14,7 @@ from pathlib import Path
 
 import pytest
 
-from tests.support.versioned import NAME, build_version
+from tests.support.versioned import NAME, two_versions
 from voxtile_build.errors import RepositoryError
 from voxtile_build.promoting import promote, rollback
 from voxtile_build.repository.config import read_config
@@ -27,9 +27,7 @@ from voxtile_build.repository.volume import volume_names, volume_repository, wri
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two versions, of which the first is public, and entries for whole scans."""
-    folder = tmp_path_factory.mktemp("cut-off") / "models"
-    build_version(folder, 1)
-    build_version(folder, 2)
+    folder = two_versions(tmp_path_factory.mktemp("cut-off"))
     write_volume_entries(NAME, folder, volume_repository(folder))
     return folder
 

@@ -9,8 +9,7 @@ from pathlib import Path
 import pytest
 
 from tests.support.commands import run as voxtile
-from tests.support.versioned import NAME, build_version
-from voxtile_build.cli.commands import main
+from tests.support.versioned import NAME, command, entries, files, two_versions
 from voxtile_build.errors import RepositoryError
 from voxtile_build.promoting import promote, rollback
 from voxtile_build.removing import remove
@@ -24,31 +23,13 @@ ONLY_SECOND = ["tiny", "tiny.v2", "tiny.v2_onnxruntime"]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with two versions of a model, of which the first is public."""
-    folder = tmp_path_factory.mktemp("removing") / "models"
-    build_version(folder, 1)
-    build_version(folder, 2)
-    return folder
+    return two_versions(tmp_path_factory.mktemp("removing"))
 
 
 @pytest.fixture
 def repository(built: Path, tmp_path: Path) -> Path:
     shutil.copytree(built, tmp_path / "models")
     return tmp_path / "models"
-
-
-def command(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
-def entries(repository: Path) -> list[str]:
-    return sorted(path.name for path in repository.iterdir() if path.is_dir())
-
-
-def files(folder: Path, without: str = "") -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
-    return {name: content for name, content in named.items() if name != without}
 
 
 def no_same(_: object) -> bool:

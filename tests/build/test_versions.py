@@ -7,19 +7,19 @@ import json
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.support.build_specs import Linear, spec
 from tests.support.commands import run as voxtile
 from tests.support.exporting import share_operators
-from tests.support.versioned import ABOVE, NAME, build_version
+from tests.support.versioned import ABOVE, NAME, build_version, command, entries, files, two_versions
 from voxtile.card import Card
 from voxtile_build.build import Published, build, build_models
 from voxtile_build.certificate import verified_devices
 from voxtile_build.certificate.verdict import Verdict
 from voxtile_build.certificate.verify import verify
-from voxtile_build.cli.commands import main
 from voxtile_build.errors import RepositoryError, SpecError, VerificationError
 from voxtile_build.promoting import promote, rollback
 from voxtile_build.repository import volume
@@ -35,30 +35,14 @@ TWO = ["tiny", "tiny.v1", "tiny.v2", "tiny.v2_onnxruntime", "tiny_onnxruntime"]
 
 @pytest.fixture(scope="module")
 def built(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with two versions of a model, of which the first is public; tests that change it take a copy."""
-    folder = tmp_path_factory.mktemp("versions") / "models"
-    build_version(folder, 1)
-    build_version(folder, 2)
-    return folder
+    """Tests that change it take a copy."""
+    return two_versions(tmp_path_factory.mktemp("versions"))
 
 
 @pytest.fixture
 def repository(built: Path, tmp_path: Path) -> Path:
     shutil.copytree(built, tmp_path / "models")
     return tmp_path / "models"
-
-
-def command(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
-def entries(repository: Path) -> list[str]:
-    return sorted(path.name for path in repository.iterdir() if path.is_dir())
-
-
-def files(folder: Path) -> dict[str, bytes]:
-    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
-    return {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
 
 
 def card(repository: Path, entry: str) -> Card:
@@ -327,10 +311,10 @@ def test_entries_for_whole_scans_that_are_written_while_the_name_moves_are_of_wh
 ) -> None:
     real = volume.write_config
 
-    def promoted_first(config: object, folder: Path) -> None:
+    def promoted_first(config: Any, folder: Path) -> None:
         monkeypatch.undo()
         promote(NAME, 2, repository)
-        real(config, folder)  # type: ignore[arg-type]
+        real(config, folder)
 
     monkeypatch.setattr(volume, "write_config", promoted_first)
     assert command("volume", NAME, "--repository", repository) == 0

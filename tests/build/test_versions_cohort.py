@@ -12,7 +12,7 @@ from nibabel.loadsave import load
 
 from tests.build.test_versions_served import eventually, polling, served
 from tests.support.commands import run
-from tests.support.versioned import NAME, build_version, mask_of, scan
+from tests.support.versioned import NAME, mask_of, scan, two_versions
 from voxtile_build.promoting import promote
 
 CASES = 6
@@ -20,10 +20,7 @@ CASES = 6
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two versions, of which the first is public."""
-    build_version(tmp_path / "models", 1)
-    build_version(tmp_path / "models", 2)
-    return tmp_path / "models"
+    return two_versions(tmp_path)
 
 
 def versions_in(masks: Path) -> list[str]:
@@ -31,7 +28,7 @@ def versions_in(masks: Path) -> list[str]:
     with (masks / "results.csv").open() as file:
         rows = list(csv.DictReader(file))
     for row in rows:
-        found = np.asarray(load(masks / row["output"]).dataobj) == 1  # type: ignore[attr-defined]
+        found = np.asarray(load(masks / row["output"]).dataobj) == 1
         np.testing.assert_array_equal(found, mask_of(int(row["version"]), scan(int(row["case"]))))
         told = json.loads(run("why", masks / row["output"], "--json").stdout)
         assert told["passport"]["version"] == row["version"]

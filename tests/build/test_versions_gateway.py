@@ -17,7 +17,7 @@ from nibabel.nifti1 import Nifti1Image
 
 from tests.build.test_versions_served import eventually, polling, served
 from tests.support.gateways import Called, gateway, gateway_here, put
-from tests.support.versioned import NAME, build_version, mask_of, scan
+from tests.support.versioned import NAME, mask_of, scan, two_versions
 from voxtile_build.promoting import promote, rollback
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.gateway.settings import Settings
@@ -28,10 +28,7 @@ MOVES = (2, 1, 2, 1)
 
 @pytest.fixture
 def repository(tmp_path: Path) -> Path:
-    """Two versions, of which the first is public."""
-    build_version(tmp_path / "models", 1)
-    build_version(tmp_path / "models", 2)
-    return tmp_path / "models"
+    return two_versions(tmp_path)
 
 
 @pytest.fixture

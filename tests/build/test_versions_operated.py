@@ -12,10 +12,9 @@ import pytest
 
 from tests.support.commands import run
 from tests.support.tls_server import make_authority, make_identity
-from tests.support.versioned import NAME, build_version, scan
+from tests.support.versioned import NAME, command, scan, two_versions
 from voxtile.load.measure import LoadTest
 from voxtile.load.plan import Load
-from voxtile_build.cli.commands import main
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.options import ServerOptions
 
@@ -24,11 +23,7 @@ SECOND = f"{NAME}@2"
 
 @pytest.fixture(scope="module")
 def served(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A repository with two versions of a model, of which the first is public."""
-    repository = tmp_path_factory.mktemp("operated") / "models"
-    build_version(repository, 1)
-    build_version(repository, 2)
-    return repository
+    return two_versions(tmp_path_factory.mktemp("operated"))
 
 
 @pytest.fixture(scope="module")
@@ -94,16 +89,10 @@ def test_what_doctor_says_to_measure_can_be_run_as_it_stands(served: Path, url: 
     assert (program, command(*words)) == ("voxtile-build", 0)
 
 
-def command(*words: object) -> int:
-    return main([str(word) for word in words])
-
-
 def test_a_server_behind_certificates_and_a_token_is_told_what_moved_and_what_is_gone(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository = tmp_path / "models"
-    build_version(repository, 1)
-    build_version(repository, 2)
+    repository = two_versions(tmp_path)
     authority = make_authority(tmp_path)
     server, client = make_identity(tmp_path, "server", authority), make_identity(tmp_path, "client", authority)
     options = ServerOptions(
@@ -143,9 +132,7 @@ def test_a_server_behind_certificates_and_a_token_is_told_what_moved_and_what_is
 def test_a_server_that_polls_does_not_take_orders_and_says_so(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    repository = tmp_path / "models"
-    build_version(repository, 1)
-    build_version(repository, 2)
+    repository = two_versions(tmp_path)
     options = ServerOptions(model_control_mode="poll", threads=1)
     with EmbeddedServer(repository, options) as running:
         assert command("remove", NAME, 2, "--repository", repository, "--url", running.grpc_url) == 2

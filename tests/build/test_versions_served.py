@@ -255,9 +255,9 @@ def test_entries_for_whole_scans_move_with_the_name_while_scans_run(repository: 
     build_version(repository, 2)
     volumes = volume_repository(repository)
     write_volume_entries(NAME, repository, volumes)
-    explicit = {"load_models": (NAME, "tiny.v1", "tiny_scan")} if mode == "explicit" else {}
-    poll = {"triton_arguments": EVERY_SECOND} if mode == "poll" else {}
-    options = ServerOptions(model_control_mode=mode, volume_repository=volumes, threads=1, **explicit, **poll)  # type: ignore[arg-type]
+    explicit: dict[str, Any] = {"load_models": (NAME, "tiny.v1", "tiny_scan")} if mode == "explicit" else {}
+    poll: dict[str, Any] = {"triton_arguments": EVERY_SECOND} if mode == "poll" else {}
+    options = ServerOptions(model_control_mode=mode, volume_repository=volumes, threads=1, **explicit, **poll)
     image, stop = scan(), threading.Event()
     done: Counter[str] = Counter()
     failures: list[BaseException] = []

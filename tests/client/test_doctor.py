@@ -24,6 +24,7 @@ from tests.support import doctored
 from tests.support import tiny_entries as tiny
 from tests.support.commands import run
 from tests.support.doctored import H200, TENSORRT, change_card, change_config, model, model_set, network, plain
+from tests.support.judges import judge
 from tests.support.specs import spec
 from tests.support.umask import usual_umask
 from voxtile.doctor.checks.graphs.onnx_header import read_header
@@ -38,7 +39,7 @@ from voxtile_build.engines.release import RELEASE
 from voxtile_build.repository.volume import VolumeSettings, volume_repository, write_volume_entries
 from voxtile_server.embedded import EmbeddedServer
 from voxtile_server.install.layout import served_backends
-from voxtile_server.options import EMBEDDED_RELEASE, EMBEDDED_VERSION, Endpoints, ServerOptions, triton_options
+from voxtile_server.options import EMBEDDED_RELEASE, EMBEDDED_VERSION, Endpoints, triton_options
 from voxtile_server.restricted import new_key, restriction_options
 
 ROOT = Path(__file__).parents[2]
@@ -682,12 +683,8 @@ def test_the_corpus_is_large() -> None:
 
 @pytest.fixture(scope="module")
 def explicit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The real server, which loads what it is told."""
-    root = tmp_path_factory.mktemp("judged") / "models"
-    plain(root, "first")
-    with EmbeddedServer(root, ServerOptions(model_control_mode="explicit", load_models=("first",))) as running:
+    with judge(tmp_path_factory.mktemp("judged") / "models") as running:
         yield running
-        running.kill()
 
 
 def test_the_real_server_loads_what_has_no_error_and_refuses_what_has_one(explicit: EmbeddedServer) -> None:

@@ -10,6 +10,7 @@ import os
 import shutil
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import onnx
 import pytest
@@ -21,6 +22,7 @@ from tests.support import doctored
 from tests.support import tiny_entries as tiny
 from tests.support.commands import run
 from tests.support.doctored import change_config, model, plain
+from tests.support.judges import judge
 from tests.support.umask import usual_umask
 from voxtile.doctor.checks.named_files import HERE
 from voxtile.doctor.finding import Finding
@@ -30,15 +32,14 @@ from voxtile.doctor.releases import EMBEDDED, release_named
 from voxtile_build.certificate.device import device_name
 from voxtile_build.engines.release import RELEASE
 from voxtile_server.embedded import EmbeddedServer
-from voxtile_server.options import ServerOptions
 
 Make = Callable[[Path, str], object]
 SAMPLE = {"data_type": pb.TYPE_INT16, "dims": [1, 4, 5, 6]}
 
 
-def faults_in(folder: Path, release: str = EMBEDDED, **server: str) -> list[Finding]:
+def faults_in(folder: Path, release: str = EMBEDDED, **server: Any) -> list[Finding]:
     """What is found for another machine, without what is well."""
-    made = Server(release_named(release), **server)  # type: ignore[arg-type]
+    made = Server(release_named(release), **server)
     return [finding for finding in lint([folder], made) if finding.severity not in ("ok", "note")]
 
 
@@ -215,12 +216,8 @@ def test_what_the_server_refuses_has_its_finding(code: str, make: Make, tmp_path
 
 @pytest.fixture(scope="module")
 def explicit(tmp_path_factory: pytest.TempPathFactory) -> Iterator[EmbeddedServer]:
-    """The real server, which loads what it is told."""
-    root = tmp_path_factory.mktemp("judged") / "models"
-    plain(root, "first")
-    with EmbeddedServer(root, ServerOptions(model_control_mode="explicit", load_models=("first",))) as running:
+    with judge(tmp_path_factory.mktemp("judged") / "models") as running:
         yield running
-        running.kill()
 
 
 def loads(server: EmbeddedServer, name: str) -> bool:

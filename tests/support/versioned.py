@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from tests.support.build_specs import Linear, spec
 from tests.support.exporting import share_operators
 from voxtile_build.build import Published, build
+from voxtile_build.cli.commands import main
 
 NAME = "tiny"
 SHAPE = (40, 30, 36)
@@ -30,6 +31,30 @@ def build_version(repository: Path, number: int, name: str = NAME) -> Published:
         serving={"engines": ["onnxruntime"], "max_batch_size": 1},
     )
     return build(asked, repository, network=Linear(ABOVE[number]))
+
+
+def two_versions(folder: Path) -> Path:
+    """A repository `models` in a folder, with two versions of the model, of which the first is public."""
+    build_version(folder / "models", 1)
+    build_version(folder / "models", 2)
+    return folder / "models"
+
+
+def command(*words: object) -> int:
+    """`voxtile-build` with these words."""
+    return main([str(word) for word in words])
+
+
+def entries(repository: Path) -> list[str]:
+    """The names of a repository's entries."""
+    return sorted(path.name for path in repository.iterdir() if path.is_dir())
+
+
+def files(folder: Path, without: str = "") -> dict[str, bytes]:
+    """The files below a folder with what is in them, hidden ones and one other left out."""
+    found = (path for path in folder.rglob("*") if path.is_file() and not path.name.startswith("."))
+    named = {path.relative_to(folder).as_posix(): path.read_bytes() for path in found}
+    return {name: content for name, content in named.items() if name != without}
 
 
 def scan(seed: int = 3) -> Nifti1Image:

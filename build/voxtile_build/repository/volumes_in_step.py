@@ -144,11 +144,9 @@ def _found(repository: Path, target: Path) -> Iterator[_Found]:
             place = Path(folder, networks[0]["config"]).resolve()
             name = str(networks[0]["name"])
             copied = (repository / name / CONFIG).is_file()
-            here = (copied or place.parent.parent == repository.resolve()) and place.parent.name == networks[0].get(
-                "entry", name
-            )
-            here = here and folder.name in volume_names(name)
-            if here and config.backend == BACKEND:
+            here = copied or place.parent.parent == repository.resolve()
+            of_it = place.parent.name == networks[0].get("entry", name) and folder.name in volume_names(name)
+            if here and of_it and config.backend == BACKEND:
                 yield _Found(name, tuple(one["name"] for one in networks), _settings(config))
 
 

@@ -122,9 +122,7 @@ class LoadTest:
         done = [one for one in loop.samples if one.error is None]
         scans = {name: sum(one.model == name for one in done) for name in self._shares}
         exact = len(done) == len(loop.samples) and not loop.running and not any(one.retries for one in done)
-        server = self._watch.end(
-            max(wall_of(loop.samples), ended_s), scans, sum(one.tiles for one in done), exact=exact
-        )
+        server = self._watch.end(wall_of(loop.samples, ended_s), scans, sum(one.tiles for one in done), exact=exact)
         result = result_of(
             loop.samples,
             self._shares,

@@ -142,9 +142,9 @@ class LoadTestResult(BaseModel):
     steps: list[LoadResult]
 
 
-def wall_of(samples: Sequence[Sample]) -> float:
-    """Returns the seconds from the load's beginning to the end of its last scan."""
-    return max((one.finished for one in samples), default=0.0)
+def wall_of(samples: Sequence[Sample], ended_s: float = 0.0) -> float:
+    """Returns the seconds from the load's beginning to the end of its last scan, or to `ended_s` if that is later."""
+    return max([ended_s, *(one.finished for one in samples)])
 
 
 def result_of(
@@ -174,7 +174,7 @@ def result_of(
         ended_s: seconds after which it ended, where that was not with its last scan.
         percentiles: the percentiles to tell, where there are enough scans.
     """
-    done, wall = [one for one in samples if one.error is None], max(wall_of(samples), ended_s)
+    done, wall = [one for one in samples if one.error is None], wall_of(samples, ended_s)
     seconds = [one.seconds for one in done]
     per_second = (1 / wall) if wall > 0 else 0.0
     return LoadResult(

@@ -26,7 +26,9 @@ def collect(
             say(f"{collected.cut_off} lines were cut off, as by a process that was killed; their cases are done again")
         if len(collected.builds) > 1:
             found = "; ".join(f"{count} by {build}" for build, count in collected.builds.items())
-            say(f"the masks are of several builds: {found}; to have them of one, name it, as --model NAME@VERSION, and "
-                "run all shards again")  # fmt: skip
+            say(
+                f"the masks are of several builds: {found}; to have them of one, name it, as --model NAME@VERSION, "
+                "and run all shards again"
+            )
         tell(f"{', '.join(in_words(collected.counts, collected.unknown))}; see {place.rstrip('/')}/{RESULTS_CSV}")
     raise typer.Exit(collected.exit_code)
