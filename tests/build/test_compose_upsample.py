@@ -7,7 +7,6 @@ from pathlib import Path
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import torch
 from monai.networks.nets import DynUNet
@@ -17,6 +16,7 @@ from tests.support.build_specs import spec
 from tests.support.graph_passes import apply_pass
 from tests.support.precision_graphs import graphs_of
 from tests.support.small_networks import SWIN_ROI, blobs, export, swin
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.graph.graphs import BASE, FP32, FUSED
 from voxtile_build.graph.optimise import optimise
 from voxtile_build.graph.passes.compose_upsample import compose_upsample, composed
@@ -76,7 +76,7 @@ def check_composed(model: onnx.ModelProto, roi: Axes, count: int = 1, openvino: 
     assert len(before - left) == count
     # OpenVINO, which it is made for, says the same.
     expected = run_graph(model, [{"roi": image}])[0]["scores"]
-    core = ov.Core()
+    core = the_core()
     read = core.read_model(after.SerializeToString())
     compiled = core.compile_model(read, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     np.testing.assert_allclose(compiled({"roi": image})[0], expected, rtol=0, atol=openvino * np.abs(expected).max())

@@ -11,7 +11,6 @@ from typing import Any
 
 import numpy as np
 import onnx
-import openvino as ov
 import pytest
 import torch
 from torch import nn
@@ -24,6 +23,7 @@ from voxtile_build.cache import VARIABLE
 from voxtile_build.engines import find_engine, select
 from voxtile_build.engines.base import Compiled, Engine, Variant
 from voxtile_build.engines.gpu import Gpu
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.openvino.quantize import quantized_convolutions
 from voxtile_build.engines.openvino.variants import has_bf16
 from voxtile_build.engines.release import RELEASE, TENSORRT_IMAGE
@@ -170,7 +170,7 @@ def test_int8_for_onnxruntime_is_in_the_graph(tiny: Graphs, tmp_path: Path) -> N
 
 def test_int8_for_openvino_is_what_the_file_says(tiny: Graphs, tmp_path: Path) -> None:
     found = compiled_at(tiny, "openvino", tmp_path, wanted="int8")
-    model = ov.Core().read_model(str(found.files[0]))
+    model = the_core().read_model(str(found.files[0]))
     assert quantized_convolutions(model) == found.facts["int8_convolutions"] >= 1
     # What is not int8 is bf16 only where the CPU can.
     assert found.parameters["INFERENCE_PRECISION_HINT"] == ("bf16" if has_bf16() else "f32")

@@ -12,7 +12,6 @@ import nibabel as nib
 import numpy as np
 import onnx
 import onnxruntime as ort
-import openvino as ov
 import pytest
 import torch
 from monai.inferers.utils import sliding_window_inference
@@ -30,6 +29,7 @@ from voxtile_build.build import build
 from voxtile_build.certificate.fold_mean import mean_graph
 from voxtile_build.certificate.verify import verify
 from voxtile_build.engines import find_engine
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.errors import NetworkError, SpecError
 from voxtile_build.evaluation.samples import gather_scans, phantom_scan
 from voxtile_build.evaluation.tiles import cut_tiles, tile_inputs
@@ -271,7 +271,7 @@ def test_folds_of_any_size_are_averaged(specs: dict[str, Spec]) -> None:
 
 def test_openvino_keeps_one_variant_whatever_sizes_come(repository: Path) -> None:
     config = read_config(repository / "unet_openvino")
-    core = ov.Core()
+    core = the_core()
     model = core.read_model(repository / "unet_openvino" / "1" / "model.xml")
     variants = Variants(core, model, {key: v.string_value for key, v in config.parameters.items()})
     figures = np.tile(np.float32([0, 1]), (2, 1, 1))
@@ -288,7 +288,7 @@ def test_bf16_with_free_shapes_knows_what_is_outside_the_scan(tmp_path: Path, dt
     spec = spec_of("unet", tmp_path, "UNet", UNET, input={"dtype": dtype}, tiling=tiling)
     wrapper = wrap(load_network(spec), spec)
     (file,) = save(to_onnx(wrapper, spec), tmp_path / "model.onnx")
-    compiled = ov.Core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
+    compiled = the_core().compile_model(str(file), "CPU", {"INFERENCE_PRECISION_HINT": "bf16"})
     tile = next(tile for tile in cut_tiles(phantom_scan(spec), spec) if tile.name == "half outside")
     given = tile_inputs(spec, tile.roi[None], tile.statistics[None])
     expected = torch_runner(wrapper)(given)

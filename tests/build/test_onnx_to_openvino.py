@@ -15,6 +15,7 @@ from tests.support.build_specs import ROI, spec, tiny_unet
 from voxtile_build.engines.onnxruntime.runner import OnnxRuntimeRunner
 from voxtile_build.engines.onnxruntime.variants import copy_files
 from voxtile_build.engines.openvino.convert import convert
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.openvino.runner import OpenVinoRunner
 from voxtile_build.errors import EngineError
 from voxtile_build.graph.torch_to_onnx import export, save
@@ -67,7 +68,7 @@ def test_an_answer_is_not_overwritten_by_the_next(onnx_file: Path, tmp_path: Pat
 
 
 def test_names_shapes_and_layout_survive(onnx_file: Path, tmp_path: Path) -> None:
-    model = ov.Core().read_model(str(convert(onnx_file, tmp_path)[0]))
+    model = the_core().read_model(str(convert(onnx_file, tmp_path)[0]))
     assert [value.any_name for value in (*model.inputs, *model.outputs)] == ["roi", "scores"]
     assert model.inputs[0].partial_shape.to_string() == f"[?,1,{','.join(map(str, ROI))}]"
     assert ov.layout_helpers.has_batch(model.get_parameters()[0].layout)
@@ -82,7 +83,7 @@ def test_nothing_is_reported_to_the_makers(onnx_file: Path, tmp_path: Path) -> N
 
 
 def test_weights_are_not_narrowed(onnx_file: Path, tmp_path: Path) -> None:
-    model = ov.Core().read_model(str(convert(onnx_file, tmp_path)[0]))
+    model = the_core().read_model(str(convert(onnx_file, tmp_path)[0]))
     kinds = {op.get_element_type().get_type_name() for op in model.get_ops() if op.get_type_name() == "Constant"}
     assert "f16" not in kinds
     assert "bf16" not in kinds

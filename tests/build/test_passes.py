@@ -18,6 +18,7 @@ from onnx import TensorProto, helper, numpy_helper
 from bench.memory import forget_peak, peak_rss_bytes
 from tests.support.graph_passes import apply_pass, largest_change
 from tests.support.small_networks import SWIN_ROI, UNET_ROI, blobs, graph_of, overflowing, plain, swin, unet
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.openvino.quantize import quantize_openvino, quantized_convolutions
 from voxtile_build.engines.shapes import batch_shapes
 from voxtile_build.engines.tensorrt.plan import build_plan
@@ -541,7 +542,7 @@ def test_dynamic_int8_takes_the_products_by_constants() -> None:
 
 
 def openvino_model() -> openvino.Model:
-    return openvino.Core().read_model(plain().SerializeToString())
+    return the_core().read_model(plain().SerializeToString())
 
 
 def quantize_quietly(*arguments: Any) -> openvino.Model:
@@ -558,7 +559,7 @@ def test_openvino_int8_runs_close_to_fp32(capsys: pytest.CaptureFixture[str]) ->
     # Five convolutions between the first and the last, and the transposed one.
     assert quantized_convolutions(quantised) == 6
     precision = {"INFERENCE_PRECISION_HINT": "f32"}
-    before, after = (openvino.Core().compile_model(m, "CPU", precision)(PLAIN_FEEDS[0])[0] for m in (model, quantised))
+    before, after = (the_core().compile_model(m, "CPU", precision)(PLAIN_FEEDS[0])[0] for m in (model, quantised))
     assert np.mean(before.argmax(1) != after.argmax(1)) < 0.05
     assert capsys.readouterr().out == ""
 

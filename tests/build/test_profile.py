@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 import onnx
-import openvino as ov
 import pytest
 from safetensors.torch import save_file
 
@@ -16,6 +15,7 @@ from tests.support.build_specs import fields, tiny_unet
 from voxtile_build.build import build
 from voxtile_build.cli.commands import main
 from voxtile_build.engines.onnxruntime.profiling import layers_of
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.timing import Layer, Timed
 from voxtile_build.errors import RepositoryError
 from voxtile_build.profile.plot import parts
@@ -74,7 +74,7 @@ def test_layers_are_those_of_the_engines_own_file(measured: Profile, repository:
     found = {layer.name for layer in onnxruntime.layers if layer.operator == "Conv"}
     assert found
     assert found & names
-    model = ov.Core().read_model(str(repository / "tiny_openvino/1/model.xml"))
+    model = the_core().read_model(str(repository / "tiny_openvino/1/model.xml"))
     kept = {node.get_friendly_name() for node in model.get_ordered_ops()}
     assert {layer.name for layer in openvino.layers if layer.operator == "Convolution"} <= kept
     assert any(layer.operator == "Convolution" for layer in openvino.layers)

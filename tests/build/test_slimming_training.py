@@ -275,7 +275,8 @@ try:
 except Asked:
     print("asked, handled by", "the same" if signal.getsignal(number) is handler else "another")
 """
-"""For a process of its own: late in a long run of tests, raising a signal has ended the process that ran them."""
+"""For a process of its own, as a command has: pytest's may have heard its last signal, if other tests have left it with
+more than one core of OpenVINO (see `voxtile_build.engines.openvino.core`)."""
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])

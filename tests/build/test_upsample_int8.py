@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from tests.support.small_networks import blobs, export
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.openvino.quantize import quantize_openvino
 from voxtile_build.engines.openvino.upsample import upsample_by_products
 from voxtile_build.engines.openvino.upsample_int8 import OPERATOR, quantize_upsampling
@@ -49,7 +50,7 @@ class Net(nn.Module):
 
 def model_of(network: nn.Module) -> ov.Model:
     composed = compose_upsample(optimise(export(network, ROI)))
-    return ov.Core().read_model(composed.SerializeToString())
+    return the_core().read_model(composed.SerializeToString())
 
 
 def images(seeds: Sequence[int] = range(3)) -> list[dict[str, NDArray[np.float32]]]:
@@ -59,7 +60,7 @@ def images(seeds: Sequence[int] = range(3)) -> list[dict[str, NDArray[np.float32
 def compiled(model: ov.Model) -> ov.CompiledModel:
     fixed = model.clone()
     fixed.reshape({"roi": [1, 1, *ROI]})
-    return ov.Core().compile_model(fixed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    return the_core().compile_model(fixed, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
 
 
 def transposed(model: ov.Model) -> list[ov.Node]:

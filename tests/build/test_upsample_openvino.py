@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from tests.support.small_networks import export
+from voxtile_build.engines.openvino.core import core as the_core
 from voxtile_build.engines.openvino.upsample import OPERATOR, upsample_by_products
 
 ROI = (5, 4, 3)
@@ -23,12 +24,12 @@ ROUNDING = 1e-5
 
 def model_of(*layers: nn.Module, roi: tuple[int, ...] = ROI) -> ov.Model:
     torch.manual_seed(11)
-    return ov.Core().read_model(export(nn.Sequential(*layers), roi).SerializeToString())
+    return the_core().read_model(export(nn.Sequential(*layers), roi).SerializeToString())
 
 
 def scores(model: ov.Model, roi: tuple[int, ...] = ROI) -> NDArray[np.float32]:
     image = np.random.default_rng(12).standard_normal((2, 1, *roi)).astype(np.float32)
-    return np.array(ov.Core().compile_model(model, "CPU", FP32)({"roi": image})[0])
+    return np.array(the_core().compile_model(model, "CPU", FP32)({"roi": image})[0])
 
 
 def operators(model: ov.Model) -> Counter[str]:

@@ -8,9 +8,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-
 from voxtile_build.arrays import Feed
+from voxtile_build.engines.openvino.core import core
 from voxtile_build.engines.openvino.runner import HINT, THREADS
 from voxtile_build.engines.timing import Layer, Timed, mean, timed_runs
 from voxtile_build.errors import EngineError
@@ -46,9 +45,8 @@ def profile_openvino(path: Path, inputs: Feed, parameters: Mapping[str, str], ru
 
 
 def _request(path: Path, inputs: Feed, parameters: Mapping[str, str], *, counted: bool) -> Any:
-    core = ov.Core()
-    model = core.read_model(str(path))
+    model = core().read_model(str(path))
     model.reshape({name: list(value.shape) for name, value in inputs.items()})
     properties = {name: parameters[name] for name in PROPERTIES if name in parameters}
-    compiled = core.compile_model(model, "CPU", {**properties, "PERF_COUNT": counted})
+    compiled = core().compile_model(model, "CPU", {**properties, "PERF_COUNT": counted})
     return compiled.create_infer_request()

@@ -6,9 +6,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import openvino as ov
 
 from voxtile_build.arrays import Array, Feed
+from voxtile_build.engines.openvino.core import core
 from voxtile_build.errors import EngineError
 
 FILE = "model.xml"
@@ -28,8 +28,7 @@ class OpenVinoRunner:
 
     def __init__(self, xml: Path, threads: int, precision: str = "f32") -> None:
         """Opens the file; 0 threads are all cores. precision: the value of `HINT`."""
-        self._core = ov.Core()
-        self._model = self._core.read_model(str(xml))
+        self._model = core().read_model(str(xml))
         # OpenVINO's own choice is bfloat16 on a CPU that has it.
         self._properties: dict[str, Any] = {HINT: precision, "PERFORMANCE_HINT": "LATENCY"}
         if threads:
@@ -59,6 +58,6 @@ class OpenVinoRunner:
         if not self._any_size:
             model.reshape({name: list(value.shape) for name, value in inputs.items()})
         try:
-            return self._core.compile_model(model, "CPU", self._properties)
+            return core().compile_model(model, "CPU", self._properties)
         except RuntimeError as error:
             raise EngineError(f"OpenVINO cannot compile the graph: {error}") from error

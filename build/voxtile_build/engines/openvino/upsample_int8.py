@@ -14,6 +14,8 @@ import openvino
 from numpy.typing import NDArray
 from openvino import opset13
 
+from voxtile_build.engines.openvino.core import core
+
 OPERATOR = "ConvolutionBackpropData"
 STEPS = 127
 LEVELS = 256
@@ -73,7 +75,7 @@ def _ranges(
             axes = opset13.constant(np.arange(len(value.get_partial_shape())))
             lowest, highest = (reduce(value, axes, True) for reduce in (opset13.reduce_min, opset13.reduce_max))
             probe.add_results([opset13.result(lowest), opset13.result(highest)])
-    compiled = openvino.Core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(probe, "CPU", {"INFERENCE_PRECISION_HINT": "f32"})
     found = []
     for feed in calibration:
         results = compiled(dict(feed))

@@ -7,11 +7,10 @@ from collections import Counter
 from pathlib import Path
 from typing import Any
 
-import openvino as ov
-
 from voxtile_build.arrays import Feed
 from voxtile_build.engines.base import Compiled, Variant
 from voxtile_build.engines.openvino.convert import convert, read, write
+from voxtile_build.engines.openvino.core import core
 from voxtile_build.engines.openvino.quantize import quantize_openvino, quantized_convolutions
 from voxtile_build.engines.openvino.runner import HINT, OpenVinoRunner
 from voxtile_build.graph.graphs import BASE, FP32, FUSED, Graphs
@@ -28,7 +27,7 @@ NAMES = {"f32": "fp32", "bf16": "bf16", "f16": "fp16", "i8": "int8", "u8": "int8
 
 def has_bf16() -> bool:
     """Whether this CPU has bf16 arithmetic (AVX-512 BF16 or AMX); without it OpenVINO emulates or ignores bf16."""
-    return "BF16" in ov.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
+    return "BF16" in core().get_property("CPU", "OPTIMIZATION_CAPABILITIES")
 
 
 def compile_fp32(graphs: Graphs, spec: Spec, folder: Path, _: frozenset[str] = frozenset()) -> Compiled:

@@ -5,6 +5,7 @@ It knows nothing of Triton's Python interface.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -38,6 +39,16 @@ PERFORMANCE_HINTS = {word: word for word in ("LATENCY", "THROUGHPUT", "CUMULATIV
 STATIC_VARIANTS = 4
 
 
+@functools.cache
+def the_core() -> Any:
+    """OpenVINO's core, one for the process.
+
+    One, because of a fault of OpenVINO 2026.4: a core that ends before a later one leaves the thread that compiled with
+    a stack for signals that is gone, and the next signal is a segmentation fault.
+    """
+    return ov.Core()
+
+
 def load(entry: Entry, contract: Contract) -> Loaded:
     """Read the model and compile what a batch of one needs.
 
@@ -46,7 +57,7 @@ def load(entry: Entry, contract: Contract) -> Loaded:
     """
     if entry.on_gpu:
         raise ConfigError("instance_group says KIND_GPU; the openvino backend takes KIND_CPU and KIND_AUTO only")
-    core = ov.Core()
+    core = the_core()
     if "CPU_EXTENSION_PATH" in entry.parameters:
         core.add_extension(entry.parameters["CPU_EXTENSION_PATH"])
     file = entry.model_file("model.xml")
